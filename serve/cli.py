@@ -1,0 +1,73 @@
+"""`dail`: a table of verbs. A room is imported only when one of its verbs is used, so `--help` is instant.
+
+Exit codes: 0 all good; 1 stopped by an error; 2 wrong usage or input; 3 some items failed; 4 the batch failed;
+5 cancelled or expired; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from synth.schema.base import DailError
+
+VERBS = {
+    "demo": ("serve.demo:demo", "The whole story on this machine: serve, synthesise, train, evaluate, report."),
+    "serve": ("serve.commands:serve", "Start the API that takes batches of expert solutions."),
+    "worker": ("synth.commands:worker", "Lease units from an API and roll them out on this Ray cluster."),
+    "submit": ("serve.commands:submit", "POST a file of expert solutions as a batch."),
+    "watch": ("serve.commands:watch", "Follow a batch until it ends."),
+    "results": ("serve.commands:results", "Shards, manifest and failures of a batch."),
+    "synth": ("synth.commands:synth", "Expert solutions to shards on this machine, without a server."),
+    "train": ("train.commands:train", "Train a LoRA adapter on a manifest."),
+    "eval": ("train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
+}
+# What each room needs beyond `pip install dail`, to answer a missing import with the line that cures it.
+_EXTRAS = {"synth": "worker", "train": "train"}
+
+
+class Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, _, name = VERBS[cmd_name][0].partition(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            room = module.partition(".")[0]
+            if room not in _EXTRAS or (error.name or "").partition(".")[0] in ("synth", "train", "serve"):
+                raise
+            raise click.ClickException(
+                f"`dail {cmd_name}` needs the package {error.name}; install it with: pip install 'dail[{_EXTRAS[room]}]'"
+            ) from None
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, about) for verb, (_, about) in VERBS.items()])
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dail")
+def dail() -> None:
+    """Turns expert solutions into reasoning traces a model can learn from, and trains on them."""
+
+
+def main() -> None:
+    try:
+        code = dail.main(standalone_mode=False)
+    except DailError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted; rerun the same command to go on", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,99 @@
+"""What a rollout strategy asks of an engine: token ids in, token ids out, one step at a time.
+
+The engine knows nothing of text. It batches whatever rows it is given; two rows that carry the same pair name are
+stepped under the mixed-policy rule and always receive the same token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine can hold. `step_tokens` is the number of tokens one step can process, prefill included."""
+
+    model_tokens: int
+    rows: int
+    step_tokens: int
+    kv_tokens: int
+    kv_block: int
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """Makes a row one half of a pair. Both halves must be added before the same step."""
+
+    pair: str
+    role: Literal["student", "privileged"]
+    tau: float
+    tempered: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence to decode. With `pair`, the rule draws the token and `temperature`, `seed` are the pair's."""
+
+    row_id: str
+    prompt_ids: Sequence[int]
+    max_tokens: int
+    temperature: float
+    seed: int
+    stop_ids: frozenset[int]
+    pair: PairRow | None = None
+    adapter: str | None = None  # folder of a PEFT adapter; the base model without
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A row that ended. `token_ids` includes the stop token, if one ended it."""
+
+    row_id: str
+    token_ids: list[int]
+    reason: FinishReason
+    logprobs: list[float] | None = None  # of a plain row's tokens, at temperature 1
+
+
+@dataclass
+class PairRecord:
+    """Per trace token of one pair: who wrote it and what both roles gave it (natural logs, temperature 1)."""
+
+    token_ids: list[int] = field(default_factory=list)
+    accepted: list[bool] = field(default_factory=list)
+    student_logprob: list[float] = field(default_factory=list)
+    privileged_logprob: list[float] = field(default_factory=list)
+
+
+class Engine(Protocol):
+    """A single-threaded engine, driven by `step`.
+
+    Raises (from any method):
+        EngineDead: it cannot go on; the process around it should end.
+    """
+
+    name: str  # for example "vllm 0.32.0"
+    limits: Limits
+
+    def add(self, row: Row) -> None:
+        """Queues a row. Raises ItemError if the engine can never run it."""
+        ...
+
+    def abort(self, row_ids: Sequence[str]) -> None: ...
+
+    def step(self) -> list[Finished]:
+        """Runs one step of all rows that fit; returns the rows that ended in it."""
+        ...
+
+    def progress(self) -> int:
+        """Tokens decoded so far, over all rows."""
+        ...
+
+    def records(self) -> dict[str, PairRecord]:
+        """Takes what was recorded of each pair since the last call."""
+        ...
+
+    def close(self) -> None: ...

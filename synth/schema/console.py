@@ -1,0 +1,74 @@
+"""How every verb speaks: a live bar on a terminal, one line every 30 s elsewhere, JSON when asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+_LINE_EVERY_S = 30.0
+
+
+class Progress:
+    """A bar of `done` out of `total`, with named figures behind it. Lives on standard error."""
+
+    def __init__(self, title: str, total: int, bar: RichProgress | None) -> None:
+        self._title, self._total, self._bar = title, total, bar
+        self._task = bar.add_task(title, total=total, figures="") if bar else None
+        self._started = time.monotonic()
+        self._said = self._started
+
+    def update(self, done: int, total: int | None = None, **figures: object) -> None:
+        """`figures` are shown as `name value`; floats with three digits."""
+        self._total = self._total if total is None else total
+        text = "  ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in figures.items())
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=self._total, figures=text)
+        elif time.monotonic() - self._said >= _LINE_EVERY_S or done >= self._total:
+            self._said = time.monotonic()
+            left = (self._said - self._started) / done * (self._total - done) if done else float("nan")
+            print(f"{self._title}: {done}/{self._total}  {text}  time left {left:.0f} s", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Progress]:
+    if not sys.stderr.isatty():
+        yield Progress(title, total, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+        yield Progress(title, total, bar)
+
+
+def _short(value: object) -> str:
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float) and abs(value) < 1000
+        else f"{value:.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def say(text: str) -> None:
+    """A line for people, on standard error, so that standard output stays clean for `--json`."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(value: Any) -> None:
+    """One JSON object a line on standard output."""
+    print(json.dumps(value, ensure_ascii=False, default=str), flush=True)

@@ -1,0 +1,204 @@
+"""Expert solutions and what to make of them: the input of the whole system, from a file or from a POST."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pyarrow.parquet as pq
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints, ValidationError, model_validator
+
+from synth.schema.base import Frozen, InputError, UsageError, pointer
+
+PROBLEM_BYTES = 64 * 1024
+SOLUTION_BYTES = 512 * 1024
+SOLUTION_JOIN = "\n\n"  # several human solutions become one text, as the paper does for AIME (App. B.1)
+
+# Lone surrogates break SQLite and Parquet; control characters break terminals and logs.
+_FORBIDDEN = re.compile(r"[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def _clean(text: str) -> str:
+    if bad := _FORBIDDEN.search(text):
+        raise ValueError(f"character U+{ord(bad.group()):04X} at {bad.start()} is not text; remove it")
+    return text
+
+
+def _text(max_bytes: int) -> AfterValidator:
+    def check(text: str) -> str:
+        _clean(text)
+        if not text.strip():
+            raise ValueError("the text is blank")
+        if len(size := text.encode()) > max_bytes:
+            raise ValueError(f"the text has {len(size)} bytes; at most {max_bytes} are taken")
+        return text
+
+    return AfterValidator(check)
+
+
+Problem = Annotated[str, _text(PROBLEM_BYTES)]
+Solution = Annotated[str, _text(SOLUTION_BYTES)]
+Short = Annotated[str, AfterValidator(_clean), StringConstraints(max_length=512)]
+ItemId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+Kind = Literal["verifiable", "proof"]
+
+
+class Message(Frozen):
+    role: Literal["system", "user", "assistant"]
+    content: Problem
+
+
+class ExpertSolution(Frozen):
+    """One item: a problem and how an expert solves it."""
+
+    problem: Problem | tuple[Message, ...]
+    solution: Solution | tuple[Solution, ...]
+    answer: Short | None = None
+    id: ItemId | None = None
+    kind: Kind | None = None
+    source: Short | None = None
+    license: Short | None = None
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if isinstance(self.problem, tuple) and (not self.problem or self.problem[-1].role != "user"):
+            raise ValueError("problem as messages must end with a user message")
+        if isinstance(self.solution, tuple):
+            if not self.solution:
+                raise ValueError("solution is an empty list")
+            if len(self.solution_text.encode()) > SOLUTION_BYTES:
+                raise ValueError(f"the joined solutions exceed {SOLUTION_BYTES} bytes")
+        return self
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The problem as a conversation that ends with the user's message."""
+        return (Message(role="user", content=self.problem),) if isinstance(self.problem, str) else self.problem
+
+    @property
+    def problem_text(self) -> str:
+        return self.messages[-1].content
+
+    @property
+    def solution_text(self) -> str:
+        return self.solution if isinstance(self.solution, str) else SOLUTION_JOIN.join(self.solution)
+
+    @property
+    def resolved_kind(self) -> Kind:
+        """`kind`, or verifiable when there is an answer, else proof."""
+        return self.kind or ("verifiable" if self.answer is not None else "proof")
+
+
+class Synthesis(Frozen):
+    """How traces are drawn (paper §2.1, App. B.2). Part of every unit's identity."""
+
+    method: Literal["mixed", "direct", "student"] = Field(
+        "mixed", description="mixed-policy rollouts; direct sampling from the privileged student; the student alone"
+    )
+    tau: float = Field(0.8, gt=0, le=1, description="a student token stands if the privileged student gives it this")
+    temperature: float = Field(0.6, ge=0, le=2, description="of both draws; 0 is greedy")
+    probability_space: Literal["raw", "tempered"] = Field(
+        "raw", description="whether tau is held against probabilities before or after temperature"
+    )
+    samples_per_item: int = Field(1, ge=1, le=64, description="traces per expert solution")
+    max_tokens: int = Field(16384, ge=1, le=131072, description="a longer trace is cut; the paper cuts at 256 for LRMs")
+    thinking: bool | None = Field(None, description="enable_thinking of the chat template; none where it has no switch")
+    seed: int = Field(0, ge=0, lt=2**63, description="of all draws; another seed makes another set of traces")
+
+
+def check_items(values: list[Any]) -> list[ExpertSolution]:
+    """Validates a list of JSON objects; ids are given where missing and must be unique.
+
+    Raises:
+        InputError: with a pointer like `/items/3/solution` for every fault found.
+    """
+    items: list[ExpertSolution] = []
+    problems: list[tuple[str, str, str]] = []
+    seen: dict[str, int] = {}
+    for number, value in enumerate(values):
+        try:
+            item = ExpertSolution.model_validate(value)
+        except ValidationError as error:
+            for fault in error.errors(include_url=False, include_input=False):
+                # a union reports each of its arms; the arm's name is no part of the user's JSON
+                loc = [part for part in fault["loc"] if not _is_arm(part)]
+                problems.append((pointer(["items", number, *loc]), fault["type"], fault["msg"]))
+            continue
+        name = item.id or f"item-{number:05d}"
+        if name in seen:
+            problems.append(
+                (pointer(["items", number, "id"]), "duplicate_id", f"id {name!r} is also item {seen[name]}")
+            )
+        seen[name] = number
+        items.append(item.model_copy(update={"id": name}))
+    if not values:
+        problems.append(("/items", "empty_batch", "there is no expert solution in it"))
+    if problems:
+        shown = "; ".join(f"{where}: {detail}" for where, _, detail in problems[:5])
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise InputError(f"nothing was taken: {shown}{more}", problems)
+    return items
+
+
+def _is_arm(part: str | int) -> bool:
+    return isinstance(part, str) and (part.startswith(("function-", "tuple[", "constrained-")) or part == "str")
+
+
+def load_items(path: Path) -> list[ExpertSolution]:
+    """Reads expert solutions from .jsonl, .json (a list) or .parquet.
+
+    Raises:
+        UsageError: the file cannot be read.
+        InputError: some of its items cannot be used; `/items/N` counts from 0.
+    """
+    try:
+        values = list(_read_values(path))
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist; give a .jsonl, .json or .parquet file of expert solutions") from None
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+    return check_items(values)
+
+
+def _read_values(path: Path) -> Iterator[Any]:
+    if path.suffix == ".parquet":
+        for row in pq.read_table(path).to_pylist():
+            yield {key: value for key, value in row.items() if value is not None}
+    elif path.suffix == ".json":
+        values = strict_json(path.read_bytes())
+        if not isinstance(values, list):
+            raise ValueError(f"it holds a {type(values).__name__}; wanted a list of expert solutions")
+        yield from values
+    elif path.suffix == ".jsonl":
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            if line.strip():
+                try:
+                    yield strict_json(line)
+                except ValueError as error:
+                    raise ValueError(f"line {number}: {error}") from None
+    else:
+        raise ValueError(f"its name ends in {path.suffix or 'nothing'!r}; wanted .jsonl, .json or .parquet")
+
+
+def strict_json(data: bytes) -> Any:
+    """UTF-8 JSON without NaN, infinities or duplicate keys. Raises ValueError saying where."""
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} appears twice")
+        return dict(pairs)
+
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=constant, object_pairs_hook=unique)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

@@ -1,0 +1,115 @@
+"""The manifest: which shards make one training set. The trainer reads a manifest, never a folder glob.
+
+It lies at `manifests/<batch>/v<generation>.json` under the output root and carries a digest of itself.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from synth.schema.base import TOOL_VERSION, Frozen, IntegrityError, UsageError, canonical, describe, fingerprint
+from synth.schema.items import Synthesis
+from synth.schema.leases import ShardRef
+from synth.schema.models import ModelIdentity
+from synth.schema.objects import Objects
+from synth.schema.shards import SCHEMA_VERSION, TraceRow, decode_shard
+
+
+class Manifest(Frozen):
+    """An immutable list of shards with totals. `digest` is the fingerprint of everything else in it."""
+
+    batch_id: str
+    generation: int
+    schema_version: int
+    model: ModelIdentity
+    synthesis: Synthesis
+    config_fingerprint: str
+    shards: tuple[ShardRef, ...]
+    rows: int
+    tokens: int
+    size_bytes: int
+    tool_version: str
+    created_at: dt.datetime
+    digest: str
+
+
+def build_manifest(
+    batch_id: str, generation: int, model: ModelIdentity, synthesis: Synthesis, shards: list[ShardRef], now: dt.datetime
+) -> Manifest:
+    """Shards are put in the order of their unit ids, so the same set gives the same list."""
+    ordered = tuple(sorted(shards, key=lambda shard: shard.unit_id))
+    draft = Manifest(
+        batch_id=batch_id,
+        generation=generation,
+        schema_version=SCHEMA_VERSION,
+        model=model,
+        synthesis=synthesis,
+        config_fingerprint=config_fingerprint(model, synthesis),
+        shards=ordered,
+        rows=sum(shard.rows for shard in ordered),
+        tokens=sum(shard.tokens for shard in ordered),
+        size_bytes=sum(shard.size_bytes for shard in ordered),
+        tool_version=TOOL_VERSION,
+        created_at=now,
+        digest="",
+    )
+    return draft.model_copy(update={"digest": _digest(draft)})
+
+
+def config_fingerprint(model: ModelIdentity, synthesis: Synthesis) -> str:
+    """What a trace's distribution depends on besides its item: model, tokenizer, templates, settings."""
+    return fingerprint([model.model_dump(mode="json", exclude={"name"}), synthesis.model_dump(mode="json")])
+
+
+def manifest_key(batch_id: str, generation: int) -> str:
+    return f"manifests/{batch_id}/v{generation}.json"
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    return json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Raises UsageError (no such file, no manifest) or IntegrityError (its digest is wrong)."""
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"manifest {path} does not exist; `dail results` or `dail synth` says where it is") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a folder; give the manifest file, …/manifests/<batch>/v1.json") from None
+    except ValidationError as error:
+        raise UsageError(f"{path} is no manifest: {describe(error)}") from None
+    if manifest.digest != _digest(manifest):
+        raise IntegrityError(
+            f"manifest {path} was changed: its digest is {_digest(manifest)}, it says {manifest.digest}"
+        )
+    return manifest
+
+
+def read_rows(path: Path) -> Iterator[TraceRow]:
+    """All rows of a manifest's shards, each checked by size, sha256, page checksums and schema.
+
+    Raises:
+        IntegrityError: names the shard.
+    """
+    manifest = read_manifest(path)
+    objects = Objects(output_root(path))
+    for shard in manifest.shards:
+        rows = decode_shard(objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256), shard.key)
+        if len(rows) != shard.rows or any(row.unit_id != shard.unit_id for row in rows):
+            raise IntegrityError(f"shard {shard.key} holds other rows than the manifest says; rebuild it")
+        yield from rows
+
+
+def output_root(path: Path) -> Path:
+    """The folder that shard keys are relative to: the manifest lies in manifests/<batch>/ below it."""
+    return path.resolve().parent.parent.parent
+
+
+def _digest(manifest: Manifest) -> str:
+    return fingerprint(json.loads(canonical(manifest.model_copy(update={"digest": ""}))))

@@ -1,0 +1,78 @@
+"""Which model made or may read a trace: revision of the weights, and hashes of tokenizer and templates.
+
+Made by the worker and by the API from the same files, compared by both and by the trainer. Only file bytes are
+read, so the API needs neither transformers nor torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from synth.schema.base import Frozen, UsageError
+
+ROLES = ("student", "privileged_student", "negative_reference")
+TEMPLATES = Path(__file__).parent.parent / "templates"
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
+
+
+class ModelIdentity(Frozen):
+    """What must be equal for two programs to agree about token ids and probabilities."""
+
+    name: str
+    revision: str
+    tokenizer_hash: str
+    template_hash: str
+
+
+def identify(folder: Path, name: str | None = None) -> ModelIdentity:
+    """Reads a model folder (safetensors, tokenizer, chat template).
+
+    `revision` is the 40-hex commit of a hub snapshot folder, else the sha256 of all weight bytes. `template_hash`
+    covers the model's chat template and our three role templates.
+
+    Raises:
+        UsageError: the folder is missing something; says what.
+    """
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder} is no model folder: it has no config.json; give a folder as saved by transformers")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise UsageError(f"{folder} has no *.safetensors; only safetensors weights are read (no pickle)")
+    tokenizer = [folder / file for file in _TOKENIZER_FILES if (folder / file).is_file()]
+    if not tokenizer:
+        raise UsageError(
+            f"{folder} has no tokenizer (tokenizer.json or vocab.json); save the tokenizer beside the weights"
+        )
+    templates = [chat_template(folder).encode(), *((TEMPLATES / f"{role}.jinja").read_bytes() for role in ROLES)]
+    snapshot = folder.resolve()
+    is_hub = snapshot.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", snapshot.name)
+    return ModelIdentity(
+        name=name or folder.name,
+        revision=snapshot.name if is_hub else _hash_files(weights),
+        tokenizer_hash=_hash_files(tokenizer),
+        template_hash="sha256:" + hashlib.sha256(b"\0".join(templates)).hexdigest(),
+    )
+
+
+def chat_template(folder: Path) -> str:
+    """The model's own chat template. Raises UsageError if it has none: one is never guessed."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text("utf-8")
+    config = folder / "tokenizer_config.json"
+    template = json.loads(config.read_text("utf-8")).get("chat_template") if config.is_file() else None
+    if not isinstance(template, str):
+        raise UsageError(f"{folder} has no chat template; save one as chat_template.jinja, it is never guessed")
+    return template
+
+
+def _hash_files(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + b"\0")
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return "sha256:" + digest.hexdigest()

@@ -1,0 +1,62 @@
+"""What a rollout strategy takes and gives. A strategy turns requests into rows of an engine and back into traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from synth.engine.base import FinishReason
+from synth.schema.items import Synthesis
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """One trace to draw. `adapter` is the student's own LoRA folder, none for the paper's first round."""
+
+    unit_id: str
+    student_ids: Sequence[int]
+    privileged_ids: Sequence[int]
+    synthesis: Synthesis
+    seed: int
+    stop_ids: frozenset[int]
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One trace. Per token: probability that the student wrote it, and both log-probabilities (None: not computed).
+
+    `trace_ids` ends with the stop token if one ended it; nothing is appended to a trace that was cut.
+    """
+
+    unit_id: str
+    trace_ids: list[int]
+    source: list[float | None]
+    student_logprob: list[float | None]
+    privileged_logprob: list[float | None]
+    reason: FinishReason
+    strategy: str
+
+
+class Strategy(Protocol):
+    """Draws traces for many requests at once. Driven by `step` from one thread.
+
+    Raises (from step): EngineDead.
+    """
+
+    def add(self, request: RolloutRequest) -> None:
+        """Queues a request. Raises ItemError (`context_length_exceeded`) if it can never run."""
+        ...
+
+    def cancel(self, unit_id: str) -> None: ...
+
+    def step(self) -> list[Rollout]: ...
+
+    def pending(self) -> int:
+        """Requests added and not finished."""
+        ...
+
+    def progress(self) -> dict[str, tuple[int, int]]:
+        """By unit: trace tokens so far, and how many of them the student wrote."""
+        ...
