@@ -43,7 +43,7 @@ class Verbs(click.Group):
             if room not in _EXTRAS or (error.name or "").partition(".")[0] in ("synth", "train", "serve"):
                 raise
             raise click.ClickException(
-                f"`dail {cmd_name}` needs the package {error.name}; install it with: pip install 'dail[{_EXTRAS[room]}]'"
+                f"`dail {cmd_name}` needs the package {error.name}; run: pip install 'dail[{_EXTRAS[room]}]'"
             ) from None
         return command
 

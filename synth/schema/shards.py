@@ -126,7 +126,7 @@ class TraceRow(Frozen):
 
 
 def encode_shard(rows: Sequence[TraceRow]) -> bytes:
-    """The rows as one Parquet file with page checksums, whole in memory: a shard is small and is hashed before it is put."""
+    """The rows as one Parquet file with page checksums; whole in memory, since it is hashed before it is put."""
     table = pa.Table.from_pylist([row.model_dump() for row in rows], schema=SCHEMA)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
