@@ -46,6 +46,7 @@ class Row:
     stop_ids: frozenset[int]
     pair: PairRow | None = None
     adapter: str | None = None  # folder of a PEFT adapter; the base model without
+    with_logprobs: bool = False  # of a plain row's tokens; a pair's are always recorded
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Finished:
     row_id: str
     token_ids: list[int]
     reason: FinishReason
-    logprobs: list[float] | None = None  # of a plain row's tokens, at temperature 1
+    logprobs: list[float] | None = None  # at temperature 1, where asked for
 
 
 @dataclass
@@ -66,6 +67,12 @@ class PairRecord:
     accepted: list[bool] = field(default_factory=list)
     student_logprob: list[float] = field(default_factory=list)
     privileged_logprob: list[float] = field(default_factory=list)
+
+    def extend(self, later: PairRecord) -> None:
+        self.token_ids += later.token_ids
+        self.accepted += later.accepted
+        self.student_logprob += later.student_logprob
+        self.privileged_logprob += later.privileged_logprob
 
 
 class Engine(Protocol):
@@ -86,10 +93,6 @@ class Engine(Protocol):
 
     def step(self) -> list[Finished]:
         """Runs one step of all rows that fit; returns the rows that ended in it."""
-        ...
-
-    def progress(self) -> int:
-        """Tokens decoded so far, over all rows."""
         ...
 
     def records(self) -> dict[str, PairRecord]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from synth.engine.base import FinishReason
+from synth.engine.base import Finished, FinishReason, PairRecord
 from synth.schema.items import Synthesis
 
 
@@ -40,10 +40,7 @@ class Rollout:
 
 
 class Strategy(Protocol):
-    """Draws traces for many requests at once. Driven by `step` from one thread.
-
-    Raises (from step): EngineDead.
-    """
+    """Turns requests into rows of an engine and ended rows into traces. The `Pair` around it steps the engine."""
 
     def add(self, request: RolloutRequest) -> None:
         """Queues a request. Raises ItemError (`context_length_exceeded`) if it can never run."""
@@ -51,7 +48,16 @@ class Strategy(Protocol):
 
     def cancel(self, unit_id: str) -> None: ...
 
-    def step(self) -> list[Rollout]: ...
+    def admit(self) -> None:
+        """Adds to the engine what fits into its next step."""
+        ...
+
+    def take(self, finished: Sequence[Finished], records: dict[str, PairRecord]) -> list[Rollout]:
+        """Picks its own rows out of what the engine's step gave; returns the traces that are now whole.
+
+        `records` holds what was recorded since the last call, and everything of pairs that just ended.
+        """
+        ...
 
     def pending(self) -> int:
         """Requests added and not finished."""
