@@ -93,7 +93,7 @@ _FIGURE = re.compile(
     r"\[asy\][^\[]*+(?:\[(?!/?asy\])[^\[]*+)*+\[/asy\]"
     r"|\\begin\{asy\}[^\\]*+(?:\\(?!(?:begin|end)\{asy\})[^\\]*+)*+\\end\{asy\}"
 )
-_BOX_OR_BRACES = re.compile(r"(?P<box>\\boxed\s*+\{)|\\.|(?P<open>\{+)|(?P<close>\}+)", re.DOTALL)
+_BOX_OR_BRACES = re.compile(r"(?P<box>\\boxed\s*+\{)|\\\\(?!boxed)|\\[{}]|(?P<open>\{+)|(?P<close>\}+)")
 _LOOSE_SPACE = re.compile(r"(?<![A-Za-z]) | (?![A-Za-z])")  # the one in `\alpha n` holds it together
 _THOUSANDS = re.compile(rf"(?<=[0-9]){_SEPARATOR}(?=[0-9]{{3}}(?![0-9]))")
 _NO_INK = re.compile(r"\\[,;:! $]|[\s$~]|\\left(?![A-Za-z])|\\right(?![A-Za-z])")
@@ -106,7 +106,7 @@ def final_answer(solution: str) -> str | None:
     r"""Content of the last balanced `\boxed{...}` that is not blank (paper App. B.1), else none.
 
     `\boxed 7` is no answer, since TeX would box one character of `\boxed 42`; nor is `\fbox{7}`. Of two nested
-    boxes the inner one starts last.
+    boxes the inner one starts last. A backslash too many, as in `\\boxed{7}`, is forgiven.
 
         So $\boxed{\frac{3}{4}}$.        \frac{3}{4}
         \boxed{5}, then \boxed{7         5
@@ -144,10 +144,11 @@ def waypoints(solution: str, kind: Literal["verifiable", "proof"], answer: str |
         waypoints("2n + 1 = 7, so n^{2} = 9", "proof", None)          ["2n+1", "7", "n^{2}", "9"]
         waypoints("2n + 1 = 7, so n^{2} = 9", "verifiable", "9")      ["2", "1", "7"]
     """
+    matches = _READERS[kind].finditer(_FIGURE.sub(" ", solution))
     found: dict[str, str] = {}
-    for match in _READERS[kind].finditer(_FIGURE.sub(" ", solution)):
-        if match["waypoint"] and len(match[0]) <= LONGEST_WAYPOINT:
-            text = _tidy(match[0])
+    for expression in dict.fromkeys(match["waypoint"] for match in matches):
+        if expression and len(expression) <= LONGEST_WAYPOINT:
+            text = _tidy(expression)
             found.setdefault(_key(text), text)
     if answer is not None:
         found.pop(_key(answer), None)
