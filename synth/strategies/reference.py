@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synth.engine.base import FinishReason
 from synth.rollout import Rule, mix, uniforms
 from synth.strategies.base import Rollout, RolloutRequest
 
@@ -53,5 +54,5 @@ class Reference:
             source.append(float(mixed.accepted_P))
             student_logprob.append(float(mixed.student_logprob_P))
             privileged_logprob.append(float(mixed.privileged_logprob_P))
-        reason = "stop" if trace_ids[-1] in request.stop_ids else "length"
+        reason: FinishReason = "stop" if trace_ids[-1] in request.stop_ids else "length"
         return Rollout(request.unit_id, trace_ids, source, student_logprob, privileged_logprob, reason, self.name)
