@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import pyarrow.parquet as pq
 from pydantic import AfterValidator, Field, JsonValue, StringConstraints, ValidationError, model_validator
 
-from synth.schema.base import Frozen, InputError, UsageError, pointer
+from synth.schema.base import Config, Frozen, InputError, UsageError, pointer
 
 PROBLEM_BYTES = 64 * 1024
 SOLUTION_BYTES = 512 * 1024
@@ -93,7 +93,7 @@ class ExpertSolution(Frozen):
         return self.kind or ("verifiable" if self.answer is not None else "proof")
 
 
-class Synthesis(Frozen):
+class Synthesis(Config):
     """How traces are drawn (paper §2.1, App. B.2). Part of every unit's identity."""
 
     method: Literal["mixed", "direct", "student"] = Field(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synth.schema.base import TOOL_VERSION, Frozen, IntegrityError
-from synth.schema.items import Kind, Message
+from synth.schema.items import Kind
 
 SCHEMA_VERSION = 1
 _IDS = pa.list_(pa.field("element", pa.int32(), nullable=False))
@@ -80,6 +80,13 @@ SCHEMA = pa.schema(
 )
 
 
+class TraceMessage(Frozen):
+    """A message as other trainers read it: of any length, since a trace may be long, and as the model wrote it."""
+
+    role: str
+    content: str
+
+
 class TraceRow(Frozen):
     """One trace with everything that made it. Field for field the columns of `SCHEMA`."""
 
@@ -103,8 +110,8 @@ class TraceRow(Frozen):
     student_logprob: tuple[float | None, ...]
     privileged_logprob: tuple[float | None, ...]
     trace_text: str
-    prompt: tuple[Message, ...]
-    completion: tuple[Message, ...]
+    prompt: tuple[TraceMessage, ...]
+    completion: tuple[TraceMessage, ...]
     finish_reason: str
     truncated: bool
     method: str
