@@ -1,0 +1,188 @@
+"""eval.json: verdicts counted per problem, pass@k per group with intervals, and all it takes to repeat the run."""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+from collections import defaultdict
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from pydantic import JsonValue
+
+from synth.grade import Method
+from synth.schema.base import Frozen
+from synth.schema.models import ModelIdentity
+from train.evals.config import EvalConfig
+from train.evals.passk import bootstrap, ks, pass_at_k
+from train.evals.problems import EvalProblem
+from train.evals.run import Judged
+from train.evals.samples import Subject
+
+FORMAT = "dail.eval/1"
+ALL = "all problems"
+
+_PACKAGES = ("dail", "math-verify", "transformers", "torch", "numpy")
+
+
+class Judgement(Frozen):
+    """One completion's verdict; its text is in samples.jsonl under the same subject, problem and sample."""
+
+    sample: int
+    correct: bool
+    method: Method
+    extracted: str | None
+    num_tokens: int
+    finish_reason: str
+
+
+class ProblemResult(Frozen):
+    id: str
+    group: str | None
+    answer: str
+    num_correct: dict[Subject, int]
+    judgements: dict[Subject, tuple[Judgement, ...]]
+
+
+class PassAtK(Frozen):
+    """A mean over a group's problems with its 95 % interval. Of a difference: adapter minus base, paired."""
+
+    k: int
+    mean: float
+    low: float
+    high: float
+
+
+class GroupResult(Frozen):
+    group: str
+    num_problems: int
+    passes: dict[Subject, tuple[PassAtK, ...]]
+    difference: tuple[PassAtK, ...] = ()
+
+
+class SubjectSummary(Frozen):
+    """What a subject's completions were like, over all problems."""
+
+    num_completions: int
+    num_correct: int
+    mean_tokens: float
+    num_cut: int
+    num_without_box: int
+    num_given_up: int
+
+
+class AdapterRef(Frozen):
+    folder: str
+    rank: int
+    digest: str
+    provenance: dict[str, JsonValue]
+
+
+class Evaluation(Frozen):
+    format: Literal["dail.eval/1"] = FORMAT
+    settings: EvalConfig
+    model: ModelIdentity
+    adapter: AdapterRef | None
+    problems_file: str
+    problems_digest: str
+    engines: tuple[str, ...]
+    versions: dict[str, str]
+    started_at: dt.datetime
+    finished_at: dt.datetime
+    groups: tuple[GroupResult, ...]
+    summary: dict[Subject, SubjectSummary]
+    problems: tuple[ProblemResult, ...]
+
+    @property
+    def subjects(self) -> list[Subject]:
+        return list(self.summary)
+
+
+def count(problems: Sequence[EvalProblem], judged: Sequence[Judged]) -> tuple[ProblemResult, ...]:
+    by_problem: dict[str, dict[Subject, list[Judgement]]] = defaultdict(lambda: defaultdict(list))
+    for one in judged:
+        judgement = Judgement(
+            sample=one.completion.sample,
+            correct=one.verdict.correct,
+            method=one.verdict.method,
+            extracted=one.verdict.extracted,
+            num_tokens=one.completion.num_tokens,
+            finish_reason=one.completion.finish_reason,
+        )
+        by_problem[one.completion.problem_id][one.completion.subject].append(judgement)
+    return tuple(
+        ProblemResult(
+            id=problem.id,
+            group=problem.group,
+            answer=problem.answer,
+            num_correct={who: sum(j.correct for j in found) for who, found in by_problem[problem.id].items()},
+            judgements={who: tuple(found) for who, found in by_problem[problem.id].items()},
+        )
+        for problem in problems
+    )
+
+
+def by_group(problems: Sequence[ProblemResult], seed: int) -> tuple[GroupResult, ...]:
+    """All problems first, then each group in the order of the file; a group that holds all of them is not repeated."""
+    names = list(dict.fromkeys(problem.group for problem in problems))
+    groups = [_group(ALL, problems, seed)]
+    if len(names) > 1:
+        groups += [_group(name, [p for p in problems if p.group == name], seed) for name in names if name is not None]
+    return tuple(groups)
+
+
+def _group(name: str, problems: Sequence[ProblemResult], seed: int) -> GroupResult:
+    passes: dict[Subject, list[PassAtK]] = defaultdict(list)
+    difference: list[PassAtK] = []
+    num_samples = min(len(found) for problem in problems for found in problem.judgements.values())
+    for k in ks(num_samples):
+        values = {
+            who: [pass_at_k(len(p.judgements[who]), p.num_correct[who], k) for p in problems]
+            for who in problems[0].judgements
+        }
+        for who, value in values.items():
+            passes[who].append(_point(k, value, seed))
+        if "adapter" in values:
+            gains = [after - before for before, after in zip(values["base"], values["adapter"], strict=True)]
+            difference.append(_point(k, gains, seed, least=-1.0))
+    return GroupResult(
+        group=name,
+        num_problems=len(problems),
+        passes={who: tuple(points) for who, points in passes.items()},
+        difference=tuple(difference),
+    )
+
+
+def _point(k: int, values: Sequence[float], seed: int, least: float = 0.0) -> PassAtK:
+    interval = bootstrap(values, seed, least)
+    return PassAtK(k=k, mean=interval.mean, low=interval.low, high=interval.high)
+
+
+def summarise(problems: Sequence[ProblemResult]) -> dict[Subject, SubjectSummary]:
+    found: dict[Subject, list[Judgement]] = defaultdict(list)
+    for problem in problems:
+        for who, judgements in problem.judgements.items():
+            found[who] += judgements
+    return {
+        who: SubjectSummary(
+            num_completions=len(judgements),
+            num_correct=sum(one.correct for one in judgements),
+            mean_tokens=sum(one.num_tokens for one in judgements) / len(judgements),
+            num_cut=sum(one.finish_reason == "length" for one in judgements),
+            num_without_box=sum(one.method == "none" for one in judgements),
+            num_given_up=sum(one.method == "timeout" for one in judgements),
+        )
+        for who, judgements in found.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the numbers; the engine's own version is in `engines`."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,173 @@
+"""Problems → completions of the base model and of the adapter → verdicts.
+
+Both are sampled in one engine, the adapter as a per-request LoRA, with the same seeds, so nothing else differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from synth.config import EngineConfig
+from synth.engine.base import Engine, Finished, Limits, Row
+from synth.grade import Grader, Verdict
+from synth.prompts import Prompts
+from synth.schema.base import UsageError, canonical
+from synth.schema.console import progress, say
+from synth.schema.models import ModelIdentity
+from train.evals.config import EvalConfig
+from train.evals.lineage import Adapter
+from train.evals.problems import EvalProblem
+from train.evals.samples import Completion, SampleFile, Subject, completion_key
+
+MakeEngine = Callable[[EngineConfig, int | None], Engine]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A completion and whether it is right."""
+
+    completion: Completion
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """One completion to draw."""
+
+    key: str
+    subject: Subject
+    problem: EvalProblem
+    sample: int
+
+
+def evaluate(
+    config: EvalConfig,
+    problems: list[EvalProblem],
+    model: ModelIdentity,
+    adapter: Adapter | None,
+    samples_path: Path,
+    make_engine: MakeEngine | None = None,
+) -> list[Judged]:
+    """Draws what samples.jsonl does not hold yet and judges everything, in the order of the problems."""
+    draws = _draws(config, problems, model, adapter)
+    with SampleFile(samples_path, {draw.key for draw in draws}) as file:
+        missing = [draw for draw in draws if draw.key not in file.kept]
+        if missing:
+            _sample(config, missing, adapter, file, make_engine or open_engine)
+        return _judge([(file.kept[draw.key], draw.problem.answer) for draw in draws])
+
+
+def open_engine(config: EngineConfig, adapter_rank: int | None) -> Engine:
+    if config.kind == "fake":
+        from synth.engine.fake import FakeEngine
+
+        return FakeEngine(config)
+    from synth.engine.vllm import VllmEngine
+
+    return VllmEngine(config, adapter_rank)
+
+
+def _draws(
+    config: EvalConfig, problems: list[EvalProblem], model: ModelIdentity, adapter: Adapter | None
+) -> list[_Draw]:
+    """By problem, so that the completions of one prompt are in the engine together and share its prefix."""
+    subjects: list[tuple[Subject, str | None]] = [("base", None)]
+    if adapter is not None:
+        subjects.append(("adapter", adapter.digest))
+    return [
+        _Draw(completion_key(config, model, digest, problem, sample), subject, problem, sample)
+        for problem in problems
+        for subject, digest in subjects
+        for sample in range(config.samples)
+    ]
+
+
+def _sample(
+    config: EvalConfig, draws: list[_Draw], adapter: Adapter | None, file: SampleFile, make_engine: MakeEngine
+) -> None:
+    prompts = Prompts(config.engine.model)
+    problems = {draw.problem.id: draw.problem.problem for draw in draws}
+    prompt_ids = {name: prompts.student_ids(problem, config.thinking) for name, problem in problems.items()}
+    by_key = {draw.key: draw for draw in draws}
+    say("starting the engine")
+    engine = make_engine(config.engine, adapter.rank if adapter else None)
+    try:
+        rows = [_row(config, draw, prompt_ids[draw.problem.id], prompts, adapter, engine.limits) for draw in draws]
+        num_tokens, started = 0, time.monotonic()
+        with progress("sampling", len(rows)) as bar:
+            for done, finished in enumerate(drive(engine, rows), 1):
+                file.add(_completion(by_key[finished.row_id], finished, prompts, engine.name))
+                num_tokens += len(finished.token_ids)
+                bar.update(done, tokens_per_s=num_tokens / (time.monotonic() - started))
+    finally:
+        engine.close()
+
+
+def drive(engine: Engine, rows: Iterable[Row]) -> Iterator[Finished]:
+    """Steps the engine until every row has ended, never holding more rows in it than one step can decode."""
+    waiting, num_inside = iter(rows), 0
+    while True:
+        for row in islice(waiting, engine.limits.rows - num_inside):
+            engine.add(row)
+            num_inside += 1
+        if not num_inside:
+            return
+        for finished in engine.step():
+            num_inside -= 1
+            yield finished
+
+
+def _row(
+    config: EvalConfig, draw: _Draw, prompt_ids: list[int], prompts: Prompts, adapter: Adapter | None, limits: Limits
+) -> Row:
+    room = limits.model_tokens - len(prompt_ids)
+    wanted = config.max_tokens or room
+    if room < max(wanted, 1):
+        raise UsageError(
+            f"problem {draw.problem.id}: its prompt has {len(prompt_ids)} tokens, which leaves {max(room, 0)} of the "
+            f"engine's {limits.model_tokens} for the completion, wanted {max(wanted, 1)}; lower --max-tokens or raise "
+            "engine.model_tokens"
+        )
+    return Row(
+        row_id=draw.key,
+        prompt_ids=prompt_ids,
+        max_tokens=wanted,
+        temperature=config.temperature,
+        seed=_seed(config.seed, draw),
+        stop_ids=prompts.stop_ids,
+        adapter=str(adapter.folder) if adapter and draw.subject == "adapter" else None,
+    )
+
+
+def _seed(seed: int, draw: _Draw) -> int:
+    """The same for base and adapter."""
+    return int.from_bytes(hashlib.sha256(canonical([seed, draw.problem.id, draw.sample])).digest()[:8]) >> 1
+
+
+def _completion(draw: _Draw, finished: Finished, prompts: Prompts, engine: str) -> Completion:
+    return Completion(
+        key=draw.key,
+        subject=draw.subject,
+        problem_id=draw.problem.id,
+        sample=draw.sample,
+        text=prompts.text(finished.token_ids),
+        num_tokens=len(finished.token_ids),
+        finish_reason=finished.reason,
+        engine=engine,
+    )
+
+
+def _judge(completions: list[tuple[Completion, str]]) -> list[Judged]:
+    judged: list[Judged] = []
+    num_correct = 0
+    with Grader() as grader, progress("judging", len(completions)) as bar:
+        for completion, answer in completions:
+            judged.append(Judged(completion, grader.grade(completion.text, answer)))
+            num_correct += judged[-1].verdict.correct
+            bar.update(len(judged), correct=num_correct)
+    return judged
