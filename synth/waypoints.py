@@ -63,7 +63,11 @@ _NUMBER_TERM = rf"{_UNSIGNED}{_TERM_END}"
 _VARIABLE_TERM = rf"(?:{_UNSIGNED})?+{_VARIABLE}{_TERM_END}"
 _TERM = rf"(?:{_VARIABLE_TERM}|{_NUMBER_TERM})"
 _PLUS = r"[ \t]*+[-+−]\s*+"
-_NO_FACTOR = rf"(?<!{_LETTER})(?<![0-9_)}}\]/*·×÷^!−-])(?<![/*·×÷−-] )(?<!\\cdot )(?<!\\cdot)(?<!\\times )(?<!\\times)"
+# neither a part of a name nor the last factor of a product: `2 \cdot n + 1`, `c_1 x + 1`, `k n + 1`, `\dots p - 1`
+_NO_FACTOR = (
+    rf"(?<!{_LETTER})(?<![0-9_)}}\]/*·×÷^!−-])(?<![0-9)}}\]/*·×÷−-] )"
+    rf"(?<!\W{_LETTER} )(?<!dots )(?<!\\cdot )(?<!\\cdot)(?<!\\times )(?<!\\times)"
+)
 _FIRST_SIGN = r"(?:(?<![−-])[-−]|(?<=[0-9A-Za-z)}\]] )[-−] )"  # x^2 - 2n + 1 has -2n+1
 
 # n+1  2k - 1  1 - x  3x + 2y - 5: two to eight terms, one of them with a variable, none with a power or a product

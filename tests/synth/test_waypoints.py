@@ -157,6 +157,8 @@ def test_text_after_an_unclosed_figure_is_read():
         ("1 + n^2", ["1", "n^2"]),
         (r"n + 2\sqrt{3}, 2 \cdot n + 1, a + b/2", ["2", "3", "1"]),
         ("1 + 2 + 3", ["1", "2", "3"]),
+        (r"$c_1 x + 1$, $k n + 2$, $p_1 \cdots p_m - 3$, $(a) b + 4$", ["1", "2", "3", "4"]),
+        ("so we see that n + 1 is $n + 2$ less two", ["n+1", "n+2"]),
         (r"\frac{n+1}{2}", ["n+1", "2"]),
         (r"\alpha + 1 \le 2\pi", [r"\alpha+1", r"2\pi"]),
         ("AB^2 + BC^2", ["AB^2", "BC^2"]),
