@@ -1,0 +1,124 @@
+"""A leased unit → what the engine is asked; what it answered → the trace row that goes into the shard."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+
+from synth.engine.base import Limits
+from synth.prompts import Contexts, Prompts
+from synth.schema.base import ItemError
+from synth.schema.leases import ShardRef, Unit, shard_key, unit_seed
+from synth.schema.manifest import config_fingerprint
+from synth.schema.objects import sha256
+from synth.schema.shards import TraceMessage, TraceRow, encode_shard
+from synth.strategies.base import Rollout, RolloutRequest
+
+
+@dataclass(frozen=True)
+class Prepared:
+    unit: Unit
+    contexts: Contexts
+    request: RolloutRequest
+
+
+def prepare(unit: Unit, prompts: Prompts, limits: Limits) -> Prepared:
+    """Renders a unit's three contexts and fits its trace behind the longest of them.
+
+    The negative reference writes nothing, but the trainer reads the trace in its context too.
+
+    Raises:
+        ItemError: no trace fits behind a context, or the tokenizer failed.
+        UsageError: the chat template has no thinking switch.
+    """
+    contexts = prompts.contexts(unit.item, unit.synthesis.thinking)
+    by_role = {
+        "privileged": contexts.privileged_ids,
+        "student": contexts.student_ids,
+        "negative": contexts.negative_ids,
+    }
+    role, longest = max(by_role.items(), key=lambda entry: len(entry[1]))
+    room = limits.model_tokens - len(longest)
+    if room < 1:
+        raise ItemError(
+            "context_length_exceeded",
+            f"the {role} prompt needs {len(longest)} tokens and the trace at least 1; the model holds "
+            f"{limits.model_tokens}; shorten the solution or use a longer-context model",
+        )
+    synthesis = unit.synthesis.model_copy(update={"max_tokens": min(room, unit.synthesis.max_tokens)})
+    request = RolloutRequest(
+        unit_id=unit.unit_id,
+        student_ids=contexts.student_ids,
+        privileged_ids=contexts.privileged_ids,
+        synthesis=synthesis,
+        seed=unit_seed(unit.unit_id),
+        stop_ids=prompts.stop_ids,
+    )
+    return Prepared(unit, contexts, request)
+
+
+def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: str) -> TraceRow:
+    """Everything about one trace. Raises ItemError if there is none: nothing was written before the turn ended."""
+    if not set(rollout.trace_ids) - prepared.request.stop_ids:
+        raise ItemError("empty_trace", "the model ended its turn at once; nothing was written; try another seed")
+    unit, contexts, item, synthesis = prepared.unit, prepared.contexts, prepared.unit.item, prepared.unit.synthesis
+    text = prompts.text(rollout.trace_ids)
+    return TraceRow(
+        unit_id=unit.unit_id,
+        batch_id=unit.batch_id,
+        item_id=unit.item_id,
+        sample_index=unit.sample,
+        problem=item.problem_text,
+        solution=item.solution_text,
+        answer=contexts.answer,
+        kind=item.resolved_kind,
+        waypoints=tuple(contexts.waypoints),
+        source=item.source,
+        license=item.license,
+        metadata=json.dumps(item.metadata, sort_keys=True, ensure_ascii=False),
+        student_prompt_ids=tuple(contexts.student_ids),
+        privileged_prompt_ids=tuple(contexts.privileged_ids),
+        negative_prompt_ids=tuple(contexts.negative_ids),
+        trace_ids=tuple(rollout.trace_ids),
+        trace_source=tuple(rollout.source),
+        student_logprob=tuple(rollout.student_logprob),
+        privileged_logprob=tuple(rollout.privileged_logprob),
+        trace_text=text,
+        prompt=tuple(TraceMessage(role=message.role, content=message.content) for message in contexts.student_messages),
+        completion=(TraceMessage(role="assistant", content=text),),
+        finish_reason=rollout.reason,
+        truncated=rollout.reason == "length",
+        method=synthesis.method,
+        strategy=rollout.strategy,
+        tau=synthesis.tau,
+        temperature=synthesis.temperature,
+        probability_space=synthesis.probability_space,
+        max_tokens=synthesis.max_tokens,
+        thinking=synthesis.thinking,
+        seed=synthesis.seed,
+        model_name=unit.model.name,
+        model_revision=unit.model.revision,
+        tokenizer_hash=unit.model.tokenizer_hash,
+        template_hash=unit.model.template_hash,
+        config_fingerprint=config_fingerprint(unit.model, synthesis),
+        engine=engine,
+        created_at=dt.datetime.now(dt.UTC),
+    )
+
+
+def shard_of(row: TraceRow, epoch: int) -> tuple[bytes, ShardRef]:
+    """The row as a shard of its own: its bytes, and the reference that is committed once they lie safely."""
+    data = encode_shard([row])
+    digest = sha256(data)
+    shard = ShardRef(
+        key=shard_key(row.batch_id, row.unit_id, epoch, digest),
+        rows=1,
+        size_bytes=len(data),
+        sha256=digest,
+        unit_id=row.unit_id,
+        item_id=row.item_id,
+        tokens=len(row.trace_ids),
+        student_tokens=sum(probability or 0.0 for probability in row.trace_source),
+    )
+    return data, shard
