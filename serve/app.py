@@ -1,0 +1,86 @@
+"""`create_app(settings)`: the API's parts put together, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from serve import batches, health, leases
+from serve.bodies import BatchIn, Problem, Result
+from serve.problems import answer_with_problems
+from serve.service import Service
+from serve.settings import Settings
+from serve.store import Store
+from synth.schema.base import TOOL_VERSION
+from synth.schema.leases import Commit, Fail, Heartbeat, LeaseRequest
+from synth.schema.models import identify
+from synth.schema.objects import Objects
+
+SWEEP_S = 1.0
+
+# Bodies that are read or written by our own code, so that FastAPI does not know their schema.
+_DOCUMENTED = (BatchIn, LeaseRequest, Heartbeat, Commit, Fail, Problem, Result)
+
+log = logging.getLogger("dail.serve")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Opens the store and reads the model folders. Raises UsageError or StorageError if it cannot."""
+    models = {name: identify(folder, name) for name, folder in settings.models.items()}
+    service = Service(Store(settings.store_path), Objects(settings.output_root), models, settings.lease_s)
+    app = FastAPI(
+        title="dail",
+        version=TOOL_VERSION,
+        summary="Takes batches of expert solutions, hands them to workers, keeps what came of them",
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    app.state.service = service
+    app.include_router(batches.router)
+    app.include_router(leases.router)
+    app.include_router(health.router)
+    answer_with_problems(app)
+    _document(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    await asyncio.to_thread(service.start)
+    sweeper = asyncio.create_task(_sweep_forever(service))
+    yield
+    sweeper.cancel()
+    await asyncio.gather(sweeper, return_exceptions=True)
+    service.store.close()
+
+
+async def _sweep_forever(service: Service) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        try:
+            await asyncio.to_thread(service.sweep)
+        except Exception:
+            # the next turn tries again; without one, cancelled batches would never end
+            log.exception("the sweep failed")
+
+
+def _document(app: FastAPI) -> None:
+    """Adds the schemas that routes name by reference to the OpenAPI page."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = generate()  # FastAPI keeps it and gives the same object again
+        _, extra = models_json_schema(
+            [(model, "validation") for model in _DOCUMENTED], ref_template="#/components/schemas/{model}"
+        )
+        schema["components"]["schemas"] |= extra["$defs"]
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,39 @@
+"""Who may ask: one bearer token for people, one for workers, none on a loopback address if none is set."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import SecretStr
+
+from serve.problems import RequestError
+from serve.settings import Settings
+
+_bearer = HTTPBearer(auto_error=False, description="DAIL_TOKEN; not needed where the server has none")
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+async def people_only(request: Request, credentials: Credentials) -> None:
+    settings: Settings = request.app.state.settings
+    _check(settings.token, credentials)
+
+
+async def workers_only(request: Request, credentials: Credentials) -> None:
+    settings: Settings = request.app.state.settings
+    _check(settings.worker_token or settings.token, credentials)
+
+
+def _check(wanted: SecretStr | None, got: HTTPAuthorizationCredentials | None) -> None:
+    if wanted is None:
+        return
+    given = got.credentials if got else ""
+    if not hmac.compare_digest(given.encode(), wanted.get_secret_value().encode()):
+        raise RequestError(
+            401,
+            "unauthorized",
+            "this server wants its token; set DAIL_TOKEN or send Authorization: Bearer …",
+            WWW_Authenticate="Bearer",
+        )

@@ -1,0 +1,111 @@
+"""Routes for people: batches of expert solutions, how far they are, and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from serve.auth import people_only
+from serve.bodies import BatchIn, BatchOut, BatchPage, BatchStatus, ItemOut, ItemPage, ItemStatus, Result, ShardPage
+from serve.intake import batch_body, documents
+from serve.problems import RESPONSES
+from serve.service import Service
+from synth.schema.manifest import Manifest
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+TheService = Annotated[Service, Depends(service_of)]
+Limit = Annotated[int, Query(ge=1, le=100)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=255, description="without it, the same body gives the same batch"),
+]
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"], dependencies=[Depends(people_only)], responses=RESPONSES)
+
+
+@router.post("", status_code=201, openapi_extra=documents(BatchIn))
+def create_batch(
+    body: Annotated[BatchIn, Depends(batch_body)],
+    service: TheService,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> BatchOut:
+    """Stores a batch, durably before the reply: 201 for a new one, 200 with the same batch for the same body again."""
+    batch, is_new = service.create(body, idempotency_key)
+    response.status_code = 201 if is_new else 200
+    response.headers["Location"] = f"/v1/batches/{batch.id}"
+    return batch
+
+
+@router.get("")
+def list_batches(
+    service: TheService, status: BatchStatus | None = None, after: str | None = None, limit: Limit = 20
+) -> BatchPage:
+    return service.batches(status, after, limit)
+
+
+@router.get("/{batch_id}")
+def get_batch(batch_id: str, service: TheService) -> BatchOut:
+    return service.batch(batch_id)
+
+
+@router.post("/{batch_id}/cancel", status_code=202)
+def cancel_batch(batch_id: str, service: TheService) -> BatchOut:
+    """Queued units end at once, running ones at their worker's next heartbeat; finished traces are kept."""
+    return service.cancel(batch_id)
+
+
+@router.get("/{batch_id}/items")
+def list_items(
+    batch_id: str,
+    service: TheService,
+    status: ItemStatus | None = None,
+    after: str | None = None,
+    limit: Limit = 20,
+) -> ItemPage:
+    return service.items(batch_id, status, after, limit)
+
+
+@router.get("/{batch_id}/items/{item_id}")
+def get_item(batch_id: str, item_id: str, service: TheService) -> ItemOut:
+    return service.item(batch_id, item_id)
+
+
+@router.get("/{batch_id}/shards")
+def list_shards(batch_id: str, service: TheService) -> ShardPage:
+    return service.shards(batch_id)
+
+
+@router.get("/{batch_id}/manifest")
+def get_manifest(batch_id: str, service: TheService) -> Manifest:
+    """What a training run reads; 409 `not_finalized` before the batch ends, 404 if it ended without a shard."""
+    return service.manifest(batch_id)
+
+
+@router.get(
+    "/{batch_id}/results",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "One result a line, of the units that have ended",
+            "content": {"application/x-ndjson": {"schema": {"$ref": "#/components/schemas/Result"}}},
+        }
+    },
+)
+def stream_results(batch_id: str, service: TheService) -> StreamingResponse:
+    lines = _lines(service.results(batch_id))
+    headers = {"Content-Disposition": f'attachment; filename="{batch_id}.jsonl"'}
+    return StreamingResponse(lines, media_type="application/x-ndjson", headers=headers)
+
+
+def _lines(results: Iterator[Result]) -> Iterator[str]:
+    for result in results:
+        yield result.model_dump_json(exclude_none=True) + "\n"

@@ -1,0 +1,297 @@
+"""Bodies of requests and of replies, apart from each other. A worker's bodies are in `synth.schema.leases`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+
+from serve.settings import ModelName
+from synth.schema.base import Frozen, InputError, pointer
+from synth.schema.items import ExpertSolution, Short, Synthesis, check_items
+from synth.schema.leases import Failure, ShardRef, UnitState
+from synth.schema.models import ModelIdentity
+
+MAX_ITEMS = 10_000
+_MAX_METADATA = 16
+
+BatchStatus = Literal[
+    "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+]
+ItemStatus = Literal["queued", "running", "completed", "failed", "cancelled", "expired"]
+
+
+def _few(metadata: dict[str, str]) -> dict[str, str]:
+    if len(metadata) > _MAX_METADATA:
+        raise ValueError(f"metadata has {len(metadata)} entries; at most {_MAX_METADATA} are taken")
+    return metadata
+
+
+Metadata = Annotated[dict[Annotated[Short, StringConstraints(max_length=64)], Short], AfterValidator(_few)]
+
+_EXAMPLE_ITEM: dict[str, JsonValue] = {
+    "id": "sum-of-odds",
+    "problem": "Find the sum of the first 100 odd numbers.",
+    "solution": "The sum of the first n odd numbers is n². For n = 100 it is 10000.",
+    "answer": "10000",
+}
+_EXAMPLE_MODEL: dict[str, JsonValue] = {
+    "name": "qwen3-8b",
+    "revision": "b968826d9c46dd6066d109eabc6255188de91218",
+    "tokenizer_hash": "sha256:aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4",
+    "template_hash": "sha256:55a1f2bd1f0fbd2b0a9b3b0f1a3e5bfbfb6d3a4d1e3b0d8a0f7e5c1f4b2a9d10",
+}
+
+
+class BatchIn(Frozen):
+    """A batch of expert solutions and what to make of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "qwen3-8b",
+                "items": [_EXAMPLE_ITEM],
+                "synthesis": {"tau": 0.8, "samples_per_item": 4, "max_tokens": 16384, "seed": 7},
+                "metadata": {"owner": "topology"},
+            }
+        }
+    )
+
+    model: ModelName | None = Field(
+        None, description="a name the server has registered; the only one if it has one and none is given"
+    )
+    items: tuple[ExpertSolution, ...] = Field(description=f"1 to {MAX_ITEMS} expert solutions")
+    synthesis: Synthesis = Field(default_factory=Synthesis)
+    metadata: Metadata = Field(default_factory=dict, description="yours; kept and given back")
+    run_label: Short | None = Field(None, description="the same body under another label is another batch")
+    on_invalid_item: Literal["reject"] = "reject"
+
+    @classmethod
+    def parse(cls, value: Any) -> BatchIn:
+        """Raises InputError with a pointer to every fault, in the items and around them."""
+        if not isinstance(value, dict):
+            raise InputError("the body is not a batch", [("", "object_type", "a JSON object is wanted")])
+        problems: list[tuple[str, str, str]] = []
+        items = value.get("items", ())
+        try:
+            items = _items(items)
+        except InputError as error:
+            problems += error.problems
+            items = ()
+        try:
+            batch = cls.model_validate({**value, "items": items} if "items" in value else value)
+        except ValidationError as error:
+            problems += faults(error)
+        if problems:
+            raise InputError("the batch was refused; nothing was stored", problems)
+        return batch
+
+
+def _items(values: Any) -> list[ExpertSolution]:
+    if not isinstance(values, list):
+        raise InputError("items", [("/items", "list_type", "a list of expert solutions is wanted")])
+    if len(values) > MAX_ITEMS:
+        detail = f"{len(values)} items; at most {MAX_ITEMS} are taken in one batch"
+        raise InputError("items", [("/items", "too_many_items", detail)])
+    return check_items(values)
+
+
+def faults(error: ValidationError) -> list[tuple[str, str, str]]:
+    """(JSON pointer, code, detail) of each, without the refused values."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    return [(pointer(fault["loc"]) if fault["loc"] else "", fault["type"], fault["msg"]) for fault in found]
+
+
+class RequestCounts(Frozen):
+    """Items by state; the six states add up to `total`."""
+
+    total: int
+    queued: int = 0
+    running: int = 0
+    completed: int = Field(0, description="every sample has a trace")
+    failed: int = Field(0, description="at least one sample failed; the others may have traces")
+    cancelled: int = 0
+    expired: int = 0
+
+
+class UnitCounts(Frozen):
+    """Units (item × sample) by state; the six states add up to `total`."""
+
+    total: int
+    queued: int = 0
+    leased: int = 0
+    committed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+
+
+class Tokens(Frozen):
+    total: int = Field(description="trace tokens of committed units and, so far, of running ones")
+    student: float = Field(description="of these, expected number that the student wrote")
+
+
+class ManifestRef(Frozen):
+    key: str
+    path: str = Field(description="the file, on the server's disk")
+    digest: str
+
+
+class BatchOut(Frozen):
+    """A batch and how far it is. Times are Unix seconds."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": "batch_0c6f9b6f5b6e4c7f8d1f2a3b4c5d6e7f",
+                "object": "batch",
+                "status": "in_progress",
+                "model": _EXAMPLE_MODEL,
+                "synthesis": Synthesis(samples_per_item=4, seed=7).model_dump(),
+                "config_fingerprint": "sha256:4f5c…",
+                "run_label": None,
+                "metadata": {"owner": "topology"},
+                "request_counts": {"total": 1, "queued": 0, "running": 1, "completed": 0, "failed": 0},
+                "units": {"total": 4, "queued": 1, "leased": 2, "committed": 1},
+                "tokens": {"total": 5120, "student": 4710.0},
+                "tokens_per_s": 341.3,
+                "shards": 1,
+                "manifest": None,
+                "created_at": 1795248000,
+                "in_progress_at": 1795248002,
+                "finalizing_at": None,
+                "completed_at": None,
+                "cancelling_at": None,
+                "cancelled_at": None,
+            }
+        }
+    )
+
+    id: str
+    object: Literal["batch"] = "batch"
+    status: BatchStatus
+    model: ModelIdentity
+    synthesis: Synthesis
+    config_fingerprint: str
+    run_label: str | None
+    metadata: dict[str, str]
+    request_counts: RequestCounts
+    units: UnitCounts
+    tokens: Tokens
+    tokens_per_s: float = Field(description="over the batch's life, from its first lease")
+    shards: int
+    manifest: ManifestRef | None = Field(description="null until the batch ends, and if it ends without a shard")
+    created_at: int
+    in_progress_at: int | None = Field(description="when a worker took its first unit")
+    finalizing_at: int | None
+    completed_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+
+
+class BatchPage(Frozen):
+    """Newest first. The next page starts `after` this one's `last_id`."""
+
+    object: Literal["list"] = "list"
+    data: tuple[BatchOut, ...]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class SampleOut(Frozen):
+    """One sample of an item: a unit."""
+
+    sample: int
+    unit_id: str
+    status: UnitState
+    leases: int = Field(description="how often a worker took it")
+    tokens: int
+    student_tokens: float
+    error: Failure | None = Field(description="why it failed, or why it was tried again")
+
+
+class ItemOut(Frozen):
+    id: str
+    object: Literal["batch.item"] = "batch.item"
+    status: ItemStatus
+    samples: tuple[SampleOut, ...]
+
+
+class ItemPage(Frozen):
+    """In the order they were posted."""
+
+    object: Literal["list"] = "list"
+    data: tuple[ItemOut, ...]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class ShardPage(Frozen):
+    """All committed shards; their keys are relative to `output_root`, a folder on the server's disk."""
+
+    object: Literal["list"] = "list"
+    data: tuple[ShardRef, ...]
+    output_root: str
+
+
+class Result(Frozen):
+    """One line of the results: a trace, or why there is none."""
+
+    item_id: str
+    sample: int
+    status: Literal["succeeded", "failed", "cancelled", "expired"]
+    error: Failure | None = None
+    trace: dict[str, Any] | None = Field(None, description="the columns of a shard row (problem and solution too)")
+
+
+class Fault(Frozen):
+    pointer: str = Field(description="JSON pointer into the body (RFC 6901); /query/… for a query parameter")
+    code: str
+    detail: str
+
+
+class Problem(Frozen):
+    """Every error of this API, as application/problem+json (RFC 9457)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "urn:dail:problem:invalid_input",
+                "title": "Unprocessable Content",
+                "status": 422,
+                "code": "invalid_input",
+                "detail": "the batch was refused; nothing was stored",
+                "errors": [{"pointer": "/items/3/solution", "code": "value_error", "detail": "the text is blank"}],
+                "request_id": "req_5f0c8e1d2a3b4c5d",
+            }
+        }
+    )
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: tuple[Fault, ...] = ()
+    request_id: str
+
+
+class Check(Frozen):
+    ok: bool
+    detail: str
+
+
+class Ready(Frozen):
+    ok: bool
+    checks: dict[str, Check]
+
+
+class Limits(Frozen):
+    body_bytes: int
+    items: int
+    problem_bytes: int
+    solution_bytes: int
+    lease_s: float
+    models: tuple[str, ...]

@@ -1,0 +1,275 @@
+"""The verbs that start the API and talk to it: serve, submit, watch, results."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serve.client import Client
+from synth.schema.base import (
+    EXIT_BATCH_FAILED,
+    EXIT_CANCELLED,
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    ApiError,
+    Config,
+    DailError,
+    UsageError,
+)
+from synth.schema.console import Progress, emit, progress, say
+from synth.schema.items import Synthesis, load_items
+
+DEFAULT_API = "http://127.0.0.1:8765"
+_POLL_S = 1.0
+_GIVE_UP_S = 1800  # a server that is away longer has not just been restarted
+_ENDED = ("completed", "failed", "expired", "cancelled")
+_SHOWN_FAILURES = 20
+
+_api = click.option("--api", default=DEFAULT_API, envvar="DAIL_API", show_default=True, help="URL of the API.")
+_json = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, one object a line.")
+
+
+class _Settings(Synthesis, Config):
+    """Synthesis settings as `key=value` overrides."""
+
+
+@click.command()
+@click.option("--host", help="Address to listen on [127.0.0.1]; any other than loopback needs DAIL_TOKEN.")
+@click.option("--port", type=int, help="Port [8765]; 0 picks a free one.")
+@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Store and shards [runs/api].")
+@click.option("--model", "models", multiple=True, metavar="NAME=FOLDER", help="A model batches may name; repeatable.")
+@_json
+def serve(host: str | None, port: int | None, data_dir: Path | None, models: tuple[str, ...], as_json: bool) -> None:
+    """Start the API that takes batches of expert solutions.
+
+    Everything it accepts is on disk before it answers: stop it, kill it, start it again with the same --data-dir.
+    Every option can also come from the environment: DAIL_HOST, DAIL_PORT, DAIL_DATA_DIR, DAIL_MODELS (JSON).
+    """
+    # Here, so that the other verbs start without the web framework and the store.
+    import uvicorn
+
+    from serve.app import create_app
+    from serve.settings import load_settings
+
+    settings = load_settings(host=host, port=port, data_dir=data_dir, models=_registered(models))
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with _listen(settings.host, settings.port) as listener:
+        if settings.models:
+            say(f"reading {len(settings.models)} model folder(s)")
+        app = create_app(settings)
+        url = f"http://{_in_url(settings.host)}:{listener.getsockname()[1]}"
+        say(f"API at {url} (its pages: {url}/docs); store and shards in {settings.data_dir.resolve()}")
+        if not settings.models:
+            say("no model is registered, so batches will be refused; give --model NAME=FOLDER")
+        if as_json:
+            emit({"url": url, "data_dir": str(settings.data_dir.resolve()), "models": sorted(settings.models)})
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_api
+@click.option("--model", help="A model the API has registered; its only one if left out.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Synthesis setting, e.g. tau=0.8.")
+@click.option("--run-label", help="The same file under another label is another batch.")
+@click.option("--watch", "is_watched", is_flag=True, help="Follow the batch until it ends.")
+@_json
+def submit(
+    file: Path,
+    api: str,
+    model: str | None,
+    overrides: tuple[str, ...],
+    run_label: str | None,
+    is_watched: bool,
+    as_json: bool,
+) -> int:
+    """POST a file of expert solutions (.jsonl, .json, .parquet) as a batch.
+
+    Prints the batch's id. Submitting the same file with the same settings again finds the batch there is.
+    """
+    items = load_items(file)
+    synthesis = _Settings.load(None, "synthesis", overrides)
+    body = {
+        "items": [item.model_dump(mode="json", exclude_defaults=True) for item in items],
+        "synthesis": synthesis.model_dump(mode="json", exclude_defaults=True),
+        **({"model": model} if model else {}),
+        **({"run_label": run_label} if run_label else {}),
+    }
+    with _client(api) as client:
+        batch = client.post("/v1/batches", body)
+        say(f"{batch['id']}: {batch['request_counts']['total']} items, {batch['units']['total']} units, "
+            f"model {batch['model']['name']}, {batch['status']}")  # fmt: skip
+        if is_watched:
+            return _follow(client, batch["id"], as_json)
+    emit(batch) if as_json else click.echo(batch["id"])
+    return EXIT_OK
+
+
+@click.command()
+@click.argument("batch")
+@_api
+@_json
+def watch(batch: str, api: str, as_json: bool) -> int:
+    """Follow a batch until it ends; a restart of the server does not end the watch.
+
+    Exit code: 0 all good, 3 some items failed, 4 the batch failed, 5 cancelled or expired.
+    """
+    with _client(api) as client:
+        return _follow(client, batch, as_json)
+
+
+@click.command()
+@click.argument("batch")
+@_api
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write traces and failures as JSONL.")
+@_json
+def results(batch: str, api: str, out: Path | None, as_json: bool) -> int:
+    """Shards, manifest and failures of a batch. The exit code is as for watch; 0 while it runs."""
+    with _client(api) as client:
+        found = client.get(f"/v1/batches/{batch}")
+        shards = client.get(f"/v1/batches/{batch}/shards")
+        failed = list(client.pages(f"/v1/batches/{batch}/items", status="failed"))
+        if out is not None:
+            _save(client, batch, out)
+    if as_json:
+        emit({"batch": found, "output_root": shards["output_root"], "shards": shards["data"], "failed_items": failed})
+    else:
+        _print_results(found, shards, failed)
+    if out is not None:
+        say(f"results written to {out}")
+    return _exit_code(found) if found["status"] in _ENDED else EXIT_OK
+
+
+def _client(api: str) -> Client:
+    return Client(api, os.environ.get("DAIL_TOKEN"))
+
+
+def _registered(models: tuple[str, ...]) -> dict[str, Path] | None:
+    named = {}
+    for model in models:
+        name, sep, folder = model.partition("=")
+        if not sep or not name or not folder:
+            raise UsageError(
+                f"--model {model!r} is not NAME=FOLDER; write for example --model qwen3-8b=/models/qwen3-8b"
+            )
+        named[name] = Path(folder)
+    return named or None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bound before anything slow happens, so that a taken port is known at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise DailError(
+                f"port {port} on {host} is in use; stop what listens there, or take a free one with --port 0"
+            ) from None
+        raise DailError(f"cannot listen on {host} port {port}: {error.strerror}; choose another --host") from None
+    listener.listen(2048)
+    return listener
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _follow(client: Client, batch_id: str, as_json: bool) -> int:
+    batch = client.get(f"/v1/batches/{batch_id}")
+    with progress(batch_id, batch["units"]["total"]) as bar:
+        last = None
+        while True:
+            _show(bar, batch)
+            if as_json and batch != last:
+                emit(batch)
+            if batch["status"] in _ENDED:
+                break
+            last = batch
+            time.sleep(_POLL_S)
+            batch = _patiently(client, batch_id)
+    say(_summary(batch))
+    return _exit_code(batch)
+
+
+def _patiently(client: Client, batch_id: str) -> Any:
+    """The batch, however often the server is restarted meanwhile."""
+    first_failure: float | None = None
+    while True:
+        try:
+            return client.get(f"/v1/batches/{batch_id}")
+        except ApiError as error:
+            if 0 < error.status < 500:
+                raise
+            if first_failure is None:
+                first_failure = time.monotonic()
+                say(f"{error}; still trying")
+            if time.monotonic() - first_failure > _GIVE_UP_S:
+                raise
+            time.sleep(_POLL_S)
+
+
+def _show(bar: Progress, batch: Any) -> None:
+    items, units, tokens = batch["request_counts"], batch["units"], batch["tokens"]
+    figures: dict[str, object] = {
+        "items": f"{items['completed'] + items['failed'] + items['cancelled'] + items['expired']}/{items['total']}",
+        "running": units["leased"],
+        "failed": units["failed"],
+        "tokens/s": batch["tokens_per_s"],
+        "student_share": tokens["student"] / tokens["total"] if tokens["total"] else 0.0,
+    }
+    bar.update(units["total"] - units["queued"] - units["leased"], units["total"], **figures)
+
+
+def _summary(batch: Any) -> str:
+    items = batch["request_counts"]
+    ended = ", ".join(f"{count} {state}" for state, count in items.items() if state != "total" and count)
+    manifest = batch["manifest"]
+    where = f"manifest {manifest['path']}" if manifest else "no manifest"
+    return f"{batch['id']} {batch['status']}: {ended} of {items['total']} items; {where}"
+
+
+def _exit_code(batch: Any) -> int:
+    if batch["status"] == "failed":
+        return EXIT_BATCH_FAILED
+    if batch["status"] in ("cancelled", "expired"):
+        return EXIT_CANCELLED
+    return EXIT_SOME_FAILED if batch["request_counts"]["failed"] else EXIT_OK
+
+
+def _print_results(batch: Any, shards: Any, failed: list[Any]) -> None:
+    for shard in shards["data"]:
+        click.echo(f"{shards['output_root']}/{shard['key']}  {shard['rows']} rows  {shard['size_bytes']} bytes")
+    for item in failed[:_SHOWN_FAILURES]:
+        error = next(sample["error"] for sample in item["samples"] if sample["status"] == "failed")
+        say(f"item {item['id']} failed: {error['code']}: {error['detail']}")
+    if len(failed) > _SHOWN_FAILURES:
+        say(f"and {len(failed) - _SHOWN_FAILURES} more failed items; --json or --out lists them all")
+    say(_summary(batch))
+    if batch["manifest"]:
+        say(f"train on them: dail train --manifest {batch['manifest']['path']}")
+
+
+def _save(client: Client, batch_id: str, out: Path) -> None:
+    """The file appears whole or not at all."""
+    partial = out.with_name(out.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            for block in client.download(f"/v1/batches/{batch_id}/results"):
+                file.write(block)
+        os.replace(partial, out)
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}; give another --out") from None
+    finally:
+        partial.unlink(missing_ok=True)

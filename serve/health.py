@@ -1,0 +1,39 @@
+"""Is the process alive, can it do its work, and what does it take."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Response
+
+from serve.auth import people_only
+from serve.batches import TheService
+from serve.bodies import MAX_ITEMS, Limits, Ready
+from serve.intake import BODY_BYTES
+from serve.problems import RESPONSES
+from synth.schema.items import PROBLEM_BYTES, SOLUTION_BYTES
+
+router = APIRouter(tags=["health"], responses=RESPONSES)
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """The event loop turns; nothing else is looked at."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", dependencies=[Depends(people_only)], responses={503: {"model": Ready}})
+def readyz(service: TheService, response: Response) -> Ready:
+    ready = service.readiness()
+    response.status_code = 200 if ready.ok else 503
+    return ready
+
+
+@router.get("/v1/limits", dependencies=[Depends(people_only)])
+def limits(service: TheService) -> Limits:
+    return Limits(
+        body_bytes=BODY_BYTES,
+        items=MAX_ITEMS,
+        problem_bytes=PROBLEM_BYTES,
+        solution_bytes=SOLUTION_BYTES,
+        lease_s=service.lease_s,
+        models=tuple(sorted(service.models)),
+    )

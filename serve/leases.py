@@ -1,0 +1,45 @@
+"""Routes for workers: lease units, say they are alive, commit shards. The bodies are in `synth.schema.leases`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from serve.auth import workers_only
+from serve.batches import TheService
+from serve.intake import body_of, documents
+from serve.problems import RESPONSES
+from synth.schema.leases import Commit, Fail, Heartbeat, HeartbeatReply, LeaseReply, LeaseRequest
+
+router = APIRouter(
+    prefix="/internal/v1/leases", tags=["workers"], dependencies=[Depends(workers_only)], responses=RESPONSES
+)
+
+LeaseBody = Annotated[LeaseRequest, Depends(body_of(LeaseRequest))]
+HeartbeatBody = Annotated[Heartbeat, Depends(body_of(Heartbeat))]
+CommitBody = Annotated[Commit, Depends(body_of(Commit))]
+FailBody = Annotated[Fail, Depends(body_of(Fail))]
+
+
+@router.post("", openapi_extra=documents(LeaseRequest))
+def lease_units(body: LeaseBody, service: TheService) -> LeaseReply:
+    return service.lease(body)
+
+
+@router.post("/{unit}/heartbeat", openapi_extra=documents(Heartbeat))
+def heartbeat(unit: str, body: HeartbeatBody, service: TheService) -> HeartbeatReply:
+    """409 `fenced` when the lease is over: drop the unit."""
+    return service.heartbeat(unit, body)
+
+
+@router.post("/{unit}/commit", status_code=204, openapi_extra=documents(Commit))
+def commit(unit: str, body: CommitBody, service: TheService) -> None:
+    """The same commit again is no error; 409 `fenced` when the lease is over."""
+    service.commit(unit, body)
+
+
+@router.post("/{unit}/fail", status_code=204, openapi_extra=documents(Fail))
+def fail(unit: str, body: FailBody, service: TheService) -> None:
+    """409 `fenced` when the lease is over."""
+    service.fail(unit, body)

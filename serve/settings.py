@@ -1,0 +1,65 @@
+"""Settings of the API: from the environment (`DAIL_HOST`, `DAIL_MODELS`, …) and the flags of `dail serve`."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from synth.schema.base import UsageError, describe
+
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+Token = Annotated[SecretStr, Field(min_length=16)]
+
+
+class Settings(BaseSettings):
+    """Where the API listens, what it keeps, and which models it takes batches for."""
+
+    model_config = SettingsConfigDict(env_prefix="DAIL_", frozen=True, env_ignore_empty=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs a token")
+    port: int = Field(8765, ge=0, le=65535, description="0 picks a free one")
+    data_dir: Path = Field(
+        Path("runs/api"), description="holds the store `dail.sqlite` and, under `objects`, the shards"
+    )
+    models: dict[ModelName, Path] = Field(default_factory=dict, description="name in a batch → model folder")
+    lease_s: float = Field(60, gt=0, le=3600, description="a unit whose worker is silent this long goes to another")
+    token: Token | None = Field(None, description="bearer token that people's requests must carry")
+    worker_token: Token | None = Field(None, description="bearer token of workers; `token` if left out")
+
+    @model_validator(mode="after")
+    def _guard_the_network(self) -> Self:
+        if self.token is None and not is_loopback(self.host):
+            raise UsageError(
+                f"host {self.host} is open to the network and no token is set; "
+                "set DAIL_TOKEN to at least 16 characters, or listen on 127.0.0.1"
+            )
+        return self
+
+    @property
+    def store_path(self) -> Path:
+        return self.data_dir / "dail.sqlite"
+
+    @property
+    def output_root(self) -> Path:
+        return self.data_dir / "objects"
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Flags win over the environment; a flag that is None was not given. Raises UsageError."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        raise UsageError(f"settings of the API (DAIL_… or flags): {describe(error)}") from None
+    except SettingsError as error:
+        raise UsageError(f'{error}; DAIL_MODELS is JSON like {{"name": "folder"}}') from None
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
