@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from train.evals.results import GroupResult
@@ -66,6 +67,15 @@ CURVES = {
 }
 
 
+@contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+@_style()
 def pass_curves(groups: Sequence[GroupResult]) -> str:
     """One panel a group: pass@k in percent over k, with bands for the intervals."""
     figure, panels = _panels(len(groups), share_y=True)
@@ -89,6 +99,7 @@ def pass_curves(groups: Sequence[GroupResult]) -> str:
     return _svg(figure, "pass@k of base and adapter by group")
 
 
+@_style()
 def training_curves(metrics: Sequence[dict[str, Any]]) -> str | None:
     """One panel for each known figure of the run's metrics; none if there is nothing to draw."""
     found = {key: points for key in CURVES if (points := _points(metrics, key))}
@@ -99,7 +110,7 @@ def training_curves(metrics: Sequence[dict[str, Any]]) -> str | None:
         steps, values = zip(*points, strict=True)
         panel.plot(steps, values, color=_ADAPTER, linewidth=1.4, marker="o" if len(points) < 25 else "", markersize=3)
         panel.set_title(CURVES[key])
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.locator_params(axis="x", integer=True)
         panel.margins(y=0.15)
     for panel in panels[-_COLUMNS:]:
         panel.set_xlabel("step")
@@ -115,16 +126,14 @@ def _points(metrics: Sequence[dict[str, Any]], key: str) -> list[tuple[int, floa
 
 
 def _panels(count: int, share_y: bool) -> tuple[Figure, list[Axes]]:
-    import matplotlib
     from matplotlib.figure import Figure
 
     columns = min(count, _COLUMNS)
     rows = -(-count // columns)
-    with matplotlib.rc_context(_STYLE):
-        # a lone panel is drawn wider
-        width, height = (5.4, 2.9) if count == 1 else (_PANEL_IN[0] * columns, _PANEL_IN[1] * rows)
-        figure = Figure(figsize=(width, height), layout="constrained")
-        panels = [*figure.subplots(rows, columns, sharey=share_y, squeeze=False).flat]
+    # a lone panel is drawn wider
+    width, height = (5.4, 2.9) if count == 1 else (_PANEL_IN[0] * columns, _PANEL_IN[1] * rows)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = [*figure.subplots(rows, columns, sharey=share_y, squeeze=False).flat]
     for panel in panels[count:]:
         panel.remove()
     return figure, panels[:count]
@@ -132,11 +141,8 @@ def _panels(count: int, share_y: bool) -> tuple[Figure, list[Axes]]:
 
 def _svg(figure: Figure, about: str) -> str:
     """The `<svg>` element alone, with a label for readers who cannot see it."""
-    import matplotlib
-
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg ") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style\b.*?</style>", "", svg, flags=re.DOTALL)

@@ -20,7 +20,6 @@ from train.evals.problems import EvalProblem
 from train.evals.run import Judged
 from train.evals.samples import Subject
 
-FORMAT = "dail.eval/1"
 ALL = "all problems"
 
 _PACKAGES = ("dail", "math-verify", "transformers", "torch", "numpy")
@@ -80,7 +79,7 @@ class AdapterRef(Frozen):
 
 
 class Evaluation(Frozen):
-    format: Literal["dail.eval/1"] = FORMAT
+    format: Literal["dail.eval/1"] = "dail.eval/1"
     settings: EvalConfig
     model: ModelIdentity
     adapter: AdapterRef | None

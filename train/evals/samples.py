@@ -12,7 +12,7 @@ import time
 from collections.abc import Set
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import ValidationError
 
@@ -24,7 +24,7 @@ from train.evals.problems import EvalProblem
 
 Subject = Literal["base", "adapter"]
 
-_DRAWN_FROM = {
+_DRAWN_FROM: dict[str, Any] = {
     "temperature": True,
     "max_tokens": True,
     "thinking": True,
@@ -80,7 +80,6 @@ class SampleFile:
             self._start_clean(len(lines))
         if self.kept:
             say(f"reusing {len(self.kept)} of {len(wanted)} completions from {path}")
-        self._file = open(path, "a", encoding="utf-8")
 
     def _start_clean(self, num_lines: int) -> None:
         """Sets the old file aside, since what was drawn may have been dear, and starts one with what is wanted."""
@@ -104,6 +103,7 @@ class SampleFile:
             raise StorageError(f"cannot write {self.path}: {error.strerror}; free some space and rerun") from error
 
     def __enter__(self) -> Self:
+        self._file = open(self.path, "a", encoding="utf-8")
         return self
 
     def __exit__(

@@ -1,0 +1,141 @@
+"""`dail eval`: pass@k of a base model and of an adapter on a file of problems, and a report with pictures."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from synth.prompts import Prompts
+from synth.schema.base import StorageError, UsageError
+from synth.schema.console import emit, say
+from synth.schema.models import identify
+from train.evals.config import EvalConfig
+from train.evals.lineage import read_adapter
+from train.evals.problems import load_problems
+from train.evals.report import points, render, trace_lineage
+from train.evals.results import AdapterRef, Evaluation, GroupResult, PassAtK, by_group, count, summarise, versions
+from train.evals.run import evaluate as run_evaluation
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command("eval")
+@click.option("--model", type=_FOLDER, required=True, help="Base model folder.")
+@click.option("--adapter", type=_FOLDER, help="LoRA adapter folder; the base model alone without.")
+@click.option("--problems", type=click.Path(path_type=Path), required=True, help="JSONL: id, problem, answer.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the results.")
+@click.option("--samples", default=32, show_default=True, help="Completions per problem; the paper draws 128.")
+@click.option("--temperature", default=0.6, show_default=True, help="Of the draws; 0 is greedy.")
+@click.option("--max-tokens", type=int, help="A longer completion is cut; what the context leaves if left out.")
+@click.option("--seed", default=0, show_default=True, help="Of all draws and of the intervals.")
+@click.option("--thinking/--no-thinking", default=None, help="The chat template's enable_thinking switch.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, such as engine.rows=64.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of tables.")
+def evaluate(
+    model: Path, adapter: Path | None, problems: Path, out: Path, overrides: tuple[str, ...], as_json: bool,
+    **flags: Any,
+) -> None:  # fmt: skip
+    """pass@k of base and adapter, and a report with pictures.
+
+    Writes eval.json, samples.jsonl and report.html. A rerun reuses the completions that were drawn with the same
+    settings.
+    """
+    # JSON strings and numbers are TOML too
+    given = [f"{name}={json.dumps(value)}" for name, value in flags.items() if value is not None]
+    config = EvalConfig.load(None, "eval", [f"engine.model={json.dumps(str(model))}", *given, *overrides])
+    evaluation = _evaluate(config, problems, adapter, out)
+    if as_json:
+        emit(_summary(evaluation, out))
+    else:
+        _print_tables(evaluation)
+    say(f"{out / 'report.html'} shows it all; eval.json and samples.jsonl lie beside it")
+
+
+def _evaluate(config: EvalConfig, problems_path: Path, adapter_folder: Path | None, out: Path) -> Evaluation:
+    started = dt.datetime.now(dt.UTC)
+    problems = load_problems(problems_path)
+    model = identify(config.engine.model)
+    adapter = read_adapter(adapter_folder, model) if adapter_folder else None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be made: {error.strerror}; give a folder that can be written") from None
+    judged = run_evaluation(config, problems, model, adapter, out / "samples.jsonl")
+    counted = count(problems, judged)
+    evaluation = Evaluation(
+        settings=config,
+        model=model,
+        adapter=adapter
+        and AdapterRef(
+            folder=str(adapter.folder), rank=adapter.rank, digest=adapter.digest, provenance=adapter.provenance
+        ),
+        problems_file=str(problems_path),
+        problems_digest="sha256:" + hashlib.sha256(problems_path.read_bytes()).hexdigest(),
+        engines=tuple(sorted({one.completion.engine for one in judged})),
+        versions=versions(),
+        started_at=started,
+        finished_at=dt.datetime.now(dt.UTC),
+        groups=by_group(counted, config.seed),
+        summary=summarise(counted),
+        problems=counted,
+    )
+    _write(out / "eval.json", json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+    _write(out / "report.html", render(evaluation, trace_lineage(adapter, Prompts(config.engine.model))))
+    return evaluation
+
+
+def _write(path: Path, text: str) -> None:
+    """All or nothing, so that an interrupted run leaves no half page."""
+    staged = path.with_name(path.name + ".part")
+    try:
+        # a token that is no character may decode to a lone surrogate
+        staged.write_bytes(text.encode("utf-8", errors="replace"))
+        os.replace(staged, path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}; free some space and rerun") from None
+
+
+def _summary(evaluation: Evaluation, out: Path) -> dict[str, Any]:
+    return {
+        "eval": str(out / "eval.json"),
+        "samples": str(out / "samples.jsonl"),
+        "report": str(out / "report.html"),
+        "groups": [group.model_dump(mode="json") for group in evaluation.groups],
+    }
+
+
+def _print_tables(evaluation: Evaluation) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for group in evaluation.groups:
+        console.print(_table(group))
+
+
+def _table(group: GroupResult) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"{group.group}, {group.num_problems} problems: pass@k in %", title_justify="left")
+    table.add_column("")
+    for point in group.passes["base"]:
+        table.add_column(f"k = {point.k}", justify="right")
+    for who, row in group.passes.items():
+        table.add_row(who, *(_cell(f"{100 * p.mean:.1f}", f"{100 * p.low:.0f} to {100 * p.high:.0f}") for p in row))
+    if group.difference:
+        table.add_row("adapter − base", *(_difference(point) for point in group.difference))
+    return table
+
+
+def _difference(point: PassAtK) -> str:
+    cell = _cell(points(point.mean), f"{points(point.low)} to {points(point.high)}")
+    return f"[bold]{cell}[/bold]" if point.low > 0 or point.high < 0 else cell
+
+
+def _cell(mean: str, interval: str) -> str:
+    return f"{mean}\n[dim]{interval}[/dim]"

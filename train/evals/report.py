@@ -1,0 +1,169 @@
+"""report.html: one file that shows what was run, what it gained, how training went, and who wrote which token.
+
+It opens from a disk without a network. It holds no script, and its policy forbids one; whatever a model or an expert
+wrote is escaped text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from synth.prompts import Prompts
+from synth.schema.base import DailError
+from synth.schema.manifest import Manifest
+from train.evals.figures import pass_curves, training_curves
+from train.evals.lineage import Adapter
+from train.evals.results import Evaluation, GroupResult, PassAtK
+from train.evals.traces import Trace, some_traces
+
+_HERE = Path(__file__).parent
+_MANY_PROBLEMS = 400  # the table of single problems holds no more; eval.json has all
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What is known of where the adapter came from; `notes` say what could not be shown and why."""
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    manifest: Manifest | None = None
+    traces: list[Trace] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def trace_lineage(adapter: Adapter | None, prompts: Prompts) -> Lineage:
+    """Reads what an adapter's provenance points to. What is missing or damaged is a note, not an error."""
+    if adapter is None:
+        return Lineage()
+    notes = []
+    if not adapter.provenance:
+        notes.append("The adapter has no dail.json: what it was trained on is not known.")
+    metrics = adapter.metrics()
+    if not metrics:
+        notes.append("The training run's metrics.jsonl was not found: no training curves.")
+    path = adapter.manifest()
+    if path is None:
+        notes.append("The manifest that the adapter was trained on was not found: no traces.")
+        return Lineage(metrics, notes=notes)
+    try:
+        manifest, traces = some_traces(path, lambda ids: str(prompts.tokenizer.decode(ids)))
+    except DailError as error:
+        return Lineage(metrics, notes=[*notes, f"No traces: {error}"])
+    trained_on = adapter.provenance.get("manifest_digest")
+    if trained_on not in (None, manifest.digest):
+        notes.append(f"{path} is no longer the manifest that the adapter was trained on ({trained_on}).")
+    return Lineage(metrics, manifest, traces, notes)
+
+
+def render(evaluation: Evaluation, lineage: Lineage) -> str:
+    style = (_HERE / "report.css").read_text("utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"percent": percent, "points": points}
+    training = training_curves(lineage.metrics)
+    return environment.get_template("report.html.jinja").render(
+        run=evaluation,
+        lineage=lineage,
+        facts=facts(evaluation, lineage.manifest),
+        findings=findings(evaluation.groups[0]),
+        problems=evaluation.problems[:_MANY_PROBLEMS],
+        # our own files and matplotlib's drawing, whose texts matplotlib escapes; all else is escaped here
+        style=Markup(style),
+        pass_curves=Markup(pass_curves(evaluation.groups)),
+        training_curves=None if training is None else Markup(training),
+        policy=_policy(style),
+    )
+
+
+def _policy(style: str) -> str:
+    """No script, no request of any kind; of styles only ours, and the attributes in matplotlib's drawings."""
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src-elem 'sha256-{digest}'; style-src-attr 'unsafe-inline'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[str, str]]:
+    """The header: what was run, by room. What is not known is left out."""
+    settings, adapter = evaluation.settings, evaluation.adapter
+    thinking = "as the template has it" if settings.thinking is None else "on" if settings.thinking else "off"
+    found = {
+        "Evaluation": {
+            "model": evaluation.model.name,
+            "revision": evaluation.model.revision,
+            "problems": f"{len(evaluation.problems)} in {evaluation.problems_file}",
+            "completions": f"{settings.samples} per problem, temperature {settings.temperature:g}, "
+            f"at most {settings.max_tokens or 'the context’s'} tokens, thinking {thinking}, seed {settings.seed}",
+            "engine": ", ".join(evaluation.engines),
+            "versions": ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
+            "when": f"{evaluation.started_at:%Y-%m-%d %H:%M} to {evaluation.finished_at:%H:%M %Z}",
+        }
+    }
+    if adapter is not None:
+        known = adapter.provenance
+        config = known.get("config")
+        config = config if isinstance(config, dict) else {}
+        found["Adapter"] = {
+            "folder": adapter.folder,
+            "rank": str(adapter.rank),
+            "digest": adapter.digest,
+            **{key: str(config[key]) for key in ("objective", "gamma", "epochs", "learning_rate") if key in config},
+            **{name: str(known[key]) for key, name in _KNOWN.items() if known.get(key) is not None},
+        }
+    if manifest is not None:
+        drawn = manifest.synthesis
+        student = sum(shard.student_tokens for shard in manifest.shards)
+        found["Traces"] = {
+            "manifest": manifest.digest,
+            "batch": f"{manifest.batch_id}, generation {manifest.generation}",
+            "size": f"{manifest.rows:,} traces, {manifest.tokens:,} tokens",
+            "method": drawn.method,
+            "tau": f"{drawn.tau:g}, held against {drawn.probability_space} probabilities",
+            "temperature": f"{drawn.temperature:g}",
+            "student’s tokens": percent(student / manifest.tokens) if manifest.tokens else "none",
+            "when": f"{manifest.created_at:%Y-%m-%d %H:%M %Z}",
+        }
+    return found
+
+
+_KNOWN = {"manifest_digest": "trained on", "created_at": "when", "tool_version": "dail"}
+
+
+def findings(everything: GroupResult) -> list[str]:
+    """pass@k at the smallest and the largest k in words, with how sure the difference is."""
+    ends = sorted({0, len(everything.passes["base"]) - 1})
+    sentences = []
+    for place in ends:
+        base = everything.passes["base"][place]
+        if not everything.difference:
+            sentences.append(f"pass@{base.k}: {_with_interval(base)}.")
+            continue
+        adapter, gain = everything.passes["adapter"][place], everything.difference[place]
+        sure = "more than chance explains" if gain.low > 0 or gain.high < 0 else "within what chance explains"
+        sentences.append(
+            f"pass@{base.k}: base {percent(base.mean)}, adapter {percent(adapter.mean)}; {points(gain.mean)} points "
+            f"(95 % interval {points(gain.low)} to {points(gain.high)}), {sure}."
+        )
+    return sentences
+
+
+def _with_interval(point: PassAtK) -> str:
+    return f"{percent(point.mean)} (95 % interval {percent(point.low)} to {percent(point.high)})"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def points(difference: float) -> str:
+    """Percentage points with a sign, and a true minus."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
