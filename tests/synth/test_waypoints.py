@@ -270,5 +270,5 @@ HOSTILE = [
 @pytest.mark.parametrize("pattern", HOSTILE)
 @pytest.mark.parametrize("ending", ["", "!"])
 def test_time_does_not_grow_with_the_square_of_a_hostile_text(pattern: str, ending: str):
-    """200,000 characters take well under a second; a square would take minutes."""
-    assert seconds_for(pattern * (200_000 // len(pattern)) + ending) < 5
+    """200,000 characters take well under a second; a square takes many seconds."""
+    assert seconds_for(pattern * (200_000 // len(pattern)) + ending) < 3
