@@ -1,0 +1,107 @@
+"""The finished adapter: a folder as PEFT and vLLM read it, with a model card and where it came from (dail.json)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+
+from synth.schema.base import Frozen, IntegrityError
+from train.checkpoint import RunRecord, refused, sync
+from train.metrics import METRICS_FILE
+from train.model import Roles
+
+ADAPTER_FOLDER = "adapter"
+PROVENANCE_FILE = "dail.json"
+
+
+class Provenance(Frozen):
+    """dail.json. `metrics` is relative to the adapter folder."""
+
+    run: RunRecord
+    fingerprint: str
+    steps: int
+    metrics: str
+    finished_at: dt.datetime
+
+
+def finished(out: Path) -> Provenance | None:
+    """Of the adapter in this run folder, if the run ended: the adapter appears whole, as its last act.
+
+    Raises:
+        IntegrityError: there is an adapter, but it does not say where it came from.
+    """
+    folder = out / ADAPTER_FOLDER
+    if not folder.exists():
+        return None
+    try:
+        return Provenance.model_validate_json((folder / PROVENANCE_FILE).read_bytes())
+    except (OSError, ValidationError):
+        raise IntegrityError(f"{folder} has no readable {PROVENANCE_FILE}; move it away and rerun") from None
+
+
+def save_adapter(out: Path, roles: Roles, record: RunRecord, steps: int) -> None:
+    """Writes the adapter folder, whole or not at all.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    folder, staged = out / ADAPTER_FOLDER, out / f".{ADAPTER_FOLDER}.new"
+    provenance = Provenance(
+        run=record,
+        fingerprint=record.fingerprint,
+        steps=steps,
+        metrics=os.path.join("..", METRICS_FILE),
+        finished_at=dt.datetime.now(dt.UTC),
+    )
+    try:
+        shutil.rmtree(staged, ignore_errors=True)
+        # Head and embeddings are not trained; left to itself PEFT would compare them with the hub's.
+        roles.peft.save_pretrained(staged, save_embedding_layers=False)
+        (staged / "README.md").write_text(_card(provenance), "utf-8")
+        (staged / PROVENANCE_FILE).write_text(provenance.model_dump_json(indent=1) + "\n", "utf-8")
+        for file in staged.iterdir():
+            sync(file)
+        os.rename(staged, folder)
+        sync(out)
+    except (OSError, SafetensorError) as error:
+        raise refused(folder, error) from error
+
+
+def _card(provenance: Provenance) -> str:
+    """The model card; the block on top is what model hubs read."""
+    run, config = provenance.run, provenance.run.config
+    facts = {
+        "objective": config.objective,
+        "gamma": config.gamma if config.objective == "contrastive" else "not used",
+        "base model": f"{run.model.name}, revision {run.model.revision}",
+        "tokenizer": run.model.tokenizer_hash,
+        "traces": f"batch {run.batch_id}, manifest {run.manifest_digest}",
+        "LoRA": f"rank {config.lora_rank}, alpha {config.lora_alpha}, all linear layers but the head",
+        "steps": f"{provenance.steps} of {config.batch_size} traces, {config.epochs} epochs",
+        "made by": f"dail {run.tool_version}, {provenance.finished_at:%Y-%m-%d}",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f"""---
+base_model: {json.dumps(run.model.name)}
+library_name: peft
+tags: [dail, lora]
+---
+
+# A LoRA adapter trained by Distribution Aligned Imitation Learning
+
+It was trained on reasoning traces grounded in expert solutions (DAIL, arXiv 2602.02405).
+
+| | |
+|---|---|
+{table}
+
+Use it with `PeftModel.from_pretrained(base, folder)`, or
+`vllm serve BASE --enable-lora --max-lora-rank {max(config.lora_rank, 8)} --lora-modules dail=FOLDER`.
+`{PROVENANCE_FILE}` holds every setting and sum.
+"""

@@ -1,0 +1,179 @@
+"""What a run keeps in its folder while it goes: whose folder it is, and the one checkpoint it resumes from.
+
+    run.json                  the resolved settings, the model and the manifest
+    checkpoint.safetensors    adapter, AdamW's two moments, and in the header the step and the run's fingerprint
+
+Nothing else is needed to go on bit for bit: batches and learning rates are functions of the step, and there is no
+dropout, so no state of random number generators. Files are replaced whole or not at all, and hold no pickle.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from synth.schema.base import (
+    TOOL_VERSION,
+    DailError,
+    Frozen,
+    IntegrityError,
+    StorageError,
+    UsageError,
+    describe,
+    fingerprint,
+)
+from synth.schema.models import ModelIdentity
+from train.config import FREE_ON_RESUME, TrainConfig
+
+RUN_FILE = "run.json"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+
+
+class RunRecord(Frozen):
+    """What a run folder is for. Two records with the same `fingerprint` give the same adapter."""
+
+    config: TrainConfig
+    model: ModelIdentity
+    model_folder: str
+    manifest: str
+    manifest_digest: str
+    batch_id: str
+    started_at: dt.datetime
+    tool_version: str = TOOL_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.decisive())
+
+    def decisive(self) -> dict[str, object]:
+        """What the adapter depends on; where files lie does not count."""
+        return {
+            **self.config.model_dump(mode="json", exclude=set(FREE_ON_RESUME)),
+            "model revision": self.model.revision,
+            "tokenizer": self.model.tokenizer_hash,
+            "manifest digest": self.manifest_digest,
+        }
+
+
+def find_run(out: Path, record: RunRecord) -> RunRecord | None:
+    """The run that `out` holds already, if it is this one.
+
+    Raises:
+        UsageError: it holds another; says in what they differ.
+    """
+    path = out / RUN_FILE
+    try:
+        earlier = RunRecord.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        raise UsageError(f"{out} is a file; give a folder for the run") from None
+    except ValidationError as error:
+        raise UsageError(f"{path} is no record of a run ({describe(error)}); give another --out") from None
+    if earlier.fingerprint != record.fingerprint:
+        theirs, ours = earlier.decisive(), record.decisive()
+        shown = "; ".join(
+            f"{key} {theirs.get(key)} there, {ours[key]} here" for key in ours if theirs.get(key) != ours[key]
+        )
+        raise UsageError(f"{out} holds another run ({shown}); give another --out, or the settings of {path} to resume")
+    return earlier
+
+
+def claim(out: Path, record: RunRecord) -> None:
+    """Writes the run's record, so that nothing else is ever trained into this folder."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the run folder {out}: {error.strerror}; give another --out") from None
+    text = record.model_dump_json(indent=1).encode() + b"\n"
+    replace(out / RUN_FILE, lambda path: path.write_bytes(text))
+
+
+def save(out: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, step: int, run: str) -> None:
+    """Replaces the checkpoint. `step` counts finished steps; `run` is the run's fingerprint.
+
+    Raises:
+        StorageError: the disk refused; the last checkpoint is as it was.
+    """
+    tensors = {f"adapter.{name}": weight.detach() for name, weight in weights.items()}
+    for name, weight in weights.items():
+        for moment in ("exp_avg", "exp_avg_sq"):
+            tensors[f"{moment}.{name}"] = optimizer.state[weight].get(moment, torch.zeros_like(weight))
+    header = {"step": str(step), "run": run}
+    replace(out / CHECKPOINT_FILE, lambda path: save_file(tensors, path, metadata=header))
+
+
+def restore(out: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, run: str) -> int:
+    """Loads the checkpoint into adapter and optimizer; the number of finished steps, 0 if there is none.
+
+    Raises:
+        UsageError: another run's checkpoint.
+        IntegrityError: a damaged one.
+    """
+    path = out / CHECKPOINT_FILE
+    if not path.exists():
+        return 0
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if header.get("run") != run:
+                raise UsageError(
+                    f"{path} belongs to another run ({header.get('run')}, this is {run}); give another --out"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — no iterator
+        step = int(header["step"])
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(tensors[f"adapter.{name}"])
+                optimizer.state[weight] = {
+                    "step": torch.tensor(float(step)),
+                    **{moment: tensors[f"{moment}.{name}"].to(weight.device) for moment in ("exp_avg", "exp_avg_sq")},
+                }
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise IntegrityError(f"{path} is damaged ({error}); delete it to start this run over") from None
+    return step
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Gives `path` the content that `write` puts into a file of another name: durably, and whole or not at all.
+
+    Raises:
+        StorageError: the disk refused; whatever was at `path` before is still there.
+    """
+    staged = path.with_name(f".{path.name}.new")
+    try:
+        write(staged)
+        sync(staged)
+        os.replace(staged, path)
+        sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise refused(path, error) from error
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def refused(path: Path, error: Exception) -> DailError:
+    """What to tell when the disk would not take `path`; safetensors reports its errors as text only."""
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    hint = "free some space" if full else "check the folder"
+    kept = "what was there before is kept" if path.exists() else "nothing was written"
+    return StorageError(f"cannot write {path}: {error}; {kept}; {hint} and rerun to go on from the last checkpoint")
+
+
+def sync(path: Path) -> None:
+    """Forces a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,46 @@
+"""`dail train`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from synth.schema.base import UsageError
+from synth.schema.console import emit, say
+from train.config import TrainConfig
+
+
+@click.command()
+@click.option("--model", "model_folder", type=click.Path(path_type=Path), required=True, help="Model folder.")
+@click.option("--manifest", type=click.Path(path_type=Path), required=True, help="Manifest of the shards to train on.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; a stopped run goes on in it.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file; its [train] table is read.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting, for example gamma=0.2.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def train(
+    model_folder: Path,
+    manifest: Path,
+    out: Path,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Train a LoRA adapter on the shards that a manifest lists.
+
+    The run folder receives run.json (resolved settings), metrics.jsonl, tensorboard/, checkpoint.safetensors and,
+    at the end, adapter/. The same command goes on with a run that was stopped.
+    """
+    config = TrainConfig.load(config_file, "train", overrides)
+    try:
+        from train.loop import run  # torch takes seconds to import, which --help need not wait for
+    except ModuleNotFoundError as error:
+        raise UsageError(f"`dail train` needs the package {error.name}; run: pip install 'dail[train]'") from None
+    result = run(model_folder, manifest, out, config)
+    if result.resumed_at == result.steps:
+        say(f"this run is finished: all {result.steps} steps were done before")
+    say(f"adapter: {result.adapter}")
+    say(f"metrics: {result.metrics}")
+    if as_json:
+        emit(asdict(result))

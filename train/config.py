@@ -1,0 +1,49 @@
+"""Settings of a training run. Defaults are the paper's (Table 2, App. B.3); where it is silent the setting says so."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from synth.schema.base import Config
+
+Objective = Literal["contrastive", "privileged_kl", "negative_kl", "nll"]
+# These change speed, memory or rounding, never what is optimised, so a stopped run may go on with other values.
+FREE_ON_RESUME = frozenset({"microbatch_tokens", "token_chunk", "checkpoint_every"})
+
+
+class TrainConfig(Config):
+    """`[train]` of a config file."""
+
+    objective: Objective = Field(
+        "contrastive", description="paper §2.2; the other three are its ablations (Table 4, Figure 5)"
+    )
+    gamma: float = Field(0.1, ge=0, description="weight of the negative term, below 1; paper: 0.1")
+    lr: float = Field(2e-4, gt=0, le=0.1, description="peak learning rate of AdamW; paper: 2e-4, optimizer unnamed")
+    warmup_steps: int = Field(5, ge=0, description="paper: 5; it is silent on what follows, ours is a linear decay")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="paper: 0.01")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm; the paper is silent")
+    batch_size: int = Field(4, ge=1, le=4096, description="traces per optimizer step; paper: 4")
+    epochs: int = Field(5, ge=1, le=1000, description="paper: 5 for Qwen2.5, 3 for reasoning models")
+    lora_rank: int = Field(32, ge=1, le=512, description="paper: 32; on all linear layers but the head (paper silent)")
+    lora_alpha: int = Field(32, ge=1, le=4096, description="paper: 32; no dropout (paper silent)")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the adapter's first weights and the order of traces")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the frozen weights; auto is bfloat16 on a GPU, float32 without; the adapter is float32"
+    )
+    microbatch_tokens: int = Field(
+        4096, ge=1, description="padded tokens per student forward pass (one trace at least); less takes less memory"
+    )
+    token_chunk: int = Field(512, ge=1, description="trace tokens whose logits exist at a time; less takes less memory")
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+
+    @field_validator("gamma")
+    @classmethod
+    def _has_a_minimum(cls, gamma: float) -> float:
+        if gamma >= 1:
+            raise ValueError(
+                f"got {gamma}, wanted less than 1: from 1 on the optimum puts all probability on tokens the "
+                "privileged student finds impossible; the paper uses 0.1"
+            )
+        return gamma

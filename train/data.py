@@ -1,0 +1,174 @@
+"""Manifest → rows → batches of traces, each with the three contexts it is scored under. Token ids only, no text.
+
+Axes: B traces of a microbatch, T tokens of its longest sequence, R trace tokens of all its traces joined.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from synth.schema.base import IntegrityError, UsageError
+from synth.schema.console import progress
+from synth.schema.manifest import Manifest, read_manifest, read_rows
+from synth.schema.models import ModelIdentity
+from synth.schema.shards import TraceRow
+
+
+class ModelLimits(NamedTuple):
+    """What sequences a model can read: context + trace, and ids from 0 up to `vocabulary`."""
+
+    context_tokens: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """One trace and its three contexts."""
+
+    unit_id: str
+    student_prompt_ids: tuple[int, ...]
+    privileged_prompt_ids: tuple[int, ...]
+    negative_prompt_ids: tuple[int, ...]
+    trace_ids: tuple[int, ...]
+
+    @property
+    def student_tokens(self) -> int:
+        return len(self.student_prompt_ids) + len(self.trace_ids)
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The examples of a manifest, in its order."""
+
+    manifest: Manifest
+    examples: tuple[Example, ...]
+
+    @property
+    def mean_trace_tokens(self) -> float:
+        return sum(len(example.trace_ids) for example in self.examples) / len(self.examples)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """The last batch of an epoch may be smaller."""
+        return -(-len(self.examples) // batch_size)
+
+    def batch(self, seed: int, step: int, batch_size: int) -> list[Example]:
+        """The traces of a step. No state: a resumed run sees what an unbroken one would have seen."""
+        epoch, index = divmod(step, self.steps_per_epoch(batch_size))
+        order = _order(len(self.examples), seed, epoch)
+        return [self.examples[i] for i in order[index * batch_size : (index + 1) * batch_size]]
+
+
+@lru_cache(maxsize=1)
+def _order(count: int, seed: int, epoch: int) -> list[int]:
+    """Positions 0..count-1, shuffled. By hash, so that no library's generator can change it between versions."""
+    return sorted(range(count), key=lambda i: hashlib.sha256(f"{seed}/{epoch}/{i}".encode()).digest())
+
+
+def load_examples(manifest_path: Path, model: ModelIdentity, limits: ModelLimits) -> TrainingSet:
+    """Reads and checks every row; nothing is ever truncated or left out.
+
+    Raises:
+        UsageError: no manifest, a shard another model made, or a sequence longer than the model can read.
+        IntegrityError: a damaged manifest or shard, an empty sequence, or ids outside the vocabulary.
+    """
+    manifest = read_manifest(manifest_path)
+    shard_of = {shard.unit_id: shard.key for shard in manifest.shards}
+    examples: list[Example] = []
+    with progress("reading traces", manifest.rows) as bar:
+        for row in read_rows(manifest_path):
+            _refuse_foreign(row, shard_of[row.unit_id], model)
+            examples.append(_example(row, shard_of[row.unit_id], limits))
+            bar.update(len(examples))
+    if not examples:
+        raise UsageError(f"manifest {manifest_path} lists no traces; wanted at least one; synthesise some first")
+    return TrainingSet(manifest, tuple(examples))
+
+
+def _refuse_foreign(row: TraceRow, shard: str, model: ModelIdentity) -> None:
+    """Another tokenizer gives other ids, other weights another rollout; the chat template no longer matters here."""
+    for what, got, wanted in (
+        ("tokenizer", row.tokenizer_hash, model.tokenizer_hash),
+        ("model revision", row.model_revision, model.revision),
+    ):
+        if got != wanted:
+            raise UsageError(
+                f"shard {shard} was made with {what} {got} ({row.model_name}), the model folder has {wanted}; "
+                "give the folder of the model that made it, or synthesise again with this one"
+            )
+
+
+def _example(row: TraceRow, shard: str, limits: ModelLimits) -> Example:
+    columns = ("student_prompt_ids", "privileged_prompt_ids", "negative_prompt_ids", "trace_ids")
+    for name in columns:
+        ids = getattr(row, name)
+        if not ids:
+            raise IntegrityError(f"shard {shard}: {name} is empty; wanted at least one token; synthesise it again")
+        if min(ids) < 0 or max(ids) >= limits.vocabulary:
+            wrong = min(ids) if min(ids) < 0 else max(ids)
+            raise IntegrityError(
+                f"shard {shard}: {name} has id {wrong}, the model's vocabulary is 0 to {limits.vocabulary - 1}; "
+                "synthesise it again with this model"
+            )
+        length = len(ids) + len(row.trace_ids)
+        if name != "trace_ids" and length > limits.context_tokens:
+            raise UsageError(
+                f"shard {shard}: {name} and trace have {length} tokens, the model reads {limits.context_tokens}; "
+                "traces are never truncated; synthesise again with a smaller max_tokens or a shorter solution"
+            )
+    return Example(row.unit_id, *(getattr(row, name) for name in columns))
+
+
+def microbatches(batch: Sequence[Example], tokens: int) -> list[list[Example]]:
+    """Splits a batch, in order, so that each part padded to its longest student sequence has at most `tokens`."""
+    parts: list[list[Example]] = []
+    for example in batch:
+        widest = max(e.student_tokens for e in (*parts[-1], example)) if parts else 0
+        if parts and (len(parts[-1]) + 1) * widest <= tokens:
+            parts[-1].append(example)
+        else:
+            parts.append([example])
+    return parts
+
+
+class Padded(NamedTuple):
+    """Sequences padded on the right. `spans` are the positions whose hidden states predict the trace tokens."""
+
+    ids_BT: Tensor
+    spans: tuple[slice, ...]
+
+    def trace_positions(self, hidden_BTD: Tensor) -> Tensor:
+        """Joins the trace positions of all sequences to [R, D]; prompts and padding are left behind."""
+        return torch.cat([hidden_TD[span] for hidden_TD, span in zip(hidden_BTD, self.spans, strict=True)])
+
+
+def pad(prompts: Sequence[Sequence[int]], traces: Sequence[Sequence[int]], device: torch.device) -> Padded:
+    """Each prompt followed by its trace. Padding may be any id: a causal model's real tokens never look right."""
+    rows = [[*prompt, *trace] for prompt, trace in zip(prompts, traces, strict=True)]
+    width = max(map(len, rows))
+    ids_BT = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    starts = [len(prompt) - 1 for prompt in prompts]
+    spans = tuple(slice(start, start + len(trace)) for start, trace in zip(starts, traces, strict=True))
+    return Padded(ids_BT, spans)
+
+
+def student_input(examples: Sequence[Example], device: torch.device) -> Padded:
+    return pad([e.student_prompt_ids for e in examples], [e.trace_ids for e in examples], device)
+
+
+def reference_input(examples: Sequence[Example], device: torch.device) -> Padded:
+    """Both references in one pass: all privileged contexts, then all negative ones, over the same traces."""
+    prompts = [e.privileged_prompt_ids for e in examples] + [e.negative_prompt_ids for e in examples]
+    return pad(prompts, [e.trace_ids for e in examples] * 2, device)
+
+
+def joined_traces(examples: Sequence[Example], device: torch.device) -> Tensor:
+    """The trace ids of all examples, [R]."""
+    return torch.tensor([token for example in examples for token in example.trace_ids], device=device)

@@ -1,0 +1,114 @@
+"""One frozen copy of the weights in three roles (paper §2.2): adapter on is the student, adapter off both references.
+
+Axes: B traces, T tokens of the longest, R trace tokens joined, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+from synth.schema.base import UsageError
+from train.config import TrainConfig
+from train.data import Example, ModelLimits, Padded, pad
+
+
+@dataclass(frozen=True)
+class Roles:
+    """`head_VD` turns hidden states into logits and is the same for all three roles."""
+
+    peft: Any
+    head_VD: Tensor
+    device: torch.device
+
+    def student(self, batch: Padded) -> Tensor:
+        """Hidden states at the trace positions [R, D], with gradient to the adapter."""
+        return self._hidden(batch)
+
+    def reference(self, batch: Padded) -> Tensor:
+        """The same without adapter and without gradient; the contexts in `batch` make it one reference or both."""
+        with torch.no_grad(), self.peft.disable_adapter():
+            return self._hidden(batch)
+
+    def _hidden(self, batch: Padded) -> Tensor:
+        # No attention mask: sequences are causal and padded on the right, and a mask would cost the fast kernel.
+        # No cache: it would be filled for nothing.
+        decoder = self.peft.get_base_model().get_decoder()
+        return batch.trace_positions(decoder(input_ids=batch.ids_BT, use_cache=False).last_hidden_state)
+
+    def adapter(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+        return {name: weight for name, weight in self.peft.named_parameters() if weight.requires_grad}
+
+
+def read_limits(folder: Path) -> ModelLimits:
+    """From the folder's config.json alone, so that bad data is refused before any weights are read."""
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+        return ModelLimits(config.max_position_embeddings, config.vocab_size)
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"{folder}/config.json is of no model that can be trained here: {error}") from None
+
+
+def device_and_dtype(config: TrainConfig) -> tuple[torch.device, TrainConfig]:
+    """The GPU if there is one, and the settings with `auto` replaced by what it means there."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.dtype != "auto":
+        return device, config
+    return device, config.model_copy(update={"dtype": "bfloat16" if device.type == "cuda" else "float32"})
+
+
+def load_roles(folder: Path, config: TrainConfig, device: torch.device) -> Roles:
+    """The frozen weights with a fresh adapter, which changes nothing yet.
+
+    Raises:
+        UsageError: the weights cannot be read or the architecture does not fit.
+    """
+    logging.disable_progress_bar()
+    try:
+        base = AutoModelForCausalLM.from_pretrained(
+            folder.resolve(), dtype=getattr(torch, config.dtype), use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(f"the weights in {folder} cannot be read: {error}") from None
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+    )
+    # Made before the move, so that every device starts from the same adapter; in eval mode, so that a model with
+    # dropout of its own has none, and a resumed run needs no state of random number generators.
+    torch.manual_seed(config.seed)
+    peft = get_peft_model(base, lora).to(device).eval()
+    return Roles(peft, peft.get_base_model().get_output_embeddings().weight, device)
+
+
+def check_roles(roles: Roles, example: Example) -> None:
+    """Checks what the loss rests on, with a fresh adapter and the beginning of one example.
+
+    Raises:
+        UsageError: logits are not head × hidden state (a bias, a scale or a cap in between).
+    """
+    head = roles.peft.get_base_model().get_output_embeddings()
+    assert type(head) is nn.Linear and not head.weight.requires_grad, "the head must be plain and frozen"
+    batch = pad([example.student_prompt_ids[:16]], [example.trace_ids[:16]], roles.device)
+    with torch.no_grad():
+        student_RD = roles.student(batch)
+        logits_RV = batch.trace_positions(roles.peft(input_ids=batch.ids_BT, use_cache=False).logits)
+        ours_RV = student_RD @ roles.head_VD.t()
+    assert torch.equal(student_RD, roles.reference(batch)), "a fresh adapter must change nothing"
+    if not torch.allclose(ours_RV.float(), logits_RV.float(), rtol=0.02, atol=0.02 * float(logits_RV.abs().max())):
+        raise UsageError(
+            f"{roles.peft.config.model_type} models put a bias, a scale or a cap between hidden states and logits; "
+            "wanted logits that are head × hidden state, as in Qwen2.5 and Qwen3; train another model"
+        )
