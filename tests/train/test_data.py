@@ -1,0 +1,137 @@
+"""From manifest to batches: what is refused, and what a batch is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from synth.schema.base import DailError, IntegrityError, UsageError
+from synth.schema.models import ModelIdentity, identify
+from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest, trace_row, write_manifest
+from train.data import Example, ModelLimits, TrainingSet, load_examples, microbatches, pad, reference_input
+
+LIMITS = ModelLimits(CONTEXT, VOCABULARY)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model(tiny_model: Path) -> ModelIdentity:
+    return identify(tiny_model)
+
+
+def read(manifest: Path, model: ModelIdentity) -> TrainingSet:
+    return load_examples(manifest, model, LIMITS)
+
+
+def test_rows_become_examples_in_the_manifest_s_order(make_manifest: MakeManifest, model: ModelIdentity):
+    data = read(make_manifest(5), model)
+    rows = [trace_row(f"{i:032x}", model, seed=i) for i in range(5)]
+    assert [e.unit_id for e in data.examples] == [row.unit_id for row in rows]
+    assert data.examples[3].negative_prompt_ids == rows[3].negative_prompt_ids
+    assert data.mean_trace_tokens == sum(len(row.trace_ids) for row in rows) / 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "says"),
+    [
+        ({"tokenizer_hash": "sha256:beef"}, UsageError, "tokenizer sha256:beef"),
+        ({"model_revision": "sha256:cafe"}, UsageError, "model revision sha256:cafe"),
+        ({"trace_ids": ()}, IntegrityError, "trace_ids is empty"),
+        ({"student_prompt_ids": ()}, IntegrityError, "student_prompt_ids is empty"),
+        ({"trace_ids": (3, VOCABULARY)}, IntegrityError, f"trace_ids has id {VOCABULARY}"),
+        ({"negative_prompt_ids": (3, -1)}, IntegrityError, "negative_prompt_ids has id -1"),
+        ({"privileged_prompt_ids": (1,) * CONTEXT}, UsageError, f"the model reads {CONTEXT}"),
+    ],
+)
+def test_a_row_that_cannot_be_trained_on_is_refused_by_shard(
+    make_manifest: MakeManifest,
+    model: ModelIdentity,
+    changes: dict[str, object],
+    kind: type[DailError],
+    says: str,
+):
+    with pytest.raises(kind, match=says) as refusal:
+        read(make_manifest(3, **changes), model)
+    assert f"shard shards/batch-1/{2:032x}/" in str(refusal.value)
+
+
+def test_another_chat_template_is_no_reason_to_refuse(make_manifest: MakeManifest, model: ModelIdentity):
+    assert len(read(make_manifest(3, template_hash="sha256:0"), model).examples) == 3
+
+
+def test_a_sequence_of_exactly_the_context_is_taken(make_manifest: MakeManifest, model: ModelIdentity):
+    manifest = make_manifest(1, privileged_prompt_ids=(1,) * (CONTEXT - 2), trace_ids=(1, 2))
+    assert read(manifest, model).examples[0].trace_ids == (1, 2)
+
+
+def test_a_damaged_shard_is_refused(make_manifest: MakeManifest, model: ModelIdentity):
+    manifest = make_manifest(2)
+    shard = next(manifest.parents[2].glob("shards/**/*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\0")
+    with pytest.raises(IntegrityError, match="damaged"):
+        read(manifest, model)
+
+
+def test_a_changed_manifest_is_refused(make_manifest: MakeManifest, model: ModelIdentity):
+    manifest = make_manifest(2)
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "rows": 1}))
+    with pytest.raises(IntegrityError, match="was changed"):
+        read(manifest, model)
+
+
+def test_a_manifest_without_shards_is_refused(tmp_path: Path, model: ModelIdentity):
+    with pytest.raises(UsageError, match="lists no traces"):
+        read(write_manifest(tmp_path, model, []), model)
+
+
+def test_a_missing_manifest_is_refused(tmp_path: Path, model: ModelIdentity):
+    with pytest.raises(UsageError, match="does not exist"):
+        read(tmp_path / "v1.json", model)
+
+
+def test_each_epoch_visits_every_trace_once_in_another_order(make_manifest: MakeManifest, model: ModelIdentity):
+    data = read(make_manifest(10), model)
+    epochs = [[e.unit_id for step in range(3 * n, 3 * n + 3) for e in data.batch(0, step, 4)] for n in range(3)]
+    assert all(sorted(epoch) == sorted(e.unit_id for e in data.examples) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [len(data.batch(0, step, 4)) for step in range(4)] == [4, 4, 2, 4]
+
+
+def test_a_batch_depends_on_seed_and_step_alone(make_manifest: MakeManifest, model: ModelIdentity):
+    data = read(make_manifest(10), model)
+    late = data.batch(0, 7, 4)
+    data.batch(1, 2, 4)
+    assert data.batch(0, 7, 4) == late != data.batch(1, 7, 4)
+
+
+def example(prompt: int, trace: int) -> Example:
+    return Example("u", (1,) * prompt, (2,) * (prompt + 3), (3,) * (prompt + 1), (4,) * trace)
+
+
+def test_microbatches_keep_the_order_and_the_token_limit():
+    batch = [example(2, 3), example(2, 8), example(1, 4), example(5, 95)]
+    parts = microbatches(batch, 20)
+    assert [e for part in parts for e in part] == batch
+    assert [len(part) for part in parts] == [2, 1, 1]  # 2 × 10 fits, 3 × 10 does not; one trace always goes
+    assert [len(part) for part in microbatches(batch, 400)] == [4]
+
+
+def test_padding_is_on_the_right_and_spans_predict_the_trace():
+    padded = pad([[5, 6], [7]], [[1, 2, 3], [4]], CPU)
+    assert padded.ids_BT.tolist() == [[5, 6, 1, 2, 3], [7, 4, 0, 0, 0]]
+    positions = torch.arange(10).reshape(2, 5, 1)
+    assert padded.trace_positions(positions)[:, 0].tolist() == [1, 2, 3, 5]
+
+
+def test_reference_input_holds_all_privileged_then_all_negative_contexts():
+    padded = reference_input([example(1, 2), example(2, 1)], CPU)
+    assert padded.ids_BT.tolist() == [
+        [2, 2, 2, 2, 4, 4],
+        [2, 2, 2, 2, 2, 4],
+        [3, 3, 4, 4, 0, 0],
+        [3, 3, 3, 4, 0, 0],
+    ]

@@ -1,0 +1,185 @@
+"""The loss against a literal reading of the paper's formula in float64, and its promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from train.loss import Weights, kl_loss, kl_weights, nll_loss, project
+
+R, D, V = 13, 8, 41
+CONTRASTIVE = Weights(1.0, -0.1)
+KL_OBJECTIVES = [
+    ("contrastive", 0.0),
+    ("contrastive", 0.1),
+    ("contrastive", 0.9),
+    ("privileged_kl", 0.1),
+    ("negative_kl", 0.1),
+]
+
+
+def roles(rows: int = R, vocabulary: int = V, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    """Hidden states of the three roles, and a head peaked enough for probabilities from 0.9 down to 1e-20."""
+    draw = torch.Generator().manual_seed(0)
+    student, privileged, negative = (torch.randn(rows, D, generator=draw, dtype=dtype) for _ in range(3))
+    head = 3 * torch.randn(vocabulary, D, generator=draw, dtype=dtype)
+    return student.requires_grad_(), privileged, negative, head
+
+
+def literal_kl(student: Tensor, reference: Tensor, head: Tensor) -> Tensor:
+    """KL(student ‖ reference) per token as PyTorch has it, from whole logits, with autograd."""
+    log_p, log_q = (student @ head.t()).log_softmax(-1), (reference @ head.t()).log_softmax(-1)
+    return functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+
+def gradient(loss: Tensor, student: Tensor) -> Tensor:
+    return torch.autograd.grad(loss, student)[0]
+
+
+@pytest.mark.parametrize(("objective", "gamma"), KL_OBJECTIVES)
+def test_loss_and_gradient_are_those_of_the_literal_formula(objective: Any, gamma: float):
+    student, privileged, negative, head = roles()
+    to_privileged, to_negative = literal_kl(student, privileged, head), literal_kl(student, negative, head)
+    wanted = {
+        "contrastive": to_privileged - gamma * to_negative,
+        "privileged_kl": to_privileged,
+        "negative_kl": to_negative,
+    }[objective]
+    weights = kl_weights(objective, gamma)
+    assert weights is not None
+    got, figures = kl_loss(student, privileged, negative, head, weights, chunk=5)
+    outer = torch.rand(R, dtype=torch.float64)
+    assert torch.allclose(got, wanted, rtol=0, atol=1e-12)
+    assert torch.allclose(
+        gradient((got * outer).sum(), student), gradient((wanted * outer).sum(), student), rtol=0, atol=1e-12
+    )
+    assert torch.allclose(figures["kl_privileged"], to_privileged, rtol=0, atol=1e-12)
+    assert torch.allclose(figures["kl_negative"], to_negative, rtol=0, atol=1e-12)
+
+
+def test_nll_loss_and_gradient_are_those_of_cross_entropy():
+    student, _, _, head = roles()
+    trace = torch.randint(V, (R,), generator=torch.Generator().manual_seed(1))
+    wanted = functional.cross_entropy(student @ head.t(), trace, reduction="none")
+    got, _ = nll_loss(student, trace, head, chunk=5)
+    assert torch.allclose(got, wanted, rtol=0, atol=1e-12)
+    assert torch.allclose(gradient(got.sum(), student), gradient(wanted.sum(), student), rtol=0, atol=1e-12)
+
+
+def test_gradients_pass_gradcheck():
+    student, privileged, negative, head = roles(rows=4)
+    trace = torch.tensor([0, 5, 40, 7])
+    assert torch.autograd.gradcheck(lambda h: kl_loss(h, privileged, negative, head, CONTRASTIVE, 3)[0], student)
+    assert torch.autograd.gradcheck(lambda h: nll_loss(h, trace, head, 3)[0], student)
+
+
+def test_gamma_zero_is_plain_kl_to_the_privileged_student():
+    assert kl_weights("contrastive", 0.0) == kl_weights("privileged_kl", 0.3) == Weights(1.0, 0.0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.7, 0.99])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_all_roles_agree_the_gradient_is_exactly_zero(gamma: float, dtype: torch.dtype):
+    student, _, _, head = (t.detach().to(dtype) for t in roles())
+    weights = Weights(1.0, -gamma)
+    loss, _ = kl_loss(student.requires_grad_(), student.detach(), student.detach(), head, weights, 5)
+    assert gradient(loss.sum(), student).count_nonzero() == 0
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 0.9])
+def test_loss_is_distance_from_the_ideal_distribution_plus_the_floor(gamma: float):
+    student, privileged, negative, head = roles()
+    log_q, log_n = ((h @ head.t()).log_softmax(-1) for h in (privileged, negative))
+    ideal = ((log_q - gamma * log_n) / (1 - gamma)).log_softmax(-1)
+    log_p = (student @ head.t()).log_softmax(-1)
+    distance = (1 - gamma) * (log_p.exp() * (log_p - ideal)).sum(-1)
+    loss, figures = kl_loss(student, privileged, negative, head, Weights(1.0, -gamma), chunk=R)
+    assert torch.allclose(loss, distance + figures["floor"], rtol=0, atol=1e-11)
+    assert torch.allclose(figures["gap"], distance, rtol=0, atol=1e-11)
+    assert (figures["gap"] >= 0).all() and (figures["floor"] <= 0).all()
+
+
+def test_floor_of_a_plain_kl_is_zero():
+    student, privileged, negative, head = roles()
+    _, figures = kl_loss(student, privileged, negative, head, Weights(1.0, 0.0), chunk=R)
+    assert torch.allclose(figures["floor"], torch.zeros(R, dtype=torch.float64), atol=1e-14)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, R, 10 * R])
+def test_chunk_size_does_not_matter(chunk: int):
+    student, privileged, negative, head = roles()
+    whole, _ = kl_loss(student, privileged, negative, head, CONTRASTIVE, R)
+    parts, figures = kl_loss(student, privileged, negative, head, CONTRASTIVE, chunk)
+    assert torch.allclose(parts, whole, rtol=0, atol=1e-13)
+    assert torch.allclose(gradient(parts.sum(), student), gradient(whole.sum(), student), rtol=0, atol=1e-13)
+    assert all(len(value) == R for value in figures.values())
+
+
+def test_only_the_student_receives_gradient():
+    student, privileged, negative, head = roles()
+    for tensor in (privileged, negative, head):
+        tensor.requires_grad_()
+    kl_loss(student, privileged, negative, head, CONTRASTIVE, 5)[0].sum().backward()
+    assert student.grad is not None
+    assert privileged.grad is None and negative.grad is None and head.grad is None
+
+
+def test_a_token_the_negative_reference_finds_impossible_stays_finite():
+    student, privileged, _, head = roles(dtype=torch.float32)
+    negative = torch.full((R, D), 300.0)  # logits thousands apart: its probabilities underflow
+    loss, figures = kl_loss(student, privileged, negative, head, Weights(1.0, -0.9), 5)
+    assert all(value.isfinite().all() for value in figures.values())
+    assert gradient(loss.sum(), student).isfinite().all()
+
+
+def test_no_tensor_of_the_size_tokens_by_vocabulary_ever_exists():
+    rows, vocabulary, chunk = 64, 4096, 8
+    student, privileged, negative, head = roles(rows, vocabulary, torch.float32)
+    with largest_tensor() as seen:
+        loss, _ = kl_loss(student, privileged, negative, head, CONTRASTIVE, chunk)
+        loss.sum().backward()
+        nll_loss(student, torch.zeros(rows, dtype=torch.long), head, chunk)[0].sum().backward()
+    assert max(seen) <= chunk * vocabulary < rows * vocabulary
+
+
+def test_what_is_kept_for_backward_is_the_size_of_the_hidden_states():
+    student, privileged, negative, head = roles()
+    kept: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        kl_loss(student, privileged, negative, head, CONTRASTIVE, 5)
+    assert kept == [R * D]
+
+
+def test_logits_of_bfloat16_states_are_float32():
+    hidden, _, _, head = (t.detach().bfloat16() for t in roles())
+    logits = project(hidden, head)
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits, hidden.float() @ head.float().t(), rtol=1e-6)
+
+
+@contextmanager
+def largest_tensor() -> Iterator[list[int]]:
+    """The number of elements of every tensor that any operation gives while it lasts, views included."""
+    sizes: list[int] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            sizes.extend(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+            return result
+
+    with Watch():
+        yield sizes
