@@ -48,7 +48,6 @@ from synth.schema.leases import (
     LeaseReply,
     LeaseRequest,
     ShardRef,
-    UnitState,
     shard_key,
     unit_id,
 )
@@ -58,6 +57,7 @@ from synth.schema.objects import Objects
 from synth.schema.shards import decode_shard
 
 MAX_FAILURES = 3  # a retryable failure is tried again until the third
+HANDED_BACK = "worker_stopped"  # a worker that is told to stop says so; that is no failure of the unit
 MAX_LEASES = 10  # a unit that ten workers took and lost is likely what kills them
 HEADROOM_BYTES = 256 << 20  # below it no new work is taken; what is accepted can still be finished
 _RESULTS_PAGE = 64
@@ -270,12 +270,14 @@ class Service:
         error = Failure(code=fail.code, detail=fail.detail, retryable=fail.retryable)
         with self.store.write() as tx:
             unit = _held(tx, unit_id, fail.worker, fail.epoch)
-            state: UnitState = "failed"
             if _existing(tx, unit.batch_id).status == "cancelling":
-                state = "cancelled"
+                tx.give_up(unit, "cancelled", error)
+            elif fail.code == HANDED_BACK:
+                tx.hand_back(unit)
             elif fail.retryable and unit.failures + 1 < MAX_FAILURES:
-                state = "queued"
-            tx.give_up(unit, state, error)
+                tx.give_up(unit, "queued", error)
+            else:
+                tx.give_up(unit, "failed", error)
             tx.settle(unit.batch_id)
         self._finish(unit.batch_id)
 
@@ -289,9 +291,10 @@ class Service:
             )
         try:
             self.objects.get(key, size=shard.size_bytes, digest=shard.sha256)
-        except IntegrityError as error:
+        except (IntegrityError, OSError):
             raise InputError(
-                f"the API cannot read what was committed: {error}; API and workers must share {self.objects.root}",
+                f"the API cannot read the shard {self.objects.path(key)}: it is missing or not the bytes that size and "
+                f"sha256 say; API and workers must share the folder {self.objects.root}",
                 [("/shard", "unreadable_shard", "missing, or other bytes than size and sha256 say")],
             ) from None
 

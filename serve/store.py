@@ -499,6 +499,12 @@ class Transaction:
             error_retryable=error.retryable,
         )
 
+    def hand_back(self, unit: UnitRecord) -> int:
+        """As if it had not been leased, but for the epoch."""
+        return self._move(
+            unit, "queued", owner=None, lease_until=None, leases=unit.leases - 1, tokens=0, student_tokens=0
+        )
+
     def _move(self, unit: UnitRecord, state: UnitState, **values: Any) -> int:
         return self._change(
             _units.update()

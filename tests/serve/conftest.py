@@ -1,0 +1,126 @@
+"""A model folder, an API in process, and an API as a real process on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from serve.app import create_app
+from serve.settings import Settings
+from synth.schema.models import ModelIdentity, identify
+from tests.serve.worker import FakeWorker
+
+DAIL = (sys.executable, "-c", "from serve.cli import main; main()")
+
+
+def make_model(folder: Path) -> Path:
+    """What `identify` reads of a model; nothing here runs one."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    return folder
+
+
+def items(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"id": f"i{n}", "problem": f"{n}+1?", "solution": f"It is {n + 1}.", **more} for n in range(count)]
+
+
+def lapse_leases(data_dir: Path) -> None:
+    """What waiting for the whole lease would do."""
+    with sqlite3.connect(data_dir / "dail.sqlite", timeout=30) as connection:
+        connection.execute("UPDATE units SET lease_until = 0 WHERE state = 'leased'")
+    connection.close()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def model(model_folder: Path) -> ModelIdentity:
+    return identify(model_folder, "tiny")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, model_folder: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "api", models={"tiny": model_folder}, token=None, worker_token=None)
+
+
+@pytest.fixture
+def api(settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def worker(api: TestClient, model: ModelIdentity) -> FakeWorker:
+    return FakeWorker(api, model)
+
+
+@pytest.fixture
+def post(api: TestClient) -> Callable[..., dict[str, Any]]:
+    """Creates a batch of n items."""
+
+    def create(count: int = 1, **body: Any) -> dict[str, Any]:
+        response = api.post("/v1/batches", json={"items": items(count), **body})
+        assert response.status_code == 201, response.text
+        batch: dict[str, Any] = response.json()
+        return batch
+
+    return create
+
+
+@dataclass
+class LiveApi:
+    """`dail serve` as a process."""
+
+    url: str
+    data_dir: Path
+    process: subprocess.Popen[str]
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+def start_api(data_dir: Path, model_folder: Path, port: int = 0) -> LiveApi:
+    flags = ("--port", str(port), "--data-dir", str(data_dir), "--model", f"tiny={model_folder}", "--json")
+    process = subprocess.Popen((*DAIL, "serve", *flags), stdout=subprocess.PIPE, text=True, env=clean_environment())
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, f"dail serve ended with {process.wait()} before it listened"
+    return LiveApi(json.loads(line)["url"], data_dir, process)
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("DAIL_")}
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iterator[LiveApi]:
+    """One server for all tests that need a real socket; its batches pile up."""
+    live = start_api(tmp_path_factory.mktemp("live"), model_folder)
+    yield live
+    live.process.terminate()
+    live.process.wait(10)
+
+
+@pytest.fixture
+def http(live: LiveApi) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=live.url, timeout=30, trust_env=False) as client:
+        yield client

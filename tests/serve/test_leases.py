@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+from starlette.testclient import TestClient
+
+from serve.app import create_app
+from tests.serve.conftest import items, lapse_leases
+from tests.serve.worker import FakeWorker
+
+
+def test_a_leased_unit_carries_all_that_a_rollout_needs(post, worker, model):
+    batch = post(synthesis={"tau": 0.5, "seed": 3})
+    (unit,) = worker.lease()
+    assert (unit.batch_id, unit.item_id, unit.sample, unit.epoch) == (batch["id"], "i0", 0, 1)
+    assert unit.item.solution_text == "It is 1."
+    assert (unit.synthesis.tau, unit.synthesis.seed) == (0.5, 3)
+    assert unit.model == model
+
+
+def test_units_are_leased_oldest_first_and_never_twice(post, worker):
+    post(3)
+    first, second = worker.lease(2), worker.lease(2)
+    assert [unit.item_id for unit in first + second] == ["i0", "i1", "i2"]
+
+
+def test_heartbeats_show_in_the_batch(api, post, worker):
+    batch = post()["id"]
+    (unit,) = worker.lease()
+    assert worker.heartbeat(unit, tokens=10, student_tokens=9).json() == {"cancel": False}
+    found = api.get(f"/v1/batches/{batch}").json()
+    assert found["tokens"] == {"total": 10, "student": 9.0}
+    assert (found["request_counts"]["running"], found["units"]["leased"]) == (1, 1)
+
+
+def test_an_expired_lease_goes_to_another_and_the_zombie_is_fenced(api, post, worker, model, settings):
+    batch = post()["id"]
+    (old,) = worker.lease()
+    lapse_leases(settings.data_dir)
+    other = FakeWorker(api, model, "w2")
+    (new,) = other.lease()
+    assert (new.unit_id, new.epoch) == (old.unit_id, old.epoch + 1)
+    zombie = worker.commit(old)
+    assert (zombie.status_code, zombie.json()["code"]) == (409, "fenced")
+    assert worker.heartbeat(old).status_code == 409
+    assert other.commit(new).status_code == 204
+    assert api.get(f"/v1/batches/{batch}").json()["shards"] == 1
+
+
+def test_a_late_commit_counts_if_nobody_took_the_unit_over(post, worker, settings):
+    post()
+    (unit,) = worker.lease()
+    lapse_leases(settings.data_dir)
+    assert worker.commit(unit).status_code == 204
+
+
+def test_a_commit_whose_reply_was_lost_can_be_repeated(api, post, worker):
+    batch = post()["id"]
+    (unit,) = worker.lease()
+    shard = worker.write(unit)
+    assert [worker.commit(unit, shard).status_code for _ in range(2)] == [204, 204]
+    assert api.get(f"/v1/batches/{batch}").json()["shards"] == 1
+
+
+def test_a_shard_that_the_api_cannot_read_is_refused(post, worker):
+    post()
+    (unit,) = worker.lease()
+    shard = worker.write(unit)
+    (worker.root / shard.key).unlink()
+    response = worker.commit(unit, shard)
+    assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "unreadable_shard")
+
+
+def test_a_shard_of_another_unit_is_refused(post, worker):
+    post(2)
+    one, two = worker.lease(2)
+    response = worker.commit(one, worker.write(two))
+    assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "wrong_shard")
+
+
+def test_a_retryable_failure_is_tried_three_times(api, post, worker):
+    batch = post()["id"]
+    epochs = []
+    while units := worker.lease():
+        epochs.append(units[0].epoch)
+        assert worker.fail(units[0], retryable=True).status_code == 204
+    assert epochs == [1, 2, 3]
+    assert api.get(f"/v1/batches/{batch}").json()["request_counts"]["failed"] == 1
+
+
+def test_units_handed_back_by_a_stopped_worker_did_not_fail(post, worker):
+    post()
+    for _ in range(5):
+        (unit,) = worker.lease()
+        worker.fail(unit, "worker_stopped", retryable=True)
+    (unit,) = worker.lease()
+    assert worker.commit(unit).status_code == 204
+
+
+def test_a_unit_that_every_worker_loses_fails_in_the_end(api, post, worker, settings):
+    batch = post()["id"]
+    for _ in range(10):
+        assert worker.lease()
+        lapse_leases(settings.data_dir)
+    api.app.state.service.sweep()
+    item = api.get(f"/v1/batches/{batch}/items/i0").json()
+    assert item["samples"][0]["error"]["code"] == "lease_lost"
+    assert api.get(f"/v1/batches/{batch}").json()["status"] == "completed"
+
+
+def test_a_unit_that_is_in_two_batches_is_leased_once_at_a_time(api, post, worker):
+    first, second = post()["id"], post(run_label="again")["id"]
+    (unit,) = worker.lease(8)
+    assert worker.lease(8) == []
+    worker.commit(unit)
+    (twin,) = worker.lease(8)
+    assert (twin.unit_id, twin.batch_id, twin.epoch) == (unit.unit_id, second, unit.epoch + 1)
+    worker.commit(twin)
+    assert {api.get(f"/v1/batches/{batch}").json()["status"] for batch in (first, second)} == {"completed"}
+
+
+def test_a_worker_with_other_weights_is_told_so(api, post, model):
+    post()
+    stranger = FakeWorker(api, model.model_copy(update={"revision": "f" * 40}))
+    response = stranger.http.post(
+        "/internal/v1/leases", json={"worker": "w", "count": 1, "model": stranger.model.model_dump()}
+    )
+    assert response.status_code == 422
+    assert "tiny" in response.json()["detail"]
+
+
+def test_a_name_does_not_keep_a_worker_from_the_same_weights(api, post, model):
+    post()
+    assert len(FakeWorker(api, model.model_copy(update={"name": "folder-name"})).lease()) == 1
+
+
+def test_four_workers_at_once_lease_each_unit_exactly_once(live, model):
+    with httpx.Client(base_url=live.url, timeout=30, trust_env=False) as http:
+        body = {"items": items(60), "synthesis": {"samples_per_item": 2}, "run_label": "race"}
+        batch = http.post("/v1/batches", json=body).json()["id"]
+
+        def work(name: str) -> list[str]:
+            worker, mine = FakeWorker(http, model, name), []
+            while units := worker.lease(5):
+                for unit in units:
+                    assert worker.commit(unit).status_code == 204
+                    mine.append(unit.unit_id)
+            return mine
+
+        with ThreadPoolExecutor(4) as threads:
+            done = [unit for mine in threads.map(work, ("a", "b", "c", "d")) for unit in mine]
+        assert len(done) == len(set(done)) == 120
+        found = http.get(f"/v1/batches/{batch}").json()
+        assert (found["status"], found["shards"]) == ("completed", 120)
+
+
+def test_a_restart_gives_live_leases_more_time(settings, model):
+    with TestClient(create_app(settings)) as api:
+        api.post("/v1/batches", json={"items": items(1)})
+        (unit,) = FakeWorker(api, model).lease()
+    lapse_leases(settings.data_dir)
+    with TestClient(create_app(settings)) as api:
+        assert FakeWorker(api, model, "w2").lease() == []
+        worker = FakeWorker(api, model)
+        assert worker.lease() == []
+        assert worker.commit(unit).status_code == 204

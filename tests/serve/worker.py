@@ -1,0 +1,118 @@
+"""A worker without an engine: it speaks the lease API and writes real shards of made-up traces."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+from synth.schema.leases import Commit, Fail, Heartbeat, LeaseReply, LeaseRequest, ShardRef, Unit, shard_key
+from synth.schema.manifest import config_fingerprint
+from synth.schema.models import ModelIdentity
+from synth.schema.objects import Objects, sha256
+from synth.schema.shards import TraceMessage, TraceRow, encode_shard
+
+
+class FakeWorker:
+    """`http` is any client with `post(path, json=…)`."""
+
+    def __init__(self, http: Any, model: ModelIdentity, name: str = "w1") -> None:
+        self.http, self.model, self.name = http, model, name
+        self.root = Path()
+
+    def lease(self, count: int = 1) -> list[Unit]:
+        request = LeaseRequest(worker=self.name, count=count, model=self.model)
+        response = self.http.post("/internal/v1/leases", json=request.model_dump(mode="json"))
+        assert response.status_code == 200, response.text
+        reply = LeaseReply.model_validate_json(response.content)
+        self.root = Path(reply.output_root)
+        return list(reply.units)
+
+    def heartbeat(self, unit: Unit, tokens: int = 0, student_tokens: int = 0) -> Any:
+        beat = Heartbeat(worker=self.name, epoch=unit.epoch, tokens=tokens, student_tokens=student_tokens)
+        return self._post(unit, "heartbeat", beat)
+
+    def write(self, unit: Unit) -> ShardRef:
+        return write_shard(self.root, unit)
+
+    def commit(self, unit: Unit, shard: ShardRef | None = None) -> Any:
+        shard = shard or self.write(unit)
+        return self._post(unit, "commit", Commit(worker=self.name, epoch=unit.epoch, shard=shard))
+
+    def fail(self, unit: Unit, code: str = "boom", retryable: bool = False) -> Any:
+        body = Fail(worker=self.name, epoch=unit.epoch, code=code, detail="it broke", retryable=retryable)
+        return self._post(unit, "fail", body)
+
+    def run(self) -> int:
+        """Commits whatever there is; the number of units."""
+        num_done = 0
+        while units := self.lease(8):
+            for unit in units:
+                assert self.commit(unit).status_code == 204
+            num_done += len(units)
+        return num_done
+
+    def _post(self, unit: Unit, verb: str, body: Any) -> Any:
+        return self.http.post(f"/internal/v1/leases/{unit.unit_id}/{verb}", json=body.model_dump(mode="json"))
+
+
+def write_shard(root: Path, unit: Unit) -> ShardRef:
+    """One row of four tokens, three of them by the student."""
+    data = encode_shard([trace_row(unit)])
+    key = shard_key(unit.batch_id, unit.unit_id, unit.epoch, sha256(data))
+    Objects(root).put(key, data)
+    return ShardRef(
+        key=key,
+        rows=1,
+        size_bytes=len(data),
+        sha256=sha256(data),
+        unit_id=unit.unit_id,
+        item_id=unit.item_id,
+        tokens=4,
+        student_tokens=3,
+    )
+
+
+def trace_row(unit: Unit) -> TraceRow:
+    settings = unit.synthesis
+    return TraceRow(
+        unit_id=unit.unit_id,
+        batch_id=unit.batch_id,
+        item_id=unit.item_id,
+        sample_index=unit.sample,
+        problem=unit.item.problem_text,
+        solution=unit.item.solution_text,
+        answer=unit.item.answer,
+        kind=unit.item.resolved_kind,
+        waypoints=(),
+        source=None,
+        license=None,
+        metadata="{}",
+        student_prompt_ids=(1, 2),
+        privileged_prompt_ids=(1, 2, 3),
+        negative_prompt_ids=(1,),
+        trace_ids=(5, 6, 7, 8),
+        trace_source=(1.0, 1.0, 0.0, 1.0),
+        student_logprob=(-0.1, -0.2, None, -0.3),
+        privileged_logprob=(-0.1, -0.1, -0.1, -0.1),
+        trace_text="so it is",
+        prompt=tuple(TraceMessage(role=message.role, content=message.content) for message in unit.item.messages),
+        completion=(TraceMessage(role="assistant", content="so it is"),),
+        finish_reason="stop",
+        truncated=False,
+        method=settings.method,
+        strategy="lockstep",
+        tau=settings.tau,
+        temperature=settings.temperature,
+        probability_space=settings.probability_space,
+        max_tokens=settings.max_tokens,
+        thinking=settings.thinking,
+        seed=settings.seed,
+        model_name=unit.model.name,
+        model_revision=unit.model.revision,
+        tokenizer_hash=unit.model.tokenizer_hash,
+        template_hash=unit.model.template_hash,
+        config_fingerprint=config_fingerprint(unit.model, settings),
+        engine="fake",
+        created_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    )
