@@ -1,0 +1,201 @@
+"""Whole runs on a tiny model: what they leave, and that stopping them anywhere changes nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from synth.schema.base import DailError, StorageError, UsageError
+from tests.conftest import ROOT
+from tests.train.conftest import MakeManifest
+from train import loop
+from train.config import TrainConfig
+from train.loop import Result, learning_rate, run
+
+SETTINGS = TrainConfig(epochs=2, checkpoint_every=2, lora_rank=4, lr=3e-3, dtype="float32")  # 3 steps an epoch
+
+Train = Callable[..., Result]
+
+
+@pytest.fixture
+def train(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path) -> Train:
+    """`train("name", config)` runs on ten traces into a folder of that name."""
+    manifest = make_manifest(10)
+    return lambda name, config=SETTINGS: run(tiny_model, manifest, tmp_path / name, config)
+
+
+def weights(result: Result) -> dict[str, torch.Tensor]:
+    return load_file(result.adapter / "adapter_model.safetensors")
+
+
+def same(one: Result, other: Result) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def lines(result: Result) -> list[dict[str, float]]:
+    return [json.loads(line) for line in result.metrics.read_text().splitlines()]
+
+
+def interrupt_before(monkeypatch: pytest.MonkeyPatch, update: int, error: BaseException) -> None:
+    """The given optimizer update of the next run raises instead."""
+    real, count = loop.update, itertools.count(1)
+
+    def fail(*args: object) -> None:
+        if next(count) == update:
+            raise error
+        real(*args)
+
+    monkeypatch.setattr(loop, "update", fail)
+
+
+def test_training_brings_the_gap_down_and_the_figures_add_up(train: Train):
+    figures = lines(train("run", SETTINGS.model_copy(update={"epochs": 12})))
+    first, last = figures[:3], figures[-3:]
+    assert sum(f["gap"] for f in last) < 0.8 * sum(f["gap"] for f in first)
+    for f in figures:
+        assert f["loss"] == pytest.approx(f["kl_privileged"] - 0.1 * f["kl_negative"], abs=1e-5)
+        assert f["loss"] == pytest.approx(f["gap"] + f["floor"], abs=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["privileged_kl", "negative_kl", "nll"])
+def test_every_ablation_brings_its_own_loss_down(train: Train, objective: str):
+    figures = lines(train("run", SETTINGS.model_copy(update={"epochs": 8, "objective": objective})))
+    assert sum(f["loss"] for f in figures[-3:]) < 0.9 * sum(f["loss"] for f in figures[:3])
+
+
+@pytest.mark.parametrize("update", [1, 2, 3, 4, 6])
+def test_a_run_stopped_at_any_step_ends_with_the_same_weights(
+    train: Train, monkeypatch: pytest.MonkeyPatch, update: int
+):
+    unbroken = train("unbroken")
+    with monkeypatch.context() as patch:
+        interrupt_before(patch, update, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train("stopped")
+    resumed = train("stopped")
+    assert resumed.resumed_at == (update - 1) // 2 * 2
+    assert same(resumed, unbroken)
+    assert [f["step"] for f in lines(resumed)] == [1, 2, 3, 4, 5, 6]
+    assert [f["loss"] for f in lines(resumed)] == [f["loss"] for f in lines(unbroken)]
+
+
+def test_a_run_killed_outright_ends_with_the_same_weights(
+    train: Train, tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path
+):
+    settings = SETTINGS.model_copy(update={"epochs": 20})
+    unbroken = train("unbroken", settings)
+    code = (
+        "import sys; from pathlib import Path; from train.loop import run; from train.config import TrainConfig; "
+        "run(*map(Path, sys.argv[1:4]), TrainConfig.model_validate_json(sys.argv[4]))"
+    )
+    arguments = [tiny_model, make_manifest(10), tmp_path / "killed", settings.model_dump_json()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here; another split of the sums rounds otherwise
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, env=environment)
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 5):
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    resumed = train("killed", settings)
+    assert 0 < resumed.resumed_at < resumed.steps
+    assert same(resumed, unbroken)
+
+
+def test_a_finished_run_is_not_trained_again(train: Train, monkeypatch: pytest.MonkeyPatch):
+    first = train("run")
+    monkeypatch.setattr(loop, "load_roles", None)
+    again = train("run")
+    assert again == Result(first.adapter, first.metrics, steps=6, resumed_at=6)
+
+
+def test_a_run_that_ended_before_its_adapter_was_written_only_writes_it(train: Train, monkeypatch: pytest.MonkeyPatch):
+    unbroken = train("unbroken")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.adapter, "save_adapter", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train("stopped")
+    resumed = train("stopped")
+    assert resumed.resumed_at == 6
+    assert same(resumed, unbroken)
+
+
+def interrupted(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_another_run_s_folder_is_refused_and_says_in_what_it_differs(train: Train):
+    train("run")
+    with pytest.raises(UsageError, match=r"another run \(gamma 0\.1 there, 0\.2 here\)"):
+        train("run", SETTINGS.model_copy(update={"gamma": 0.2}))
+
+
+def test_memory_settings_may_change_when_a_run_goes_on(train: Train, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        interrupt_before(patch, 4, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train("run")
+    assert train("run", SETTINGS.model_copy(update={"microbatch_tokens": 64, "token_chunk": 8})).resumed_at == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_traces(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    real, count = loop.gradients, itertools.count(1)
+
+    def poisoned(*args: object) -> dict[str, float]:
+        figures = real(*args)
+        return {**figures, "loss": float("nan")} if next(count) == 4 else figures
+
+    monkeypatch.setattr(loop, "gradients", poisoned)
+    with pytest.raises(DailError, match=r"step 4: the loss is nan.*traces [0-9a-f]{32}, .*checkpoint\.safetensors"):
+        train("run")
+    monkeypatch.undo()
+    assert train("run").resumed_at == 3
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    unbroken = train("unbroken")
+    real, count = loop.checkpoint.save_file, itertools.count(1)
+
+    def full(tensors: object, path: Path, **options: object) -> None:
+        if next(count) == 2:
+            path.write_bytes(b"half a checkpoint")
+            raise OSError(28, "No space left on device")
+        real(tensors, path, **options)
+
+    monkeypatch.setattr(loop.checkpoint, "save_file", full)
+    with pytest.raises(StorageError, match="what was there before is kept; free some space"):
+        train("run")
+    resumed = train("run")
+    assert resumed.resumed_at == 2
+    assert same(resumed, unbroken)
+
+
+def test_learning_rate_rises_over_the_warm_up_then_falls_to_zero():
+    config = TrainConfig(lr=0.1, warmup_steps=5)
+    rates = [learning_rate(config, step, 25) for step in range(26)]
+    assert rates[:5] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
+    assert rates[5] == 0.1 and rates[15] == pytest.approx(0.05) and rates[25] == 0
+    assert learning_rate(TrainConfig(warmup_steps=0), 0, 1) == 2e-4
+    assert learning_rate(TrainConfig(warmup_steps=5), 1, 3) == pytest.approx(0.8e-4)
+
+
+def test_a_large_gamma_is_warned_of(train: Train, capsys: pytest.CaptureFixture[str]):
+    train("quiet", SETTINGS.model_copy(update={"epochs": 1, "gamma": 0.5}))
+    assert "warning" not in capsys.readouterr().err
+    train("loud", SETTINGS.model_copy(update={"epochs": 1, "gamma": 0.6}))
+    assert "warning: gamma 0.6 is above 0.5" in capsys.readouterr().err
