@@ -19,7 +19,6 @@ from synth.schema.base import (
     EXIT_OK,
     EXIT_SOME_FAILED,
     ApiError,
-    Config,
     DailError,
     UsageError,
 )
@@ -34,10 +33,6 @@ _SHOWN_FAILURES = 20
 
 _api = click.option("--api", default=DEFAULT_API, envvar="DAIL_API", show_default=True, help="URL of the API.")
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, one object a line.")
-
-
-class _Settings(Synthesis, Config):
-    """Synthesis settings as `key=value` overrides."""
 
 
 @click.command()
@@ -78,6 +73,7 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, models: tup
 @click.argument("file", type=click.Path(path_type=Path))
 @_api
 @click.option("--model", help="A model the API has registered; its only one if left out.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML with a table [synthesis].")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Synthesis setting, e.g. tau=0.8.")
 @click.option("--run-label", help="The same file under another label is another batch.")
 @click.option("--watch", "is_watched", is_flag=True, help="Follow the batch until it ends.")
@@ -86,6 +82,7 @@ def submit(
     file: Path,
     api: str,
     model: str | None,
+    config: Path | None,
     overrides: tuple[str, ...],
     run_label: str | None,
     is_watched: bool,
@@ -96,7 +93,8 @@ def submit(
     Prints the batch's id. Submitting the same file with the same settings again finds the batch there is.
     """
     items = load_items(file)
-    synthesis = _Settings.load(None, "synthesis", overrides)
+    # `dail synth` names the table in its overrides; the same flags work here
+    synthesis = Synthesis.load(config, "synthesis", [override.removeprefix("synthesis.") for override in overrides])
     body = {
         "items": [item.model_dump(mode="json", exclude_defaults=True) for item in items],
         "synthesis": synthesis.model_dump(mode="json", exclude_defaults=True),

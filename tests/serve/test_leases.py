@@ -145,7 +145,7 @@ def test_four_workers_at_once_lease_each_unit_exactly_once(live, model):
             while units := worker.lease(5):
                 for unit in units:
                     assert worker.commit(unit).status_code == 204
-                    mine.append(unit.unit_id)
+                    mine += [unit.unit_id] * (unit.batch_id == batch)
             return mine
 
         with ThreadPoolExecutor(4) as threads:

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from serve.app import create_app
+from serve.cli import main
+from tests.serve.conftest import DAIL, clean_environment, items, start_api
+from tests.serve.worker import FakeWorker
+
+NOBODY = "http://127.0.0.1:9"
+
+
+class Ended(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def dail(monkeypatch, capsys):
+    """Runs a verb in this process, the way the script does."""
+    for name in [name for name in os.environ if name.startswith("DAIL_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dail", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Ended(ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def solutions(tmp_path):
+    path = tmp_path / "solutions.jsonl"
+    path.write_text("".join(json.dumps(item) + "\n" for item in items(2)))
+    return path
+
+
+def test_submit_watch_and_results_follow_a_batch_to_its_end(dail, live, http, model, solutions, tmp_path):
+    submitted = dail("submit", solutions, "--api", live.url, "--set", "samples_per_item=2", "--run-label", tmp_path)
+    batch = submitted.stdout.strip()
+    assert submitted.returncode == 0, submitted.stderr
+
+    worker = FakeWorker(http, model)
+    working = threading.Timer(0.5, worker.run)
+    working.start()
+    watched = dail("watch", batch, "--api", live.url, "--json")
+    working.join()
+    last = json.loads(watched.stdout.splitlines()[-1])
+    assert (watched.returncode, last["status"], last["shards"]) == (0, "completed", 4)
+    assert last["manifest"]["path"] in watched.stderr
+
+    out = tmp_path / "results.jsonl"
+    found = dail("results", batch, "--api", live.url, "--out", out)
+    assert found.returncode == 0, found.stderr
+    assert len(found.stdout.splitlines()) == 4
+    assert [json.loads(line)["status"] for line in out.read_text().splitlines()] == ["succeeded"] * 4
+
+
+def test_failed_items_are_named_and_the_exit_code_is_3(dail, live, http, model, solutions, tmp_path):
+    batch = dail("submit", solutions, "--api", live.url, "--run-label", tmp_path).stdout.strip()
+    worker = FakeWorker(http, model)
+    bad, good = worker.lease(2)
+    worker.fail(bad, "context_length_exceeded")
+    worker.commit(good)
+    found = dail("results", batch, "--api", live.url)
+    assert found.returncode == 3
+    assert f"item {bad.item_id} failed: context_length_exceeded" in found.stderr
+
+
+def test_a_cancelled_batch_ends_the_watch_with_5(dail, live, http, solutions, tmp_path):
+    batch = dail("submit", solutions, "--api", live.url, "--run-label", tmp_path).stdout.strip()
+    http.post(f"/v1/batches/{batch}/cancel")
+    assert dail("watch", batch, "--api", live.url).returncode == 5
+
+
+def test_no_server_is_said_with_the_command_that_starts_one(dail, solutions):
+    for arguments in (("submit", solutions), ("watch", "batch_x"), ("results", "batch_x")):
+        ended = dail(*arguments, "--api", NOBODY)
+        assert ended.returncode == 1
+        assert f"no API at {NOBODY}; start one with `dail serve`" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_what_the_user_gets_wrong_exits_2_with_a_sentence(dail, tmp_path, solutions, live):
+    (tmp_path / "bad.jsonl").write_text('{"problem": "1+1?"}\n')
+    wrong = {
+        ("submit", tmp_path / "none.jsonl"): "does not exist",
+        ("submit", tmp_path / "bad.jsonl"): "/items/0/solution",
+        ("submit", solutions, "--set", "tau=7"): "/tau",
+        ("serve", "--host", "0.0.0.0"): "DAIL_TOKEN",
+        ("serve", "--port", "0", "--model", "tiny"): "NAME=FOLDER",
+        ("serve", "--port", "0", "--data-dir", tmp_path / "d", "--model", f"tiny={tmp_path}"): "no model folder",
+    }
+    for arguments, said in wrong.items():
+        ended = dail(*arguments)
+        assert (ended.returncode, said in ended.stderr) == (2, True), ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_refusal_of_the_api_is_told_with_its_reason(dail, live, solutions):
+    ended = dail("submit", solutions, "--api", live.url, "--model", "gpt")
+    assert ended.returncode == 1
+    assert "tiny" in ended.stderr
+    assert "/model" in ended.stderr
+
+
+def test_a_port_in_use_is_a_clear_error(dail):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = dail("serve", "--port", taken.getsockname()[1])
+    assert ended.returncode == 1
+    assert "in use" in ended.stderr
+    assert "--port 0" in ended.stderr
+
+
+def test_an_acknowledged_batch_outlives_a_killed_server_and_the_watch_does_too(tmp_path, model_folder, model):
+    api = start_api(tmp_path / "api", model_folder)
+    batch = httpx.post(f"{api.url}/v1/batches", json={"items": items(2)}, trust_env=False).json()["id"]
+    api.kill()
+    api = start_api(tmp_path / "api", model_folder)
+    command = (*DAIL, "watch", batch, "--api", api.url, "--json")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    watching = subprocess.Popen(command, env=clean_environment(), **pipes)
+    assert json.loads(watching.stdout.readline())["id"] == batch
+    api.kill()
+    assert "still trying" in watching.stderr.readline()
+    api = start_api(tmp_path / "api", model_folder, port=int(api.url.rsplit(":", 1)[1]))
+    try:
+        with httpx.Client(base_url=api.url, trust_env=False) as http:
+            again = http.post("/v1/batches", json={"items": items(2)})
+            assert (again.status_code, again.json()["id"]) == (200, batch)
+            assert FakeWorker(http, model).run() == 2
+        _, said = watching.communicate(timeout=30)
+        assert watching.returncode == 0, said
+    finally:
+        api.kill()
+
+
+def test_a_server_without_models_starts_and_says_what_is_missing(settings):
+    app = create_app(settings.model_copy(update={"models": {}}))
+    assert app.state.service.models == {}

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_livez_and_readyz_of_a_working_server(api):
+    assert api.get("/livez").json() == {"status": "ok"}
+    ready = api.get("/readyz")
+    assert (ready.status_code, ready.json()["ok"]) == (200, True)
+    assert set(ready.json()["checks"]) == {"store", "disk", "sqlite"}
+
+
+def test_limits_can_be_asked_for(api):
+    limits = api.get("/v1/limits").json()
+    assert (limits["models"], limits["items"]) == (["tiny"], 10_000)
+
+
+def test_the_api_starts_without_the_heavy_packages():
+    heavy = "{'torch', 'ray', 'vllm', 'transformers', 'peft'}"
+    code = f"import sys, serve.app, serve.commands; print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -1,0 +1,170 @@
+"""The rules under any order of events, checked against what must always hold."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from serve.bodies import BatchIn
+from serve.service import Conflict, Service
+from serve.store import Store
+from synth.schema.leases import Commit, Fail, Heartbeat, LeaseRequest
+from synth.schema.manifest import read_manifest
+from synth.schema.models import ModelIdentity
+from synth.schema.objects import Objects
+from tests.serve.conftest import items, lapse_leases
+from tests.serve.worker import write_shard
+
+MODEL = ModelIdentity(name="tiny", revision="r", tokenizer_hash="t", template_hash="p")
+WORKERS = st.sampled_from(["w1", "w2"])
+
+
+class Leases(RuleBasedStateMachine):
+    """Submit, lease, heartbeat, expire, commit, commit of a zombie, fail, cancel, restart."""
+
+    leased = Bundle("leased")
+    batches = Bundle("batches")
+
+    def __init__(self) -> None:
+        super().__init__()
+        memory = Path("/dev/shm")  # thousands of small syncs; what they are for is tested with kill -9
+        self.folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+        self.num_batches = 0
+        self.committed: set[tuple[str, str]] = set()
+        self._open()
+
+    def _open(self) -> None:
+        self.service = Service(Store(self.folder / "dail.sqlite"), Objects(self.folder / "o"), {"tiny": MODEL}, 60)
+        self.service.start()
+
+    def teardown(self) -> None:
+        self.service.store.close()
+        shutil.rmtree(self.folder)
+
+    @rule(target=batches, num_items=st.integers(1, 2), num_samples=st.integers(1, 2))
+    def submit(self, num_items, num_samples):
+        self.num_batches += 1
+        body = {
+            "items": items(num_items),
+            "synthesis": {"samples_per_item": num_samples},
+            "run_label": str(self.num_batches),
+        }
+        batch, is_new = self.service.create(BatchIn.parse(body), None)
+        assert is_new
+        return batch.id
+
+    @rule(target=leased, worker=WORKERS)
+    def lease(self, worker):
+        units = self.service.lease(LeaseRequest(worker=worker, count=1, model=MODEL)).units
+        return (worker, units[0] if units else None)
+
+    @rule(held=leased)
+    def heartbeat(self, held):
+        worker, unit = held
+        if unit:
+            self._try(lambda: self.service.heartbeat(unit.unit_id, Heartbeat(worker=worker, epoch=unit.epoch, tokens=1, student_tokens=1)))  # fmt: skip # noqa: E501
+
+    @rule(held=leased)
+    def commit(self, held):
+        """Also of zombies, and of what was committed already: a lease stays in the bundle."""
+        worker, unit = held
+        if unit:
+            shard = write_shard(self.service.objects.root, unit)
+            if self._try(lambda: self.service.commit(unit.unit_id, Commit(worker=worker, epoch=unit.epoch, shard=shard))):  # fmt: skip # noqa: E501
+                self.committed.add((unit.batch_id, unit.unit_id))
+
+    @rule(held=consumes(leased), retryable=st.booleans())
+    def fail(self, held, retryable):
+        worker, unit = held
+        if unit:
+            self._try(lambda: self.service.fail(unit.unit_id, Fail(worker=worker, epoch=unit.epoch, code="boom", detail="", retryable=retryable)))  # fmt: skip # noqa: E501
+
+    @rule()
+    def expire(self):
+        lapse_leases(self.folder)
+
+    @rule()
+    def sweep(self):
+        self.service.sweep()
+
+    @rule(batch=batches)
+    def cancel(self, batch):
+        self._try(lambda: self.service.cancel(batch))
+
+    @rule()
+    def restart(self):
+        self.service.store.close()
+        self._open()
+
+    def _try(self, action) -> bool:
+        try:
+            action()
+        except Conflict:
+            return False
+        return True
+
+    @invariant()
+    def counts_add_up_and_nothing_is_lost_or_doubled(self):
+        found = self.service.batches(None, None, 100).data
+        assert len(found) == self.num_batches
+        shards = [(batch.id, shard.unit_id) for batch in found for shard in self.service.shards(batch.id).data]
+        assert len(shards) == len(set(shards))
+        assert set(shards) == self.committed
+        for batch in found:
+            for counts in (batch.request_counts, batch.units):
+                states = counts.model_dump()
+                assert states.pop("total") == sum(states.values())
+            has_open_units = batch.units.queued + batch.units.leased > 0
+            assert (batch.status in ("completed", "cancelled")) == (not has_open_units)
+            assert (batch.manifest is not None) == (not has_open_units and batch.shards > 0)
+            if batch.manifest:
+                listed = {shard.unit_id for shard in read_manifest(Path(batch.manifest.path)).shards}
+                assert listed == {unit for owner, unit in shards if owner == batch.id}
+
+
+TestLeases = Leases.TestCase
+TestLeases.settings = hypothesis_settings(max_examples=20, stateful_step_count=20, deadline=None)
+
+
+def test_an_end_that_the_disk_refused_is_made_up_for_by_the_next_sweep(tmp_path, monkeypatch):
+    service = Service(Store(tmp_path / "dail.sqlite"), Objects(tmp_path / "o"), {"tiny": MODEL}, 60)
+    batch, _ = service.create(BatchIn.parse({"items": items(1)}), None)
+    (unit,) = service.lease(LeaseRequest(worker="w", count=1, model=MODEL)).units
+    shard = write_shard(service.objects.root, unit)
+    manifests = service.objects.root / "manifests"
+    manifests.write_text("in the way")
+    service.commit(unit.unit_id, Commit(worker="w", epoch=unit.epoch, shard=shard))
+    assert service.batch(batch.id).status == "finalizing"
+    manifests.unlink()
+    service.sweep()
+    assert service.batch(batch.id).status == "completed"
+
+
+def test_a_batch_killed_between_manifest_and_end_is_ended_by_the_next_start(tmp_path, monkeypatch):
+    service = Service(Store(tmp_path / "dail.sqlite"), Objects(tmp_path / "o"), {"tiny": MODEL}, 60)
+    batch, _ = service.create(BatchIn.parse({"items": items(1)}), None)
+    (unit,) = service.lease(LeaseRequest(worker="w", count=1, model=MODEL)).units
+    shard = write_shard(service.objects.root, unit)
+    with service.store.write() as tx:
+        tx.commit(tx.held(unit.unit_id, "w", unit.epoch), shard)
+        tx.settle(batch.id)
+    service._finish(batch.id)
+    first = service.batch(batch.id).manifest
+    with service.store.write() as tx:  # as if the last write had not happened
+        tx._sql.exec_driver_sql("UPDATE batches SET status = 'finalizing', ended_at = NULL")
+        tx._sql.exec_driver_sql("DELETE FROM manifests")
+    service.start()
+    assert (service.batch(batch.id).status, service.batch(batch.id).manifest) == ("completed", first)
+
+
+def test_no_batch_is_taken_when_the_disk_is_nearly_full(api, monkeypatch):
+    monkeypatch.setattr("serve.service._free_bytes", lambda _: 1000)
+    response = api.post("/v1/batches", json={"items": items(1)})
+    assert (response.status_code, response.json()["code"]) == (507, "storage")
+    assert "Retry-After" in response.headers
+    assert api.get("/readyz").status_code == 503

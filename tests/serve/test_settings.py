@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serve.settings import is_loopback, load_settings
+from synth.schema.base import UsageError
+
+TOKEN = "a-token-of-16-or-more"
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    for name in ("HOST", "PORT", "DATA_DIR", "MODELS", "LEASE_S", "TOKEN", "WORKER_TOKEN"):
+        monkeypatch.delenv(f"DAIL_{name}", raising=False)
+
+
+def test_settings_come_from_the_environment_and_flags_win(monkeypatch):
+    monkeypatch.setenv("DAIL_PORT", "9000")
+    monkeypatch.setenv("DAIL_MODELS", '{"a": "/models/a"}')
+    settings = load_settings(port=9001, host=None)
+    assert (settings.port, settings.host, settings.models) == (9001, "127.0.0.1", {"a": Path("/models/a")})
+
+
+def test_an_address_open_to_the_network_needs_a_token(monkeypatch):
+    with pytest.raises(UsageError, match="DAIL_TOKEN"):
+        load_settings(host="0.0.0.0")
+    monkeypatch.setenv("DAIL_TOKEN", TOKEN)
+    assert load_settings(host="0.0.0.0").host == "0.0.0.0"
+
+
+def test_an_empty_token_is_no_token(monkeypatch):
+    monkeypatch.setenv("DAIL_TOKEN", "")
+    with pytest.raises(UsageError, match="DAIL_TOKEN"):
+        load_settings(host="0.0.0.0")
+
+
+@pytest.mark.parametrize(("name", "value"), [("MODELS", "{no json"), ("PORT", "many"), ("TOKEN", "short")])
+def test_a_setting_that_cannot_be_used_is_named_without_its_value(monkeypatch, name, value):
+    monkeypatch.setenv(f"DAIL_{name}", value)
+    with pytest.raises(UsageError, match=f"(?i){name}") as caught:
+        load_settings()
+    assert value not in str(caught.value)
+
+
+def test_a_token_is_never_printed(monkeypatch):
+    monkeypatch.setenv("DAIL_TOKEN", TOKEN)
+    assert TOKEN not in repr(load_settings())
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("example.com", False),
+    ],
+)
+def test_loopback(host, expected):
+    assert is_loopback(host) is expected
