@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def submit(
         say(f"{batch['id']}: {batch['request_counts']['total']} items, {batch['units']['total']} units, "
             f"model {batch['model']['name']}, {batch['status']}")  # fmt: skip
         if is_watched:
-            return _follow(client, batch["id"], as_json)
+            return follow(client, batch["id"], as_json)
     emit(batch) if as_json else click.echo(batch["id"])
     return EXIT_OK
 
@@ -121,7 +122,7 @@ def watch(batch: str, api: str, as_json: bool) -> int:
     Exit code: 0 all good, 3 some items failed, 4 the batch failed, 5 cancelled or expired.
     """
     with _client(api) as client:
-        return _follow(client, batch, as_json)
+        return follow(client, batch, as_json)
 
 
 @click.command()
@@ -184,7 +185,8 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def _follow(client: Client, batch_id: str, as_json: bool) -> int:
+def follow(client: Client, batch_id: str, as_json: bool = False, check: Callable[[], None] = lambda: None) -> int:
+    """Shows a batch's progress until it ends; its exit code. `check` is called every second and may raise."""
     batch = client.get(f"/v1/batches/{batch_id}")
     with progress(batch_id, batch["units"]["total"]) as bar:
         last = None
@@ -196,6 +198,7 @@ def _follow(client: Client, batch_id: str, as_json: bool) -> int:
                 break
             last = batch
             time.sleep(_POLL_S)
+            check()
             batch = _patiently(client, batch_id)
     say(_summary(batch))
     return _exit_code(batch)

@@ -64,8 +64,10 @@ def draw(logits_PV: Tensor, temperature_P: Tensor, uniform_P: Tensor) -> Tensor:
     heat_P1 = torch.where(greedy_P, 1.0, temperature_P)[:, None]
     # float64, since a float32 running sum over 150,000 tokens loses the tail
     cumulative_PV = (logits_PV / heat_P1).softmax(-1).cumsum(-1, dtype=torch.float64)
-    target_P1 = (uniform_P.double() * cumulative_PV[:, -1])[:, None]
-    sampled_P = torch.searchsorted(cumulative_PV, target_P1, right=True)[:, 0].clamp_(max=logits_PV.shape[-1] - 1)
+    total_P1 = cumulative_PV[:, -1:]
+    # kept below the total, or rounding could land on a token of probability 0 at the end of the vocabulary
+    target_P1 = (uniform_P.double()[:, None] * total_P1).minimum(total_P1.nextafter(torch.zeros_like(total_P1)))
+    sampled_P = torch.searchsorted(cumulative_PV, target_P1, right=True)[:, 0]
     return torch.where(greedy_P, logits_PV.argmax(-1), sampled_P)
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 # Before any test imports vllm or transformers: in-process engine, small KV cache, never a download.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a model this small gains nothing from a second, spinning thread
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -15,3 +21,14 @@ ROOT = Path(__file__).parent.parent
 DEMO_MODEL = ROOT / "deploy" / "demo" / "model"
 EXPERT_SOLUTIONS = ROOT / "deploy" / "demo" / "expert_solutions.jsonl"
 OLYMPIAD = ROOT / "deploy" / "demo" / "olympiad.jsonl"
+
+
+@pytest.fixture(scope="session")
+def demo_engine() -> Iterator[Any]:
+    """One real vLLM engine on the demo model in float32, shared by all tests of this process: 20 s to start."""
+    from synth.config import EngineConfig
+    from synth.engine.vllm import VllmEngine
+
+    engine = VllmEngine(EngineConfig(model=DEMO_MODEL, dtype="float32", rows=64, step_tokens=8192), adapter_rank=32)
+    yield engine
+    engine.close()
