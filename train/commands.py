@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def train(
     at the end, adapter/. The same command goes on with a run that was stopped.
     """
     config = TrainConfig.load(config_file, "train", overrides)
+    # Read when torch is imported. By default its idle threads spin, which on a busy machine costs more than it gives.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from train.loop import run  # torch takes seconds to import, which --help need not wait for
     except ModuleNotFoundError as error:

@@ -1,0 +1,46 @@
+"""Every named run in deploy/configs loads, and the paper's two hold the paper's numbers."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from synth.config import SynthConfig
+from synth.schema.base import UsageError
+from synth.schema.items import Synthesis
+from tests.conftest import ROOT
+from train.config import TrainConfig
+
+CONFIGS = ROOT / "deploy" / "configs"
+QWEN25, QWEN3 = CONFIGS / "qwen2.5-7b-verifiable.toml", CONFIGS / "qwen3-8b-proof.toml"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_table_of_every_named_run_loads(path: Path):
+    assert tomllib.loads(path.read_text()).keys() <= {"synth", "synthesis", "train"}
+    SynthConfig.load(path, "synth", ["engine.model=folder"])
+    Synthesis.model_validate(tomllib.loads(path.read_text())["synthesis"])
+    TrainConfig.load(path, "train")
+
+
+@pytest.mark.parametrize(("path", "epochs"), [(QWEN25, 5), (QWEN3, 3)])
+def test_the_paper_s_runs_train_with_table_2(path: Path, epochs: int):
+    config = TrainConfig.load(path, "train")
+    assert (config.warmup_steps, config.lr, config.weight_decay, config.batch_size) == (5, 2e-4, 0.01, 4)
+    assert (config.lora_rank, config.lora_alpha, config.gamma, config.epochs) == (32, 32, 0.1, epochs)
+    assert config == TrainConfig(epochs=epochs, dtype="bfloat16")
+
+
+def test_the_paper_s_rollouts_are_direct_for_qwen25_and_mixed_and_cut_for_qwen3():
+    direct, mixed = (Synthesis.model_validate(tomllib.loads(path.read_text())["synthesis"]) for path in (QWEN25, QWEN3))
+    assert (direct.method, direct.thinking) == ("direct", None)
+    assert (mixed.method, mixed.tau, mixed.max_tokens, mixed.thinking) == ("mixed", 0.8, 256, True)
+
+
+def test_an_unknown_setting_in_a_file_is_refused(tmp_path: Path):
+    path = tmp_path / "run.toml"
+    path.write_text("[train]\nlearning_rate = 1e-4\n")
+    with pytest.raises(UsageError, match=r"run\.toml \[train\]: /learning_rate"):
+        TrainConfig.load(path, "train")
