@@ -17,7 +17,7 @@ from serve.problems import answer_with_problems
 from serve.service import Service
 from serve.settings import Settings
 from serve.store import Store
-from synth.schema.base import TOOL_VERSION
+from synth.schema.base import TOOL_VERSION, DailError
 from synth.schema.leases import Commit, Fail, Heartbeat, LeaseRequest
 from synth.schema.models import identify
 from synth.schema.objects import Objects
@@ -39,6 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=TOOL_VERSION,
         summary="Takes batches of expert solutions, hands them to workers, keeps what came of them",
         lifespan=_lifespan,
+        redirect_slashes=False,
     )
     app.state.settings = settings
     app.state.service = service
@@ -66,6 +67,8 @@ async def _sweep_forever(service: Service) -> None:
         await asyncio.sleep(SWEEP_S)
         try:
             await asyncio.to_thread(service.sweep)
+        except DailError as error:
+            log.warning("the sweep is put off: %s", error)
         except Exception:
             # the next turn tries again; without one, cancelled batches would never end
             log.exception("the sweep failed")

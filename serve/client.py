@@ -13,6 +13,7 @@ from serve.settings import is_loopback
 from synth.schema.base import ApiError
 
 _TIMEOUT = httpx.Timeout(60, connect=5)
+_SHOWN_FAULTS = 10
 
 
 class Client:
@@ -44,7 +45,7 @@ class Client:
 
     def download(self, path: str) -> Iterator[bytes]:
         with self._refusals(), self._http.stream("GET", path) as response:
-            if response.is_error:
+            if not response.is_success:
                 response.read()
                 raise _refusal(response)
             yield from response.iter_bytes()
@@ -52,9 +53,12 @@ class Client:
     def _json(self, method: str, path: str, **options: Any) -> Any:
         with self._refusals():
             response = self._http.request(method, path, **options)
-        if response.is_error:
+        if not response.is_success:
             raise _refusal(response)
-        return response.json() if response.content else None
+        try:
+            return response.json()
+        except ValueError:
+            raise _stranger(response) from None
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
@@ -75,12 +79,14 @@ class Client:
 
 
 def _refusal(response: httpx.Response) -> ApiError:
-    if response.headers.get("content-type", "").startswith("application/problem+json"):
-        problem = response.json()
-        faults = "".join(f"\n  {fault['pointer']}: {fault['detail']}" for fault in problem["errors"][:10])
-        return ApiError(f"the API refused ({response.status_code} {problem['code']}): {problem['detail']}{faults}",
-                        response.status_code)  # fmt: skip
-    return ApiError(
-        f"{response.request.url} answered {response.status_code}, not like a dail API; check --api",
-        response.status_code,
-    )
+    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+        return _stranger(response)
+    problem = response.json()
+    faults = "".join(f"\n  {fault['pointer']}: {fault['detail']}" for fault in problem["errors"][:_SHOWN_FAULTS])
+    said = f"the API refused ({response.status_code} {problem['code']}): {problem['detail']}{faults}"
+    return ApiError(said, response.status_code)
+
+
+def _stranger(response: httpx.Response) -> ApiError:
+    said = f"{response.request.url} answered {response.status_code}, but not like a dail API; check --api"
+    return ApiError(said, response.status_code)

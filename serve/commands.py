@@ -93,19 +93,19 @@ def submit(
 
     Prints the batch's id. Submitting the same file with the same settings again finds the batch there is.
     """
-    items = load_items(file)
+    solutions = load_items(file)
     # `dail synth` names the table in its overrides; the same flags work here
     synthesis = Synthesis.load(config, "synthesis", [override.removeprefix("synthesis.") for override in overrides])
     body = {
-        "items": [item.model_dump(mode="json", exclude_defaults=True) for item in items],
+        "items": [item.model_dump(mode="json", exclude_defaults=True) for item in solutions],
         "synthesis": synthesis.model_dump(mode="json", exclude_defaults=True),
         **({"model": model} if model else {}),
         **({"run_label": run_label} if run_label else {}),
     }
     with _client(api) as client:
         batch = client.post("/v1/batches", body)
-        say(f"{batch['id']}: {batch['request_counts']['total']} items, {batch['units']['total']} units, "
-            f"model {batch['model']['name']}, {batch['status']}")  # fmt: skip
+        items, units = batch["request_counts"]["total"], batch["units"]["total"]
+        say(f"{batch['id']}: {items} items, {units} units, model {batch['model']['name']}, {batch['status']}")
         if is_watched:
             return follow(client, batch["id"], as_json)
     emit(batch) if as_json else click.echo(batch["id"])

@@ -86,6 +86,8 @@ def _unfit(value: Any) -> Iterator[tuple[str, str, str]]:
             yield pointer(where), "surrogate", f"character {bad.start()} is half of a surrogate pair"
         elif isinstance(value, float) and not math.isfinite(value):
             yield pointer(where), "number_too_large", "the number is beyond a 64-bit float"
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            yield pointer(where), "number_too_large", "the number is beyond a 64-bit integer"
         elif isinstance(value, dict | list) and len(where) >= _MAX_DEPTH:
             yield pointer(where), "too_deep", f"it is nested more than {_MAX_DEPTH} levels"
         elif isinstance(value, dict):

@@ -37,7 +37,8 @@ from serve.bodies import (
     Tokens,
     UnitCounts,
 )
-from serve.store import BatchRecord, NewBatch, Store, Tally, Transaction, UnitRecord, wal_is_safe
+from serve.store import BatchRecord, NewBatch, Store, Tally, Transaction, UnitRecord
+from serve.tables import wal_is_safe
 from synth.schema.base import DailError, InputError, IntegrityError, StorageError, canonical, fingerprint
 from synth.schema.leases import (
     Commit,
@@ -93,7 +94,7 @@ class Service:
     def sweep(self) -> None:
         """What no request triggers: leases that nobody renews, manifests that could not be written before."""
         with self.store.write() as tx:
-            open_batches = [batch for name in tx.open_batches() if (batch := tx.batch(name))]
+            open_batches = [_existing(tx, batch_id) for batch_id in tx.open_batches()]
             for batch in open_batches:
                 if batch.status == "cancelling":
                     tx.cancel_units(batch.id)
@@ -263,8 +264,9 @@ class Service:
         with self.store.write() as tx:
             unit = _held(tx, unit_id, commit.worker, commit.epoch)
             tx.commit(unit, shard)
-            tx.settle(unit.batch_id)
-        self._finish(unit.batch_id)
+            is_settled = tx.settle(unit.batch_id)
+        if is_settled:
+            self._finish(unit.batch_id)
 
     def fail(self, unit_id: str, fail: Fail) -> None:
         error = Failure(code=fail.code, detail=fail.detail, retryable=fail.retryable)
@@ -278,8 +280,9 @@ class Service:
                 tx.give_up(unit, "queued", error)
             else:
                 tx.give_up(unit, "failed", error)
-            tx.settle(unit.batch_id)
-        self._finish(unit.batch_id)
+            is_settled = tx.settle(unit.batch_id)
+        if is_settled:
+            self._finish(unit.batch_id)
 
     def _check_shard(self, unit: UnitRecord, shard: ShardRef) -> None:
         """A row may only name bytes that are there: the API and its workers share the output folder."""
@@ -301,16 +304,16 @@ class Service:
     # the end of a batch
 
     def _finish(self, batch_id: str) -> None:
-        """Writes the manifest of a settled batch and ends it.
+        """Writes the manifest of a batch and ends it, if it is settled.
 
         Whoever repeats it after a crash writes the same bytes, since they depend on the store alone. If the disk
         refuses, the next sweep tries again: a worker's commit is not to fail for it.
         """
         with self.store.read() as tx:
             batch = _existing(tx, batch_id)
+            if batch.settled_at is None or batch.ended_at is not None:
+                return
             shards = tx.shards(batch_id)
-        if batch.settled_at is None or batch.ended_at is not None:
-            return
         reference = None
         try:
             if shards:

@@ -17,96 +17,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from serve.tables import BATCHES, ITEMS, MANIFESTS, METADATA, NOW, SHARDS, STORE_VERSION, UNITS, make_engine
 from synth.schema.base import StorageError
 from synth.schema.items import ExpertSolution, Synthesis
 from synth.schema.leases import Failure, ShardRef, Unit, UnitState
 from synth.schema.models import ModelIdentity
 
-STORE_VERSION = 1
-_BUSY_S = 30
-_CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
-NOW = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
-
-_metadata = sa.MetaData()
-
-_batches = sa.Table(
-    "batches",
-    _metadata,
-    sa.Column("n", sa.Integer, primary_key=True),
-    sa.Column("id", sa.Text, nullable=False, unique=True),
-    sa.Column("idempotency_key", sa.Text, nullable=False, unique=True),
-    sa.Column("body_hash", sa.Text, nullable=False),
-    sa.Column("status", sa.Text, nullable=False, index=True),
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("model_key", sa.Text, nullable=False),  # what a worker's model must equal
-    sa.Column("synthesis", sa.Text, nullable=False),
-    sa.Column("run_label", sa.Text),
-    sa.Column("metadata", sa.JSON, nullable=False),
-    sa.Column("generation", sa.Integer, nullable=False, default=1),
-    sa.Column("created_at", sa.Float, nullable=False, default=NOW),
-    sa.Column("in_progress_at", sa.Float),  # first lease
-    sa.Column("cancelling_at", sa.Float),
-    sa.Column("settled_at", sa.Float),  # every unit terminal
-    sa.Column("ended_at", sa.Float),
-)
-_items = sa.Table(
-    "items",
-    _metadata,
-    sa.Column("batch_id", sa.Text, sa.ForeignKey("batches.id"), primary_key=True),
-    sa.Column("item_id", sa.Text, primary_key=True),
-    sa.Column("position", sa.Integer, nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
-    sa.Index("items_in_order", "batch_id", "position", unique=True),
-)
-_units = sa.Table(
-    "units",
-    _metadata,
-    sa.Column("n", sa.Integer, primary_key=True),
-    sa.Column("unit_id", sa.Text, nullable=False),
-    sa.Column("batch_id", sa.Text, nullable=False),
-    sa.Column("item_id", sa.Text, nullable=False),
-    sa.Column("sample", sa.Integer, nullable=False),
-    sa.Column("state", sa.Text, nullable=False, default="queued"),
-    sa.Column("owner", sa.Text),
-    sa.Column("epoch", sa.Integer, nullable=False, default=0),
-    sa.Column("lease_until", sa.Float),
-    sa.Column("leases", sa.Integer, nullable=False, default=0),
-    sa.Column("failures", sa.Integer, nullable=False, default=0),
-    sa.Column("tokens", sa.Integer, nullable=False, default=0),
-    sa.Column("student_tokens", sa.Float, nullable=False, default=0),
-    sa.Column("error_code", sa.Text),
-    sa.Column("error_detail", sa.Text),
-    sa.Column("error_retryable", sa.Boolean),
-    sa.ForeignKeyConstraint(["batch_id", "item_id"], ["items.batch_id", "items.item_id"]),
-    sa.UniqueConstraint("batch_id", "unit_id"),
-    sa.Index("units_of_item", "batch_id", "item_id", "state"),
-    sa.Index("units_by_state", "state", "n"),
-    sa.Index("units_by_id", "unit_id"),
-)
-_shards = sa.Table(
-    "shards",
-    _metadata,
-    sa.Column("unit", sa.Integer, sa.ForeignKey("units.n"), primary_key=True),
-    sa.Column("batch_id", sa.Text, nullable=False, index=True),
-    sa.Column("key", sa.Text, nullable=False, unique=True),
-    sa.Column("rows", sa.Integer, nullable=False),
-    sa.Column("size_bytes", sa.Integer, nullable=False),
-    sa.Column("sha256", sa.Text, nullable=False),
-    sa.Column("unit_id", sa.Text, nullable=False),
-    sa.Column("item_id", sa.Text, nullable=False),
-    sa.Column("tokens", sa.Integer, nullable=False),
-    sa.Column("student_tokens", sa.Float, nullable=False),
-)
-_manifests = sa.Table(
-    "manifests",
-    _metadata,
-    sa.Column("batch_id", sa.Text, sa.ForeignKey("batches.id"), primary_key=True),
-    sa.Column("generation", sa.Integer, primary_key=True),
-    sa.Column("key", sa.Text, nullable=False),
-    sa.Column("digest", sa.Text, nullable=False),
-)
-
-_SHARD_COLUMNS = [_shards.c[name] for name in ShardRef.model_fields]
+_SHARD_COLUMNS = [SHARDS.c[name] for name in ShardRef.model_fields]
 _OPEN = ("queued", "leased")
 
 
@@ -177,8 +94,11 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._writing = threading.Lock()  # SQLite's own wait is a sleeping poll, and not fair
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._engine = _make_engine(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make {path.parent}: {error.strerror}; choose another data folder") from None
+        self._engine = make_engine(path)
         with self.write() as tx:
             tx.prepare(path)
 
@@ -198,43 +118,13 @@ class Store:
         self._engine.dispose()
 
 
-def wal_is_safe(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
-    """Whether this SQLite has the fix of the bug that can corrupt a WAL store (3.7.0 to 3.51.2).
-
-    >>> wal_is_safe((3, 51, 3)), wal_is_safe((3, 51, 2)), wal_is_safe((3, 50, 7)), wal_is_safe((3, 44, 6))
-    (True, False, True, True)
-    """
-    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
-
-
-def _make_engine(path: Path) -> sa.Engine:
-    engine = sa.create_engine(
-        f"sqlite:///{path}", connect_args={"timeout": _BUSY_S}, pool_size=_CONNECTIONS, max_overflow=0
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def settle(connection: Any, _: Any) -> None:
-        # Python's own BEGIN is deferred: a read-modify-write under it loses updates of other threads in silence.
-        connection.isolation_level = None
-        connection.execute(f"PRAGMA journal_mode={'WAL' if wal_is_safe() else 'DELETE'}")
-        connection.execute("PRAGMA synchronous=FULL")  # NORMAL may roll back acknowledged commits after a power loss
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        is_read = connection.get_execution_options().get("dail_read", False)
-        connection.exec_driver_sql("BEGIN" if is_read else "BEGIN IMMEDIATE")
-
-    return engine
-
-
 @contextmanager
 def _refusals(path: Path) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if isinstance(error.orig, sqlite3.IntegrityError):
-            raise  # a broken constraint is our mistake, not the disk's
+        if isinstance(error.orig, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+            raise  # our mistake, not the disk's
         raise StorageError(
             f"the store {path} refused: {error.orig}; nothing was changed; free some space or check the folder"
         ) from error
@@ -252,7 +142,7 @@ class Transaction:
             raise StorageError(
                 f"the store {path} has version {version}, this build reads up to {STORE_VERSION}; upgrade dail"
             )
-        _metadata.create_all(self._sql)
+        METADATA.create_all(self._sql)
         self.stamp()
 
     def stamp(self) -> None:
@@ -263,7 +153,7 @@ class Transaction:
 
     def add_batch(self, new: NewBatch) -> None:
         self._sql.execute(
-            _batches.insert().values(
+            BATCHES.insert().values(
                 id=new.id,
                 idempotency_key=new.idempotency_key,
                 body_hash=new.body_hash,
@@ -279,48 +169,48 @@ class Transaction:
             {"batch_id": new.id, "item_id": item.id, "position": position, "body": item.model_dump_json()}
             for position, item in enumerate(new.items)
         ]
-        self._sql.execute(_items.insert(), bodies)
+        self._sql.execute(ITEMS.insert(), bodies)
         units = [
             {"unit_id": unit, "batch_id": new.id, "item_id": item, "sample": sample} for unit, item, sample in new.units
         ]
-        self._sql.execute(_units.insert(), units)
+        self._sql.execute(UNITS.insert(), units)
 
     def batch(self, batch_id: str) -> BatchRecord | None:
-        return self._one_batch(_batches.c.id == batch_id)
+        return self._one_batch(BATCHES.c.id == batch_id)
 
     def batch_of_key(self, idempotency_key: str) -> BatchRecord | None:
-        return self._one_batch(_batches.c.idempotency_key == idempotency_key)
+        return self._one_batch(BATCHES.c.idempotency_key == idempotency_key)
 
     def batches(self, status: str | None, after: str | None, limit: int) -> list[BatchRecord]:
         """Newest first."""
-        query = _select_batches().order_by(_batches.c.n.desc()).limit(limit)
+        query = _select_batches().order_by(BATCHES.c.n.desc()).limit(limit)
         if status is not None:
-            query = query.where(_batches.c.status == status)
+            query = query.where(BATCHES.c.status == status)
         if after is not None:
-            query = query.where(_batches.c.n < sa.select(_batches.c.n).where(_batches.c.id == after).scalar_subquery())
+            query = query.where(BATCHES.c.n < sa.select(BATCHES.c.n).where(BATCHES.c.id == after).scalar_subquery())
         return [_batch_record(row) for row in self._sql.execute(query)]
 
     def open_batches(self) -> list[str]:
         """Batches that have not ended."""
-        return list(self._sql.scalars(sa.select(_batches.c.id).where(_batches.c.ended_at.is_(None))))
+        return list(self._sql.scalars(sa.select(BATCHES.c.id).where(BATCHES.c.ended_at.is_(None))))
 
     def start_cancel(self, batch_id: str) -> int:
         return self._change(
-            _batches.update()
-            .where(_batches.c.id == batch_id, _batches.c.status == "in_progress")
+            BATCHES.update()
+            .where(BATCHES.c.id == batch_id, BATCHES.c.status == "in_progress")
             .values(status="cancelling", cancelling_at=NOW)
         )
 
     def settle(self, batch_id: str) -> int:
         """in_progress → finalizing, or a mark on a cancelling batch, once no unit is queued or leased."""
-        is_open = sa.exists().where(_units.c.batch_id == batch_id, _units.c.state.in_(_OPEN))
-        status = sa.case((_batches.c.status == "in_progress", "finalizing"), else_=_batches.c.status)
+        is_open = sa.exists().where(UNITS.c.batch_id == batch_id, UNITS.c.state.in_(_OPEN))
+        status = sa.case((BATCHES.c.status == "in_progress", "finalizing"), else_=BATCHES.c.status)
         return self._change(
-            _batches.update()
+            BATCHES.update()
             .where(
-                _batches.c.id == batch_id,
-                _batches.c.status.in_(("in_progress", "cancelling")),
-                _batches.c.settled_at.is_(None),
+                BATCHES.c.id == batch_id,
+                BATCHES.c.status.in_(("in_progress", "cancelling")),
+                BATCHES.c.settled_at.is_(None),
                 ~is_open,
             )
             .values(status=status, settled_at=NOW)
@@ -328,31 +218,29 @@ class Transaction:
 
     def end(self, batch_id: str, manifest: tuple[str, str] | None) -> int:
         """finalizing → completed, cancelling → cancelled; the manifest is (key, digest)."""
-        status = sa.case((_batches.c.status == "finalizing", "completed"), else_="cancelled")
+        status = sa.case((BATCHES.c.status == "finalizing", "completed"), else_="cancelled")
         ended = self._change(
-            _batches.update()
+            BATCHES.update()
             .where(
-                _batches.c.id == batch_id,
-                _batches.c.status.in_(("finalizing", "cancelling")),
-                _batches.c.settled_at.is_not(None),
+                BATCHES.c.id == batch_id,
+                BATCHES.c.status.in_(("finalizing", "cancelling")),
+                BATCHES.c.settled_at.is_not(None),
             )
             .values(status=status, ended_at=NOW)
         )
         if ended and manifest is not None:
-            generation = sa.select(_batches.c.generation).where(_batches.c.id == batch_id).scalar_subquery()
+            generation = sa.select(BATCHES.c.generation).where(BATCHES.c.id == batch_id).scalar_subquery()
             row = {"batch_id": batch_id, "generation": generation, "key": manifest[0], "digest": manifest[1]}
-            self._sql.execute(_manifests.insert().values(row))
+            self._sql.execute(MANIFESTS.insert().values(row))
         return ended
 
     def tally(self, batch_id: str) -> Tally:
         states = _item_states(batch_id)
         by_item = self._sql.execute(sa.select(states.c.status, sa.func.count()).group_by(states.c.status))
         by_unit = self._sql.execute(
-            sa.select(
-                _units.c.state, sa.func.count(), sa.func.sum(_units.c.tokens), sa.func.sum(_units.c.student_tokens)
-            )
-            .where(_units.c.batch_id == batch_id)
-            .group_by(_units.c.state)
+            sa.select(UNITS.c.state, sa.func.count(), sa.func.sum(UNITS.c.tokens), sa.func.sum(UNITS.c.student_tokens))
+            .where(UNITS.c.batch_id == batch_id)
+            .group_by(UNITS.c.state)
         ).all()
         return Tally(
             items=dict(by_item.tuples().all()),
@@ -372,16 +260,16 @@ class Transaction:
         """(item id, state) in the order they were posted."""
         states = _item_states(batch_id)
         query = (
-            sa.select(_items.c.item_id, states.c.status)
-            .join(states, states.c.item_id == _items.c.item_id)
-            .where(_items.c.batch_id == batch_id)
-            .order_by(_items.c.position)
+            sa.select(ITEMS.c.item_id, states.c.status)
+            .join(states, states.c.item_id == ITEMS.c.item_id)
+            .where(ITEMS.c.batch_id == batch_id)
+            .order_by(ITEMS.c.position)
             .limit(limit)
         )
         if status is not None:
             query = query.where(states.c.status == status)
         if after is not None:
-            query = query.where(_items.c.position > self._position(batch_id, after))
+            query = query.where(ITEMS.c.position > self._position(batch_id, after))
         return [(row.item_id, row.status) for row in self._sql.execute(query)]
 
     def item_status(self, batch_id: str, item_id: str) -> str | None:
@@ -389,11 +277,11 @@ class Transaction:
         return self._sql.scalar(sa.select(states.c.status).where(states.c.item_id == item_id))
 
     def units_of_items(self, batch_id: str, item_ids: Sequence[str]) -> list[UnitRecord]:
-        query = _select_units().where(_units.c.batch_id == batch_id, _units.c.item_id.in_(item_ids))
-        return [_unit_record(row) for row in self._sql.execute(query.order_by(_units.c.n))]
+        query = sa.select(UNITS).where(UNITS.c.batch_id == batch_id, UNITS.c.item_id.in_(item_ids))
+        return [_unit_record(row) for row in self._sql.execute(query.order_by(UNITS.c.n))]
 
     def _position(self, batch_id: str, item_id: str) -> Any:
-        query = sa.select(_items.c.position).where(_items.c.batch_id == batch_id, _items.c.item_id == item_id)
+        query = sa.select(ITEMS.c.position).where(ITEMS.c.batch_id == batch_id, ITEMS.c.item_id == item_id)
         return query.scalar_subquery()
 
     # units
@@ -404,43 +292,42 @@ class Transaction:
         The same unit may be in two batches. Only one of them is leased at a time and epochs count over both, so
         (unit, epoch) names one row.
         """
-        lapsed = sa.and_(_units.c.state == "leased", _units.c.lease_until < NOW)
+        lapsed = sa.and_(UNITS.c.state == "leased", UNITS.c.lease_until < NOW)
         chosen: dict[str, int] = {}
-        for free in (lapsed, _units.c.state == "queued"):
-            candidates = self._sql.execute(_claimable(model_key).where(free).limit(count)).all()
-            for row in candidates:
+        for free in (lapsed, UNITS.c.state == "queued"):
+            for row in self._sql.execute(_claimable(model_key).where(free).limit(count)).all():
                 if len(chosen) < count:
                     chosen.setdefault(row.unit_id, row.n)
-        twin = _units.alias()
-        last_epoch = sa.select(sa.func.max(twin.c.epoch)).where(twin.c.unit_id == _units.c.unit_id).scalar_subquery()
+        twin = UNITS.alias()
+        last_epoch = sa.select(sa.func.max(twin.c.epoch)).where(twin.c.unit_id == UNITS.c.unit_id).scalar_subquery()
         self._change(
-            _units.update()
-            .where(_units.c.n.in_(chosen.values()), sa.or_(_units.c.state == "queued", lapsed))
+            UNITS.update()
+            .where(UNITS.c.n.in_(chosen.values()), sa.or_(UNITS.c.state == "queued", lapsed))
             .values(
                 state="leased",
                 owner=worker,
                 epoch=last_epoch + 1,
                 lease_until=NOW + lease_s,
-                leases=_units.c.leases + 1,
+                leases=UNITS.c.leases + 1,
                 tokens=0,
                 student_tokens=0,
             )
         )
         leased = self._leased(list(chosen.values()))
         self._change(
-            _batches.update()
-            .where(_batches.c.id.in_({unit.batch_id for unit in leased}), _batches.c.in_progress_at.is_(None))
+            BATCHES.update()
+            .where(BATCHES.c.id.in_({unit.batch_id for unit in leased}), BATCHES.c.in_progress_at.is_(None))
             .values(in_progress_at=NOW)
         )
         return leased
 
     def _leased(self, numbers: Sequence[int]) -> list[Unit]:
         query = (
-            sa.select(_units, _items.c.body, _batches.c.model, _batches.c.synthesis)
-            .join(_items, sa.and_(_items.c.batch_id == _units.c.batch_id, _items.c.item_id == _units.c.item_id))
-            .join(_batches, _batches.c.id == _units.c.batch_id)
-            .where(_units.c.n.in_(numbers))
-            .order_by(_units.c.n)
+            sa.select(UNITS, ITEMS.c.body, BATCHES.c.model, BATCHES.c.synthesis)
+            .join(ITEMS, sa.and_(ITEMS.c.batch_id == UNITS.c.batch_id, ITEMS.c.item_id == UNITS.c.item_id))
+            .join(BATCHES, BATCHES.c.id == UNITS.c.batch_id)
+            .where(UNITS.c.n.in_(numbers))
+            .order_by(UNITS.c.n)
         )
         return [
             Unit(
@@ -458,11 +345,11 @@ class Transaction:
 
     def held(self, unit_id: str, worker: str, epoch: int) -> UnitRecord | None:
         """The unit if this worker holds it at this epoch: the fence."""
-        query = _select_units().where(
-            _units.c.unit_id == unit_id,
-            _units.c.owner == worker,
-            _units.c.epoch == epoch,
-            _units.c.state == "leased",
+        query = sa.select(UNITS).where(
+            UNITS.c.unit_id == unit_id,
+            UNITS.c.owner == worker,
+            UNITS.c.epoch == epoch,
+            UNITS.c.state == "leased",
         )
         row = self._sql.execute(query).one_or_none()
         return _unit_record(row) if row else None
@@ -481,7 +368,7 @@ class Transaction:
         )
         if moved:
             row = {"unit": unit.n, "batch_id": unit.batch_id, **shard.model_dump()}
-            self._sql.execute(_shards.insert().values(row))
+            self._sql.execute(SHARDS.insert().values(row))
         return moved
 
     def give_up(self, unit: UnitRecord, state: UnitState, error: Failure) -> int:
@@ -507,58 +394,62 @@ class Transaction:
 
     def _move(self, unit: UnitRecord, state: UnitState, **values: Any) -> int:
         return self._change(
-            _units.update()
-            .where(_units.c.n == unit.n, _units.c.state == "leased", _units.c.epoch == unit.epoch)
+            UNITS.update()
+            .where(UNITS.c.n == unit.n, UNITS.c.state == "leased", UNITS.c.epoch == unit.epoch)
             .values(state=state, **values)
         )
 
     def cancel_units(self, batch_id: str) -> int:
         """Units nobody works on: queued, or with a lease that ran out."""
-        idle = sa.or_(_units.c.state == "queued", _units.c.lease_until < NOW)
+        idle = sa.or_(UNITS.c.state == "queued", UNITS.c.lease_until < NOW)
         return self._change(
-            _units.update()
-            .where(_units.c.batch_id == batch_id, _units.c.state.in_(_OPEN), idle)
+            UNITS.update()
+            .where(UNITS.c.batch_id == batch_id, UNITS.c.state.in_(_OPEN), idle)
             .values(state="cancelled", owner=None, lease_until=None)
         )
 
     def fail_lost(self, batch_id: str, max_leases: int, error: Failure) -> int:
         """Units whose lease ran out and that were leased `max_leases` times already."""
         return self._change(
-            _units.update()
+            UNITS.update()
             .where(
-                _units.c.batch_id == batch_id,
-                _units.c.state == "leased",
-                _units.c.lease_until < NOW,
-                _units.c.leases >= max_leases,
+                UNITS.c.batch_id == batch_id,
+                UNITS.c.state == "leased",
+                UNITS.c.lease_until < NOW,
+                UNITS.c.leases >= max_leases,
             )
             .values(
-                state="failed", owner=None, lease_until=None, error_code=error.code, error_detail=error.detail,
+                state="failed",
+                owner=None,
+                lease_until=None,
+                error_code=error.code,
+                error_detail=error.detail,
                 error_retryable=error.retryable,
             )
-        )  # fmt: skip
+        )
 
     def extend_leases(self, lease_s: float) -> int:
         """Workers could not renew while the API was down; that must not cost them their leases."""
-        return self._change(_units.update().where(_units.c.state == "leased").values(lease_until=NOW + lease_s))
+        return self._change(UNITS.update().where(UNITS.c.state == "leased").values(lease_until=NOW + lease_s))
 
     # shards and results
 
     def shard(self, unit_id: str, key: str) -> ShardRef | None:
-        query = sa.select(*_SHARD_COLUMNS).where(_shards.c.unit_id == unit_id, _shards.c.key == key)
+        query = sa.select(*_SHARD_COLUMNS).where(SHARDS.c.unit_id == unit_id, SHARDS.c.key == key)
         row = self._sql.execute(query).one_or_none()
         return ShardRef.model_validate(row._mapping) if row else None
 
     def shards(self, batch_id: str) -> list[ShardRef]:
-        query = sa.select(*_SHARD_COLUMNS).where(_shards.c.batch_id == batch_id).order_by(_shards.c.unit)
+        query = sa.select(*_SHARD_COLUMNS).where(SHARDS.c.batch_id == batch_id).order_by(SHARDS.c.unit)
         return [ShardRef.model_validate(row._mapping) for row in self._sql.execute(query)]
 
     def ended_units(self, batch_id: str, after: int, limit: int) -> list[tuple[UnitRecord, ShardRef | None]]:
         """Units that reached their last state, with their shards, in the order they were posted."""
         query = (
-            sa.select(_units, *(column.label(f"shard_{column.name}") for column in _SHARD_COLUMNS))
-            .outerjoin(_shards, _shards.c.unit == _units.c.n)
-            .where(_units.c.batch_id == batch_id, _units.c.n > after, _units.c.state.not_in(_OPEN))
-            .order_by(_units.c.n)
+            sa.select(UNITS, *(column.label(f"shard_{column.name}") for column in _SHARD_COLUMNS))
+            .outerjoin(SHARDS, SHARDS.c.unit == UNITS.c.n)
+            .where(UNITS.c.batch_id == batch_id, UNITS.c.n > after, UNITS.c.state.not_in(_OPEN))
+            .order_by(UNITS.c.n)
             .limit(limit)
         )
         return [(_unit_record(row), _shard_of(row)) for row in self._sql.execute(query)]
@@ -568,18 +459,18 @@ class Transaction:
 
 
 def _claimable(model_key: str) -> sa.Select:
-    twin = _units.alias()
+    twin = UNITS.alias()
     is_leased_elsewhere = sa.exists().where(
-        twin.c.unit_id == _units.c.unit_id,
-        twin.c.n != _units.c.n,
+        twin.c.unit_id == UNITS.c.unit_id,
+        twin.c.n != UNITS.c.n,
         twin.c.state == "leased",
         twin.c.lease_until >= NOW,
     )
     return (
-        sa.select(_units.c.n, _units.c.unit_id)
-        .join(_batches, _batches.c.id == _units.c.batch_id)
-        .where(_batches.c.status == "in_progress", _batches.c.model_key == model_key, ~is_leased_elsewhere)
-        .order_by(_units.c.n)
+        sa.select(UNITS.c.n, UNITS.c.unit_id)
+        .join(BATCHES, BATCHES.c.id == UNITS.c.batch_id)
+        .where(BATCHES.c.status == "in_progress", BATCHES.c.model_key == model_key, ~is_leased_elsewhere)
+        .order_by(UNITS.c.n)
     )
 
 
@@ -587,7 +478,7 @@ def _item_states(batch_id: str) -> sa.Subquery:
     """An item's state follows from its units' states; it is stored nowhere, so it cannot disagree with them."""
 
     def num(state: UnitState) -> sa.ColumnElement[int]:
-        return sa.func.sum(sa.case((_units.c.state == state, 1), else_=0))
+        return sa.func.sum(sa.case((UNITS.c.state == state, 1), else_=0))
 
     status = sa.case(
         (num("leased") > 0, "running"),
@@ -598,17 +489,13 @@ def _item_states(batch_id: str) -> sa.Subquery:
         (num("cancelled") > 0, "cancelled"),
         else_="completed",
     )
-    query = sa.select(_units.c.item_id, status.label("status")).where(_units.c.batch_id == batch_id)
-    return query.group_by(_units.c.item_id).subquery()
+    query = sa.select(UNITS.c.item_id, status.label("status")).where(UNITS.c.batch_id == batch_id)
+    return query.group_by(UNITS.c.item_id).subquery()
 
 
 def _select_batches() -> sa.Select:
-    manifest = sa.and_(_manifests.c.batch_id == _batches.c.id, _manifests.c.generation == _batches.c.generation)
-    return sa.select(_batches, _manifests.c.key, _manifests.c.digest).outerjoin(_manifests, manifest)
-
-
-def _select_units() -> sa.Select:
-    return sa.select(_units)
+    manifest = sa.and_(MANIFESTS.c.batch_id == BATCHES.c.id, MANIFESTS.c.generation == BATCHES.c.generation)
+    return sa.select(BATCHES, MANIFESTS.c.key, MANIFESTS.c.digest).outerjoin(MANIFESTS, manifest)
 
 
 def _batch_record(row: sa.Row) -> BatchRecord:

@@ -150,3 +150,9 @@ def test_an_acknowledged_batch_outlives_a_killed_server_and_the_watch_does_too(t
 def test_a_server_without_models_starts_and_says_what_is_missing(settings):
     app = create_app(settings.model_copy(update={"models": {}}))
     assert app.state.service.models == {}
+
+
+def test_a_data_folder_that_cannot_be_made_is_a_clear_error(dail, solutions):
+    ended = dail("serve", "--port", "0", "--data-dir", solutions / "below-a-file")
+    assert ended.returncode == 1
+    assert "choose another data folder" in ended.stderr

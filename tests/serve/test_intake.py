@@ -133,8 +133,14 @@ def test_a_workers_bad_body_is_a_problem_too(api):
 
 
 def test_unknown_paths_methods_and_parameters_are_problems(api):
-    answers = [api.get("/nope"), api.put("/v1/batches"), api.get("/v1/batches", params={"limit": 0})]
-    assert [answer.status_code for answer in answers] == [404, 405, 422]
+    answers = [
+        api.get("/nope"),
+        api.put("/v1/batches"),
+        api.get("/v1/batches", params={"limit": 0}),
+        api.get("/v1/batches/", follow_redirects=False),
+        api.get("/v1/batches/%00%ff%2e%2e"),
+    ]
+    assert [answer.status_code for answer in answers] == [404, 405, 422, 404, 404]
     assert all(answer.headers["content-type"] == MEDIA_TYPE for answer in answers)
     assert answers[1].headers["allow"]
     assert answers[2].json()["errors"][0]["pointer"] == "/query/limit"

@@ -165,3 +165,17 @@ def test_a_restart_gives_live_leases_more_time(settings, model):
         worker = FakeWorker(api, model)
         assert worker.lease() == []
         assert worker.commit(unit).status_code == 204
+
+
+def test_a_number_that_the_store_cannot_hold_is_refused(post, worker):
+    post()
+    (unit,) = worker.lease()
+    response = worker.heartbeat(unit.model_copy(update={"epoch": 2**63}))
+    assert (response.status_code, response.json()["errors"][0]["pointer"]) == (400, "/epoch")
+
+
+def test_a_unit_that_was_never_there_is_fenced(worker, post):
+    post()
+    (unit,) = worker.lease()
+    response = worker.heartbeat(unit.model_copy(update={"unit_id": "f" * 32}))
+    assert (response.status_code, response.json()["code"]) == (409, "fenced")

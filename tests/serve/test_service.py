@@ -67,7 +67,8 @@ class Leases(RuleBasedStateMachine):
     def heartbeat(self, held):
         worker, unit = held
         if unit:
-            self._try(lambda: self.service.heartbeat(unit.unit_id, Heartbeat(worker=worker, epoch=unit.epoch, tokens=1, student_tokens=1)))  # fmt: skip # noqa: E501
+            beat = Heartbeat(worker=worker, epoch=unit.epoch, tokens=1, student_tokens=1)
+            self._try(self.service.heartbeat, unit.unit_id, beat)
 
     @rule(held=leased)
     def commit(self, held):
@@ -75,14 +76,15 @@ class Leases(RuleBasedStateMachine):
         worker, unit = held
         if unit:
             shard = write_shard(self.service.objects.root, unit)
-            if self._try(lambda: self.service.commit(unit.unit_id, Commit(worker=worker, epoch=unit.epoch, shard=shard))):  # fmt: skip # noqa: E501
+            if self._try(self.service.commit, unit.unit_id, Commit(worker=worker, epoch=unit.epoch, shard=shard)):
                 self.committed.add((unit.batch_id, unit.unit_id))
 
     @rule(held=consumes(leased), retryable=st.booleans())
     def fail(self, held, retryable):
         worker, unit = held
         if unit:
-            self._try(lambda: self.service.fail(unit.unit_id, Fail(worker=worker, epoch=unit.epoch, code="boom", detail="", retryable=retryable)))  # fmt: skip # noqa: E501
+            body = Fail(worker=worker, epoch=unit.epoch, code="boom", detail="", retryable=retryable)
+            self._try(self.service.fail, unit.unit_id, body)
 
     @rule()
     def expire(self):
@@ -94,16 +96,16 @@ class Leases(RuleBasedStateMachine):
 
     @rule(batch=batches)
     def cancel(self, batch):
-        self._try(lambda: self.service.cancel(batch))
+        self._try(self.service.cancel, batch)
 
     @rule()
     def restart(self):
         self.service.store.close()
         self._open()
 
-    def _try(self, action) -> bool:
+    def _try(self, action, *arguments) -> bool:
         try:
-            action()
+            action(*arguments)
         except Conflict:
             return False
         return True
@@ -131,7 +133,7 @@ TestLeases = Leases.TestCase
 TestLeases.settings = hypothesis_settings(max_examples=20, stateful_step_count=20, deadline=None)
 
 
-def test_an_end_that_the_disk_refused_is_made_up_for_by_the_next_sweep(tmp_path, monkeypatch):
+def test_an_end_that_the_disk_refused_is_made_up_for_by_the_next_sweep(tmp_path):
     service = Service(Store(tmp_path / "dail.sqlite"), Objects(tmp_path / "o"), {"tiny": MODEL}, 60)
     batch, _ = service.create(BatchIn.parse({"items": items(1)}), None)
     (unit,) = service.lease(LeaseRequest(worker="w", count=1, model=MODEL)).units
@@ -145,7 +147,7 @@ def test_an_end_that_the_disk_refused_is_made_up_for_by_the_next_sweep(tmp_path,
     assert service.batch(batch.id).status == "completed"
 
 
-def test_a_batch_killed_between_manifest_and_end_is_ended_by_the_next_start(tmp_path, monkeypatch):
+def test_a_batch_killed_between_manifest_and_end_is_ended_by_the_next_start(tmp_path):
     service = Service(Store(tmp_path / "dail.sqlite"), Objects(tmp_path / "o"), {"tiny": MODEL}, 60)
     batch, _ = service.create(BatchIn.parse({"items": items(1)}), None)
     (unit,) = service.lease(LeaseRequest(worker="w", count=1, model=MODEL)).units

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serve.store import STORE_VERSION, NewBatch, Store, wal_is_safe
+from serve.store import NewBatch, Store
+from serve.tables import STORE_VERSION, wal_is_safe
 from synth.schema.base import StorageError
 from synth.schema.items import ExpertSolution, Synthesis
 from synth.schema.leases import unit_id
