@@ -100,8 +100,8 @@ def _refuse_foreign(row: TraceRow, shard: str, model: ModelIdentity) -> None:
     ):
         if got != wanted:
             raise UsageError(
-                f"shard {shard} was made with {what} {got} ({row.model_name}), the model folder has {wanted}; "
-                "give the folder of the model that made it, or synthesise again with this one"
+                f"shard {shard} was made with {what} {got[:19]} ({row.model_name}), the model folder has "
+                f"{wanted[:19]}; give the folder of the model that made it, or synthesise again with this one"
             )
 
 

@@ -19,12 +19,16 @@ from synth.schema.models import ModelIdentity, identify
 from synth.schema.objects import Objects, sha256
 from synth.schema.shards import TraceRow, encode_shard
 
-torch.set_num_threads(1)  # the tensors are so small that a second thread only waits
-
 VOCABULARY, CONTEXT = 96, 128
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 MakeManifest = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """The tensors are so small that a second thread only waits."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
