@@ -111,6 +111,8 @@ class Pool:
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+        for task in self._tasks:
+            task.add_done_callback(self._pass_on)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -253,6 +255,11 @@ class Pool:
         if lost:
             self._results.put_nowait(Results([], lost))
 
+    def _pass_on(self, task: asyncio.Task[None]) -> None:
+        """Our own mistake in a slot's task must not leave its units waiting for ever."""
+        if not task.cancelled() and (error := task.exception()):
+            self._break(DailError(f"the pool failed: {type(error).__name__}: {error}; please report this"))
+
     def _break(self, error: DailError) -> None:
         self._broken = error
         self._ready.set()
@@ -337,6 +344,6 @@ def _cause(error: Exception, slot: _Slot) -> str:
 def _kill_here(health: Health | None) -> None:
     """SIGKILL by process id, if it runs on this machine: Ray asks a process to end, which a stopped one never hears."""
     if health and Path(health.log).exists():
-        with suppress(ProcessLookupError, PermissionError):
+        with suppress(OSError):  # it is gone already, or not ours
             if b"ray::" in Path(f"/proc/{health.pid}/cmdline").read_bytes():
                 os.kill(health.pid, signal.SIGKILL)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -213,7 +214,8 @@ class Worker:
 
 def run_worker(config: SynthConfig, source: UnitSource, idle_exit_s: float | None = None) -> bool:
     """Ray, pool and worker for one source, until it ends or a signal comes. True: a signal ended it."""
-    with ray_cluster():
+    # Ray prints what becomes of its processes, and standard output belongs to `--json`
+    with contextlib.redirect_stdout(sys.stderr), ray_cluster():
         return asyncio.run(_run_worker(config, source, idle_exit_s))
 
 

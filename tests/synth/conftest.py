@@ -1,0 +1,24 @@
+"""One Ray for all tests of this room that need one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A local Ray, started the way a worker starts it."""
+    import ray
+
+    from synth.pool import ray_cluster
+    from tests.synth import stub_pair
+
+    home = Path.cwd()
+    with ray_cluster():
+        os.chdir(home)
+        ray.cloudpickle.register_pickle_by_value(stub_pair)  # actors have no tests on their path
+        yield
