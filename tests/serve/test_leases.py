@@ -48,6 +48,15 @@ def test_an_expired_lease_goes_to_another_and_the_zombie_is_fenced(api, post, wo
     assert api.get(f"/v1/batches/{batch}").json()["shards"] == 1
 
 
+def test_an_older_lease_of_the_same_worker_is_fenced_too(post, worker, settings):
+    post()
+    (old,) = worker.lease()
+    lapse_leases(settings.data_dir)
+    (new,) = worker.lease()
+    assert [worker.heartbeat(old).status_code, worker.commit(old).status_code] == [409, 409]
+    assert worker.commit(new).status_code == 204
+
+
 def test_a_late_commit_counts_if_nobody_took_the_unit_over(post, worker, settings):
     post()
     (unit,) = worker.lease()

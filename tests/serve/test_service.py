@@ -36,6 +36,7 @@ class Leases(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
         self.num_batches = 0
         self.committed: set[tuple[str, str]] = set()
+        self.holder: dict[str, tuple[str, int]] = {}
         self._open()
 
     def _open(self) -> None:
@@ -61,6 +62,7 @@ class Leases(RuleBasedStateMachine):
     @rule(target=leased, worker=WORKERS)
     def lease(self, worker):
         units = self.service.lease(LeaseRequest(worker=worker, count=1, model=MODEL)).units
+        self.holder |= {unit.unit_id: (worker, unit.epoch) for unit in units}
         return (worker, units[0] if units else None)
 
     @rule(held=leased)
@@ -68,7 +70,8 @@ class Leases(RuleBasedStateMachine):
         worker, unit = held
         if unit:
             beat = Heartbeat(worker=worker, epoch=unit.epoch, tokens=1, student_tokens=1)
-            self._try(self.service.heartbeat, unit.unit_id, beat)
+            if self._try(self.service.heartbeat, unit.unit_id, beat):
+                assert self.holder[unit.unit_id] == (worker, unit.epoch), "a zombie renewed its lease"
 
     @rule(held=leased)
     def commit(self, held):
@@ -84,7 +87,8 @@ class Leases(RuleBasedStateMachine):
         worker, unit = held
         if unit:
             body = Fail(worker=worker, epoch=unit.epoch, code="boom", detail="", retryable=retryable)
-            self._try(self.service.fail, unit.unit_id, body)
+            if self._try(self.service.fail, unit.unit_id, body):
+                assert self.holder.pop(unit.unit_id) == (worker, unit.epoch), "a zombie failed a unit"
 
     @rule()
     def expire(self):
