@@ -57,6 +57,12 @@ def test_an_older_lease_of_the_same_worker_is_fenced_too(post, worker, settings)
     assert worker.commit(new).status_code == 204
 
 
+def test_nobody_else_can_speak_for_a_lease(api, post, worker, model):
+    post()
+    (unit,) = worker.lease()
+    assert FakeWorker(api, model, "w2").heartbeat(unit).status_code == 409
+
+
 def test_a_late_commit_counts_if_nobody_took_the_unit_over(post, worker, settings):
     post()
     (unit,) = worker.lease()

@@ -136,3 +136,19 @@ def test_the_state_of_an_item_follows_from_its_units(store, model):
         tx.cancel_units("b1")
         seen.append(tx.item_status("b1", "i0"))
     assert seen == ["queued", "running", "cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("version", "is_safe"),
+    [
+        ((3, 40, 1), False),
+        ((3, 44, 6), True),
+        ((3, 45, 0), False),
+        ((3, 50, 7), True),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((4, 0, 0), True),
+    ],
+)
+def test_the_write_ahead_log_is_used_only_where_its_bug_is_fixed(version, is_safe):
+    assert wal_is_safe(version) is is_safe
