@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from synth.config import EngineConfig, SynthConfig
@@ -17,12 +18,16 @@ from synth.strategies.base import Rollout, RolloutRequest
 
 @dataclass
 class StubPair:
-    """A unit named `sigkill-…`, `dead-…` or `hang-…` does that in its second step, unless `marker` says it was done."""
+    """A unit named `sigkill-…`, `dead-…` or `hang-…` does that in its second step, unless `marker` says it was done.
+
+    `faults` names the fault of units whose names cannot be chosen.
+    """
 
     config: SynthConfig
     marker: Path
     step_s: float = 0.01
     steps: int = 3
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     engine_name = "stub"
 
@@ -52,7 +57,7 @@ class StubPair:
         return [self._rollout(unit_id) for unit_id in ended if self.units.pop(unit_id)]
 
     def _fault(self, unit_id: str) -> None:
-        kind = unit_id.partition("-")[0]
+        kind = self.faults.get(unit_id, unit_id.partition("-")[0])
         if kind not in ("sigkill", "dead", "hang") or (self.marker.exists() and not unit_id.endswith("-always")):
             return
         self.marker.touch()

@@ -1,0 +1,107 @@
+"""From a leased unit to the row in the shard."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from synth.engine.base import Limits
+from synth.prompts import Prompts
+from synth.schema.base import ItemError
+from synth.schema.items import ExpertSolution, Synthesis
+from synth.schema.leases import Unit
+from synth.schema.models import ModelIdentity, identify
+from synth.schema.shards import decode_shard
+from synth.strategies.base import Rollout
+from synth.traces import Prepared, prepare, shard_of, trace_row
+from tests.conftest import DEMO_MODEL
+
+
+@pytest.fixture(scope="module")
+def prompts() -> Prompts:
+    return Prompts(DEMO_MODEL)
+
+
+@pytest.fixture(scope="module")
+def model() -> ModelIdentity:
+    return identify(DEMO_MODEL)
+
+
+def unit(model: ModelIdentity, solution: str = "After A: 12. The lock shows \\boxed{12}.", **synthesis: Any) -> Unit:
+    item = ExpertSolution(problem="Turn A.", solution=solution, answer="12", metadata={"level": 3})
+    settings = Synthesis(**{"max_tokens": 50, **synthesis})
+    return Unit(unit_id="u1", batch_id="b", item_id="i", sample=2, epoch=4, item=item, synthesis=settings, model=model)
+
+
+def limits(model_tokens: int) -> Limits:
+    return Limits(model_tokens=model_tokens, rows=8, step_tokens=8192, kv_tokens=1 << 20, kv_block=16)
+
+
+def rollout(trace_ids: list[int]) -> Rollout:
+    size = len(trace_ids)
+    return Rollout("u1", trace_ids, [1.0, *[0.25] * (size - 1)], [-0.5] * size, [None] * size, "stop", "lockstep")
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_with_both_numbers(prompts: Prompts, model: ModelIdentity) -> None:
+    with pytest.raises(ItemError, match=r"needs \d+ tokens and the trace at least 1; the model holds 20") as caught:
+        prepare(unit(model), prompts, limits(20))
+    assert (caught.value.code, caught.value.retryable) == ("context_length_exceeded", False)
+
+
+def test_a_trace_gets_what_the_longest_context_leaves(prompts: Prompts, model: ModelIdentity) -> None:
+    prepared = prepare(unit(model, max_tokens=5000), prompts, limits(300))
+    contexts = prepared.contexts
+    longest = max(map(len, (contexts.student_ids, contexts.privileged_ids, contexts.negative_ids)))
+    assert prepared.request.synthesis.max_tokens == 300 - longest
+
+
+def test_the_negative_reference_must_have_room_too(
+    prompts: Prompts, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contexts = prompts.contexts(unit(model).item, None)
+    longer = dataclasses.replace(contexts, negative_ids=[5] * 500)
+    monkeypatch.setattr(prompts, "contexts", lambda item, thinking: longer)
+    assert prepare(unit(model), prompts, limits(501)).request.synthesis.max_tokens == 1
+    with pytest.raises(ItemError, match="the negative prompt needs 500 tokens"):
+        prepare(unit(model), prompts, limits(500))
+
+
+def test_a_turn_that_ends_at_once_is_no_trace(prompts: Prompts, model: ModelIdentity) -> None:
+    prepared = prepare(unit(model), prompts, limits(4096))
+    with pytest.raises(ItemError) as caught:
+        trace_row(prepared, rollout([next(iter(prompts.stop_ids))]), prompts, "fake")
+    assert caught.value.code == "empty_trace"
+
+
+def test_a_shard_reads_back_with_what_made_it(prompts: Prompts, model: ModelIdentity) -> None:
+    prepared = prepare(unit(model, tau=0.5, seed=7), prompts, limits(4096))
+    ids = prompts.tokenizer.encode("The lock shows 12")
+    row = trace_row(prepared, rollout(ids), prompts, "vllm 0.32.0")
+    data, shard = shard_of(row, prepared.unit.epoch)
+    (read,) = decode_shard(data, shard.key)
+    assert read == row
+    assert read.student_prompt_ids == tuple(prepared.contexts.student_ids)
+    assert (read.sample_index, read.tau, read.seed, read.engine) == (2, 0.5, 7, "vllm 0.32.0")
+    assert (read.model_revision, read.template_hash) == (model.revision, model.template_hash)
+    assert read.trace_text == "The lock shows 12"
+    assert shard.tokens == len(ids)
+    assert shard.student_tokens == pytest.approx(1 + 0.25 * (len(ids) - 1))
+    assert shard.key.startswith("shards/b/u1/e4-")
+
+
+def test_a_long_trace_with_control_characters_still_reads_back(prompts: Prompts, model: ModelIdentity) -> None:
+    prepared: Prepared = prepare(unit(model), prompts, limits(4096))
+    row = trace_row(prepared, rollout([5, 6, 7]), prompts, "fake")
+    text = "\x1b[31m" + "x" * 100_000
+    odd = row.model_copy(update={"completion": (row.completion[0].model_copy(update={"content": text}),)})
+    data, shard = shard_of(odd, 1)
+    assert decode_shard(data, shard.key)[0].completion[0].content == text
+
+
+def test_what_is_recorded_as_the_limit_is_what_was_asked_for(prompts: Prompts, model: ModelIdentity) -> None:
+    prepared = prepare(unit(model, max_tokens=5000), prompts, limits(300))
+    cut = dataclasses.replace(rollout([5, 6]), reason="length")
+    row = trace_row(prepared, cut, prompts, "fake")
+    assert (row.max_tokens, row.finish_reason, row.truncated) == (5000, "length", True)
