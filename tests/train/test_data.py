@@ -43,7 +43,11 @@ def test_rows_become_examples_in_the_manifest_s_order(make_manifest: MakeManifes
         ({"student_prompt_ids": ()}, IntegrityError, "student_prompt_ids is empty"),
         ({"trace_ids": (3, VOCABULARY)}, IntegrityError, f"trace_ids has id {VOCABULARY}"),
         ({"negative_prompt_ids": (3, -1)}, IntegrityError, "negative_prompt_ids has id -1"),
-        ({"privileged_prompt_ids": (1,) * CONTEXT}, UsageError, f"the model reads {CONTEXT}"),
+        (
+            {"privileged_prompt_ids": (1,) * (CONTEXT - 1), "trace_ids": (1, 2)},
+            UsageError,
+            f"privileged_prompt_ids and trace have {CONTEXT + 1} tokens, the model reads {CONTEXT}",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_trained_on_is_refused_by_shard(

@@ -75,7 +75,12 @@ def test_every_ablation_brings_its_own_loss_down(train: Train, objective: str):
     assert sum(f["loss"] for f in figures[-3:]) < 0.9 * sum(f["loss"] for f in figures[:3])
 
 
-@pytest.mark.parametrize("update", [1, 2, 3, 4, 6])
+def test_bfloat16_weights_train_as_well(train: Train):
+    figures = lines(train("run", SETTINGS.model_copy(update={"epochs": 8, "dtype": "bfloat16"})))
+    assert sum(f["gap"] for f in figures[-3:]) < 0.9 * sum(f["gap"] for f in figures[:3])
+
+
+@pytest.mark.parametrize("update", [1, 2, 3, 6])
 def test_a_run_stopped_at_any_step_ends_with_the_same_weights(
     train: Train, monkeypatch: pytest.MonkeyPatch, update: int
 ):

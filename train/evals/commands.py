@@ -19,7 +19,17 @@ from train.evals.config import EvalConfig
 from train.evals.lineage import read_adapter
 from train.evals.problems import load_problems
 from train.evals.report import points, render, trace_lineage
-from train.evals.results import AdapterRef, Evaluation, GroupResult, PassAtK, by_group, count, summarise, versions
+from train.evals.results import (
+    AdapterRef,
+    Evaluation,
+    GroupResult,
+    PassAtK,
+    by_group,
+    count,
+    same_text,
+    summarise,
+    versions,
+)
 from train.evals.run import evaluate as run_evaluation
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -54,6 +64,8 @@ def evaluate(
         emit(_summary(evaluation, out))
     else:
         _print_tables(evaluation)
+    if evaluation.warning:
+        say(f"warning: {evaluation.warning}")
     say(f"{out / 'report.html'} shows it all; eval.json and samples.jsonl lie beside it")
 
 
@@ -83,6 +95,7 @@ def _evaluate(config: EvalConfig, problems_path: Path, adapter_folder: Path | No
         finished_at=dt.datetime.now(dt.UTC),
         groups=by_group(counted, config.seed),
         summary=summarise(counted),
+        num_same_text=same_text(judged),
         problems=counted,
     )
     _write(out / "eval.json", json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
@@ -106,6 +119,7 @@ def _summary(evaluation: Evaluation, out: Path) -> dict[str, Any]:
         "eval": str(out / "eval.json"),
         "samples": str(out / "samples.jsonl"),
         "report": str(out / "report.html"),
+        "warning": evaluation.warning,
         "groups": [group.model_dump(mode="json") for group in evaluation.groups],
     }
 
@@ -120,8 +134,10 @@ def _print_tables(evaluation: Evaluation) -> None:
 
 def _table(group: GroupResult) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{group.group}, {group.num_problems} problems: pass@k in %", title_justify="left")
+    # Text, since a group's name may hold what rich takes for markup
+    table = Table(title=Text(f"{group.group}, {group.num_problems} problems: pass@k in %"), title_justify="left")
     table.add_column("")
     for point in group.passes["base"]:
         table.add_column(f"k = {point.k}", justify="right")

@@ -22,7 +22,7 @@ _WEIGHTS, _CONFIG, _PROVENANCE = "adapter_model.safetensors", "adapter_config.js
 
 @dataclass(frozen=True)
 class Adapter:
-    """`provenance` is the content of dail.json, empty for an adapter that others trained."""
+    """`provenance` is dail.json with its run's record unfolded, empty for an adapter that others trained."""
 
     folder: Path
     rank: int
@@ -31,7 +31,8 @@ class Adapter:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The training run's metrics, one dict a step, in order; empty if there are none. A torn line is left out."""
-        path = self._find(self.provenance.get("metrics") or "metrics.jsonl")
+        named = self.provenance.get("metrics")
+        path = self._find(named if isinstance(named, str) else "metrics.jsonl")
         if path is None:
             return []
         steps = []
@@ -49,10 +50,6 @@ class Adapter:
         named = self.provenance.get("manifest")
         return self._find(named) if isinstance(named, str) else None
 
-    def gamma(self) -> float | None:
-        config = self.provenance.get("config")
-        return config.get("gamma") if isinstance(config, dict) else None
-
     def _find(self, named: str) -> Path | None:
         """A relative path is relative to where the run was started or to the adapter; a folder may have moved."""
         places = (Path(named), self.folder / named, self.folder.parent / Path(named).name)
@@ -68,13 +65,25 @@ def read_adapter(folder: Path, model: ModelIdentity) -> Adapter:
     rank = _json(folder / _CONFIG).get("r")
     if not isinstance(rank, int) or rank < 1:
         raise UsageError(f"{folder / _CONFIG}: r is {rank!r}; wanted the rank of a LoRA adapter, a whole number")
-    provenance = _json(folder / _PROVENANCE) if (folder / _PROVENANCE).is_file() else {}
-    if "model" in provenance:
+    provenance = _provenance(folder / _PROVENANCE)
+    if provenance:
         _check_base(folder, provenance["model"], model)
     with open(folder / _WEIGHTS, "rb") as weights:
         digest = hashlib.file_digest(weights, "sha256")
     digest.update(config_bytes)
     return Adapter(folder, rank, "sha256:" + digest.hexdigest(), provenance)
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    """Raises UsageError if it does not name the base model: then nobody can say whether the adapter fits."""
+    if not path.is_file():
+        return {}
+    written = _json(path)
+    run = written.get("run")
+    provenance = {**written, **(run if isinstance(run, dict) else {})}
+    if not isinstance(provenance.get("model"), dict):
+        raise UsageError(f"{path} names no base model; restore it, or remove it to evaluate without provenance")
+    return provenance
 
 
 def _check_base(folder: Path, trained_on: dict[str, Any], model: ModelIdentity) -> None:

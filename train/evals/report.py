@@ -116,7 +116,7 @@ def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[s
             "folder": adapter.folder,
             "rank": str(adapter.rank),
             "digest": adapter.digest,
-            **{key: str(config[key]) for key in ("objective", "gamma", "epochs", "learning_rate") if key in config},
+            **{key: str(config[key]) for key in ("objective", "gamma", "epochs", "lr") if key in config},
             **{name: str(known[key]) for key, name in _KNOWN.items() if known.get(key) is not None},
         }
     if manifest is not None:
@@ -135,7 +135,7 @@ def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[s
     return found
 
 
-_KNOWN = {"manifest_digest": "trained on", "created_at": "when", "tool_version": "dail"}
+_KNOWN = {"manifest_digest": "trained on", "steps": "steps", "finished_at": "when", "tool_version": "dail"}
 
 
 def findings(everything: GroupResult) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from synth.grade import Method
 from synth.schema.base import Frozen
@@ -91,7 +91,18 @@ class Evaluation(Frozen):
     finished_at: dt.datetime
     groups: tuple[GroupResult, ...]
     summary: dict[Subject, SubjectSummary]
+    num_same_text: int | None = Field(description="completions of the adapter that equal base's at the same seed")
     problems: tuple[ProblemResult, ...]
+
+    @property
+    def warning(self) -> str | None:
+        """Base and adapter share their seeds, so an adapter that changes nothing at all was hardly applied."""
+        if self.num_same_text is None or self.num_same_text < self.summary["adapter"].num_completions:
+            return None
+        return (
+            f"All {self.num_same_text} completions of the adapter equal the base model's, word for word: it may not "
+            "have been applied, or it changes nothing; do not read this as a comparison."
+        )
 
     @property
     def subjects(self) -> list[Subject]:
@@ -174,6 +185,13 @@ def summarise(problems: Sequence[ProblemResult]) -> dict[Subject, SubjectSummary
         )
         for who, judgements in found.items()
     }
+
+
+def same_text(judged: Sequence[Judged]) -> int | None:
+    """How many of the adapter's completions are base's, text for text; none without an adapter."""
+    texts = {(c.subject, c.problem_id, c.sample): c.text for c in (one.completion for one in judged)}
+    ours = [(problem, sample, text) for (who, problem, sample), text in texts.items() if who == "adapter"]
+    return sum(texts["base", problem, sample] == text for problem, sample, text in ours) if ours else None
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Problems → completions of the base model and of the adapter → verdicts.
 
-Both are sampled in one engine, the adapter as a per-request LoRA, with the same seeds, so nothing else differs.
+Both are sampled in one engine, the adapter as a per-request LoRA, with the same seeds, so nothing else differs. They
+are never in it at once: vLLM's CPU kernels (0.32) read "no adapter" as slot -1, the last one, so a base row in a step
+with an adapter's row is decoded with the adapter.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 from synth.config import EngineConfig
@@ -53,7 +55,7 @@ def evaluate(
     samples_path: Path,
     make_engine: MakeEngine | None = None,
 ) -> list[Judged]:
-    """Draws what samples.jsonl does not hold yet and judges everything, in the order of the problems."""
+    """Draws what samples.jsonl does not hold yet and judges everything: first all of base, then all of the adapter."""
     draws = _draws(config, problems, model, adapter)
     with SampleFile(samples_path, {draw.key for draw in draws}) as file:
         missing = [draw for draw in draws if draw.key not in file.kept]
@@ -75,14 +77,14 @@ def open_engine(config: EngineConfig, adapter_rank: int | None) -> Engine:
 def _draws(
     config: EvalConfig, problems: list[EvalProblem], model: ModelIdentity, adapter: Adapter | None
 ) -> list[_Draw]:
-    """By problem, so that the completions of one prompt are in the engine together and share its prefix."""
+    """By problem within each subject, so that the completions of one prompt run together and share its prefix."""
     subjects: list[tuple[Subject, str | None]] = [("base", None)]
     if adapter is not None:
         subjects.append(("adapter", adapter.digest))
     return [
         _Draw(completion_key(config, model, digest, problem, sample), subject, problem, sample)
-        for problem in problems
         for subject, digest in subjects
+        for problem in problems
         for sample in range(config.samples)
     ]
 
@@ -98,9 +100,11 @@ def _sample(
     engine = make_engine(config.engine, adapter.rank if adapter else None)
     try:
         rows = [_row(config, draw, prompt_ids[draw.problem.id], prompts, adapter, engine.limits) for draw in draws]
+        # one drive after the other: the engine is empty in between
+        apart = chain.from_iterable(drive(engine, alike) for _, alike in groupby(rows, key=lambda row: row.adapter))
         num_tokens, started = 0, time.monotonic()
         with progress("sampling", len(rows)) as bar:
-            for done, finished in enumerate(drive(engine, rows), 1):
+            for done, finished in enumerate(apart, 1):
                 file.add(_completion(by_key[finished.row_id], finished, prompts, engine.name))
                 num_tokens += len(finished.token_ids)
                 bar.update(done, tokens_per_s=num_tokens / (time.monotonic() - started))

@@ -24,6 +24,9 @@ from train.evals.problems import EvalProblem
 
 Subject = Literal["base", "adapter"]
 
+# Raised when completions are drawn in another way, so that none drawn the old way is reused. 1 let base and adapter
+# share steps, where vLLM on a CPU gave base rows the adapter.
+_DRAWN_BY = 2
 _DRAWN_FROM: dict[str, Any] = {
     "temperature": True,
     "max_tokens": True,
@@ -52,7 +55,7 @@ def completion_key(
     """32 hex digits. The model's name, the number of samples, and a problem's answer and group do not count."""
     settings = config.model_dump(mode="json", include=_DRAWN_FROM)
     identity = model.model_dump(mode="json", exclude={"name"})
-    content = [settings, identity, adapter_digest, problem.id, problem.problem, sample]
+    content = [_DRAWN_BY, settings, identity, adapter_digest, problem.id, problem.problem, sample]
     return hashlib.sha256(canonical(content)).hexdigest()[:32]
 
 
