@@ -1,0 +1,169 @@
+"""`dail eval` from flags to eval.json, samples.jsonl and report.html."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from synth.engine.base import Engine, Row
+from synth.prompts import Prompts
+from synth.schema.models import ModelIdentity
+from tests.conftest import DEMO_MODEL
+from tests.train.evals.conftest import HOSTILE, TableEngine, write_adapter
+from train.evals import run
+from train.evals.commands import evaluate
+from train.evals.results import Evaluation
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    groups = ("even", f"odd [x] $1 {HOSTILE}")
+    lines = [
+        {"id": f"p{n}", "problem": f"Say {n}.", "answer": n, "metadata": {"group": groups[n % 2]}} for n in range(6)
+    ]
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def table_engine(monkeypatch: pytest.MonkeyPatch, prompts: Prompts) -> None:
+    """The base model is right about problem 0 and 1, the adapter half of the time about everything."""
+    problem_of = {tuple(prompts.student_ids(f"Say {n}.", None)): n for n in range(6)}
+
+    def answer(row: Row) -> list[int]:
+        number = problem_of[tuple(row.prompt_ids)]
+        right = row.seed % 2 == 0 if row.adapter else number < 2
+        return prompts.tokenizer.encode(rf"{HOSTILE} \boxed{{{number if right else 77}}}", add_special_tokens=False)
+
+    def engine(*_: Any) -> Engine:
+        return TableEngine(answer)
+
+    monkeypatch.setattr(run, "open_engine", engine)
+
+
+def dail_eval(problems: Path, out: Path, *more: str) -> Result:
+    fixed = ["--model", str(DEMO_MODEL), "--problems", str(problems), "--out", str(out), "--samples", "4"]
+    return CliRunner().invoke(evaluate, [*fixed, *more], catch_exceptions=False)
+
+
+class Page(HTMLParser):
+    """What a browser would see of the report."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.trace_pieces: list[str] = []
+        self._in_token = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._in_token = "data-about" in dict(attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_token = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_token:
+            self.trace_pieces.append(data)
+
+
+def test_it_writes_what_it_says(problems: Path, trained: Path, tmp_path: Path) -> None:
+    result = dail_eval(problems, tmp_path / "e", "--adapter", str(trained), "--json")
+    assert result.exit_code == 0
+    said = json.loads(result.stdout)
+    evaluation = Evaluation.model_validate_json(Path(said["eval"]).read_bytes())
+    assert [group.group for group in evaluation.groups] == ["all problems", "even", f"odd [x] $1 {HOSTILE}"]
+    assert evaluation.groups[0].passes["base"][0].mean == pytest.approx(2 / 6)
+    assert evaluation.problems[0].num_correct["base"] == 4 and evaluation.engines == ("table 1",)
+    assert len(Path(said["samples"]).read_text().splitlines()) == 48
+    assert {p.name for p in (tmp_path / "e").iterdir()} == {"eval.json", "samples.jsonl", "report.html"}
+
+
+def test_the_tables_show_base_and_adapter_by_group(problems: Path, trained: Path, tmp_path: Path) -> None:
+    said = dail_eval(problems, tmp_path / "e", "--adapter", str(trained)).stdout
+    assert "all problems, 6 problems: pass@k in %" in said and "odd [x] $1" in said
+    assert "33.3" in said and "adapter − base" in said
+
+
+def test_the_report_stands_alone_and_runs_nothing(problems: Path, trained: Path, tmp_path: Path) -> None:
+    dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
+    html = (tmp_path / "e" / "report.html").read_text("utf-8")
+    page = Page(html)
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert "<style>" in html and html.count("<style") == 1
+    assert not re.search(r"@import|url\((?!#)", html)
+    for _, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("href", "src", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None and policy.startswith("default-src 'none'; style-src-elem 'sha256-")
+
+
+def test_the_report_shows_curves_and_who_wrote_which_token(problems: Path, trained: Path, tmp_path: Path) -> None:
+    dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
+    html = (tmp_path / "e" / "report.html").read_text("utf-8")
+    page = Page(html)
+    assert [a["aria-label"] for tag, a in page.tags if tag == "svg"] == [
+        "pass@k of base and adapter by group",
+        "figures of the training run over its steps",
+    ]
+    tokens = [a for _, a in page.tags if "data-about" in a]
+    assert {"s10", "s0", "s3", "unknown"} <= {(a["class"] or "").split()[0] for a in tokens}
+    assert "written by the student with probability 0.30" in (tokens[2]["data-about"] or "")
+    assert f"{HOSTILE} so \\boxed{{0}}." in "".join(page.trace_pieces)
+    for shown in ("gamma", "0.8, held against raw probabilities", "2026-11-21 12:00 UTC", "554"):
+        assert shown in html
+
+
+@pytest.mark.parametrize("is_foreign", [True, False])
+def test_an_adapter_whose_run_is_gone_is_reported_with_notes(
+    problems: Path, tmp_path: Path, model: ModelIdentity, is_foreign: bool
+) -> None:
+    provenance = None if is_foreign else {"run": {"model": model.model_dump(), "manifest": "gone/v1.json"}}
+    folder = write_adapter(tmp_path / "foreign", provenance)
+    assert dail_eval(problems, tmp_path / "e", "--adapter", str(folder)).exit_code == 0
+    html = (tmp_path / "e" / "report.html").read_text("utf-8")
+    assert "no traces." in html and "no training curves." in html
+
+
+def test_a_damaged_shard_costs_the_traces_and_not_the_report(problems: Path, trained: Path, tmp_path: Path) -> None:
+    next((tmp_path / "out").glob("shards/*/*/*.parquet")).write_bytes(b"PAR1")
+    assert dail_eval(problems, tmp_path / "e", "--adapter", str(trained)).exit_code == 0
+    html = (tmp_path / "e" / "report.html").read_text("utf-8")
+    assert "No traces: shard" in html and "is damaged" in html
+
+
+def test_the_base_model_alone_has_no_difference(problems: Path, tmp_path: Path) -> None:
+    said = dail_eval(problems, tmp_path / "e").stdout
+    assert "adapter" not in said
+    html = (tmp_path / "e" / "report.html").read_text("utf-8")
+    assert "adapter − base" not in html and 'class="note"' not in html
+
+
+def test_settings_reach_the_engine_and_unknown_ones_are_refused(problems: Path, tmp_path: Path) -> None:
+    from synth.schema.base import UsageError
+
+    dail_eval(problems, tmp_path / "e", "--set", "engine.rows=8", "--temperature", "1", "--seed", "5")
+    settings = Evaluation.model_validate_json((tmp_path / "e" / "eval.json").read_bytes()).settings
+    assert (settings.engine.rows, settings.temperature, settings.seed) == (8, 1.0, 5)
+    with pytest.raises(UsageError, match="/engine/rowz"):
+        dail_eval(problems, tmp_path / "e", "--set", "engine.rowz=8")
+
+
+def test_an_adapter_that_changes_nothing_is_warned_of(
+    problems: Path, tmp_path: Path, trained: Path, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = prompts.tokenizer.encode(r"\boxed{1}", add_special_tokens=False)
+    monkeypatch.setattr(run, "open_engine", lambda *_: TableEngine(lambda row: same))
+    result = dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
+    assert "warning: All 24 completions of the adapter equal" in result.stderr
+    assert "may not have been applied" in (tmp_path / "e" / "report.html").read_text("utf-8")

@@ -1,0 +1,66 @@
+"""Adapter folders: whole, foreign, broken, and of another base model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from synth.schema.base import IntegrityError, UsageError
+from synth.schema.models import ModelIdentity
+from tests.train.evals.conftest import write_adapter
+from train.evals.lineage import read_adapter
+
+
+def test_a_trained_adapter_knows_its_run(trained: Path, model: ModelIdentity) -> None:
+    adapter = read_adapter(trained, model)
+    assert (adapter.rank, [step["step"] for step in adapter.metrics()]) == (4, [1, 2, 3])
+    assert adapter.manifest() is not None
+
+
+def test_a_moved_run_still_finds_its_metrics(trained: Path, model: ModelIdentity, tmp_path: Path) -> None:
+    shutil.move(trained.parent, tmp_path / "elsewhere")
+    assert len(read_adapter(tmp_path / "elsewhere" / "adapter", model).metrics()) == 3
+
+
+def test_a_foreign_adapter_is_taken_without_provenance(tmp_path: Path, model: ModelIdentity) -> None:
+    adapter = read_adapter(write_adapter(tmp_path / "foreign", None), model)
+    assert (adapter.metrics(), adapter.manifest(), adapter.provenance) == ([], None, {})
+
+
+@pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_folder_without_an_adapter_is_refused(tmp_path: Path, model: ModelIdentity, missing: str) -> None:
+    folder = write_adapter(tmp_path / "adapter", None)
+    (folder / missing).unlink()
+    with pytest.raises(UsageError, match=missing):
+        read_adapter(folder, model)
+
+
+@pytest.mark.parametrize("config", ["{}", '{"r": "many"}', "[]", "{"])
+def test_an_adapter_without_a_rank_is_refused(tmp_path: Path, model: ModelIdentity, config: str) -> None:
+    folder = write_adapter(tmp_path / "adapter", None)
+    (folder / "adapter_config.json").write_text(config)
+    with pytest.raises(UsageError, match=r"adapter_config\.json"):
+        read_adapter(folder, model)
+
+
+@pytest.mark.parametrize("key", ["revision", "tokenizer_hash"])
+def test_an_adapter_of_another_base_model_is_refused(trained: Path, model: ModelIdentity, key: str) -> None:
+    provenance = json.loads((trained / "dail.json").read_text())
+    provenance["run"]["model"][key] = "sha256:other"
+    (trained / "dail.json").write_text(json.dumps(provenance))
+    with pytest.raises(IntegrityError, match=f"{key} sha256:other"):
+        read_adapter(trained, model)
+
+
+def test_other_bytes_are_another_adapter(trained: Path, model: ModelIdentity) -> None:
+    before = read_adapter(trained, model).digest
+    (trained / "adapter_model.safetensors").write_bytes(b"other weights")
+    assert read_adapter(trained, model).digest != before
+
+
+def test_provenance_without_a_base_model_is_refused(tmp_path: Path, model: ModelIdentity) -> None:
+    with pytest.raises(UsageError, match="names no base model"):
+        read_adapter(write_adapter(tmp_path / "adapter", {"steps": 3}), model)

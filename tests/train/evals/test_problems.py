@@ -1,0 +1,58 @@
+"""The problems file: what is taken, and how what is not is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synth.schema.base import InputError, UsageError
+from tests.conftest import EXPERT_SOLUTIONS
+from train.evals.problems import load_problems
+
+
+def write(path: Path, *lines: Any) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def test_a_number_as_answer_is_text(tmp_path: Path) -> None:
+    (problem,) = load_problems(write(tmp_path / "p.jsonl", {"id": "a", "problem": "1 + 1?", "answer": 2}))
+    assert (problem.id, problem.answer, problem.group) == ("a", "2", None)
+
+
+def test_a_group_is_read_from_the_metadata(tmp_path: Path) -> None:
+    line = {"problem": "1 + 1?", "answer": "2", "metadata": {"group": "sums"}}
+    (problem,) = load_problems(write(tmp_path / "p.jsonl", line))
+    assert (problem.id, problem.group) == ("problem-00001", "sums")
+
+
+def test_expert_solutions_with_answers_are_problems_too() -> None:
+    assert load_problems(EXPERT_SOLUTIONS)[0].answer
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ({"id": "b", "problem": "?"}, "line 2: /answer: Field required"),
+        ({"id": "b", "problem": "?", "answer": " "}, "line 2: /answer"),
+        ({"id": "b", "problem": "?", "answer": "1", "metdata": {}}, "line 2: /metdata"),
+        ({"id": "a", "problem": "?", "answer": "1"}, "line 2: id 'a' is also on line 1"),
+        ("{", "line 2: "),
+        ("[1]", "line 2: "),
+    ],
+)
+def test_a_problem_that_cannot_be_used_is_named_by_its_line(tmp_path: Path, line: Any, named: str) -> None:
+    path = write(tmp_path / "p.jsonl", {"id": "a", "problem": "?", "answer": "1"}, line)
+    with pytest.raises(InputError) as refused:
+        load_problems(path)
+    assert named in str(refused.value)
+
+
+def test_a_missing_file_and_an_empty_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_problems(tmp_path / "none.jsonl")
+    with pytest.raises(InputError, match="no problem"):
+        load_problems(write(tmp_path / "p.jsonl"))

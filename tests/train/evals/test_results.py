@@ -1,0 +1,45 @@
+"""Counting verdicts into pass@k by group."""
+
+from __future__ import annotations
+
+from train.evals.results import ALL, Judgement, ProblemResult, by_group, summarise
+
+
+def judgement(sample: int, correct: bool) -> Judgement:
+    method = "integer" if correct else "none"
+    return Judgement(
+        sample=sample, correct=correct, method=method, extracted=None, num_tokens=10 + sample, finish_reason="length"
+    )
+
+
+def problem(name: str, group: str | None, **num_correct: int) -> ProblemResult:
+    judgements = {who: tuple(judgement(i, i < right) for i in range(4)) for who, right in num_correct.items()}
+    return ProblemResult(id=name, group=group, answer="1", num_correct=num_correct, judgements=judgements)
+
+
+def test_a_group_s_pass_at_k_is_the_mean_over_its_problems() -> None:
+    everything, short, long = by_group([problem("a", "short", base=4), problem("b", "long", base=1)], seed=0)
+    assert (everything.group, short.group, long.group) == (ALL, "short", "long")
+    assert [(point.k, point.mean) for point in everything.passes["base"]] == [(1, 0.625), (2, 0.75), (4, 1.0)]
+    assert [point.mean for point in long.passes["base"]] == [0.25, 0.5, 1.0]
+
+
+def test_the_difference_is_paired_by_problem() -> None:
+    problems = [problem(f"p{i}", None, base=i % 4, adapter=i % 4 + 1) for i in range(40)]
+    (everything,) = by_group(problems, seed=0)
+    gain = everything.difference[0]
+    # every problem gained exactly one of four, so there is no doubt about the gain, though much about the level
+    assert (gain.mean, gain.low, gain.high) == (0.25, 0.25, 0.25)
+    assert everything.passes["base"][0].high - everything.passes["base"][0].low > 0.1
+
+
+def test_a_group_of_all_problems_is_not_reported_twice() -> None:
+    assert len(by_group([problem("a", "aime", base=1), problem("b", "aime", base=1)], seed=0)) == 1
+    assert len(by_group([problem("a", None, base=1), problem("b", None, base=1)], seed=0)) == 1
+    assert len(by_group([problem("a", "aime", base=1), problem("b", None, base=1)], seed=0)) == 2
+
+
+def test_the_summary_counts_how_completions_ended() -> None:
+    summary = summarise([problem("a", None, base=1), problem("b", None, base=0)])["base"]
+    assert (summary.num_completions, summary.num_correct, summary.num_without_box, summary.num_cut) == (8, 1, 7, 8)
+    assert summary.mean_tokens == 11.5
