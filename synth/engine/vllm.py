@@ -10,10 +10,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-# Read by vllm when it is imported: the engine steps in this process, and never reports usage.
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+# Read by vllm and OpenMP when they are imported; the last three concern the CPU build alone.
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine steps in this process
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output belongs to `--json`
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # other programs compute on the same cores
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning on shared cores makes a step 30 times slower
 
 import numpy as np
 import torch
@@ -44,6 +48,8 @@ class VllmEngine:
     """
 
     def __init__(self, config: EngineConfig, adapter_rank: int | None = None) -> None:
+        # on the CPU, compiling the sampler takes longer than it ever saves
+        torch._dynamo.config.disable = current_platform.is_cpu()
         try:
             self._engine = LLMEngine.from_engine_args(_engine_args(config, adapter_rank))
         except (ValueError, OSError, RuntimeError) as error:
@@ -98,7 +104,7 @@ def _engine_args(config: EngineConfig, adapter_rank: int | None) -> EngineArgs:
         max_num_batched_tokens=config.step_tokens,
         tensor_parallel_size=config.tensor_parallel,
         distributed_executor_backend="uni" if config.tensor_parallel == 1 else "mp",
-        enforce_eager=current_platform.is_cpu(),  # compilation on the CPU costs more than it brings
+        enforce_eager=current_platform.is_cpu(),
         enable_prefix_caching=True,
         async_scheduling=False,  # a pair's next token needs its last one
         disable_log_stats=True,
