@@ -76,8 +76,8 @@ def find_run(out: Path, record: RunRecord) -> RunRecord | None:
         earlier = RunRecord.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except NotADirectoryError:
-        raise UsageError(f"{out} is a file; give a folder for the run") from None
+    except OSError as error:
+        raise UsageError(f"{out} cannot be a run folder ({error.strerror}); give another --out") from None
     except ValidationError as error:
         raise UsageError(f"{path} is no record of a run ({describe(error)}); give another --out") from None
     if earlier.fingerprint != record.fingerprint:

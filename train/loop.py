@@ -55,6 +55,7 @@ def run(model_folder: Path, manifest_path: Path, out: Path, config: TrainConfig)
         DailError: of the kind that fits; a rerun goes on from the last checkpoint.
     """
     device, config = device_and_dtype(config)
+    say(f"checking the weights in {model_folder} against the manifest")
     record = _record(model_folder, manifest_path, config)
     if earlier := checkpoint.find_run(out, record):
         if provenance := adapter.finished(out):
@@ -67,6 +68,7 @@ def run(model_folder: Path, manifest_path: Path, out: Path, config: TrainConfig)
             "privileged student finds unlikely; the paper uses 0.1"
         )
     checkpoint.claim(out, record)
+    say(f"loading the weights as {config.dtype} on the {device.type}")
     roles = load_roles(model_folder, config, device)
     check_roles(roles, data.examples[0])
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)

@@ -125,7 +125,7 @@ def test_a_record_of_something_else_is_refused(tmp_path: Path):
 
 def test_a_file_in_place_of_the_run_folder_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="is a file"):
+    with pytest.raises(UsageError, match=r"cannot be a run folder \(Not a directory\)"):
         find_run(tmp_path / "file", record())
     with pytest.raises(StorageError, match="cannot make the run folder"):
         claim(tmp_path / "file" / "run", record())
