@@ -99,7 +99,7 @@ def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[s
     found = {
         "Evaluation": {
             "model": evaluation.model.name,
-            "revision": evaluation.model.revision,
+            "revision": _short(evaluation.model.revision),
             "problems": f"{len(evaluation.problems)} in {evaluation.problems_file}",
             "completions": f"{settings.samples} per problem, temperature {settings.temperature:g}, "
             f"at most {settings.max_tokens or 'the context’s'} tokens, thinking {thinking}, seed {settings.seed}",
@@ -115,15 +115,15 @@ def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[s
         found["Adapter"] = {
             "folder": adapter.folder,
             "rank": str(adapter.rank),
-            "digest": adapter.digest,
+            "digest": _short(adapter.digest),
             **{key: str(config[key]) for key in ("objective", "gamma", "epochs", "lr") if key in config},
-            **{name: str(known[key]) for key, name in _KNOWN.items() if known.get(key) is not None},
+            **{name: _short(str(known[key])) for key, name in _KNOWN.items() if known.get(key) is not None},
         }
     if manifest is not None:
         drawn = manifest.synthesis
         student = sum(shard.student_tokens for shard in manifest.shards)
         found["Traces"] = {
-            "manifest": manifest.digest,
+            "manifest": _short(manifest.digest),
             "batch": f"{manifest.batch_id}, generation {manifest.generation}",
             "size": f"{manifest.rows:,} traces, {manifest.tokens:,} tokens",
             "method": drawn.method,
@@ -138,6 +138,11 @@ def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[s
 _KNOWN = {"manifest_digest": "trained on", "steps": "steps", "finished_at": "when", "tool_version": "dail"}
 
 
+def _short(text: str) -> str:
+    """A digest's first 16 digits, enough to compare by eye; eval.json has the whole. Other text as it is."""
+    return text[:23] + "…" if text.startswith("sha256:") else text
+
+
 def findings(everything: GroupResult) -> list[str]:
     """pass@k at the smallest and the largest k in words, with how sure the difference is."""
     ends = sorted({0, len(everything.passes["base"]) - 1})
@@ -148,10 +153,10 @@ def findings(everything: GroupResult) -> list[str]:
             sentences.append(f"pass@{base.k}: {_with_interval(base)}.")
             continue
         adapter, gain = everything.passes["adapter"][place], everything.difference[place]
-        sure = "more than chance explains" if gain.low > 0 or gain.high < 0 else "within what chance explains"
+        sure = "clear of zero" if gain.low > 0 or gain.high < 0 else "which holds zero: no clear difference"
         sentences.append(
             f"pass@{base.k}: base {percent(base.mean)}, adapter {percent(adapter.mean)}; {points(gain.mean)} points "
-            f"(95 % interval {points(gain.low)} to {points(gain.high)}), {sure}."
+            f"(95 % interval {points(gain.low)} to {points(gain.high)}, {sure})."
         )
     return sentences
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from synth.config import EngineConfig
 from synth.engine.base import Engine, Finished, Limits, Row
 from synth.grade import Grader, Verdict
+from synth.pair import start_engine
 from synth.prompts import Prompts
 from synth.schema.base import UsageError, canonical
 from synth.schema.console import progress, say
@@ -60,18 +61,8 @@ def evaluate(
     with SampleFile(samples_path, {draw.key for draw in draws}) as file:
         missing = [draw for draw in draws if draw.key not in file.kept]
         if missing:
-            _sample(config, missing, adapter, file, make_engine or open_engine)
+            _sample(config, missing, adapter, file, make_engine or start_engine)
         return _judge([(file.kept[draw.key], draw.problem.answer) for draw in draws])
-
-
-def open_engine(config: EngineConfig, adapter_rank: int | None) -> Engine:
-    if config.kind == "fake":
-        from synth.engine.fake import FakeEngine
-
-        return FakeEngine(config)
-    from synth.engine.vllm import VllmEngine
-
-    return VllmEngine(config, adapter_rank)
 
 
 def _draws(

@@ -45,7 +45,7 @@ def table_engine(monkeypatch: pytest.MonkeyPatch, prompts: Prompts) -> None:
     def engine(*_: Any) -> Engine:
         return TableEngine(answer)
 
-    monkeypatch.setattr(run, "open_engine", engine)
+    monkeypatch.setattr(run, "start_engine", engine)
 
 
 def dail_eval(problems: Path, out: Path, *more: str) -> Result:
@@ -163,7 +163,7 @@ def test_an_adapter_that_changes_nothing_is_warned_of(
     problems: Path, tmp_path: Path, trained: Path, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     same = prompts.tokenizer.encode(r"\boxed{1}", add_special_tokens=False)
-    monkeypatch.setattr(run, "open_engine", lambda *_: TableEngine(lambda row: same))
+    monkeypatch.setattr(run, "start_engine", lambda *_: TableEngine(lambda row: same))
     result = dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
     assert "warning: All 24 completions of the adapter equal" in result.stderr
     assert "may not have been applied" in (tmp_path / "e" / "report.html").read_text("utf-8")
