@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -162,16 +162,13 @@ class Children:
     def start(self, name: str, *args: object, stdout: int | None = None) -> subprocess.Popen[str]:
         """Starts `dail ARGS` in the background; what it says goes to the log of that name."""
         with open(self._logs / f"{name}.log", "a") as log:
-            child = subprocess.Popen(
-                _dail(args), stdin=subprocess.DEVNULL, stdout=stdout or log, stderr=log, text=True,
-                start_new_session=True,
-            )  # fmt: skip
+            child = _spawn(args, stdout or log, log)
         self._running[name] = child
         return child
 
     def run(self, name: str, *args: object) -> None:
         """Runs `dail ARGS` to its end, its progress on our terminal."""
-        child = subprocess.Popen(_dail(args), stdin=subprocess.DEVNULL, stdout=2, text=True, start_new_session=True)
+        child = _spawn(args, 2, None)
         self._running[name] = child
         if child.wait():
             raise DailError(f"`dail {name}` ended with exit code {child.returncode}; the lines above say why")
@@ -196,6 +193,11 @@ class Children:
         self._running.clear()
 
 
-def _dail(args: Sequence[object]) -> list[str]:
-    """The installed script, so that no folder of the user's can shadow our packages."""
-    return [sys.executable, str(Path(sys.executable).with_name("dail")), *map(str, args)]
+def _spawn(args: Sequence[object], stdout: int | IO[str], stderr: IO[str] | None) -> subprocess.Popen[str]:
+    # the installed script, so that no folder of the user's can shadow our packages
+    command = [sys.executable, str(Path(sys.executable).with_name("dail")), *map(str, args)]
+    # a model this small gains nothing from a second thread, and idle threads that spin slow the others down
+    env = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env, text=True, start_new_session=True
+    )

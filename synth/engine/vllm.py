@@ -65,21 +65,33 @@ class VllmEngine:
             kv_block=block,
         )
         self._adapters: dict[str, LoRARequest] = {}
+        self._adapter_of: dict[str, str | None] = {}  # of the rows that run
 
     def add(self, row: Row) -> None:
+        if current_platform.is_cpu() and any(other != row.adapter for other in self._adapter_of.values()):
+            raise UsageError(
+                "rows with and without adapter cannot share vLLM's CPU engine: it gives the adapter to both; "
+                "decode one kind after the other, or use a GPU"
+            )
+        self._adapter_of[row.row_id] = row.adapter
         adapter = self._adapter(row.adapter) if row.adapter else None
         prompt = {"prompt_token_ids": list(row.prompt_ids)}
         self._engine.add_request(row.row_id, prompt, _sampling(row), lora_request=adapter)
 
     def abort(self, row_ids: Sequence[str]) -> None:
         self._engine.abort_request(list(row_ids))
+        for row_id in row_ids:
+            self._adapter_of.pop(row_id, None)
 
     def step(self) -> list[Finished]:
         try:
             outputs = self._engine.step()
         except Exception as error:  # whatever a step raises, the engine's state can no longer be trusted
             raise EngineDead(f"vLLM's step failed: {type(error).__name__}: {error}") from error
-        return [_finished(output) for output in outputs if output.finished]
+        finished = [_finished(output) for output in outputs if output.finished]
+        for row in finished:
+            del self._adapter_of[row.row_id]
+        return finished
 
     def records(self) -> dict[str, PairRecord]:
         return self._engine.collective_rpc("take_pair_records")[0]

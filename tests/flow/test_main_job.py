@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from synth.engine.base import Row
+from synth.schema.base import UsageError
 from synth.schema.items import load_items
 from synth.schema.manifest import read_manifest, read_rows
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, ROOT
@@ -98,6 +99,18 @@ def test_the_adapter_gives_the_same_greedy_tokens_in_peft_and_in_vllm(adapter, f
     while not done:
         done = demo_engine.step()
     assert done[0].token_ids == expected.tolist()
+
+
+def test_the_cpu_engine_refuses_to_mix_rows_with_and_without_adapter(demo_engine, adapter):
+    """vLLM 0.32's CPU kernels read "no adapter" as the last one, so the base row would silently get it."""
+    demo_engine.add(Row("with/alone", [5, 6, 7], 2, 0.0, 1, frozenset(), adapter=str(adapter)))
+    with pytest.raises(UsageError, match="one kind after the other"):
+        demo_engine.add(Row("without/alone", [5, 6, 7], 2, 0.0, 1, frozenset()))
+    demo_engine.abort(["with/alone"])
+    demo_engine.step()
+    demo_engine.add(Row("without/alone", [5, 6, 7], 2, 0.0, 1, frozenset()))
+    while not demo_engine.step():
+        pass
 
 
 def test_eval_loads_base_and_adapter_and_writes_the_report(adapter, tmp_path):

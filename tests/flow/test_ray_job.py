@@ -1,0 +1,87 @@
+"""`ray job submit` on a cluster with token authentication: olympiad problems to shards on real vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from synth.schema.manifest import read_rows
+from tests.conftest import DEMO_MODEL, OLYMPIAD, ROOT
+from tests.flow.conftest import BIN, running, wait_for
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+ITEMS = 6
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A Ray head of its own on loopback; yields the address of its job API and the environment that may use it."""
+    token = tmp_path_factory.mktemp("ray") / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    env = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+    }
+    env.pop("RAY_ADDRESS", None)
+    dashboard = free_port()
+    command = (BIN / "ray", "start", "--head", "--block", "--port", free_port(), "--num-cpus", 2,
+               "--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard, "--ray-client-server-port", free_port(),
+               "--dashboard-agent-listen-port", free_port(), "--node-ip-address", "127.0.0.1",
+               "--object-store-memory", 256 << 20, "--disable-usage-stats")  # fmt: skip
+    url = f"http://127.0.0.1:{dashboard}"
+
+    def up() -> bool:
+        try:
+            return httpx.get(f"{url}/api/version", headers={"Authorization": f"Bearer {token.read_text()}"}).is_success
+        except httpx.HTTPError:
+            return False
+
+    with running(*command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        wait_for(up, 60)
+        yield url, env
+
+
+def test_nobody_without_the_token_may_run_a_job(cluster):
+    url, _ = cluster
+    assert httpx.post(f"{url}/api/jobs/", json={"entrypoint": "id"}).status_code == 401
+
+
+def test_a_worker_job_turns_olympiad_problems_into_shards(cluster, api):
+    url, env = cluster
+    items = [json.loads(line) for line in OLYMPIAD.read_text().splitlines()]
+    short = sorted(items, key=lambda item: len(str(item["solution"])))[:ITEMS]
+    synthesis = {"max_tokens": 48, "thinking": False}
+    batch = api.post("/v1/batches", json={"model": "demo", "items": short, "synthesis": synthesis}).json()
+    done = subprocess.run(
+        [BIN / "ray", "job", "submit", "--address", url, "--working-dir", ROOT, "--",
+         "dail", "worker", "--api", str(api.base_url), "--model", str(DEMO_MODEL), "--idle-exit", "3"],
+        env=env, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    now = api.get(f"/v1/batches/{batch['id']}").json()
+    assert now["status"] == "completed" and now["request_counts"]["completed"] == ITEMS, now
+    rows = {row.item_id: row for row in read_rows(Path(now["manifest"]["path"]))}
+    for item in short:
+        row = rows[item["id"]]
+        assert row.kind == item["kind"] and row.trace_ids
+        assert row.solution == (
+            item["solution"] if isinstance(item["solution"], str) else "\n\n".join(item["solution"])
+        )
