@@ -1,4 +1,4 @@
-"""The demo's world: a lock with three dials, small enough that a model of one million weights can learn it.
+r"""The demo's world: a lock with three dials, small enough that a model of one million weights can learn it.
 
 A problem gives what the lock shows and a list of turns A, B, C, …; a turn moves each dial forward by
 its own digit, without a carry. One turn is easy, three turns in the head are not, and there are 1000
@@ -53,10 +53,12 @@ def turned(state: str, turn: str) -> str:
     return "".join(str((int(dial) + int(digit)) % 10) for dial, digit in zip(state, turn, strict=True))
 
 
-def random_lock(rng: random.Random, num_turns: int) -> Lock:
-    """A lock drawn evenly from all of that length; the label of a turn is a letter, so 26 turns are the most."""
+def random_lock(rng: random.Random, num_turns: int, largest_digit: int = 9) -> Lock:
+    """A lock drawn evenly from those whose turns have no larger digit; labels are letters, so 26 turns are the most."""
     assert 1 <= num_turns <= len(ascii_uppercase), f"num_turns is {num_turns}, the labels reach 26"
     start, *turns = ("".join(rng.choices("0123456789", k=NUM_DIALS)) for _ in range(num_turns + 1))
+    if largest_digit < 9:
+        turns = ["".join(str(int(digit) % (largest_digit + 1)) for digit in turn) for turn in turns]
     return Lock(start=start, turns=tuple(turns))
 
 
