@@ -25,7 +25,7 @@ _SYNTHESIS = "synthesis."
 
 
 @click.command()
-@click.option("--api", required=True, help="URL of the API, for example http://127.0.0.1:8000.")
+@click.option("--api", default="http://127.0.0.1:8765", show_default=True, help="URL of the API.")
 @_MODEL
 @click.option("--name", help="Shown in leases; made from host and process if left out.")
 @_ACTORS

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import tempfile
 import time
 from collections import deque
@@ -38,6 +39,7 @@ START_S = 1800.0
 RESTART_WINDOW_S = 600.0
 RESTART_PAUSE_S = 1.0
 STOP_S = 5.0
+_CONNECT_S = 10.0
 _OBJECT_STORE_BYTES = 256 << 20  # traces are small; Ray would take 30 % of the memory
 
 
@@ -50,12 +52,14 @@ def ray_cluster() -> Iterator[None]:
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    home = Path.cwd()
+    address, home = os.environ.get("RAY_ADDRESS"), Path.cwd()
+    if address:
+        _check_address(address)
     with tempfile.TemporaryDirectory(prefix="dail-run-") as folder:
         os.chdir(folder)
         try:
             quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-            if os.environ.get("RAY_ADDRESS"):
+            if address:
                 ray.init(**quiet)
             else:
                 ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
@@ -63,6 +67,20 @@ def ray_cluster() -> Iterator[None]:
         finally:
             ray.shutdown()
             os.chdir(home)
+
+
+def _check_address(address: str) -> None:
+    """Ray would knock at a door where nobody is for many minutes, and say so in its own words."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "/" in host:  # "auto", or a form with its own scheme
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise UsageError(
+            f"RAY_ADDRESS is {address}, but no cluster answers there: {error}; start one with `ray start --head`, or "
+            f"unset RAY_ADDRESS to use this machine"
+        ) from None
 
 
 @dataclass(frozen=True)

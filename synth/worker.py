@@ -202,7 +202,7 @@ class Worker:
         running = self._pool.progress.values()
         tokens = self.tokens + sum(tokens for tokens, _ in running)
         student_tokens = self.student_tokens + sum(student for _, student in running)
-        if standing != shown or tokens != seen[-1][1]:
+        if standing.total and (standing != shown or tokens != seen[-1][1]):
             seen.append((time.monotonic(), tokens))
             while seen[-1][0] - seen[0][0] > _RATE_OVER_S:
                 seen.popleft()

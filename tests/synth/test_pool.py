@@ -14,7 +14,7 @@ import pytest
 
 from synth import pool as pool_module
 from synth.actor import UnitFailure
-from synth.pool import Pool
+from synth.pool import Pool, ray_cluster
 from synth.schema.base import EngineDead, UsageError
 from synth.strategies.base import Rollout
 from tests.synth.stub_pair import Refusing, StubPair, config, request
@@ -156,6 +156,12 @@ def test_nothing_comes_of_a_cancelled_unit(tmp_path: Path) -> None:
             return finished
 
     assert [rollout.unit_id for rollout in asyncio.run(go())] == ["waits"]
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UsageError, match=r"RAY_ADDRESS is 127\.0\.0\.1:1, but no cluster answers"), ray_cluster():
+        pass
 
 
 def test_room_counts_what_is_in_flight(tmp_path: Path) -> None:
