@@ -7,17 +7,19 @@ forces it on both; a worker extension hands out what was recorded.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 # Read by vllm and OpenMP when they are imported; the last three concern the CPU build alone.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine steps in this process
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings are about its own defaults
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output belongs to `--json`
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # other programs compute on the same cores
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning on shared cores makes a step 30 times slower
+warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 import numpy as np
 import torch
@@ -120,6 +122,7 @@ def _engine_args(config: EngineConfig, adapter_rank: int | None) -> EngineArgs:
         enable_prefix_caching=True,
         async_scheduling=False,  # a pair's next token needs its last one
         disable_log_stats=True,
+        use_tqdm_on_load=False,
         logits_processors=[PairedMix],
         worker_extension_cls="synth.engine.vllm.PairWorker",
         seed=0,

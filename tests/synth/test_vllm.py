@@ -14,11 +14,12 @@ from synth.schema.items import Synthesis, load_items
 from synth.strategies.base import RolloutRequest
 from synth.strategies.reference import Reference
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS
+from train.evals.run import drive
 
 pytestmark = pytest.mark.vllm
 
 PAIRS, TOKENS = 16, 100
-SAMPLES = 4000
+SAMPLES = 2000
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +139,11 @@ def test_plain_rows_give_log_probabilities_of_their_tokens(demo_engine, referenc
     expected = reference.logits(ids).log_softmax(-1)
     assert finished[0].token_ids[0] == int(expected.argmax())
     assert finished[0].logprobs[0] == pytest.approx(float(expected.max()), abs=1e-3)
+
+
+def test_more_prompts_than_one_step_can_prefill_are_sampled_with_seeds(demo_engine, contexts):
+    """vLLM's CPU build cannot wind back the generator of a row whose prefill was split, so none may be split."""
+    ids = contexts[0].privileged_ids
+    number = demo_engine.limits.step_tokens // len(ids) + 20
+    rows = [Row(f"many-{n}/alone", ids, 2, 1.0, n, frozenset()) for n in range(number)]
+    assert len(list(drive(demo_engine, rows))) == number

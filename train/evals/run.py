@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from pathlib import Path
 
 from synth.config import EngineConfig
@@ -19,9 +20,10 @@ from synth.engine.base import Engine, Finished, Limits, Row
 from synth.grade import Grader, Verdict
 from synth.pair import start_engine
 from synth.prompts import Prompts
-from synth.schema.base import UsageError, canonical
+from synth.schema.base import ItemError, UsageError, canonical
 from synth.schema.console import progress, say
 from synth.schema.models import ModelIdentity
+from synth.strategies.admission import Admission
 from train.evals.config import EvalConfig
 from train.evals.lineage import Adapter
 from train.evals.problems import EvalProblem
@@ -104,29 +106,37 @@ def _sample(
 
 
 def drive(engine: Engine, rows: Iterable[Row]) -> Iterator[Finished]:
-    """Steps the engine until every row has ended, never holding more rows in it than one step can decode."""
-    waiting, num_inside = iter(rows), 0
-    while True:
-        for row in islice(waiting, engine.limits.rows - num_inside):
-            engine.add(row)
+    """Steps the engine until every row has ended.
+
+    Rows enter as the ledger of the rollouts admits them. A prompt that vLLM prefilled in two steps would end a seeded
+    run on the CPU: it winds the row's generator back, which torch has for CUDA only.
+    """
+    admission = Admission(engine.limits)
+    waiting = deque(rows)
+    num_inside = 0
+    while waiting or num_inside:
+        admission.begin_step()
+        while waiting and admission.take(waiting[0].row_id, [len(waiting[0].prompt_ids)], waiting[0].max_tokens):
+            engine.add(waiting.popleft())
             num_inside += 1
-        if not num_inside:
-            return
         for finished in engine.step():
             num_inside -= 1
+            admission.release(finished.row_id)
             yield finished
 
 
 def _row(
     config: EvalConfig, draw: _Draw, prompt_ids: list[int], prompts: Prompts, adapter: Adapter | None, limits: Limits
 ) -> Row:
-    room = limits.model_tokens - len(prompt_ids)
+    try:
+        room = Admission(limits).check([len(prompt_ids)])
+    except ItemError as error:
+        raise UsageError(f"problem {draw.problem.id}: {error}") from None
     wanted = config.max_tokens or room
-    if room < max(wanted, 1):
+    if room < wanted:
         raise UsageError(
-            f"problem {draw.problem.id}: its prompt has {len(prompt_ids)} tokens, which leaves {max(room, 0)} of the "
-            f"engine's {limits.model_tokens} for the completion, wanted {max(wanted, 1)}; lower --max-tokens or raise "
-            "engine.model_tokens"
+            f"problem {draw.problem.id}: its prompt has {len(prompt_ids)} tokens, which leaves {room} of the engine's "
+            f"for the completion, wanted {wanted}; lower --max-tokens or raise engine.model_tokens"
         )
     return Row(
         row_id=draw.key,
