@@ -6,12 +6,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import AfterValidator, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Discriminator, Field, JsonValue, StringConstraints, Tag, ValidationError
 
-from synth.schema.base import Config, Frozen, InputError, UsageError, pointer
+from synth.schema.base import Config, Frozen, InputError, UsageError, canonical, pointer
 
 PROBLEM_BYTES = 64 * 1024
 SOLUTION_BYTES = 512 * 1024
@@ -51,28 +52,50 @@ class Message(Frozen):
     content: Problem
 
 
+def _conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    if not messages or messages[-1].role != "user":
+        raise ValueError("problem as messages must end with a user message")
+    return messages
+
+
+def _joinable(solutions: tuple[str, ...]) -> tuple[str, ...]:
+    if not solutions:
+        raise ValueError("solution is an empty list")
+    if len(SOLUTION_JOIN.join(solutions).encode()) > SOLUTION_BYTES:
+        raise ValueError(f"the joined solutions exceed {SOLUTION_BYTES} bytes")
+    return solutions
+
+
+def _storable(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        canonical(metadata)
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair, which is not text; remove it") from None
+    return metadata
+
+
+def _arm(value: Any) -> str:
+    """Which of two shapes was meant, so that a fault is told of that one alone."""
+    return "list" if isinstance(value, list | tuple) else "text"
+
+
 class ExpertSolution(Frozen):
     """One item: a problem and how an expert solves it."""
 
-    problem: Problem | tuple[Message, ...]
-    solution: Solution | tuple[Solution, ...]
+    problem: Annotated[
+        Annotated[Problem, Tag("text")] | Annotated[tuple[Message, ...], AfterValidator(_conversation), Tag("list")],
+        Discriminator(_arm),
+    ]
+    solution: Annotated[
+        Annotated[Solution, Tag("text")] | Annotated[tuple[Solution, ...], AfterValidator(_joinable), Tag("list")],
+        Discriminator(_arm),
+    ]
     answer: Short | None = None
     id: ItemId | None = None
     kind: Kind | None = None
     source: Short | None = None
     license: Short | None = None
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if isinstance(self.problem, tuple) and (not self.problem or self.problem[-1].role != "user"):
-            raise ValueError("problem as messages must end with a user message")
-        if isinstance(self.solution, tuple):
-            if not self.solution:
-                raise ValueError("solution is an empty list")
-            if len(self.solution_text.encode()) > SOLUTION_BYTES:
-                raise ValueError(f"the joined solutions exceed {SOLUTION_BYTES} bytes")
-        return self
+    metadata: Annotated[dict[str, JsonValue], AfterValidator(_storable)] = Field(default_factory=dict)
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -119,16 +142,16 @@ def check_items(values: list[Any]) -> list[ExpertSolution]:
     items: list[ExpertSolution] = []
     problems: list[tuple[str, str, str]] = []
     seen: dict[str, int] = {}
+    given = {value["id"] for value in values if isinstance(value, dict) and isinstance(value.get("id"), str)}
     for number, value in enumerate(values):
         try:
             item = ExpertSolution.model_validate(value)
         except ValidationError as error:
             for fault in error.errors(include_url=False, include_input=False):
-                # a union reports each of its arms; the arm's name is no part of the user's JSON
-                loc = [part for part in fault["loc"] if not _is_arm(part)]
-                problems.append((pointer(["items", number, *loc]), fault["type"], fault["msg"]))
+                where = pointer(["items", number, *_user_path(fault["loc"])])
+                problems.append((where, fault["type"], fault["msg"].removeprefix("Value error, ")))
             continue
-        name = item.id or f"item-{number:05d}"
+        name = item.id or _free_id(number, given)
         if name in seen:
             problems.append(
                 (pointer(["items", number, "id"]), "duplicate_id", f"id {name!r} is also item {seen[name]}")
@@ -144,8 +167,18 @@ def check_items(values: list[Any]) -> list[ExpertSolution]:
     return items
 
 
-def _is_arm(part: str | int) -> bool:
-    return isinstance(part, str) and (part.startswith(("function-", "tuple[", "constrained-")) or part == "str")
+def _free_id(number: int, given: set[str]) -> str:
+    name = f"item-{number:05d}"
+    while name in given:
+        name += "_"
+    return name
+
+
+def _user_path(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """A fault's place in the user's JSON: without the arm of a union and the types of JSON inside metadata."""
+    if loc[:1] == ("metadata",):
+        return loc[:1]
+    return (loc[0], *loc[2:]) if loc and loc[0] in ("problem", "solution") else loc
 
 
 def load_items(path: Path) -> list[ExpertSolution]:
@@ -159,14 +192,14 @@ def load_items(path: Path) -> list[ExpertSolution]:
         values = list(_read_values(path))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; give a .jsonl, .json or .parquet file of expert solutions") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, pa.ArrowException) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
     return check_items(values)
 
 
 def _read_values(path: Path) -> Iterator[Any]:
     if path.suffix == ".parquet":
-        for row in pq.read_table(path).to_pylist():
+        for row in pq.ParquetFile(path).read().to_pylist():
             yield {key: value for key, value in row.items() if value is not None}
     elif path.suffix == ".json":
         values = strict_json(path.read_bytes())
