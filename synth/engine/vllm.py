@@ -7,7 +7,6 @@ forces it on both; a worker extension hands out what was recorded.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard out
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # other programs compute on the same cores
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning on shared cores makes a step 30 times slower
-warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 import numpy as np
 import torch
