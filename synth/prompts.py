@@ -6,6 +6,7 @@ Those ids are what is decoded, stored and trained on: nothing is ever rendered o
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,15 +76,16 @@ class Prompts:
         self.has_thinking_switch = "enable_thinking" in chat_template(model)
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"the tokenizer in {model} cannot be loaded: {error}") from None
+        except Exception as error:  # the tokenizers library raises Exception itself
+            raise UsageError(f"the tokenizer in {model} cannot be loaded: {error}; restore its files") from None
+        self._special = _special_tokens(self.tokenizer)
         self.stop_ids = frozenset(_stop_ids(model, self.tokenizer))
 
     def contexts(self, item: ExpertSolution, thinking: bool | None) -> Contexts:
         """Token ids of the three contexts, each ending where the model is to start writing.
 
         Raises:
-            ItemError: the tokenizer or the chat template failed on this item.
+            ItemError: the tokenizer or the chat template failed on this item, or a text of it spells a special token.
             UsageError: `thinking` is set and the chat template has no such switch.
         """
         by_role = role_messages(item)
@@ -108,6 +110,13 @@ class Prompts:
             raise UsageError(
                 f"thinking={thinking} is set, but this model's chat template has no enable_thinking switch"
             )
+        for message in messages:
+            if found := self._special.search(message.content):
+                raise ItemError(
+                    "special_token_in_text",
+                    f"a {message.role} message holds {found.group()!r}, which this model's tokenizer reads as a "
+                    "control token, so that the text would break out of its turn; remove it or spell it differently",
+                )
         switch = {} if thinking is None else {"enable_thinking": thinking}
         try:
             ids = self.tokenizer.apply_chat_template(
@@ -124,6 +133,13 @@ class Prompts:
     def text(self, token_ids: list[int]) -> str:
         """What people read of a trace: special tokens left out. Never tokenised again."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+
+def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Finds what the tokenizer would read as a control token; `<think>` and its like are no such tokens."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    spellings = sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, spellings)) or r"(?!)")
 
 
 def _stop_ids(model: Path, tokenizer: Any) -> set[int]:

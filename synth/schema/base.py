@@ -24,6 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 TOOL_VERSION = version("dail")
 
+_TABLES = ("synth", "synthesis", "train", "eval")  # of a config file; each verb reads its own
+
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_BATCH_FAILED, EXIT_CANCELLED = 0, 1, 2, 3, 4, 5
 
 
@@ -98,7 +100,12 @@ class Config(Frozen):
         """Reads `[table]` of the file; `overrides` are `key=value` or `key.sub=value`, parsed as TOML values."""
         values: dict[str, Any] = {}
         if path is not None:
-            values = _read_toml(path).get(table, {})
+            document = _read_toml(path)
+            if unknown := sorted(document.keys() - _TABLES):
+                raise UsageError(f"{path}: there is no table {unknown[0]!r}; the tables are {', '.join(_TABLES)}")
+            values = document.get(table, {})
+            if not isinstance(values, dict):
+                raise UsageError(f"{path}: {table} is a {type(values).__name__}; wanted a table, [{table}]")
         for override in overrides:
             _override(values, override)
         try:
@@ -113,6 +120,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UsageError(f"config file {path} does not exist; deploy/configs/ holds examples") from None
+    except OSError as error:
+        raise UsageError(f"config file {path} cannot be read: {error.strerror}; give a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"config file {path} is not TOML: {error}") from None
 
@@ -128,6 +137,8 @@ def _override(values: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"override {override!r}: {parent} is a single value and has no {last!r} in it")
     values[last] = value
 
 

@@ -24,6 +24,7 @@ class Progress:
         self._task = bar.add_task(title, total=total, figures="") if bar else None
         self._started = time.monotonic()
         self._said = self._started
+        self._said_done = -1
 
     def update(self, done: int, total: int | None = None, **figures: object) -> None:
         """`figures` are shown as `name value`; floats with three digits."""
@@ -31,10 +32,10 @@ class Progress:
         text = "  ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in figures.items())
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=self._total, figures=text)
-        elif time.monotonic() - self._said >= _LINE_EVERY_S or done >= self._total:
-            self._said = time.monotonic()
-            left = (self._said - self._started) / done * (self._total - done) if done else float("nan")
-            print(f"{self._title}: {done}/{self._total}  {text}  time left {left:.0f} s", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._said >= _LINE_EVERY_S or (done >= self._total and done != self._said_done):
+            self._said, self._said_done = time.monotonic(), done
+            left = f"{(self._said - self._started) / done * (self._total - done):.0f} s" if done else "unknown"
+            print(f"{self._title}: {done}/{self._total}  {text}  time left {left}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -70,5 +71,6 @@ def say(text: str) -> None:
 
 
 def emit(value: Any) -> None:
-    """One JSON object a line on standard output."""
-    print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
+    """One JSON object a line on standard output; NaN and infinities, which JSON does not know, as null."""
+    plain = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+    print(json.dumps(plain, ensure_ascii=False), flush=True)

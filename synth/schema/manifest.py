@@ -82,6 +82,8 @@ def read_manifest(path: Path) -> Manifest:
         raise UsageError(f"manifest {path} does not exist; `dail results` or `dail synth` says where it is") from None
     except IsADirectoryError:
         raise UsageError(f"{path} is a folder; give the manifest file, …/manifests/<batch>/v1.json") from None
+    except OSError as error:
+        raise UsageError(f"manifest {path} cannot be read: {error.strerror}; give the path of a manifest") from None
     except ValidationError as error:
         raise UsageError(f"{path} is no manifest: {describe(error)}") from None
     if manifest.digest != _digest(manifest):

@@ -36,6 +36,13 @@ def identify(folder: Path, name: str | None = None) -> ModelIdentity:
     Raises:
         UsageError: the folder is missing something; says what.
     """
+    try:
+        return _identify(folder, name or folder.name)
+    except OSError as error:
+        raise UsageError(f"{error.filename or folder} cannot be read: {error.strerror}; restore the file") from None
+
+
+def _identify(folder: Path, name: str) -> ModelIdentity:
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is no model folder: it has no config.json; give a folder as saved by transformers")
     weights = sorted(folder.glob("*.safetensors"))
@@ -50,7 +57,7 @@ def identify(folder: Path, name: str | None = None) -> ModelIdentity:
     snapshot = folder.resolve()
     is_hub = snapshot.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", snapshot.name)
     return ModelIdentity(
-        name=name or folder.name,
+        name=name,
         revision=snapshot.name if is_hub else _hash_files(weights),
         tokenizer_hash=_hash_files(tokenizer),
         template_hash="sha256:" + hashlib.sha256(b"\0".join(templates)).hexdigest(),
@@ -59,10 +66,14 @@ def identify(folder: Path, name: str | None = None) -> ModelIdentity:
 
 def chat_template(folder: Path) -> str:
     """The model's own chat template. Raises UsageError if it has none: one is never guessed."""
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text("utf-8")
-    config = folder / "tokenizer_config.json"
-    template = json.loads(config.read_text("utf-8")).get("chat_template") if config.is_file() else None
+    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    try:
+        if file.is_file():
+            return file.read_text("utf-8")
+        settings = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+    except ValueError as error:
+        raise UsageError(f"the chat template of {folder} cannot be read: {error}; restore the file") from None
+    template = settings.get("chat_template") if isinstance(settings, dict) else None
     if not isinstance(template, str):
         raise UsageError(f"{folder} has no chat template; save one as chat_template.jinja, it is never guessed")
     return template

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from synth.schema.base import IntegrityError, StorageError
 
-_KEY = re.compile(r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")
+_NAME = r"(?!\.+(?:/|$))[A-Za-z0-9_.-]+"  # not of dots alone
+_KEY = re.compile(rf"{_NAME}(?:/{_NAME})*")
 
 
 def sha256(data: bytes) -> str:
@@ -25,7 +27,7 @@ class Objects:
 
     def path(self, key: str) -> Path:
         path = (self.root / key).resolve()
-        if not _KEY.match(key) or not path.is_relative_to(self.root):
+        if not _KEY.fullmatch(key) or not path.is_relative_to(self.root):
             raise StorageError(f"object key {key!r} is not a plain relative name")
         return path
 
@@ -47,16 +49,14 @@ class Objects:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(staged, path)
+            _link(staged, path, data)
             _sync_folder(path.parent)
-        except FileExistsError:
-            if sha256(path.read_bytes()) != sha256(data):
-                raise StorageError(f"object {path} exists with other content; objects are never overwritten") from None
         except OSError as error:
             hint = "free some space and rerun" if error.errno == errno.ENOSPC else "check the folder and rerun"
             raise StorageError(f"cannot write {path}: {error.strerror}; nothing was committed; {hint}") from error
         finally:
-            staged.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                staged.unlink()
 
     def get(self, key: str, *, size: int, digest: str) -> bytes:
         """Reads the object and refuses it unless size and sha256 are the expected ones.
@@ -69,12 +69,24 @@ class Objects:
             data = path.read_bytes()
         except FileNotFoundError:
             raise IntegrityError(f"shard {path} is missing; the manifest lists it; restore it or rebuild it") from None
+        except OSError as error:
+            raise IntegrityError(
+                f"shard {path} cannot be read: {error.strerror}; restore it from a copy or rebuild it"
+            ) from error
         if len(data) != size or sha256(data) != digest:
             raise IntegrityError(
                 f"shard {path} is damaged: got {len(data)} bytes, sha256 {sha256(data)[:16]}…; "
                 f"the manifest wants {size} bytes, sha256 {digest[:16]}…; restore it from a copy or rebuild it"
             )
         return data
+
+
+def _link(staged: Path, path: Path, data: bytes) -> None:
+    try:
+        os.link(staged, path)
+    except FileExistsError:
+        if sha256(path.read_bytes()) != sha256(data):
+            raise StorageError(f"object {path} exists with other content; objects are never overwritten") from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -148,9 +148,9 @@ def decode_shard(data: bytes, name: str) -> list[TraceRow]:
     """
     try:
         table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+        _check_schema(table.schema, name)
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
         raise IntegrityError(f"shard {name} is not readable Parquet: {error}; restore it or rebuild it") from None
-    _check_schema(table.schema, name)
     try:
         return [TraceRow.model_validate(row) for row in table.to_pylist()]
     except ValueError as error:
