@@ -26,8 +26,7 @@ class Objects:
         self.root = root.resolve()
 
     def path(self, key: str) -> Path:
-        path = (self.root / key).resolve()
-        if not _KEY.fullmatch(key) or not path.is_relative_to(self.root):
+        if not _KEY.fullmatch(key) or not (path := (self.root / key).resolve()).is_relative_to(self.root):
             raise StorageError(f"object key {key!r} is not a plain relative name")
         return path
 

@@ -1,0 +1,64 @@
+"""A trace row made by hand; its text is not only ASCII."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from synth.schema.models import ModelIdentity
+from synth.schema.shards import TraceRow
+
+ROW: dict[str, Any] = {
+    "unit_id": "0" * 32,
+    "batch_id": "b",
+    "item_id": "i",
+    "sample_index": 0,
+    "problem": "∑ 1/n²?\r\n",
+    "solution": "$\\zeta(2)$",
+    "answer": None,
+    "kind": "proof",
+    "waypoints": ("n^{2}", "6"),
+    "source": None,
+    "license": "CC0-1.0",
+    "metadata": '{"level": 3}',
+    "student_prompt_ids": (1, 2),
+    "privileged_prompt_ids": (1, 2, 3),
+    "negative_prompt_ids": (1, 2**31 - 1),
+    "trace_ids": (5, 6),
+    "trace_source": (1.0, None),
+    "student_logprob": (-0.5, None),
+    "privileged_logprob": (None, -1.5),
+    "trace_text": "so 𝜋²/6",
+    "prompt": ({"role": "user", "content": "∑?"},),
+    "completion": ({"role": "assistant", "content": "so"},),
+    "finish_reason": "stop",
+    "truncated": False,
+    "method": "mixed",
+    "strategy": "lockstep",
+    "tau": 0.8,
+    "temperature": 0.6,
+    "probability_space": "raw",
+    "max_tokens": 256,
+    "thinking": None,
+    "seed": 2**63 - 1,
+    "model_name": "m",
+    "model_revision": "r",
+    "tokenizer_hash": "t",
+    "template_hash": "c",
+    "config_fingerprint": "f",
+    "engine": "fake",
+    "tool_version": "0",
+    "created_at": dt.datetime(2026, 1, 1, 12, 0, 0, 123456, dt.UTC),
+}
+
+
+@pytest.fixture
+def row() -> TraceRow:
+    return TraceRow.model_validate(ROW)
+
+
+@pytest.fixture
+def model() -> ModelIdentity:
+    return ModelIdentity(name="m", revision="r" * 40, tokenizer_hash="sha256:t", template_hash="sha256:c")

@@ -1,0 +1,140 @@
+"""The Parquet shard, read back by us, by plain pyarrow, and after damage."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import random
+from typing import Any, get_args, get_origin
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from synth.schema.base import IntegrityError
+from synth.schema.objects import Objects, sha256
+from synth.schema.shards import SCHEMA, TraceMessage, TraceRow, decode_shard, encode_shard
+from tests.synth.schema.conftest import ROW
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+IDS = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple)
+PER_TOKEN = st.lists(st.none() | st.floats(-(2.0**100), 1, width=32), max_size=5).map(tuple)
+MESSAGES = st.lists(st.builds(TraceMessage, role=TEXT, content=TEXT), max_size=2).map(tuple)
+FLOAT = st.floats(allow_nan=False, allow_infinity=False)
+COLUMNS: dict[str, st.SearchStrategy[Any]] = {
+    **dict.fromkeys((field.name for field in SCHEMA if field.type == pa.string()), TEXT),
+    **dict.fromkeys(("answer", "source", "license"), st.none() | TEXT),
+    **dict.fromkeys(("student_prompt_ids", "privileged_prompt_ids", "negative_prompt_ids", "trace_ids"), IDS),
+    **dict.fromkeys(("trace_source", "student_logprob", "privileged_logprob"), PER_TOKEN),
+    **dict.fromkeys(("prompt", "completion"), MESSAGES),
+    **dict.fromkeys(("tau", "temperature"), FLOAT),
+    **dict.fromkeys(("sample_index", "max_tokens"), st.integers(0, 2**31 - 1)),
+    "kind": st.sampled_from(["proof", "verifiable"]),
+    "waypoints": st.lists(TEXT, max_size=3).map(tuple),
+    "seed": st.integers(0, 2**63 - 1),
+    "thinking": st.none() | st.booleans(),
+    "created_at": st.datetimes(dt.datetime(1970, 1, 1), dt.datetime(2200, 1, 1), timezones=st.just(dt.UTC)),
+}
+ROWS = st.builds(TraceRow, **COLUMNS)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(ROWS, max_size=3))
+def test_any_rows_come_back_as_they_were(rows: list[TraceRow]):
+    assert decode_shard(encode_shard(rows), "s") == rows
+
+
+def test_the_row_is_the_schema_field_for_field():
+    assert list(TraceRow.model_fields) == SCHEMA.names
+    optional = {name for name, field in TraceRow.model_fields.items() if type(None) in get_args(field.annotation)}
+    assert optional == {field.name for field in SCHEMA if field.nullable}
+    lists = {name for name, field in TraceRow.model_fields.items() if get_origin(field.annotation) is tuple}
+    assert lists == {field.name for field in SCHEMA if pa.types.is_list(field.type)}
+
+
+def test_plain_pyarrow_reads_flat_columns_with_known_types(row: TraceRow):
+    table = pq.read_table(io.BytesIO(encode_shard([row])))
+    assert table.schema.equals(SCHEMA)
+    for name in ("student_prompt_ids", "privileged_prompt_ids", "negative_prompt_ids", "trace_ids"):
+        assert table.schema.field(name).type.value_type == pa.int32()
+    assert table.column("trace_ids").combine_chunks().flatten().to_pylist() == [5, 6]
+    assert table.column("trace_source").to_pylist() == [[1.0, None]]
+    assert table.column("completion").to_pylist() == [[{"role": "assistant", "content": "so"}]]
+
+
+def test_a_shard_says_its_schema_version_in_the_file_metadata(row: TraceRow):
+    assert pq.read_metadata(io.BytesIO(encode_shard([row]))).metadata[b"dail.schema_version"] == b"1"
+
+
+def test_equal_rows_make_equal_bytes(row: TraceRow):
+    assert encode_shard([row]) == encode_shard([row])
+
+
+def _shard(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "got"), [({"dail.schema_version": "2"}, "2"), ({}, "none"), ({"dail.schema_version": ""}, "")]
+)
+def test_another_schema_version_is_refused_with_what_to_do(metadata: dict[str, str], got: str):
+    table = pa.Table.from_pylist([ROW], schema=SCHEMA).replace_schema_metadata(metadata)
+    with pytest.raises(IntegrityError, match=f"shard s: schema version {got}, this build reads 1; upgrade dail"):
+        decode_shard(_shard(table), "s")
+
+
+def test_a_version_that_is_no_text_is_refused():
+    table = pa.Table.from_pylist([ROW], schema=SCHEMA).replace_schema_metadata({b"dail.schema_version": b"\xff"})
+    with pytest.raises(IntegrityError, match="shard s is not readable"):
+        decode_shard(_shard(table), "s")
+
+
+def test_missing_and_foreign_columns_are_named():
+    table = pa.Table.from_pylist([ROW], schema=SCHEMA).drop_columns(["tau"]).append_column("extra", [["x"]])
+    with pytest.raises(IntegrityError, match=r"\['extra', 'tau'\]"):
+        decode_shard(_shard(table), "s")
+
+
+def test_a_column_of_another_type_is_refused():
+    schema = SCHEMA.set(SCHEMA.get_field_index("trace_ids"), pa.field("trace_ids", pa.list_(pa.int64()), False))
+    with pytest.raises(IntegrityError, match="column types"):
+        decode_shard(_shard(pa.Table.from_pylist([ROW], schema=schema)), "s")
+
+
+def test_a_row_that_breaks_the_format_is_refused():
+    table = pa.Table.from_pylist([{**ROW, "kind": "essay"}], schema=SCHEMA)
+    with pytest.raises(IntegrityError, match="shard s breaks the format: "):
+        decode_shard(_shard(table), "s")
+
+
+def test_a_shard_cut_at_any_sixteenth_is_refused(row: TraceRow):
+    data = encode_shard([row])
+    for part in range(16):
+        with pytest.raises(IntegrityError, match="shard s is not readable Parquet"):
+            decode_shard(data[: len(data) * part // 16], "s")
+
+
+def test_a_flipped_byte_is_refused_or_changes_nothing_that_is_read(row: TraceRow):
+    data = encode_shard([row])
+    outcomes = {"refused": 0, "unread": 0}
+    for place in random.Random(0).sample(range(len(data)), 800):
+        flipped = data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
+        try:
+            assert decode_shard(flipped, "s") == [row], f"byte {place}"
+            outcomes["unread"] += 1
+        except IntegrityError:
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 500
+
+
+def test_a_stored_shard_with_any_flipped_byte_is_refused_by_its_hash(row: TraceRow, tmp_path: Any):
+    data, objects = encode_shard([row]), Objects(tmp_path)
+    objects.put("s", data)
+    for place in range(0, len(data), 50):
+        objects.path("s").write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(IntegrityError, match="damaged"):
+            objects.get("s", size=len(data), digest=sha256(data))
