@@ -49,7 +49,10 @@ def test_killed_before_the_link_it_leaves_no_object_and_a_rerun_writes_it(
     pid = os.fork()
     if pid == 0:
         monkeypatch.setattr(os, "link", lambda *_: os._exit(9))  # like a SIGKILL, nothing is cleaned up
-        objects.put(KEY, DATA)
+        try:
+            objects.put(KEY, DATA)
+        finally:
+            os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
     (stray,) = files(objects)
     assert stray.startswith("_staging/")

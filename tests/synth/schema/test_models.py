@@ -1,0 +1,123 @@
+"""What identifies a model folder, and folders that cannot be identified."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from synth.schema import models
+from synth.schema.base import UsageError
+from synth.schema.models import ROLES, chat_template, identify
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"weights")
+    (folder / "model-00002-of-00002.safetensors").write_bytes(b"more weights")
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    return folder
+
+
+def test_equal_files_are_one_model_wherever_they_lie(folder: Path, tmp_path: Path):
+    copy = shutil.copytree(folder, tmp_path / "elsewhere" / "tiny")
+    assert identify(copy) == identify(folder)
+    assert identify(copy, "qwen") == identify(folder).model_copy(update={"name": "qwen"})
+
+
+@pytest.mark.parametrize(
+    ("file", "field"),
+    [
+        ("model-00002-of-00002.safetensors", "revision"),
+        ("tokenizer.json", "tokenizer_hash"),
+        ("merges.txt", "tokenizer_hash"),
+        ("chat_template.jinja", "template_hash"),
+    ],
+)
+def test_a_changed_file_changes_its_own_hash_alone(folder: Path, file: str, field: str):
+    before = identify(folder).model_dump()
+    (folder / file).write_text("changed")
+    after = identify(folder).model_dump()
+    assert {name for name in before if before[name] != after[name]} == {field}
+
+
+def test_a_changed_role_template_changes_the_template_hash(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = identify(folder)
+    templates = shutil.copytree(models.TEMPLATES, tmp_path / "templates")
+    monkeypatch.setattr(models, "TEMPLATES", templates)
+    assert identify(folder) == before
+    hashes = {before.template_hash}
+    for role in ROLES:
+        (templates / f"{role}.jinja").write_text("changed")
+        hashes.add(identify(folder).template_hash)
+    assert len(hashes) == 1 + len(ROLES)
+
+
+def test_files_that_say_nothing_of_the_model_do_not_count(folder: Path):
+    before = identify(folder)
+    (folder / "README.md").write_text("x")
+    assert identify(folder) == before
+
+
+def test_a_snapshot_of_the_hub_is_known_by_its_commit(folder: Path, tmp_path: Path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = shutil.copytree(folder, tmp_path / "models--x" / "snapshots" / commit)
+    link = tmp_path / "link"
+    link.symlink_to(snapshot)
+    assert (identify(snapshot).revision, identify(link).revision) == (commit, commit)
+
+
+def test_a_folder_named_like_a_commit_elsewhere_is_hashed(folder: Path, tmp_path: Path):
+    assert identify(shutil.copytree(folder, tmp_path / ("a" * 40))).revision.startswith("sha256:")
+
+
+def test_an_older_chat_template_lies_in_the_tokenizer_config(folder: Path):
+    (folder / "chat_template.jinja").rename(folder / "aside")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }} é"}), "utf-8")
+    assert chat_template(folder) == "{{ messages }} é"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("config.json", None, "is no model folder: it has no config.json"),
+        ("model-*", None, r"has no \*\.safetensors"),
+        ("tokenizer.json", None, "has no tokenizer"),
+        ("chat_template.jinja", None, "has no chat template; save one as chat_template.jinja"),
+        ("chat_template.jinja", b"\xff", "the chat template of .* cannot be read"),
+        ("model-00001-of-00002.safetensors", "folder", "00001-of-00002.safetensors cannot be read: Is a directory"),
+        ("model-00001-of-00002.safetensors", "dangling link", "safetensors cannot be read: No such file"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_the_user_s_error(folder: Path, file: str, content: bytes | str | None, why: str):
+    for path in list(folder.glob(file)):
+        path.unlink()
+    if content == "folder":
+        (folder / file).mkdir()
+    elif content == "dangling link":  # a hub cache whose blobs were pruned
+        (folder / file).symlink_to("nowhere")
+    elif isinstance(content, bytes):
+        (folder / file).write_bytes(content)
+    with pytest.raises(UsageError, match=why):
+        identify(folder)
+
+
+@pytest.mark.parametrize("config", ["{", "[]", '{"chat_template": [{"name": "default"}]}', "{}"])
+def test_a_tokenizer_config_without_one_template_is_the_user_s_error(folder: Path, config: str):
+    (folder / "chat_template.jinja").unlink()
+    (folder / "tokenizer_config.json").write_text(config)
+    with pytest.raises(UsageError, match="chat template"):
+        identify(folder)
+
+
+def test_no_folder_at_all_is_the_user_s_error(tmp_path: Path):
+    with pytest.raises(UsageError, match="is no model folder"):
+        identify(tmp_path / "nowhere")
