@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 
 from serve import batches, health, leases
@@ -34,7 +35,8 @@ def create_app(settings: Settings) -> FastAPI:
     """Opens the store and reads the model folders. Raises UsageError or StorageError if it cannot."""
     models = {name: identify(folder, name) for name, folder in settings.models.items()}
     service = Service(Store(settings.store_path), Objects(settings.output_root), models, settings.lease_s)
-    app = FastAPI(
+    app = FastAPIOffline(  # the page at /docs brings its scripts along: clusters rarely reach the CDN
+        redoc_url=None,
         title="dail",
         version=TOOL_VERSION,
         summary="Takes batches of expert solutions, hands them to workers, keeps what came of them",

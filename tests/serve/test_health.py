@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -14,6 +15,13 @@ def test_livez_and_readyz_of_a_working_server(api):
 def test_limits_can_be_asked_for(api):
     limits = api.get("/v1/limits").json()
     assert (limits["models"], limits["items"]) == (["tiny"], 10_000)
+
+
+def test_the_openapi_page_needs_nothing_from_elsewhere(api):
+    page = api.get("/docs").text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(sources) >= 2
+    assert all(source.startswith("/") and api.get(source).status_code == 200 for source in sources)
 
 
 def test_the_api_starts_without_the_heavy_packages():

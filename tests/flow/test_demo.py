@@ -1,0 +1,82 @@
+"""`dail demo`, interrupted twice and then run to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.flow.conftest import BIN, wait_for
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+
+class Demo:
+    """The verb in one folder; every process of it carries a mark in its environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.mark = secrets.token_hex(16)
+
+    def start(self) -> subprocess.Popen[str]:
+        command = [BIN / "dail", "demo", "--dir", self.folder, "--json"]
+        env = {**os.environ, "DAIL_TEST_MARK": self.mark}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+    def interrupt_when(self, condition: Callable[[], object]) -> str:
+        """Starts it, sends Ctrl-C once the condition holds; what it said."""
+        child = self.start()
+        wait_for(lambda: condition() or child.poll() is not None)
+        assert child.poll() is None, child.communicate()[1]
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+        assert child.returncode == 130, said
+        return said
+
+    def processes(self) -> list[str]:
+        """Command lines of what is still alive."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and self.mark.encode() in (entry / "environ").read_bytes():
+                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+        return [line for line in found if line]
+
+
+def test_the_demo_resumes_after_ctrl_c_and_leaves_nothing_behind(tmp_path):
+    demo = Demo(tmp_path / "demo")
+    said = demo.interrupt_when(lambda: any(demo.folder.glob("api/objects/shards/*/*/*.parquet")))
+    assert "starting the demo" in said and "Traceback" not in said
+    assert demo.processes() == []
+
+    metrics = demo.folder / "train" / "metrics.jsonl"
+    said = demo.interrupt_when(lambda: metrics.is_file() and metrics.read_text().count("\n") > 5)
+    assert "resuming the demo" in said and "Traceback" not in said
+    assert demo.processes() == []
+
+    child = demo.start()
+    out, said = child.communicate(timeout=500)
+    assert child.returncode == 0, said
+    assert "resuming the demo" in said and "all traces are there already" in said
+    found = json.loads(out)
+    evaluation = json.loads((demo.folder / "eval" / "eval.json").read_text())
+    long = next(group for group in evaluation["groups"] if group["group"] == "long")
+    base, adapter = (long["passes"][who][0]["mean"] for who in ("base", "adapter"))
+    assert base < 0.05 and adapter > base + 0.2, "the demo must show what it is there to show"
+    assert all(Path(found[what]).exists() for what in ("report", "adapter", "manifest", "shards", "loss", "logs"))
+    assert demo.processes() == []
+
+
+def test_a_folder_that_is_no_demo_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    done = subprocess.run([BIN / "dail", "demo", "--dir", tmp_path, "--fresh"], capture_output=True, text=True)
+    assert done.returncode == 2 and "no demo" in done.stderr
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
