@@ -23,9 +23,11 @@ TOKENS = 32
 
 @pytest.fixture(scope="module")
 def raw() -> list[dict]:
-    """The file's objects; several solutions as one text."""
+    """The file's objects, with the last message as the problem and several solutions as one text."""
     values = [json.loads(line) for line in OLYMPIAD.read_text("utf-8").splitlines()]
     for value in values:
+        if isinstance(value["problem"], list):
+            value["problem"] = value["problem"][-1]["content"]
         if isinstance(value["solution"], list):
             value["solution"] = "\n\n".join(value["solution"])
     return values

@@ -1,0 +1,116 @@
+"""What holds for the tree as a whole: light starts, a table of verbs, no shadowed rooms, one file that knows vLLM."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serve.cli import VERBS
+from tests.conftest import ROOT
+
+DAIL = Path(sys.executable).parent / "dail"
+HEAVY = {"torch", "ray", "vllm", "transformers", "peft"}
+ROOMS = ("synth", "train", "serve")
+MOST_LINES = 550
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def modules(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield path.relative_to(ROOT), ast.parse(path.read_text("utf-8"))
+
+
+def importers(package: str) -> set[str]:
+    """Files of the rooms that import the package anywhere, in functions too."""
+    return {str(path) for path, tree in modules(*ROOMS) if package in set(_imports(tree))}
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+
+
+def imported_by(code: str) -> set[str]:
+    """The heavy packages that a fresh process has loaded after the code."""
+    done = run(sys.executable, "-c", f"{code}\nimport sys; print(*({HEAVY} & set(sys.modules)))", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split("\n")[-2].split())
+
+
+def test_the_contracts_between_rooms_need_no_heavy_package():
+    names = sorted(path.stem for path in (ROOT / "synth" / "schema").glob("[!_]*.py"))
+    assert imported_by("import " + ", ".join(f"synth.schema.{name}" for name in names)) == set()
+
+
+def test_the_list_of_verbs_is_instant_and_loads_nothing_heavy():
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        assert run(DAIL, "--help").stdout.count("\n") > len(VERBS)
+        times.append(time.monotonic() - started)
+    assert min(times) < 1.0
+    assert imported_by("import serve.cli as c; c.dail.main(['--help'], standalone_mode=False)") == set()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_loads_no_heavy_package(verb: str):
+    code = f"import serve.cli as c; c.dail.main([{verb!r}, '--help'], standalone_mode=False)"
+    assert imported_by(code) == set()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_away_from_home(verb: str, tmp_path: Path):
+    for room in ROOMS:
+        (tmp_path / f"{room}.py").write_text("raise SystemExit('the user s own file was imported')")
+    done = run(DAIL, verb, "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"Usage: dail {verb} ")
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["--nonsense"], ["synth", "--nonsense"], ["train"]])
+def test_wrong_usage_exits_with_2_and_no_traceback(arguments: list[str]):
+    done = run(DAIL, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Error: " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_version_is_said():
+    assert run(DAIL, "--version").stdout.startswith("dail, version ")
+
+
+def test_one_file_knows_vllm_and_two_know_ray():
+    assert importers("vllm") == {"synth/engine/vllm.py"}
+    assert importers("ray") == {"synth/actor.py", "synth/pool.py"}
+
+
+def test_only_the_trainer_knows_peft():
+    assert all(name.startswith("train/") for name in importers("peft"))
+
+
+@pytest.mark.parametrize("folder", [*ROOMS, "deploy"])
+def test_every_file_says_what_it_is_for(folder: str):
+    assert [str(path) for path, tree in modules(folder) if tree.body and not ast.get_docstring(tree)] == []
+
+
+def test_no_file_outgrows_a_reader():
+    lengths = {
+        str(path): (ROOT / path).read_text("utf-8").count("\n") for path, _ in modules(*ROOMS, "deploy", "tests")
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES} == {}
+
+
+def test_every_package_marker_of_a_room_is_empty():
+    assert [str(path) for path, tree in modules(*ROOMS) if path.name == "__init__.py" and tree.body] == []
