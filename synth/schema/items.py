@@ -199,7 +199,7 @@ def load_items(path: Path) -> list[ExpertSolution]:
 
 def _read_values(path: Path) -> Iterator[Any]:
     if path.suffix == ".parquet":
-        for row in pq.ParquetFile(path).read().to_pylist():
+        for row in pq.read_table(path).to_pylist():
             yield {key: value for key, value in row.items() if value is not None}
     elif path.suffix == ".json":
         values = strict_json(path.read_bytes())

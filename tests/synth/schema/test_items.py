@@ -225,7 +225,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def test_the_same_items_come_out_of_jsonl_json_and_parquet(tmp_path: Path):
-    folder = tmp_path / "run=3"  # Parquet readers like to make a column of such a name
+    folder = tmp_path / "run=3"  # some Parquet readers make a column of such a name
     folder.mkdir()
     (folder / "items.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     (folder / "items.json").write_text(json.dumps(ROWS))
@@ -258,6 +258,19 @@ def test_a_file_that_cannot_be_read_is_the_user_s_error(tmp_path: Path, name: st
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=why):
         load_items(tmp_path / name)
+
+
+def test_a_parquet_file_with_a_flipped_bit_is_taken_or_refused(tmp_path: Path):
+    path = tmp_path / "items.parquet"
+    pq.write_table(pa.Table.from_pylist([{**ITEM, "metadata": {"level": 3}}]), path)
+    data, num_refused = path.read_bytes(), 0
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 2]) + data[place + 1 :])
+        try:
+            load_items(path)
+        except (UsageError, InputError):
+            num_refused += 1
+    assert num_refused > len(data) / 4
 
 
 def test_a_folder_is_no_file_of_items(tmp_path: Path):
