@@ -30,8 +30,8 @@ class ModelIdentity(Frozen):
 def identify(folder: Path, name: str | None = None) -> ModelIdentity:
     """Reads a model folder (safetensors, tokenizer, chat template).
 
-    `revision` is the 40-hex commit of a hub snapshot folder, else the sha256 of all weight bytes. `template_hash`
-    covers the model's chat template and our three role templates.
+    `revision` is the 40-hex commit of a hub snapshot folder, else the sha256 of config.json (which may scale RoPE)
+    and all weight bytes. `template_hash` covers the model's chat template and our three role templates.
 
     Raises:
         UsageError: the folder is missing something; says what.
@@ -58,7 +58,7 @@ def _identify(folder: Path, name: str) -> ModelIdentity:
     is_hub = snapshot.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", snapshot.name)
     return ModelIdentity(
         name=name,
-        revision=snapshot.name if is_hub else _hash_files(weights),
+        revision=snapshot.name if is_hub else _hash_files([folder / "config.json", *weights]),
         tokenizer_hash=_hash_files(tokenizer),
         template_hash="sha256:" + hashlib.sha256(b"\0".join(templates)).hexdigest(),
     )

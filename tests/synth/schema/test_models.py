@@ -34,6 +34,7 @@ def test_equal_files_are_one_model_wherever_they_lie(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("file", "field"),
     [
+        ("config.json", "revision"),
         ("model-00002-of-00002.safetensors", "revision"),
         ("tokenizer.json", "tokenizer_hash"),
         ("merges.txt", "tokenizer_hash"),
