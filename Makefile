@@ -22,8 +22,8 @@ soak: env
 
 # every number in tests/bench/RESULTS.md has a script there
 bench: env
-	$(BIN)/python tests/bench/rollout.py
-	$(BIN)/python tests/bench/train.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.rollout
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.train
 
 # the recipe of the demo model, from nothing, with its accuracy per role
 evidence: env

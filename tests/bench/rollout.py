@@ -1,6 +1,6 @@
 """Lockstep's rows a second over plain decoding's, for the same rows in the same engine, in one run.
 
-    python tests/bench/rollout.py [--model FOLDER] [--pairs 64] [--tokens 200] [--repeats 5]
+    python -m tests.bench.rollout [--model FOLDER] [--pairs 64] [--tokens 200] [--repeats 5]
 
 Plain decoding is the ceiling: both rows of every pair as ordinary requests, sampled by vLLM itself. The two are run in
 turn, so that a machine whose speed drifts does not favour one. Prints one JSON line.
