@@ -28,6 +28,7 @@ from synth.schema.items import Synthesis, load_items
 
 DEFAULT_API = "http://127.0.0.1:8765"
 _POLL_S = 1.0
+_STARTING_S = 15  # a server that was started together with `dail submit` listens by then
 _GIVE_UP_S = 1800  # a server that is away longer has not just been restarted
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _SHOWN_FAILURES = 20
@@ -103,7 +104,7 @@ def submit(
         **({"run_label": run_label} if run_label else {}),
     }
     with _client(api) as client:
-        batch = client.post("/v1/batches", body)
+        batch = _patiently(lambda: client.post("/v1/batches", body), _STARTING_S)
         items, units = batch["request_counts"]["total"], batch["units"]["total"]
         say(f"{batch['id']}: {items} items, {units} units, model {batch['model']['name']}, {batch['status']}")
         if is_watched:
@@ -199,24 +200,24 @@ def follow(client: Client, batch_id: str, as_json: bool = False, check: Callable
             last = batch
             time.sleep(_POLL_S)
             check()
-            batch = _patiently(client, batch_id)
+            batch = _patiently(lambda: client.get(f"/v1/batches/{batch_id}"), _GIVE_UP_S)
     say(_summary(batch))
     return _exit_code(batch)
 
 
-def _patiently(client: Client, batch_id: str) -> Any:
-    """The batch, however often the server is restarted meanwhile."""
+def _patiently(ask: Callable[[], Any], give_up_s: float) -> Any:
+    """The API's answer, however often the server is restarted meanwhile. `ask` must be safe to repeat."""
     first_failure: float | None = None
     while True:
         try:
-            return client.get(f"/v1/batches/{batch_id}")
+            return ask()
         except ApiError as error:
             if 0 < error.status < 500:
                 raise
             if first_failure is None:
                 first_failure = time.monotonic()
                 say(f"{error}; still trying")
-            if time.monotonic() - first_failure > _GIVE_UP_S:
+            if time.monotonic() - first_failure > give_up_s:
                 raise
             time.sleep(_POLL_S)
 
@@ -259,7 +260,7 @@ def _print_results(batch: Any, shards: Any, failed: list[Any]) -> None:
         say(f"and {len(failed) - _SHOWN_FAILURES} more failed items; --json or --out lists them all")
     say(_summary(batch))
     if batch["manifest"]:
-        say(f"train on them: dail train --manifest {batch['manifest']['path']}")
+        say(f"train on them: dail train --model FOLDER --out FOLDER --manifest {batch['manifest']['path']}")
 
 
 def _save(client: Client, batch_id: str, out: Path) -> None:

@@ -22,20 +22,34 @@ class Progress:
     def __init__(self, title: str, total: int, bar: RichProgress | None) -> None:
         self._title, self._total, self._bar = title, total, bar
         self._task = bar.add_task(title, total=total, figures="") if bar else None
-        self._started = time.monotonic()
-        self._said = self._started
+        self._said = time.monotonic()
         self._said_done = -1
+        self._first: tuple[float, int] | None = None  # when there was first something done, and how much
 
     def update(self, done: int, total: int | None = None, **figures: object) -> None:
         """`figures` are shown as `name value`; floats with three digits."""
         self._total = self._total if total is None else total
+        if self._first is None and done:
+            self._first = time.monotonic(), done
         text = "  ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in figures.items())
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=self._total, figures=text)
         elif time.monotonic() - self._said >= _LINE_EVERY_S or (done >= self._total and done != self._said_done):
             self._said, self._said_done = time.monotonic(), done
-            left = f"{(self._said - self._started) / done * (self._total - done):.0f} s" if done else "unknown"
-            print(f"{self._title}: {done}/{self._total}  {text}  time left {left}", file=sys.stderr, flush=True)
+            print(
+                f"{self._title}: {done}/{self._total}  {text}  time left {self._left(done)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _left(self, done: int) -> str:
+        """Neither what an earlier run did nor the wait for the first result says how fast it goes."""
+        if done >= self._total:
+            return "0 s"
+        if self._first is None or done <= self._first[1]:
+            return "unknown"
+        since, before = self._first
+        return f"{(time.monotonic() - since) / (done - before) * (self._total - done):.0f} s"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
+from serve import commands
 from serve.app import create_app
 from serve.cli import main
 from tests.serve.conftest import DAIL, clean_environment, items, start_api
@@ -85,12 +86,29 @@ def test_a_cancelled_batch_ends_the_watch_with_5(dail, live, http, solutions, tm
     assert dail("watch", batch, "--api", live.url).returncode == 5
 
 
-def test_no_server_is_said_with_the_command_that_starts_one(dail, solutions):
+def test_no_server_is_said_with_the_command_that_starts_one(dail, solutions, monkeypatch):
+    monkeypatch.setattr(commands, "_STARTING_S", 0)
     for arguments in (("submit", solutions), ("watch", "batch_x"), ("results", "batch_x")):
         ended = dail(*arguments, "--api", NOBODY)
         assert ended.returncode == 1
         assert f"no API at {NOBODY}; start one with `dail serve`" in ended.stderr
         assert "Traceback" not in ended.stderr
+
+
+def test_submit_waits_for_a_server_that_is_just_starting(tmp_path, model_folder, solutions):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = (*DAIL, "submit", str(solutions), "--api", f"http://127.0.0.1:{port}")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    submitting = subprocess.Popen(command, env=clean_environment(), **pipes)
+    assert "still trying" in submitting.stderr.readline()
+    api = start_api(tmp_path / "api", model_folder, port=port)
+    try:
+        batch, said = submitting.communicate(timeout=30)
+        assert submitting.returncode == 0, said
+        assert batch.startswith("batch_")
+    finally:
+        api.kill()
 
 
 def test_what_the_user_gets_wrong_exits_2_with_a_sentence(dail, tmp_path, solutions, live):

@@ -58,6 +58,17 @@ def test_with_nothing_done_the_time_left_is_unknown(clock: list[float], capsys: 
     assert capsys.readouterr().err == "units: 0/5    time left unknown\n"
 
 
+def test_the_time_left_counts_neither_the_start_nor_what_an_earlier_run_did(
+    clock: list[float], capsys: pytest.CaptureFixture
+):
+    with progress("units", 100) as bar:
+        clock[0] += 40  # an engine starts
+        bar.update(50)
+        clock[0] += 30
+        bar.update(60)
+    assert [line.split("time left ")[1] for line in capsys.readouterr().err.splitlines()] == ["unknown", "120 s"]
+
+
 def test_nothing_but_json_reaches_standard_output(clock: list[float], capsys: pytest.CaptureFixture):
     with progress("units", 1) as bar:
         bar.update(1)
