@@ -70,7 +70,7 @@ class Health:
 def make_pair(config: SynthConfig) -> Pair:
     from synth.pair import Pair, start_engine
 
-    return Pair(start_engine(config.engine))
+    return Pair(start_engine(config.engine), config.strategy)
 
 
 class EngineActor:

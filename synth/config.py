@@ -30,5 +30,8 @@ class SynthConfig(Config):
 
     engine: EngineConfig
     actors: int | None = Field(None, ge=1, description="engine actors; one per GPU of the cluster (or 1) if left out")
-    strategy: Literal["auto", "lockstep"] = Field("auto", description="how mixed rollouts are drawn; same distribution")
+    strategy: Literal["lockstep", "lazy"] = Field(
+        "lockstep",
+        description="how mixed rollouts are drawn; the traces are the same, lazy does not say who wrote what",
+    )
     restarts: int = Field(3, ge=0, description="engine restarts within 10 minutes before an actor is given up")

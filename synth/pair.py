@@ -6,25 +6,30 @@ owns a pair sees requests go in and traces come out; which strategy draws them s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 from synth.config import EngineConfig
-from synth.engine.base import Engine, Limits
+from synth.engine.base import Engine, Limits, Records
 from synth.strategies.admission import Admission
 from synth.strategies.base import Rollout, RolloutRequest, Strategy
+from synth.strategies.lazy import Lazy
 from synth.strategies.lockstep import Lockstep
 from synth.strategies.single import Single
 
+MIXED: dict[str, Callable[[Engine, Admission], Strategy]] = {"lockstep": Lockstep, "lazy": Lazy}
 RECORDS_EVERY = 32  # steps; fetching records costs a call into the engine's worker
 
 
 class Pair:
     """Draws traces for many requests at once. Single-threaded, driven by `step`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, strategy: Literal["lockstep", "lazy"] = "lockstep") -> None:
         self._engine = engine
         self._admission = Admission(self._engine.limits)
         single = Single(self._engine, self._admission)
         self._by_method: dict[str, Strategy] = {
-            "mixed": Lockstep(self._engine, self._admission),
+            "mixed": MIXED[strategy](self._engine, self._admission),
             "direct": single,
             "student": single,
         }
@@ -54,7 +59,7 @@ class Pair:
             strategy.admit()
         finished = self._engine.step()
         self._steps += 1
-        records = self._engine.records() if finished or self._steps % RECORDS_EVERY == 0 else {}
+        records = self._engine.records() if finished or self._steps % RECORDS_EVERY == 0 else Records()
         return [rollout for strategy in self._strategies for rollout in strategy.take(finished, records)]
 
     def pending(self) -> int:

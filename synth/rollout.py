@@ -55,6 +55,42 @@ def mix(student_PV: Tensor, privileged_PV: Tensor, rule: Rule, uniform_P2: Tenso
     )
 
 
+class Watched(NamedTuple):
+    """One step of P rows that one role draws alone, and where the rule needs the student's word.
+
+    `best_PK` are the likeliest tokens and `stands_PK` whether a proposal of them would stand; K is 2, since from
+    tau 0.5 on no third token can. Log-probabilities at temperature 1.
+    """
+
+    token_P: Tensor
+    logprob_P: Tensor
+    confident_P: Tensor
+    pause_P: Tensor
+    best_PK: Tensor
+    best_logprob_PK: Tensor
+    stands_PK: Tensor
+
+
+def watch(privileged_PV: Tensor, rule: Rule, uniform_P: Tensor) -> Watched:
+    """The privileged student's own draw, exact for tau >= 0.5 (or above 1, which asks nobody).
+
+    The student matters only where a token other than the drawn one would stand: if it proposes that token, the token
+    replaces the draw; whatever else it proposes, the draw is what the rule gives. So the trace is the one that `mix`
+    would draw from the same numbers.
+    """
+    privileged_PV = privileged_PV.float()
+    token_P = draw(privileged_PV, rule.temperature_P, uniform_P)
+    log_PV = privileged_PV.log_softmax(-1)
+    best_log_PK, best_PK = log_PV.topk(2, dim=-1)
+    verdict_PK = best_log_PK.exp()
+    if rule.tempered_P.any():
+        tempered_PK = torch.stack([_tempered(privileged_PV, rule.temperature_P, best_P) for best_P in best_PK.T], -1)
+        verdict_PK = torch.where(rule.tempered_P[:, None], tempered_PK, verdict_PK)
+    stands_PK = verdict_PK >= rule.tau_P[:, None]
+    pause_P = (stands_PK & (best_PK != token_P[:, None])).any(-1)
+    return Watched(token_P, _at(log_PV, token_P), stands_PK.any(-1), pause_P, best_PK, best_log_PK, stands_PK)
+
+
 def draw(logits_PV: Tensor, temperature_P: Tensor, uniform_P: Tensor) -> Tensor:
     """One token per row by inverting the cumulative distribution; temperature 0 takes the first largest logit.
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from synth.config import EngineConfig
-from synth.engine.base import Finished, FinishReason, Limits, PairRecord, Row
-from synth.rollout import Rule, draw, mix, uniforms
+from synth.engine.base import Finished, FinishReason, Limits, Records, Row
+from synth.engine.draws import Draws, Slot, pause_id
+from synth.rollout import draw, uniforms
 
 Logits = Callable[[Sequence[int]], Tensor]  # context ids → logits [V]
 
@@ -42,6 +43,10 @@ class _Running:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
+    @property
+    def is_drawn(self) -> bool:
+        return bool(self.row.pair or self.row.alone)
+
 
 class FakeEngine:
     """Steps every running row by one token a step, under the same admission limits as a real engine."""
@@ -60,7 +65,7 @@ class FakeEngine:
         )
         self._waiting: list[Row] = []
         self._running: dict[str, _Running] = {}
-        self._records: dict[str, PairRecord] = {}
+        self._draws = Draws(torch.device("cpu"))
 
     def add(self, row: Row) -> None:
         self._waiting.append(row)
@@ -74,55 +79,37 @@ class FakeEngine:
         while self._waiting and len(self._running) < self.limits.rows:
             row = self._waiting.pop(0)
             self._running[row.row_id] = _Running(row)
-        pairs: dict[str, dict[str, _Running]] = {}
-        for running in self._running.values():
-            if running.row.pair:
-                pairs.setdefault(running.row.pair.pair, {})[running.row.pair.role] = running
-            else:
-                self._step_alone(running)
-        for name, halves in pairs.items():
-            self._step_pair(name, halves["student"], halves["privileged"])
-        return [self._end(running, reason) for running in [*self._running.values()] if (reason := _reason(running))]
+        running = list(self._running.values())
+        if running:
+            logits_BV = torch.stack([self._logits([*one.row.prompt_ids, *one.token_ids]) for one in running])
+            self._sample_plain_rows(running, logits_BV)
+            self._draws.index({at: Slot(one.row, one.token_ids) for at, one in enumerate(running) if one.is_drawn})
+            for one, token in zip(running, self._draws.apply(logits_BV).argmax(-1).tolist(), strict=True):
+                one.token_ids.append(token)
+        return [self._end(one, reason) for one in running if (reason := _reason(one))]
 
-    def _step_alone(self, running: _Running) -> None:
-        row = running.row
-        logits_PV = self._next_logits(running)[None]
-        uniform = uniforms(np.array([row.seed]), np.array([len(running.token_ids)]), 1)
-        token = int(draw(logits_PV, torch.tensor([row.temperature]), torch.from_numpy(uniform)[:, 0]))
-        running.token_ids.append(token)
-        running.logprobs.append(float(logits_PV.log_softmax(-1)[0, token]))
-
-    def _step_pair(self, name: str, student: _Running, privileged: _Running) -> None:
-        row, pair = student.row, student.row.pair
-        assert pair is not None and student.token_ids == privileged.token_ids, f"pair {name} parted"
-        rule = Rule(torch.tensor([pair.tau]), torch.tensor([row.temperature]), torch.tensor([pair.tempered]))
-        uniform = torch.from_numpy(uniforms(np.array([row.seed]), np.array([len(student.token_ids)])))
-        mixed = mix(self._next_logits(student)[None], self._next_logits(privileged)[None], rule, uniform)
-        for running in (student, privileged):
-            running.token_ids.append(int(mixed.token_P))
-        record = self._records.setdefault(name, PairRecord())
-        record.token_ids.append(int(mixed.token_P))
-        record.accepted.append(bool(mixed.accepted_P))
-        record.student_logprob.append(float(mixed.student_logprob_P))
-        record.privileged_logprob.append(float(mixed.privileged_logprob_P))
-
-    def _next_logits(self, running: _Running) -> Tensor:
-        return self._logits([*running.row.prompt_ids, *running.token_ids])
+    def _sample_plain_rows(self, running: list[_Running], logits_BV: Tensor) -> None:
+        for at, one in enumerate(running):
+            if not one.is_drawn:
+                number = torch.from_numpy(uniforms(np.array([one.row.seed]), np.array([len(one.token_ids)]), 1))[:, 0]
+                token = int(draw(logits_BV[at : at + 1], torch.tensor([one.row.temperature]), number))
+                one.logprobs.append(float(logits_BV[at].log_softmax(-1)[token]))
+                logits_BV[at, token] = torch.inf
 
     def _end(self, running: _Running, reason: FinishReason) -> Finished:
         del self._running[running.row.row_id]
         logprobs = running.logprobs if running.row.with_logprobs else None
         return Finished(running.row.row_id, running.token_ids, reason, logprobs)
 
-    def records(self) -> dict[str, PairRecord]:
-        taken, self._records = self._records, {}
-        return taken
+    def records(self) -> Records:
+        return self._draws.take()
 
     def close(self) -> None:
         self._running.clear()
 
 
 def _reason(running: _Running) -> FinishReason | None:
-    if running.token_ids[-1] in running.row.stop_ids:
+    row = running.row
+    if running.token_ids[-1] in row.stop_ids | ({pause_id(row)} if row.alone else set()):
         return "stop"
-    return "length" if len(running.token_ids) >= running.row.max_tokens else None
+    return "length" if len(running.token_ids) >= row.max_tokens else None

@@ -1,13 +1,14 @@
 """The engine on vLLM, in process. The only file that imports vllm.
 
-Nothing in vLLM is patched. A batch-level logits processor sees both rows of a pair, draws one token by the rule and
-forces it on both; a worker extension hands out what was recorded.
+Nothing in vLLM is patched. A batch-level logits processor hands the logits to `Draws`, which draws the tokens of pairs
+and of rows drawn alone and forces them; a worker extension hands out what was recorded.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 # Read by vllm and OpenMP when they are imported; the last three concern the CPU build alone.
@@ -19,7 +20,6 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # other programs c
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning on shared cores makes a step 30 times slower
 
-import numpy as np
 import torch
 import vllm
 from torch import Tensor
@@ -30,11 +30,11 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from synth.config import EngineConfig
-from synth.engine.base import Finished, Limits, PairRecord, PairRow, Row
-from synth.rollout import Mixed, Rule, mix, uniforms
+from synth.engine.base import Finished, Limits, Records, Row
+from synth.engine.draws import Draws, Slot, pause_id
 from synth.schema.base import EngineDead, UsageError
 
-_PAIR = "dail_pair"  # key of a row's PairRow, temperature and seed in SamplingParams.extra_args
+_ROW = "dail_row"  # key of a drawn row in SamplingParams.extra_args
 
 
 class VllmEngine:
@@ -93,8 +93,8 @@ class VllmEngine:
             del self._adapter_of[row.row_id]
         return finished
 
-    def records(self) -> dict[str, PairRecord]:
-        return self._engine.collective_rpc("take_pair_records")[0]
+    def records(self) -> Records:
+        return self._engine.collective_rpc("take_records")[0]
 
     def close(self) -> None:
         self._engine.engine_core.shutdown()
@@ -121,8 +121,8 @@ def _engine_args(config: EngineConfig, adapter_rank: int | None) -> EngineArgs:
         async_scheduling=False,  # a pair's next token needs its last one
         disable_log_stats=True,
         use_tqdm_on_load=False,
-        logits_processors=[PairedMix],
-        worker_extension_cls="synth.engine.vllm.PairWorker",
+        logits_processors=[Drawing],
+        worker_extension_cls="synth.engine.vllm.DrawingWorker",
         seed=0,
         **adapters,
         **kv_cache,
@@ -142,8 +142,9 @@ def _sampling(row: Row) -> SamplingParams:
         "detokenize": False,
         "output_kind": RequestOutputKind.FINAL_ONLY,
     }
-    if row.pair:  # the processor draws; greedy then takes the token it forced
-        return SamplingParams(temperature=0.0, extra_args={_PAIR: (row.pair, row.temperature, row.seed)}, **common)
+    if row.pair or row.alone:  # Draws draws; greedy then takes the token it forced
+        common["stop_token_ids"] = sorted(row.stop_ids | ({pause_id(row)} if row.alone else set()))
+        return SamplingParams(temperature=0.0, extra_args={_ROW: replace(row, prompt_ids=())}, **common)
     logprobs = 0 if row.with_logprobs else None
     return SamplingParams(temperature=row.temperature, seed=row.seed, logprobs=logprobs, **common)
 
@@ -157,14 +158,13 @@ def _finished(output: Any) -> Finished:
     return Finished(output.request_id, token_ids, "stop" if completion.finish_reason == "stop" else "length", logprobs)
 
 
-class PairedMix(LogitsProcessor):
-    """Draws one token per pair by the mixed-policy rule and forces it on both rows of the pair (paper §2.1)."""
+class Drawing(LogitsProcessor):
+    """Hands the batch's logits to `Draws`, which forces the tokens of pairs and of rows drawn alone (paper §2.1)."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        self._device = device
-        self._rows: dict[int, tuple[PairRow, float, int, list[int]]] = {}  # batch row → pair, temperature, seed, output
+        self.draws = Draws(device)
+        self._slots: dict[int, Slot] = {}
         self._stale = True
-        self._taken: list[tuple[list[str], Mixed]] = []
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -172,75 +172,34 @@ class PairedMix(LogitsProcessor):
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         if batch_update is None:
             return
-        for row in batch_update.removed:
-            self._rows.pop(row, None)
-        for row, params, _prompt, output_ids in batch_update.added:
-            self._rows.pop(row, None)
-            if _PAIR in (params.extra_args or {}):
-                self._rows[row] = (*params.extra_args[_PAIR], output_ids)
+        for at in batch_update.removed:
+            self._slots.pop(at, None)
+        for at, params, _prompt, output_ids in batch_update.added:
+            self._slots.pop(at, None)
+            if _ROW in (params.extra_args or {}):
+                self._slots[at] = Slot(params.extra_args[_ROW], output_ids)
         for source, target, direction in batch_update.moved:
-            moved, replaced = self._rows.pop(source, None), self._rows.pop(target, None)
+            moved, replaced = self._slots.pop(source, None), self._slots.pop(target, None)
             if moved is not None:
-                self._rows[target] = moved
+                self._slots[target] = moved
             if replaced is not None and direction == MoveDirectionality.SWAP:
-                self._rows[source] = replaced
+                self._slots[source] = replaced
         self._stale = True
 
     def apply(self, logits: Tensor) -> Tensor:
         if self._stale:
-            self._index_pairs()
-        if not self._pairs:
-            return logits
-        mixed = mix(logits[self._student_P], logits[self._privileged_P], self._rule, self._uniforms())
-        self._taken.append((self._pairs, mixed))
-        for rows_P in (self._student_P, self._privileged_P):
-            logits[rows_P] = float("-inf")
-            logits[rows_P, mixed.token_P] = 0.0
-        return logits
-
-    def _index_pairs(self) -> None:
-        student = {pair.pair: row for row, (pair, *_) in self._rows.items() if pair.role == "student"}
-        privileged = {pair.pair: row for row, (pair, *_) in self._rows.items() if pair.role == "privileged"}
-        assert student.keys() == privileged.keys(), f"rows without their partner: {student.keys() ^ privileged.keys()}"
-        self._pairs = list(student)
-        first = [self._rows[row] for row in student.values()]
-        self._outputs = [output_ids for *_, output_ids in first]
-        self._seed_P = np.array([seed for _, _, seed, _ in first], dtype=np.uint64)
-        self._student_P = torch.tensor([student[name] for name in self._pairs], device=self._device, dtype=torch.long)
-        self._privileged_P = torch.tensor([privileged[name] for name in self._pairs], device=self._device).long()
-        self._rule = Rule(
-            torch.tensor([pair.tau for pair, *_ in first], device=self._device),
-            torch.tensor([temperature for _, temperature, *_ in first], device=self._device, dtype=torch.float32),
-            torch.tensor([pair.tempered for pair, *_ in first], device=self._device, dtype=torch.bool),
-        )
-        self._stale = False
-
-    def _uniforms(self) -> Tensor:
-        position_P = np.array([len(output_ids) for output_ids in self._outputs], dtype=np.uint64)
-        return torch.from_numpy(uniforms(self._seed_P, position_P)).to(self._device)
-
-    def take_records(self) -> dict[str, PairRecord]:
-        """What was drawn since the last call. Copies off the device here and not in every step."""
-        taken, self._taken = self._taken, []
-        records: dict[str, PairRecord] = {}
-        for pairs, mixed in taken:
-            columns = (mixed.token_P, mixed.accepted_P, mixed.student_logprob_P, mixed.privileged_logprob_P)
-            for name, token, accepted, student, privileged in zip(pairs, *(c.tolist() for c in columns), strict=True):
-                record = records.setdefault(name, PairRecord())
-                record.token_ids.append(token)
-                record.accepted.append(accepted)
-                record.student_logprob.append(student)
-                record.privileged_logprob.append(privileged)
-        return records
+            self.draws.index(self._slots)
+            self._stale = False
+        return self.draws.apply(logits)
 
 
-class PairWorker:
+class DrawingWorker:
     """Mixed into vLLM's worker class, so that `collective_rpc` reaches the processor wherever the worker lives."""
 
     model_runner: Any
 
-    def take_pair_records(self) -> dict[str, PairRecord]:
+    def take_records(self) -> Records:
         for processor in self.model_runner.input_batch.logitsprocs.all:
-            if isinstance(processor, PairedMix):
-                return processor.take_records()
-        raise AssertionError("the engine was started without PairedMix")
+            if isinstance(processor, Drawing):
+                return processor.draws.take()
+        raise AssertionError("the engine was started without Drawing")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from synth.engine.base import Finished, FinishReason, PairRecord
+from synth.engine.base import Finished, FinishReason, Records
 from synth.schema.items import Synthesis
 
 
@@ -52,7 +52,7 @@ class Strategy(Protocol):
         """Adds to the engine what fits into its next step."""
         ...
 
-    def take(self, finished: Sequence[Finished], records: dict[str, PairRecord]) -> list[Rollout]:
+    def take(self, finished: Sequence[Finished], records: Records) -> list[Rollout]:
         """Picks its own rows out of what the engine's step gave; returns the traces that are now whole.
 
         `records` holds what was recorded since the last call, and everything of pairs that just ended.

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from synth.engine.base import Engine, Finished, PairRecord, Row
+from synth.engine.base import Engine, Finished, PairRecord, Records, Row
 from synth.strategies.admission import Admission
 from synth.strategies.base import Rollout, RolloutRequest
 
@@ -65,9 +65,9 @@ class Queued(ABC):
             for row in rows:
                 self._engine.add(row)
 
-    def take(self, finished: Sequence[Finished], records: dict[str, PairRecord]) -> list[Rollout]:
-        for unit_id in records.keys() & self._live.keys():
-            self._live[unit_id].record.extend(records[unit_id])
+    def take(self, finished: Sequence[Finished], records: Records) -> list[Rollout]:
+        for unit_id in records.pairs.keys() & self._live.keys():
+            self._live[unit_id].record.extend(records.pairs[unit_id])
         done = []
         for row in finished:
             unit_id = row.row_id.rpartition("/")[0]

@@ -28,9 +28,9 @@ def request(name: str, seed: int = 1, **synthesis) -> RolloutRequest:
     return RolloutRequest(name, [3, seed % 7, 5], [3, seed % 7, 5, 9, 9], settings, seed, STOP)
 
 
-def run(requests: list[RolloutRequest], **config) -> dict[str, Rollout]:
-    engine = FakeEngine(EngineConfig(model=Path("."), model_tokens=64, **config), LOGITS)
-    pair = Pair(engine)
+def run(requests: list[RolloutRequest], strategy="lockstep", logits=LOGITS, **config) -> dict[str, Rollout]:
+    engine = FakeEngine(EngineConfig(model=Path("."), model_tokens=64, **config), logits)
+    pair = Pair(engine, strategy)
     for one in requests:
         pair.add(one)
     done = {}
@@ -63,6 +63,70 @@ def test_lockstep_draws_what_the_literal_loop_draws(tau):
         assert rollouts[one.unit_id].source == [float(by_student) for by_student in accepted]
     written = [source for rollout in rollouts.values() for source in rollout.source]
     assert 0 < sum(written) < len(written), "both roles must have written something"
+
+
+@pytest.mark.parametrize("tau", [0.5, 0.6, 0.8, 1.0])
+@pytest.mark.parametrize("space", ["raw", "tempered"])
+def test_lazy_draws_the_same_traces_as_lockstep(tau, space):
+    requests = [request(f"u{n}", seed=n, tau=tau, probability_space=space, temperature=0.9) for n in range(60)]
+    lockstep, lazy = run(requests), run(requests, "lazy")
+    assert {name: rollout.trace_ids for name, rollout in lazy.items()} == {
+        name: rollout.trace_ids for name, rollout in lockstep.items()
+    }
+    assert {name: rollout.reason for name, rollout in lazy.items()} == {
+        name: rollout.reason for name, rollout in lockstep.items()
+    }
+
+
+def test_what_lazy_knows_of_a_token_is_what_lockstep_knows():
+    requests = [request(f"u{n}", seed=n, tau=0.6) for n in range(60)]
+    lockstep, lazy = run(requests), run(requests, "lazy")
+    known = asked = 0
+    for name, rollout in lazy.items():
+        full = lockstep[name]
+        assert rollout.privileged_logprob == pytest.approx(full.privileged_logprob, abs=1e-5)
+        for column in ("source", "student_logprob"):
+            for value, expected in zip(getattr(rollout, column), getattr(full, column), strict=True):
+                assert value is None or value == pytest.approx(expected, abs=1e-5)
+        known += sum(source is not None for source in rollout.source)
+        asked += sum(logprob is not None for logprob in rollout.student_logprob)
+    assert 0 < asked < known < sum(len(rollout.trace_ids) for rollout in lazy.values())
+
+
+def test_lazy_follows_the_literal_rule_where_two_tokens_tie_at_tau():
+    """Both have exactly one half, so either stands if proposed, also where the other one was drawn."""
+
+    def logits(context):
+        favourite = 1.0 if context[0] == 7 else 0.0  # the student prefers one of the two
+        return torch.tensor([-torch.inf, favourite, 0.0, -torch.inf])
+
+    requests = [
+        RolloutRequest(f"u{n}", [7], [3], Synthesis(tau=0.5, temperature=1.0, max_tokens=20), n, STOP)
+        for n in range(40)
+    ]
+    lockstep, lazy = run(requests, logits=logits), run(requests, "lazy", logits=logits)
+    assert all(lazy[name].trace_ids == lockstep[name].trace_ids for name in lockstep)
+    assert all(set(rollout.source) == {1.0} for rollout in lockstep.values()), "the tie must be exact"
+
+
+def test_lazy_refuses_a_tau_it_is_not_exact_for():
+    pair = Pair(FakeEngine(EngineConfig(model=Path("."), model_tokens=64), LOGITS), "lazy")
+    with pytest.raises(ItemError, match=r"tau is 0\.3; the lazy strategy wants 0\.5") as error:
+        pair.add(request("u", tau=0.3))
+    assert error.value.code == "tau_too_low"
+
+
+def test_lazy_traces_can_be_cancelled_while_asking_waiting_or_running():
+    requests = [request(f"u{n}", seed=n, tau=0.6, max_tokens=30) for n in range(12)]
+    pair = Pair(FakeEngine(EngineConfig(model=Path("."), model_tokens=64, rows=4), LOGITS), "lazy")
+    for one in requests:
+        pair.add(one)
+    done = {}
+    for step in range(2000):
+        if step < 11:
+            pair.cancel(f"u{step}")
+        done |= {rollout.unit_id: rollout for rollout in pair.step()}
+    assert pair.pending() == 0 and done["u11"] == run(requests, "lazy")["u11"]
 
 
 def test_a_rollout_does_not_depend_on_its_neighbours():

@@ -33,8 +33,8 @@ def contexts():
     return [prompts.contexts(item, thinking=False) for item in load_items(EXPERT_SOLUTIONS)[:PAIRS]]
 
 
-def run(engine, requests):
-    pair = Pair(engine)
+def run(engine, requests, strategy="lockstep"):
+    pair = Pair(engine, strategy)
     for request in requests:
         pair.add(request)
     done = {}
@@ -109,6 +109,18 @@ def test_the_same_seeds_give_the_same_traces_and_both_rows_end_together(demo_eng
     assert first == second
     assert {rollout.reason for rollout in first.values()} == {"stop"}
     assert all(rollout.trace_ids[-1] in stop_ids for rollout in first.values())
+
+
+@pytest.mark.parametrize("tau", [0.5, 0.8])
+def test_lazy_gives_the_traces_of_lockstep(demo_engine, contexts, tau):
+    stop_ids = Prompts(DEMO_MODEL).stop_ids
+    wanted = requests(contexts * 4, stop_ids=stop_ids, tau=tau, temperature=1.0, max_tokens=300)
+    lockstep, lazy = run(demo_engine, wanted), run(demo_engine, wanted, "lazy")
+    assert {name: rollout.trace_ids for name, rollout in lazy.items()} == {
+        name: rollout.trace_ids for name, rollout in lockstep.items()
+    }
+    asked = sum(logprob is not None for rollout in lazy.values() for logprob in rollout.student_logprob)
+    assert asked > 0, "nobody was asked, so nothing was compared"
 
 
 def test_more_pairs_than_rows_all_finish_in_step(demo_engine, contexts):
