@@ -1,58 +1,69 @@
-"""Lockstep's rows a second over plain decoding's, for the same rows in the same engine, in one run.
+"""Ways to draw the same rollouts, in one engine and one run.
 
     python -m tests.bench.rollout [--model FOLDER] [--pairs 64] [--tokens 200] [--repeats 5]
 
-Plain decoding is the ceiling: both rows of every pair as ordinary requests, sampled by vLLM itself. The two are run in
-turn, so that a machine whose speed drifts does not favour one. Prints one JSON line.
+rows: lockstep's rows a second over plain decoding's. Plain decoding is the ceiling: both rows of every pair as ordinary
+requests, sampled by vLLM itself, all for a fixed number of tokens. traces: whole traces a second of direct sampling, of
+lockstep and of lazy, which end by themselves. All are run in turn, so that a machine whose speed drifts favours none.
+Prints one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from synth.config import EngineConfig
 from synth.engine.base import Row
 from synth.engine.vllm import VllmEngine
 from synth.pair import Pair
-from synth.prompts import Contexts, Prompts
+from synth.prompts import Prompts
 from synth.schema.items import Synthesis, load_items
 from synth.strategies.base import RolloutRequest
 
 DEMO = Path(__file__).parents[2] / "deploy" / "demo"
 
 
-def lockstep(engine: VllmEngine, contexts: list[Contexts], tokens: int, tau: float) -> float:
-    """Rows a second: trace tokens of all pairs, times two."""
-    pair = Pair(engine)
-    settings = Synthesis(tau=tau, temperature=1.0, max_tokens=tokens)
+def traces(
+    engine: VllmEngine, strategy: Literal["lockstep", "lazy"], requests: list[RolloutRequest]
+) -> tuple[float, int]:
+    """Seconds, and trace tokens."""
+    pair = Pair(engine, strategy)
     started = time.perf_counter()
-    for number, context in enumerate(contexts):
-        request = RolloutRequest(
-            f"{started}-{number}", context.student_ids, context.privileged_ids, settings, number, frozenset()
-        )
+    for request in requests:
         pair.add(request)
-    decoded = 0
+    tokens = 0
     while pair.pending():
-        decoded += sum(2 * len(rollout.trace_ids) for rollout in pair.step())
-    return decoded / (time.perf_counter() - started)
+        tokens += sum(len(rollout.trace_ids) for rollout in pair.step())
+    return time.perf_counter() - started, tokens
 
 
-def plain(engine: VllmEngine, contexts: list[Contexts], tokens: int) -> float:
+def plain(engine: VllmEngine, requests: list[RolloutRequest]) -> Measured:
+    """Both contexts of every request as ordinary rows."""
     started = time.perf_counter()
-    for number, context in enumerate(contexts):
-        for role, ids in (("s", context.student_ids), ("p", context.privileged_ids)):
-            engine.add(Row(f"{started}-{number}/{role}", ids, tokens, 1.0, number, frozenset()))
-    decoded, left = 0, 2 * len(contexts)
+    for request in requests:
+        for role, ids in (("s", request.student_ids), ("p", request.privileged_ids)):
+            row_id = f"{request.unit_id}/{role}"
+            engine.add(Row(row_id, ids, request.synthesis.max_tokens, 1.0, request.seed, request.stop_ids))
+    tokens, left = 0, 2 * len(requests)
     while left:
         for row in engine.step():
-            decoded += len(row.token_ids)
+            tokens += len(row.token_ids)
             left -= 1
-    return decoded / (time.perf_counter() - started)
+    return time.perf_counter() - started, tokens
+
+
+def spread(values: Iterable[float]) -> list[float]:
+    """Median, smallest, largest."""
+    ordered = sorted(values)
+    return [round(value, 3) for value in (statistics.median(ordered), ordered[0], ordered[-1])]
 
 
 def main() -> None:
@@ -69,30 +80,54 @@ def main() -> None:
     thinking = False if prompts.has_thinking_switch else None
     contexts = [prompts.contexts(items[n % len(items)], thinking) for n in range(options.pairs)]
     engine = VllmEngine(EngineConfig(model=options.model, rows=2 * options.pairs, step_tokens=65536))
-    runs = []
-    for repeat in range(options.repeats + 1):
-        run = lockstep(engine, contexts, options.tokens, options.tau), plain(engine, contexts, options.tokens)
-        if repeat:  # the first warms up
-            runs.append(run)
-    ratios = sorted(mixed / ceiling for mixed, ceiling in runs)
-    print(
-        json.dumps(
+
+    def requests(method: str, stop_ids: frozenset[int]) -> list[RolloutRequest]:
+        settings = Synthesis(method=method, tau=options.tau, temperature=1.0, max_tokens=options.tokens)
+        return [
+            RolloutRequest(f"{next(names)}", context.student_ids, context.privileged_ids, settings, number, stop_ids)
+            for number, context in enumerate(contexts)
+        ]
+
+    names = itertools.count()
+    runs: list[dict[str, Measured]] = []
+    for _ in range(options.repeats + 1):
+        runs.append(
             {
-                "bench": "lockstep rows/s ÷ plain rows/s",
-                "ratio_median": round(statistics.median(ratios), 3),
-                "ratio_min_max": [round(ratios[0], 3), round(ratios[-1], 3)],
-                "lockstep_rows_s": round(statistics.median(mixed for mixed, _ in runs)),
-                "plain_rows_s": round(statistics.median(ceiling for _, ceiling in runs)),
-                "pairs": options.pairs,
-                "tokens": options.tokens,
-                "tau": options.tau,
-                "engine": engine.name,
-                "model": options.model.name,
-                "machine": platform.processor() or platform.machine(),
-            },
-            ensure_ascii=False,
+                "rows, lockstep": traces(engine, "lockstep", requests("mixed", frozenset())),
+                "rows, plain": plain(engine, requests("mixed", frozenset())),
+                "traces, direct": traces(engine, "lockstep", requests("direct", prompts.stop_ids)),
+                "traces, lockstep": traces(engine, "lockstep", requests("mixed", prompts.stop_ids)),
+                "traces, lazy": traces(engine, "lazy", requests("mixed", prompts.stop_ids)),
+            }
         )
-    )
+    runs = runs[1:]  # the first warms up
+
+    def per_second(name: str, run: dict[str, Measured]) -> float:
+        seconds, tokens = run[name]
+        return (2 if name == "rows, lockstep" else 1) * tokens / seconds
+
+    def faster(one: str, other: str) -> list[float]:
+        """By which factor, for the same number of traces."""
+        return spread(run[other][0] / run[one][0] for run in runs)
+
+    result = {
+        "bench": "rollout",
+        "lockstep ÷ plain, rows/s": spread(
+            per_second("rows, lockstep", r) / per_second("rows, plain", r) for r in runs
+        ),
+        "lazy ÷ direct, traces/s": faster("traces, lazy", "traces, direct"),
+        "lazy ÷ lockstep, traces/s": faster("traces, lazy", "traces, lockstep"),
+        "lockstep ÷ direct, traces/s": faster("traces, lockstep", "traces, direct"),
+        "lockstep rows/s": round(statistics.median(per_second("rows, lockstep", run) for run in runs)),
+        "direct traces/s": round(statistics.median(options.pairs / run["traces, direct"][0] for run in runs), 1),
+        "pairs": options.pairs,
+        "tokens": options.tokens,
+        "tau": options.tau,
+        "engine": engine.name,
+        "model": options.model.name,
+        "machine": platform.processor() or platform.machine(),
+    }
+    print(json.dumps(result, ensure_ascii=False))
 
 
 if __name__ == "__main__":
