@@ -31,10 +31,10 @@ from synth.strategies.base import RolloutRequest
 DEMO = Path(__file__).parents[2] / "deploy" / "demo"
 
 
-def traces(
-    engine: VllmEngine, strategy: Literal["lockstep", "lazy"], requests: list[RolloutRequest]
-) -> tuple[float, int]:
-    """Seconds, and trace tokens."""
+Measured = tuple[float, int]  # seconds, tokens
+
+
+def traces(engine: VllmEngine, strategy: Literal["lockstep", "lazy"], requests: list[RolloutRequest]) -> Measured:
     pair = Pair(engine, strategy)
     started = time.perf_counter()
     for request in requests:
