@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from synth.rollout import Rule, draw, mix, mixed_distribution, uniforms
+from synth.rollout import Rule, draw, mix, mixed_distribution, uniforms, watch
 
 DRAWS = 200_000
 VOCABULARY = 6
@@ -141,3 +141,40 @@ def test_uniform_numbers_depend_on_seed_and_position_alone():
     many = uniforms(np.array([4, 5, 6]), np.array([9, 9, 9]))
     assert np.array_equal(one[0], many[1])
     assert len(np.unique(uniforms(np.repeat([1, 2], 100), np.tile(np.arange(100), 2)))) == 400
+
+
+def middles(probability_V: torch.Tensor) -> torch.Tensor:
+    """For each token a uniform number that draws it."""
+    return probability_V.cumsum(0) - probability_V / 2
+
+
+def exact_rule(tau: float) -> Rule:
+    return Rule(torch.tensor([tau]), torch.tensor([1.0]), torch.tensor([False]))
+
+
+@pytest.mark.parametrize("tau", [0.05, 0.3, 0.5, 0.8, 0.99, 1.01])
+@pytest.mark.parametrize("seed", range(5))
+def test_mix_summed_over_all_draws_is_the_mixed_distribution_exactly(tau, seed):
+    student, privileged = probabilities(seed), probabilities(seed + 50)
+    got = torch.zeros(VOCABULARY, dtype=torch.float64)
+    for proposal, by_student in enumerate(middles(student)):
+        for own, by_privileged in enumerate(middles(privileged)):
+            numbers = torch.stack([by_student, by_privileged])[None]
+            token = int(mix(student.log()[None], privileged.log()[None], exact_rule(tau), numbers).token_P)
+            got[token] += student[proposal] * privileged[own]
+    assert float((got - mixed_distribution(student, privileged, tau)).abs().sum()) < 2e-9
+
+
+@pytest.mark.parametrize("tau", [0.5, 0.6, 0.8, 0.99, 1.01])
+@pytest.mark.parametrize("seed", range(5))
+def test_watch_with_the_student_asked_at_pauses_is_the_mixed_distribution_exactly(tau, seed):
+    student, privileged = probabilities(seed), probabilities(seed + 50) ** 3
+    privileged = privileged / privileged.sum()  # peaked, so that some token often reaches tau
+    got = torch.zeros(VOCABULARY, dtype=torch.float64)
+    for own, by_privileged in enumerate(middles(privileged)):
+        watched = watch(privileged.log()[None], exact_rule(tau), by_privileged[None])
+        standing = watched.best_PK[watched.stands_PK].tolist()
+        for proposal in range(VOCABULARY):
+            token = proposal if bool(watched.pause_P) and proposal in standing else own
+            got[token] += student[proposal] * privileged[own]
+    assert float((got - mixed_distribution(student, privileged, tau)).abs().sum()) < 2e-9
