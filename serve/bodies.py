@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
 
 from serve.settings import ModelName
-from synth.schema.base import Frozen, InputError, pointer
+from synth.schema.base import Frozen, InputError, plainly, pointer
 from synth.schema.items import ExpertSolution, Short, Synthesis, check_items
 from synth.schema.leases import Failure, ShardRef, UnitState
 from synth.schema.models import ModelIdentity
@@ -99,7 +99,7 @@ def _items(values: Any) -> list[ExpertSolution]:
 def faults(error: ValidationError) -> list[tuple[str, str, str]]:
     """(JSON pointer, code, detail) of each, without the refused values."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    return [(pointer(fault["loc"]) if fault["loc"] else "", fault["type"], fault["msg"]) for fault in found]
+    return [(pointer(fault["loc"]) if fault["loc"] else "", fault["type"], plainly(fault)) for fault in found]
 
 
 class RequestCounts(Frozen):

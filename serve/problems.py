@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from serve.bodies import Fault, Problem
 from serve.service import Conflict, NotFound
-from synth.schema.base import DailError, InputError, StorageError, pointer
+from synth.schema.base import DailError, InputError, StorageError, plainly, pointer
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
@@ -64,7 +64,7 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def of_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [(pointer(fault["loc"]), fault["type"], fault["msg"]) for fault in error.errors()]
+        problems = [(pointer(fault["loc"]), fault["type"], plainly(fault)) for fault in error.errors()]
         return _problem(422, "invalid_parameter", "a parameter was refused", problems)
 
     @app.exception_handler(HTTPException)

@@ -21,10 +21,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 TOOL_VERSION = version("dail")
 
 _TABLES = ("synth", "synthesis", "train", "eval")  # of a config file; each verb reads its own
+
+_PLAINLY = {
+    "extra_forbidden": "there is no such name; check its spelling or remove it",
+    "missing": "it is missing",
+    "model_type": "wanted an object with names and values",
+}
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_BATCH_FAILED, EXIT_CANCELLED = 0, 1, 2, 3, 4, 5
 
@@ -111,8 +118,21 @@ class Config(Frozen):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            where = f"{path} [{table}]" if path else "the command line"
-            raise UsageError(f"{where}: {describe(error)}") from None
+            sources = [f"{path} [{table}]"] if path else []
+            if overrides or not path:
+                sources.append("the command line")
+            raise UsageError(f"{' and '.join(sources)}: {describe(error)}{cls._names(error)}") from None
+
+    @classmethod
+    def _names(cls, error: ValidationError) -> str:
+        """The settings there are, if an unknown one was named."""
+        for fault in error.errors(include_url=False, include_input=False):
+            if fault["type"] == "extra_forbidden":
+                room: Any = cls
+                for parent in fault["loc"][:-1]:
+                    room = room.model_fields[parent].annotation
+                return f"; the settings are {', '.join(room.model_fields)}"
+        return ""
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -144,7 +164,14 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def describe(error: ValidationError) -> str:
     """One line per fault of a validation: JSON pointer, what is wrong, and the value's type (never the value)."""
-    return "; ".join(f"{pointer(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False, include_input=False))
+    return "; ".join(
+        f"{pointer(fault['loc'])}: {plainly(fault)}" for fault in error.errors(include_url=False, include_input=False)
+    )
+
+
+def plainly(fault: ErrorDetails) -> str:
+    """What is wrong, for someone who does not know pydantic."""
+    return _PLAINLY.get(fault["type"], fault["msg"].removeprefix("Value error, "))
 
 
 def pointer(loc: Sequence[str | int]) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AfterValidator, Discriminator, Field, JsonValue, StringConstraints, Tag, ValidationError
 
-from synth.schema.base import Config, Frozen, InputError, UsageError, canonical, pointer
+from synth.schema.base import Config, Frozen, InputError, UsageError, canonical, plainly, pointer
 
 PROBLEM_BYTES = 64 * 1024
 SOLUTION_BYTES = 512 * 1024
@@ -149,7 +149,7 @@ def check_items(values: list[Any]) -> list[ExpertSolution]:
         except ValidationError as error:
             for fault in error.errors(include_url=False, include_input=False):
                 where = pointer(["items", number, *_user_path(fault["loc"])])
-                problems.append((where, fault["type"], fault["msg"].removeprefix("Value error, ")))
+                problems.append((where, fault["type"], plainly(fault)))
             continue
         name = item.id or _free_id(number, given)
         if name in seen:

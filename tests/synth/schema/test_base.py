@@ -71,9 +71,9 @@ def test_overrides_are_toml_values_or_bare_words_and_win(file: Path, override: s
         ("name=1", "/name: Input should be a valid string"),
         ("on=maybe", "/on: "),
         ("inner.size=0", "/inner/size: Input should be greater than or equal to 1"),
-        ("ratte=1", "/ratte: Extra inputs are not permitted"),
-        ("inner.sice=1", "/inner/sice: Extra inputs"),
-        ("=1", "Extra inputs"),
+        ("ratte=1", "/ratte: there is no such name; check its spelling or remove it; the settings are rate, "),
+        ("inner.sice=1", "/inner/sice: there is no such name.*; the settings are size, path$"),
+        ("=1", "there is no such name"),
         ("inner=3", "/inner: "),
         ("rate.x=1", "rate is a single value and has no 'x' in it"),
     ],
@@ -92,7 +92,7 @@ def test_an_override_that_cannot_be_used_is_refused_with_its_key(file: Path, ove
         (b"synth = 3\n", r"synth is a int; wanted a table, \[synth\]"),
         (b"[snyth]\nrate = 1\n", "there is no table 'snyth'; the tables are synth, synthesis, train, eval"),
         (b"rate = 1\n[synth]\n", "there is no table 'rate'"),
-        (b"[synth]\nratte = 1\n", r"\[synth\]: /ratte: Extra inputs"),
+        (b"[synth]\nratte = 1\n", r"\[synth\]: /ratte: there is no such name"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_by_name(tmp_path: Path, text: bytes, why: str):

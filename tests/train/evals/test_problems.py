@@ -36,7 +36,7 @@ def test_expert_solutions_with_answers_are_problems_too() -> None:
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ({"id": "b", "problem": "?"}, "line 2: /answer: Field required"),
+        ({"id": "b", "problem": "?"}, "line 2: /answer: it is missing"),
         ({"id": "b", "problem": "?", "answer": " "}, "line 2: /answer"),
         ({"id": "b", "problem": "?", "answer": "1", "metdata": {}}, "line 2: /metdata"),
         ({"id": "a", "problem": "?", "answer": "1"}, "line 2: id 'a' is also on line 1"),
