@@ -66,7 +66,7 @@ class ShardRef(Frozen):
     unit_id: str
     item_id: str
     tokens: int = Field(ge=0)
-    student_tokens: float = Field(ge=0, description="expected number of tokens that the student wrote")
+    student_tokens: float = Field(ge=0, description="expected number of tokens known to be the student's")
 
 
 class Commit(Frozen):
