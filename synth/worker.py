@@ -49,6 +49,7 @@ class Worker:
         self._prepared: dict[str, Prepared] = {}
         self._objects = Objects(Path())
         self._lease_s = 60.0
+        self._is_refused = False  # by the disk
         self._freed = asyncio.Event()
         self._calls = asyncio.Semaphore(_CALLS_AT_ONCE)
         self.num_committed = self.num_failed = self.tokens = 0
@@ -140,12 +141,20 @@ class Worker:
             try:
                 await asyncio.to_thread(self._objects.put, key, data)
             except StorageError as error:
-                console.say(f"a finished trace waits for the disk, tried again in {pause_s:.0f} s: {error}")
+                self._say_refused(str(error))
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_DISK_PAUSE_S)
             else:
+                self._say_refused("")
                 return True
         return False
+
+    def _say_refused(self, why: str) -> None:
+        if why and not self._is_refused:
+            console.say(f"finished traces wait for the disk, which is tried again and again: {why}")
+        elif self._is_refused and not why:
+            console.say("the disk takes traces again")
+        self._is_refused = bool(why)
 
     async def _fail(self, unit_id: str, failure: Failure) -> None:
         if unit := self._held.get(unit_id):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from synth.engine.base import Engine, Row
 from synth.prompts import Prompts
+from synth.schema.base import UsageError
 from synth.schema.models import ModelIdentity
 from tests.conftest import DEMO_MODEL
 from tests.train.evals.conftest import HOSTILE, TableEngine, write_adapter
@@ -51,6 +53,21 @@ def table_engine(monkeypatch: pytest.MonkeyPatch, prompts: Prompts) -> None:
 def dail_eval(problems: Path, out: Path, *more: str) -> Result:
     fixed = ["--model", str(DEMO_MODEL), "--problems", str(problems), "--out", str(out), "--samples", "4"]
     return CliRunner().invoke(evaluate, [*fixed, *more], catch_exceptions=False)
+
+
+def test_the_threads_of_torch_are_told_not_to_spin(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    seen: list[str | None] = []
+
+    def load_tokenizer(*_: Any) -> Any:  # which imports torch
+        seen.append(os.environ.get("OMP_WAIT_POLICY"))
+        raise UsageError("enough")
+
+    monkeypatch.setattr(run, "Prompts", load_tokenizer)
+    with pytest.raises(UsageError, match="enough"):
+        dail_eval(problems, tmp_path / "out")
+    assert seen == ["PASSIVE"]
 
 
 class Page(HTMLParser):
