@@ -9,8 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from serve.settings import is_loopback
-from synth.schema.base import ApiError
+from synth.schema.base import ApiError, is_loopback
 
 _TIMEOUT = httpx.Timeout(60, connect=5)
 _SHOWN_FAULTS = 10

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from synth.schema.base import UsageError, describe
+from synth.schema.base import UsageError, describe, is_loopback
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 Token = Annotated[SecretStr, Field(min_length=16)]
@@ -56,10 +55,3 @@ def load_settings(**flags: Any) -> Settings:
         raise UsageError(f"settings of the API (DAIL_… or flags): {describe(error)}") from None
     except SettingsError as error:
         raise UsageError(f'{error}; DAIL_MODELS is JSON like {{"name": "folder"}}') from None
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

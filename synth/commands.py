@@ -7,13 +7,17 @@ import os
 import secrets
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from synth.config import SynthConfig
 from synth.schema import console
-from synth.schema.base import UsageError
+from synth.schema.base import UsageError, is_loopback
 from synth.schema.items import Synthesis
+
+if TYPE_CHECKING:
+    import httpx
 
 _API_TIMEOUT_S = 30.0
 _CONFIG = click.option(
@@ -46,20 +50,13 @@ def worker(
     Inside `ray job submit` it uses that cluster, elsewhere it starts Ray on this machine. SIGTERM and Ctrl-C hand the
     units back and stop every engine. DAIL_TOKEN is sent as bearer token.
     """
-    import httpx
-
     from synth.schema.models import identify
     from synth.source import HttpSource
     from synth.worker import run_worker
 
     settings = _settings(config, model, actors, overrides)
     identity = identify(settings.engine.model)
-    token = os.environ.get("DAIL_TOKEN")
-    client = httpx.AsyncClient(
-        base_url=api.rstrip("/") + "/internal/v1/",
-        headers={"Authorization": f"Bearer {token}"} if token else {},
-        timeout=_API_TIMEOUT_S,
-    )
+    client = _client(api, os.environ.get("DAIL_TOKEN"))
     source = HttpSource(client, name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}", identity)
     console.say(f"leasing units of model {identity.name} from {api}; Ctrl-C hands them back")
     stopped = run_worker(settings, source, idle_exit_s)
@@ -114,6 +111,24 @@ def synth(
         f"{summary.failed} units failed\nmanifest: {summary.manifest or 'none, since there is no trace'}"
     )
     return summary.exit_code
+
+
+def _client(api: str, token: str | None) -> httpx.AsyncClient:
+    import httpx
+
+    try:
+        url = httpx.URL(api.rstrip("/") + "/internal/v1/")
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise UsageError(f"--api {api!r} is no URL; wanted one like http://127.0.0.1:8765")
+    return httpx.AsyncClient(
+        base_url=url,
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+        timeout=_API_TIMEOUT_S,
+        # a proxy from the environment would take requests to this very machine elsewhere
+        trust_env=not is_loopback(url.host),
+    )
 
 
 def _settings(

@@ -13,6 +13,7 @@ DailError                 exit 1   something of ours stopped; the message says w
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import tomllib
 from collections.abc import Sequence
@@ -193,3 +194,11 @@ def canonical(value: Any) -> bytes:
 def fingerprint(value: Any) -> str:
     """`sha256:` and 64 hex digits of the canonical JSON."""
     return "sha256:" + hashlib.sha256(canonical(value)).hexdigest()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this very machine, which a proxy of the environment would not find."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
