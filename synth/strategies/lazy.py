@@ -95,6 +95,8 @@ class Lazy:
         for row in finished:
             if trace := self._live.pop(row.row_id, None):
                 self._admission.release(row.row_id)
+                drawn = row.token_ids[:-1] if trace.record.pause else row.token_ids
+                assert drawn == trace.record.token_ids, f"row {row.row_id} holds other tokens than were drawn for it"
                 _settle(trace)
                 if reason := trace.reason():
                     done.append(_rollout(trace, reason))
