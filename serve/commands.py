@@ -189,7 +189,7 @@ def _in_url(host: str) -> str:
 def follow(client: Client, batch_id: str, as_json: bool = False, check: Callable[[], None] = lambda: None) -> int:
     """Shows a batch's progress until it ends; its exit code. `check` is called every second and may raise."""
     batch = client.get(f"/v1/batches/{batch_id}")
-    with progress(batch_id, batch["units"]["total"]) as bar:
+    with progress("units", batch["units"]["total"]) as bar:
         last = None
         while True:
             _show(bar, batch)

@@ -95,7 +95,7 @@ def optimise(roles: Roles, optimizer: Optimizer, data: TrainingSet, out: Path, r
             tokens += sum(len(example.trace_ids) for example in batch)
             speed = tokens / (time.monotonic() - started)
             log.write(step + 1, {"epoch": (step + 1) / total * config.epochs, "lr": lr, **figures, "tokens_s": speed})
-            bar.update(step + 1, loss=figures["loss"], gap=figures["gap"], tokens_s=speed)
+            bar.update(step + 1, loss=figures["loss"], gap=figures["gap"], tokens_per_s=speed)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == total:
                 checkpoint.save(out, roles.adapter(), optimizer, step + 1, record.fingerprint)
     return total

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 _LINE_EVERY_S = 30.0
@@ -31,7 +31,7 @@ class Progress:
         self._total = self._total if total is None else total
         if self._first is None and done:
             self._first = time.monotonic(), done
-        text = "  ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in figures.items())
+        text = "  ".join(f"{_words(name)} {_short(value)}" for name, value in figures.items())
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=self._total, figures=text)
         elif time.monotonic() - self._said >= _LINE_EVERY_S or (done >= self._total and done != self._said_done):
@@ -59,14 +59,18 @@ def progress(title: str, total: int) -> Iterator[Progress]:
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=10),  # with the figures, a line fits 80 columns
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
     )
     with RichProgress(*columns, console=Console(stderr=True)) as bar:
         yield Progress(title, total, bar)
+
+
+def _words(name: str) -> str:
+    """`tokens_per_s` as `tokens/s`."""
+    return name.replace("_per_", "/").replace("_", " ")
 
 
 def _short(value: object) -> str:

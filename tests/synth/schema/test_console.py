@@ -27,9 +27,9 @@ def test_without_a_terminal_a_line_comes_every_30_s_and_at_the_end(clock: list[f
         bar.update(100)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "units: 30/100  tokens per s 1234  share 0.25  time left 70 s",
-        "units: 60/100  tokens per s 1234  share 0.25  time left 40 s",
-        "units: 90/100  tokens per s 1234  share 0.25  time left 10 s",
+        "units: 30/100  tokens/s 1234  share 0.25  time left 70 s",
+        "units: 60/100  tokens/s 1234  share 0.25  time left 40 s",
+        "units: 90/100  tokens/s 1234  share 0.25  time left 10 s",
         "units: 100/100    time left 0 s",
     ]
 
