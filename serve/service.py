@@ -41,6 +41,7 @@ from serve.store import BatchRecord, NewBatch, Store, Tally, Transaction, UnitRe
 from serve.tables import wal_is_safe
 from synth.schema.base import DailError, InputError, IntegrityError, StorageError, canonical, fingerprint
 from synth.schema.leases import (
+    WORKER_STOPPED,
     Commit,
     Fail,
     Failure,
@@ -58,7 +59,6 @@ from synth.schema.objects import Objects
 from synth.schema.shards import decode_shard
 
 MAX_FAILURES = 3  # a retryable failure is tried again until the third
-HANDED_BACK = "worker_stopped"  # a worker that is told to stop says so; that is no failure of the unit
 MAX_LEASES = 10  # a unit that ten workers took and lost is likely what kills them
 HEADROOM_BYTES = 256 << 20  # below it no new work is taken; what is accepted can still be finished
 _RESULTS_PAGE = 64
@@ -274,7 +274,7 @@ class Service:
             unit = _held(tx, unit_id, fail.worker, fail.epoch)
             if _existing(tx, unit.batch_id).status == "cancelling":
                 tx.give_up(unit, "cancelled", error)
-            elif fail.code == HANDED_BACK:
+            elif fail.code == WORKER_STOPPED:
                 tx.hand_back(unit)
             elif fail.retryable and unit.failures + 1 < MAX_FAILURES:
                 tx.give_up(unit, "queued", error)

@@ -151,15 +151,11 @@ def _add(pair: Pair, request: RolloutRequest) -> UnitFailure | None:
 
 
 def _set_environment(cpu_threads: int | None) -> None:
-    """What vLLM and torch read when they are imported."""
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine steps in this process
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    """What transformers and torch read when they are imported; synth/engine/vllm.py sets what vLLM reads."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if cpu_threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(cpu_threads)  # Ray sets it to 1
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning on shared cores: 30 times slower
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # other actors compute on the same cores
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 
 def _chain(error: BaseException) -> str:

@@ -36,7 +36,7 @@ from synth.schema.base import (
 )
 from synth.schema.console import say
 from synth.schema.items import ExpertSolution, Synthesis, load_items
-from synth.schema.leases import Failure, LeaseReply, ShardRef, Unit, unit_id
+from synth.schema.leases import WORKER_STOPPED, Failure, LeaseReply, ShardRef, Unit, unit_id
 from synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest
 from synth.schema.models import ModelIdentity, chat_template, identify
 from synth.schema.objects import Objects
@@ -162,7 +162,7 @@ class LocalSource:
 
     async def fail(self, unit: Unit, failure: Failure) -> None:
         self._attempts[unit.unit_id] += 1
-        if failure.code == "worker_stopped":
+        if failure.code == WORKER_STOPPED:
             return
         if failure.retryable and self._attempts[unit.unit_id] < MAX_ATTEMPTS:
             self._queue.append(unit)

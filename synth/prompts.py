@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,12 @@ def role_messages(item: ExpertSolution) -> dict[str, tuple[Message, ...]]:
 
     The negative reference sees the answer of a verifiable problem, never of a proof (App. B.1).
     """
-    kind, solution = item.resolved_kind, item.solution_text
-    answer = shown_answer(item)
     values = {
         "problem": item.problem_text,
-        "kind": kind,
-        "solution": solution,
-        "answer": answer,
-        "waypoints": waypoints(solution, kind, item.answer or final_answer(solution)),
+        "kind": item.resolved_kind,
+        "solution": item.solution_text,
+        "answer": shown_answer(item),
+        "waypoints": shown_waypoints(item),
     }
     *earlier, last = item.messages
     return {
@@ -59,6 +58,13 @@ def shown_answer(item: ExpertSolution) -> str | None:
     return (item.answer or final_answer(item.solution_text)) if item.resolved_kind == "verifiable" else None
 
 
+def shown_waypoints(item: ExpertSolution) -> list[str]:
+    """The waypoints of the item's solution, without its answer."""
+    solution = item.solution_text
+    return waypoints(solution, item.resolved_kind, item.answer or final_answer(solution))
+
+
+@cache
 def _template(role: str) -> jinja2.Template:
     return _JINJA.from_string((TEMPLATES / f"{role}.jinja").read_text("utf-8"))
 
@@ -90,13 +96,12 @@ class Prompts:
         """
         by_role = role_messages(item)
         ids = {role: self.render(messages, thinking) for role, messages in by_role.items()}
-        kind, solution = item.resolved_kind, item.solution_text
         return Contexts(
             student_ids=ids["student"],
             privileged_ids=ids["privileged_student"],
             negative_ids=ids["negative_reference"],
             student_messages=by_role["student"],
-            waypoints=waypoints(solution, kind, item.answer or final_answer(solution)),
+            waypoints=shown_waypoints(item),
             answer=shown_answer(item),
         )
 

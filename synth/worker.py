@@ -22,7 +22,7 @@ from synth.pool import Pool, ray_cluster
 from synth.prompts import Prompts
 from synth.schema import console
 from synth.schema.base import DailError, StorageError
-from synth.schema.leases import Failure, Unit
+from synth.schema.leases import WORKER_STOPPED, Failure, Unit
 from synth.schema.objects import Objects
 from synth.source import Fenced, Standing, UnitSource
 from synth.strategies.base import Rollout
@@ -189,7 +189,7 @@ class Worker:
 
     async def _release(self) -> None:
         """Hands back what is held. Whoever cannot be told lets the leases run out."""
-        failure = Failure(code="worker_stopped", detail="the worker was stopped", retryable=True)
+        failure = Failure(code=WORKER_STOPPED, detail="the worker was stopped", retryable=True)
         with contextlib.suppress(TimeoutError, DailError):
             async with asyncio.timeout(_RELEASE_S):
                 await asyncio.gather(*(self._fail(unit_id, failure) for unit_id in list(self._held)))

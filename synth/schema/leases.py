@@ -91,6 +91,8 @@ class Failure(Frozen):
     retryable: bool = False
 
 
+WORKER_STOPPED = "worker_stopped"  # the code a worker fails with to hand a unit back; no fault of the unit
+
 UnitState = Literal["queued", "leased", "committed", "failed", "cancelled", "expired"]
 
 

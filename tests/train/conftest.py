@@ -13,11 +13,11 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from synth.schema.items import Synthesis
-from synth.schema.leases import ShardRef, shard_key
 from synth.schema.manifest import build_manifest, encode_manifest, manifest_key
 from synth.schema.models import ModelIdentity, identify
-from synth.schema.objects import Objects, sha256
-from synth.schema.shards import TraceRow, encode_shard
+from synth.schema.objects import Objects
+from synth.schema.shards import TraceRow
+from synth.traces import shard_of
 
 VOCABULARY, CONTEXT = 96, 128
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -114,21 +114,9 @@ def write_manifest(root: Path, model: ModelIdentity, rows: list[TraceRow]) -> Pa
     """One shard per row, as a worker writes them."""
     objects, shards = Objects(root), []
     for row in rows:
-        data = encode_shard([row])
-        key = shard_key("batch-1", row.unit_id, 0, sha256(data))
-        objects.put(key, data)
-        shards.append(
-            ShardRef(
-                key=key,
-                rows=1,
-                size_bytes=len(data),
-                sha256=sha256(data),
-                unit_id=row.unit_id,
-                item_id=row.item_id,
-                tokens=len(row.trace_ids),
-                student_tokens=0,
-            )
-        )
+        data, shard = shard_of(row, epoch=0)
+        objects.put(shard.key, data)
+        shards.append(shard)
     manifest = build_manifest("batch-1", 1, model, Synthesis(), shards, NOW)
     objects.put(manifest_key("batch-1", 1), encode_manifest(manifest))
     return objects.path(manifest_key("batch-1", 1))

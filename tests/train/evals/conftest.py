@@ -13,11 +13,11 @@ import pytest
 from synth.engine.base import Finished, Limits, PairRecord, Row
 from synth.prompts import Prompts
 from synth.schema.items import Synthesis
-from synth.schema.leases import ShardRef
 from synth.schema.manifest import build_manifest, encode_manifest, manifest_key
 from synth.schema.models import ModelIdentity, identify
-from synth.schema.objects import Objects, sha256
-from synth.schema.shards import TraceRow, encode_shard
+from synth.schema.objects import Objects
+from synth.schema.shards import TraceRow
+from synth.traces import shard_of
 from tests.conftest import DEMO_MODEL
 from train.adapter import Provenance
 from train.checkpoint import RunRecord
@@ -126,25 +126,11 @@ def trace_row(prompts: Prompts, model: ModelIdentity, number: int, sources: Sequ
 
 
 def write_manifest(root: Path, rows: Sequence[TraceRow], model: ModelIdentity) -> Path:
-    objects = Objects(root)
-    shards = []
+    objects, shards = Objects(root), []
     for row in rows:
-        data = encode_shard([row])
-        key = f"shards/batch-1/{row.unit_id}/e1.parquet"
-        objects.put(key, data)
-        num_student = sum(source or 0.0 for source in row.trace_source)
-        shards.append(
-            ShardRef(
-                key=key,
-                rows=1,
-                size_bytes=len(data),
-                sha256=sha256(data),
-                unit_id=row.unit_id,
-                item_id=row.item_id,
-                tokens=len(row.trace_ids),
-                student_tokens=num_student,
-            )
-        )
+        data, shard = shard_of(row, epoch=1)
+        objects.put(shard.key, data)
+        shards.append(shard)
     manifest = build_manifest("batch-1", 1, model, Synthesis(), shards, NOW)
     objects.put(manifest_key("batch-1", 1), encode_manifest(manifest))
     return root / manifest_key("batch-1", 1)
