@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from synth.schema.base import Config
 
@@ -19,8 +19,10 @@ class EngineConfig(Config):
     model_tokens: int | None = Field(
         None, ge=16, description="longest prompt + trace; the model's own limit if left out"
     )
-    rows: int = Field(256, ge=2, description="rows decoded in one step; a mixed rollout takes two")
-    step_tokens: int = Field(8192, ge=64, description="tokens one step may process, prefill included")
+    rows: int | None = Field(None, ge=2, description="rows decoded in one step; fitted to model and memory if left out")
+    step_tokens: int | None = Field(
+        None, ge=64, description="tokens one step may process, prefill included; fitted to rows if left out"
+    )
     kv_cache_gib: float | None = Field(None, gt=0, description="KV cache; vLLM's share of the free memory if left out")
     tensor_parallel: int = Field(1, ge=1, description="GPUs one engine spans")
 
@@ -30,8 +32,31 @@ class SynthConfig(Config):
 
     engine: EngineConfig
     actors: int | None = Field(None, ge=1, description="engine actors; one per GPU of the cluster (or 1) if left out")
-    strategy: Literal["lockstep", "lazy"] = Field(
-        "lockstep",
-        description="how mixed rollouts are drawn; the traces are the same, lazy does not say who wrote what",
+    strategy: Literal["auto", "lockstep", "lazy", "draft_verify"] = Field(
+        "auto", description="how mixed rollouts are drawn, the traces being the same; auto takes lazy where it is exact"
+    )
+    student_model: Path | None = Field(
+        None, description="the student's own weights, if not the engine's; same tokenizer; strategy=draft_verify only"
+    )
+    student_adapter: Path | None = Field(
+        None, description="LoRA adapter of the student alone, in PEFT's format: a second round of DAIL"
+    )
+    score_student: bool = Field(
+        True, description="after a lazy rollout, read the trace once as the student, which says who wrote what"
     )
     restarts: int = Field(3, ge=0, description="engine restarts within 10 minutes before an actor is given up")
+
+    @property
+    def student(self) -> Path | None:
+        """Folder of whatever the student has of its own."""
+        return self.student_adapter or self.student_model
+
+    @model_validator(mode="after")
+    def _check_student(self) -> Self:
+        if self.student_model is not None and self.strategy != "draft_verify":
+            raise ValueError(
+                f"student_model needs two engines, and strategy {self.strategy} has one; set strategy=draft_verify"
+            )
+        if self.student_model is not None and self.student_adapter is not None:
+            raise ValueError("student_model and student_adapter are both set; give the student one of them")
+        return self

@@ -1,84 +1,145 @@
 """Student engine and privileged-student engine with one life (paper §2.1).
 
-Both are the same frozen weights under two prompts, so one engine serves both and the weights are held once. Whoever
-owns a pair sees requests go in and traces come out; which strategy draws them stays in here.
+Both roles are the same frozen weights under two prompts, so as a rule one engine serves both and the weights are held
+once; the literal way of two engines is kept beside it. Whoever owns a pair sees requests go in and traces come out;
+which strategy draws them stays in here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from synth.config import EngineConfig
+from synth.config import EngineConfig, SynthConfig
 from synth.engine.base import Engine, Limits, Records
+from synth.prompts import Prompts
+from synth.schema.models import adapter_rank
+from synth.schema.tokens import Tokens
 from synth.strategies.admission import Admission
-from synth.strategies.base import Rollout, RolloutRequest, Strategy
+from synth.strategies.base import Rollout, RolloutRequest
+from synth.strategies.choice import Wanted, choose
+from synth.strategies.draft_verify import DraftVerify
 from synth.strategies.lazy import Lazy
 from synth.strategies.lockstep import Lockstep
 from synth.strategies.single import Single
+from synth.strategies.staged import Entry, Staged
+from synth.strategies.stops import Decode, Stops
 
-MIXED: dict[str, Callable[[Engine, Admission], Strategy]] = {"lockstep": Lockstep, "lazy": Lazy}
 RECORDS_EVERY = 32  # steps; fetching records costs a call into the engine's worker
 
 
 class Pair:
-    """Draws traces for many requests at once. Single-threaded, driven by `step`."""
+    """Draws traces for many requests at once. Single-threaded, driven by `step`.
 
-    def __init__(self, engine: Engine, strategy: Literal["lockstep", "lazy"] = "lockstep") -> None:
-        self._engine = engine
-        self._admission = Admission(self._engine.limits)
-        single = Single(self._engine, self._admission)
-        self._by_method: dict[str, Strategy] = {
-            "mixed": MIXED[strategy](self._engine, self._admission),
-            "direct": single,
-            "student": single,
+    Args:
+        engine: of the privileged student, and of the student unless it has its own.
+        with_scores: let the student read the traces of strategy lazy, which says who wrote what.
+        decode: the tokenizer's; needed only by requests with stop strings.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        strategy: Wanted = "auto",
+        student_engine: Engine | None = None,
+        with_scores: bool = True,
+        decode: Decode | None = None,
+    ) -> None:
+        privileged, stops = Entry(engine, Admission(engine.limits)), Stops(decode)
+        student = Entry(student_engine, Admission(student_engine.limits)) if student_engine else privileged
+        self._entries = [privileged] if student is privileged else [privileged, student]
+        self._wanted = strategy
+        self._strategies: dict[str, Staged[Any]] = {
+            "lockstep": Lockstep(privileged, stops),
+            "lazy": Lazy(privileged, with_scores, stops),
+            "draft_verify": DraftVerify(privileged, student, stops),
+            "single": Single(privileged, student, stops),
         }
-        self._strategies = (self._by_method["mixed"], single)
         self._steps = 0
 
     @property
     def engine_name(self) -> str:
-        return self._engine.name
+        return self._entries[0].engine.name
 
     @property
     def limits(self) -> Limits:
-        return self._engine.limits
+        return self._entries[0].engine.limits
+
+    @property
+    def num_partings(self) -> int:
+        """How often the two rows of a pair parted and were put together again."""
+        return sum(strategy.num_partings for strategy in self._strategies.values())
 
     def add(self, request: RolloutRequest) -> None:
         """Queues a request. Raises ItemError if it can never run."""
-        self._by_method[request.synthesis.method].add(request)
+        self._strategies[choose(request.synthesis, self._wanted)].add(request)
 
     def cancel(self, unit_id: str) -> None:
-        for strategy in self._strategies:
+        for strategy in self._strategies.values():
             strategy.cancel(unit_id)
 
     def step(self) -> list[Rollout]:
-        """One step of the engine; returns the traces that ended in it. Raises EngineDead."""
-        self._admission.begin_step()
-        for strategy in self._strategies:
+        """One step of the engines; returns the traces that ended in it. Raises EngineDead."""
+        strategies = [strategy for strategy in self._strategies.values() if strategy.pending()]
+        for entry in self._entries:
+            entry.admission.begin_step()
+        for strategy in strategies:
             strategy.admit()
-        finished = self._engine.step()
+        finished = [row for entry in self._entries for row in entry.engine.step()]
         self._steps += 1
-        records = self._engine.records() if finished or self._steps % RECORDS_EVERY == 0 else Records()
-        return [rollout for strategy in self._strategies for rollout in strategy.take(finished, records)]
+        records = self._records() if finished or self._steps % RECORDS_EVERY == 0 else Records()
+        return [rollout for strategy in strategies for rollout in strategy.take(finished, records)]
 
     def pending(self) -> int:
         """Requests added and not finished."""
-        return sum(strategy.pending() for strategy in self._strategies)
+        return sum(strategy.pending() for strategy in self._strategies.values())
 
-    def progress(self) -> dict[str, tuple[int, int]]:
-        """By unit: trace tokens so far, and how many of them the student wrote."""
-        return {unit: counts for strategy in self._strategies for unit, counts in strategy.progress().items()}
+    def progress(self) -> dict[str, Tokens]:
+        """By unit, the trace so far, its prefix included: what another attempt could go on from."""
+        return {unit: tokens for strategy in self._strategies.values() for unit, tokens in strategy.progress().items()}
 
     def close(self) -> None:
-        self._engine.close()
+        for entry in self._entries:
+            entry.engine.close()
+
+    def _records(self) -> Records:
+        one, *others = [entry.engine.records() for entry in self._entries]
+        for other in others:
+            one = Records(one.pairs | other.pairs, one.alone | other.alone, one.parted | other.parted)
+        return one
 
 
-def start_engine(config: EngineConfig, adapter_rank: int | None = None) -> Engine:
+def start_pair(config: SynthConfig) -> Pair:
+    """Starts what a config asks for: one engine, or two in turn.
+
+    Raises:
+        UsageError: an engine refused the model folder or the settings.
+    """
+    rank = None if config.student_adapter is None else adapter_rank(config.student_adapter)
+    engine = start_engine(config.engine, rank)
+    student_engine = None
+    if config.strategy == "draft_verify":
+        model = config.student_model or config.engine.model
+        student_engine = start_engine(config.engine.model_copy(update={"model": model}), rank)
+    return Pair(engine, config.strategy, student_engine, config.score_student, _decoder(config.engine.model))
+
+
+def _decoder(model: Path) -> Decode:
+    """The tokenizer's decode, loaded when it is first needed."""
+
+    @cache
+    def tokenizer() -> Any:
+        return Prompts(model).tokenizer
+
+    return lambda ids: str(tokenizer().decode(list(ids), skip_special_tokens=False))
+
+
+def start_engine(config: EngineConfig, max_rank: int | None = None) -> Engine:
     """Starts the engine of a config.
 
     Args:
-        adapter_rank: largest rank of the PEFT adapters that rows may name; none: no adapters.
+        max_rank: largest rank of the PEFT adapters that rows may name; none: no adapters.
 
     Raises:
         UsageError: the engine refused the model folder or the settings.
@@ -89,4 +150,4 @@ def start_engine(config: EngineConfig, adapter_rank: int | None = None) -> Engin
         return FakeEngine(config)
     from synth.engine.vllm import VllmEngine
 
-    return VllmEngine(config, adapter_rank)
+    return VllmEngine(config, max_rank)

@@ -60,10 +60,11 @@ def prepare(unit: Unit, prompts: Prompts, limits: Limits) -> Prepared:
 
 def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: str) -> TraceRow:
     """Everything about one trace. Raises ItemError if there is none: nothing was written before the turn ended."""
-    if not set(rollout.trace_ids) - prepared.request.stop_ids:
+    tokens = rollout.tokens
+    if not set(tokens.ids) - prepared.request.stop_ids:
         raise ItemError("empty_trace", "the model ended its turn at once; nothing was written; try another seed")
     unit, contexts, item, synthesis = prepared.unit, prepared.contexts, prepared.unit.item, prepared.unit.synthesis
-    text = prompts.text(rollout.trace_ids)
+    text = prompts.text(tokens.ids)
     return TraceRow(
         unit_id=unit.unit_id,
         batch_id=unit.batch_id,
@@ -80,10 +81,11 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         student_prompt_ids=tuple(contexts.student_ids),
         privileged_prompt_ids=tuple(contexts.privileged_ids),
         negative_prompt_ids=tuple(contexts.negative_ids),
-        trace_ids=tuple(rollout.trace_ids),
-        trace_source=tuple(rollout.source),
-        student_logprob=tuple(rollout.student_logprob),
-        privileged_logprob=tuple(rollout.privileged_logprob),
+        trace_ids=tuple(tokens.ids),
+        trace_source=tuple(tokens.source),
+        rejected_ids=tuple(tokens.rejected),
+        student_logprob=tuple(tokens.student_logprob),
+        privileged_logprob=tuple(tokens.privileged_logprob),
         trace_text=text,
         prompt=tuple(TraceMessage(role=message.role, content=message.content) for message in contexts.student_messages),
         completion=(TraceMessage(role="assistant", content=text),),
@@ -91,14 +93,20 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         truncated=rollout.reason == "length",
         method=synthesis.method,
         strategy=rollout.strategy,
+        acceptance=synthesis.acceptance,
         tau=synthesis.tau,
+        acceptance_k=synthesis.acceptance_k,
         temperature=synthesis.temperature,
         probability_space=synthesis.probability_space,
+        top_p=synthesis.top_p,
+        top_k=synthesis.top_k,
+        stop=synthesis.stop,
         max_tokens=synthesis.max_tokens,
         thinking=synthesis.thinking,
         seed=synthesis.seed,
         model_name=unit.model.name,
         model_revision=unit.model.revision,
+        student_revision=unit.model.student,
         tokenizer_hash=unit.model.tokenizer_hash,
         template_hash=unit.model.template_hash,
         config_fingerprint=config_fingerprint(unit.model, synthesis),

@@ -15,13 +15,34 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What an engine can hold. `step_tokens` is the number of tokens one step can process, prefill included."""
+    """What an engine can hold. `step_tokens` is the number of tokens one step can process, prefill included.
+
+    `caches_prompts`: a prompt that was prefilled lately is not prefilled again, but for the last, unfinished block.
+    """
 
     model_tokens: int
     rows: int
     step_tokens: int
     kv_tokens: int
     kv_block: int
+    caches_prompts: bool = True
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """When a proposal t of the student stands, by the privileged student's distribution p.
+
+        absolute   p(t) >= tau                       the paper's rule (§2.1)
+        relative   p(t) >= tau * max p
+        topk       at most k tokens have p >= p(t)   as in speculative knowledge distillation; tau plays no part
+
+    `tempered`: p is taken at the row's temperature, else at temperature 1. It is never cut by top-p or top-k.
+    """
+
+    kind: Literal["absolute", "relative", "topk"]
+    tau: float
+    k: int
+    tempered: bool
 
 
 @dataclass(frozen=True)
@@ -30,24 +51,22 @@ class PairRow:
 
     pair: str
     role: Literal["student", "privileged"]
-    tau: float
-    tempered: bool
+    acceptance: Acceptance
 
 
 @dataclass(frozen=True)
 class AloneRow:
     """Makes a row that one role draws by itself from the trace's own random numbers.
 
-    It ends, with a pause in place of a token, where another token than the drawn one has at least `tau`: there the
-    rule needs the student's word. `tau` above 1 never pauses.
+    With `acceptance` it ends, with a pause in place of a token, where another token than the drawn one would stand:
+    there the rule needs the student's word.
 
     Args:
         column: which of a position's `uniforms` draws: 0 as the student proposes, 1 as the privileged student draws.
     """
 
     column: Literal[0, 1]
-    tau: float
-    tempered: bool
+    acceptance: Acceptance | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +74,8 @@ class Row:
     """One sequence to decode.
 
     With `pair` or `alone`, the token is drawn from `uniforms(seed, place in the trace)`; `start` is the place of the
-    row's first token, and the trace tokens before it are the end of `prompt_ids`.
+    row's first token, and the trace tokens before it are the end of `prompt_ids`. Otherwise the engine's own sampler
+    draws. `score_from`: give the log-probabilities of the prompt's own tokens from this index on (`Finished.scores`).
     """
 
     row_id: str
@@ -64,11 +84,29 @@ class Row:
     temperature: float
     seed: int
     stop_ids: frozenset[int]
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all tokens
     pair: PairRow | None = None
     alone: AloneRow | None = None
     start: int = 0
     adapter: str | None = None  # folder of a PEFT adapter; the base model without
-    with_logprobs: bool = False  # of a plain row's tokens; a pair's are always recorded
+    score_from: int | None = None
+
+
+SCORE_TOP = 20  # how many of the likeliest tokens a score names
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a role gives one token that is already there, at temperature 1.
+
+    `rank` is the number of tokens at least as likely as it, itself included; `top_logprobs` are the log-probabilities
+    of the SCORE_TOP likeliest tokens (fewer in a smaller vocabulary), largest first.
+    """
+
+    logprob: float
+    rank: int
+    top_logprobs: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -78,7 +116,7 @@ class Finished:
     row_id: str
     token_ids: list[int]
     reason: FinishReason
-    logprobs: list[float] | None = None  # at temperature 1, where asked for
+    scores: list[Score] | None = None  # of prompt_ids[score_from:]
 
 
 @dataclass(frozen=True)
@@ -94,43 +132,50 @@ class Pause:
 
 
 @dataclass
-class AloneRecord:
-    """Per token of one alone row: its log-probability (temperature 1), and whether some token had `tau` there."""
+class PairRecord:
+    """Of one pair, per trace token from place `start` on (natural logs, temperature 1)."""
 
+    start: int
+    token_ids: list[int] = field(default_factory=list)
+    accepted: list[bool] = field(default_factory=list)
+    proposal: list[int] = field(default_factory=list)
+    student_logprob: list[float] = field(default_factory=list)
+    privileged_logprob: list[float] = field(default_factory=list)
+
+
+@dataclass
+class AloneRecord:
+    """Of one alone row, per token from place `start` on: its log-probability at temperature 1, and whether some token
+    would have stood there."""
+
+    start: int
     token_ids: list[int] = field(default_factory=list)
     logprob: list[float] = field(default_factory=list)
     confident: list[bool] = field(default_factory=list)
     pause: Pause | None = None
 
-    def extend(self, later: AloneRecord) -> None:
-        self.token_ids += later.token_ids
-        self.logprob += later.logprob
-        self.confident += later.confident
+    def put(self, later: AloneRecord) -> None:
+        """Goes on with what was recorded later, which may draw the last place again."""
+        at = later.start - self.start
+        self.token_ids[at:], self.logprob[at:], self.confident[at:] = later.token_ids, later.logprob, later.confident
         self.pause = later.pause
 
-
-@dataclass
-class PairRecord:
-    """Per trace token of one pair: who wrote it and what both roles gave it (natural logs, temperature 1)."""
-
-    token_ids: list[int] = field(default_factory=list)
-    accepted: list[bool] = field(default_factory=list)
-    student_logprob: list[float] = field(default_factory=list)
-    privileged_logprob: list[float] = field(default_factory=list)
-
-    def extend(self, later: PairRecord) -> None:
-        self.token_ids += later.token_ids
-        self.accepted += later.accepted
-        self.student_logprob += later.student_logprob
-        self.privileged_logprob += later.privileged_logprob
+    def cut(self, length: int) -> None:
+        for column in (self.token_ids, self.logprob, self.confident):
+            del column[length:]
 
 
 @dataclass
 class Records:
-    """What was recorded: of pairs by pair name, of alone rows by row id."""
+    """What was recorded: of pairs by pair name, of alone rows by row id.
+
+    The last place of a record may be drawn again, and recorded again: a row whose prefill is split draws in vain until
+    its prompt is whole. `parted`: pairs whose rows are no longer at one place; nothing more is drawn for them.
+    """
 
     pairs: dict[str, PairRecord] = field(default_factory=dict)
     alone: dict[str, AloneRecord] = field(default_factory=dict)
+    parted: set[str] = field(default_factory=set)
 
 
 class Engine(Protocol):

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synth.engine.base import AloneRecord, AloneRow, PairRecord, PairRow, Pause, Records, Row
-from synth.rollout import Mixed, Rule, Watched, mix, uniforms, watch
+from synth.engine.base import AloneRecord, PairRecord, Pause, Records, Row
+from synth.rollout import Mixed, Rule, Sampling, Watched, mix, uniforms, watch
 
 
 @dataclass(frozen=True)
@@ -40,73 +40,113 @@ class Draws:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pairs: list[str] = []
-        self._alone: list[str] = []
-        self._mixed: list[tuple[list[str], Mixed]] = []
-        self._watched: list[tuple[list[str], Watched]] = []
+        self._pairs = _Pairs({}, device)
+        self._alone = _Alone({}, device)
+        self._parted: set[str] = set()
+        self._mixed: list[tuple[list[str], list[int], Mixed]] = []
+        self._watched: list[tuple[list[str], list[int], Watched]] = []
 
     def index(self, slots: dict[int, Slot]) -> None:
         """`slots`: row of the batch → what it holds, for the rows that are drawn here."""
-        paired = [(at, slot.row.pair) for at, slot in slots.items() if slot.row.pair]
-        student = {pair.pair: at for at, pair in paired if pair.role == "student"}
-        privileged = {pair.pair: at for at, pair in paired if pair.role == "privileged"}
-        assert student.keys() == privileged.keys(), f"rows without their partner: {student.keys() ^ privileged.keys()}"
-        self._pairs = list(student)
-        self._student_P = self._longs([student[name] for name in self._pairs])
-        self._privileged_P = self._longs([privileged[name] for name in self._pairs])
-        self._pair_slots = [slots[student[name]] for name in self._pairs]
-        self._pair_rule = self._rule([(slot.row, slot.row.pair) for slot in self._pair_slots if slot.row.pair])
-        alone = {at: slot for at, slot in slots.items() if slot.row.alone}
-        self._alone = [slot.row.row_id for slot in alone.values()]
-        self._alone_P = self._longs(list(alone))
-        self._alone_slots = list(alone.values())
-        self._alone_rule = self._rule([(slot.row, slot.row.alone) for slot in self._alone_slots if slot.row.alone])
-        self._column_P = self._longs([slot.row.alone.column for slot in self._alone_slots if slot.row.alone])
-        self._pause_P = self._longs([pause_id(slot.row) for slot in self._alone_slots])
+        halves: dict[str, dict[str, int]] = {}
+        for at, slot in slots.items():
+            if slot.row.pair:
+                halves.setdefault(slot.row.pair.pair, {})[slot.row.pair.role] = at
+        self._parted &= halves.keys()
+        self._parted |= {name for name, half in halves.items() if len(half) < 2}
+        self._pairs = _Pairs(
+            {
+                name: (half["student"], slots[half["student"]], half["privileged"], slots[half["privileged"]])
+                for name, half in halves.items()
+                if name not in self._parted
+            },
+            self._device,
+        )
+        self._alone = _Alone({at: slot for at, slot in slots.items() if slot.row.alone}, self._device)
 
     def apply(self, logits: Tensor) -> Tensor:
         """Draws, and forces each drawn token: it keeps logit 0 in its row, all others -inf."""
-        if self._pairs:
-            numbers_P2 = self._uniforms(self._pair_slots)
-            mixed = mix(logits[self._student_P], logits[self._privileged_P], self._pair_rule, numbers_P2)
-            self._mixed.append((self._pairs, mixed))
-            for rows_P in (self._student_P, self._privileged_P):
-                _force(logits, rows_P, mixed.token_P)
-        if self._alone:
-            numbers_P2 = self._uniforms(self._alone_slots)
-            own_P = numbers_P2.gather(1, self._column_P[:, None])[:, 0]
-            watched = watch(logits[self._alone_P], self._alone_rule, own_P)
-            self._watched.append((self._alone, watched))
-            _force(logits, self._alone_P, torch.where(watched.pause_P, self._pause_P, watched.token_P))
+        if parted := self._pairs.parted():
+            self._parted |= parted
+            self._pairs = self._pairs.without(parted)
+        if self._pairs.names:
+            self._mixed.append(self._pairs.apply(logits))
+        if self._alone.names:
+            self._watched.append(self._alone.apply(logits))
         return logits
 
     def take(self) -> Records:
         """What was drawn since the last call. Copies off the device here and not in every step."""
-        records = Records()
-        for names, mixed in self._mixed:
-            columns = (mixed.token_P, mixed.accepted_P, mixed.student_logprob_P, mixed.privileged_logprob_P)
-            for name, *values in zip(names, *(column.tolist() for column in columns), strict=True):
-                _add_mixed(records.pairs.setdefault(name, PairRecord()), *values)
-        for names, watched in self._watched:
-            for name, *values in zip(names, *(column.tolist() for column in watched), strict=True):
-                _add_watched(records.alone.setdefault(name, AloneRecord()), *values)
+        records = Records(parted=set(self._parted))
+        for names, places, mixed in self._mixed:
+            for name, place, *values in zip(names, places, *(column.tolist() for column in mixed), strict=True):
+                _add_mixed(records.pairs.setdefault(name, PairRecord(place)), place, *values)
+        for names, places, watched in self._watched:
+            for name, place, *values in zip(names, places, *(column.tolist() for column in watched), strict=True):
+                _add_watched(records.alone.setdefault(name, AloneRecord(place)), place, *values)
         self._mixed, self._watched = [], []
         return records
 
-    def _longs(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, device=self._device, dtype=torch.long)
 
-    def _rule(self, settings: list[tuple[Row, PairRow | AloneRow]]) -> Rule:
-        return Rule(
-            torch.tensor([setting.tau for _, setting in settings], device=self._device, dtype=torch.float32),
-            torch.tensor([row.temperature for row, _ in settings], device=self._device, dtype=torch.float32),
-            torch.tensor([setting.tempered for _, setting in settings], device=self._device, dtype=torch.bool),
-        )
+class _Pairs:
+    """The pairs of a batch: by name, index and slot of the student's row, then of the privileged student's."""
 
-    def _uniforms(self, slots: list[Slot]) -> Tensor:
-        seed_P = np.array([slot.row.seed for slot in slots], dtype=np.uint64)
-        place_P = np.array([slot.place for slot in slots], dtype=np.uint64)
-        return torch.from_numpy(uniforms(seed_P, place_P)).to(self._device)
+    def __init__(self, pairs: dict[str, tuple[int, Slot, int, Slot]], device: torch.device) -> None:
+        self._by_name, self._device = pairs, device
+        self.names = list(pairs)
+        self._slots = [student for _, student, _, _ in pairs.values()]
+        self._partners = [privileged for _, _, _, privileged in pairs.values()]
+        self._student_P = torch.tensor([at for at, _, _, _ in pairs.values()], device=device, dtype=torch.long)
+        self._privileged_P = torch.tensor([at for _, _, at, _ in pairs.values()], device=device, dtype=torch.long)
+        self._sampling = _sampling(self._slots, device)
+        self._rule = Rule.of([slot.row.pair.acceptance for slot in self._slots if slot.row.pair], device)
+
+    def parted(self) -> set[str]:
+        """Pairs whose rows are not at the same place: one was held up or thrown back without the other."""
+        both = zip(self.names, self._slots, self._partners, strict=True)
+        return {name for name, one, other in both if one.place != other.place}
+
+    def without(self, names: set[str]) -> _Pairs:
+        return _Pairs({name: pair for name, pair in self._by_name.items() if name not in names}, self._device)
+
+    def apply(self, logits: Tensor) -> tuple[list[str], list[int], Mixed]:
+        places = [slot.place for slot in self._slots]
+        numbers_P2 = _uniforms(self._slots, places, self._device)
+        mixed = mix(logits[self._student_P], logits[self._privileged_P], self._sampling, self._rule, numbers_P2)
+        for rows_P in (self._student_P, self._privileged_P):
+            _force(logits, rows_P, mixed.token_P)
+        return self.names, places, mixed
+
+
+class _Alone:
+    """The rows of a batch that one role draws by itself: index → slot."""
+
+    def __init__(self, slots: dict[int, Slot], device: torch.device) -> None:
+        self._slots, self._device = list(slots.values()), device
+        alone = [slot.row.alone for slot in self._slots if slot.row.alone]
+        self.names = [slot.row.row_id for slot in self._slots]
+        self._at_P = torch.tensor(list(slots), device=device, dtype=torch.long)
+        self._sampling = _sampling(self._slots, device)
+        self._rule = Rule.of([row.acceptance for row in alone], device)
+        self._column_P = torch.tensor([row.column for row in alone], device=device, dtype=torch.long)
+        self._pause_P = torch.tensor([pause_id(slot.row) for slot in self._slots], device=device, dtype=torch.long)
+
+    def apply(self, logits: Tensor) -> tuple[list[str], list[int], Watched]:
+        places = [slot.place for slot in self._slots]
+        numbers_P2 = _uniforms(self._slots, places, self._device)
+        own_P = numbers_P2.gather(1, self._column_P[:, None])[:, 0]
+        watched = watch(logits[self._at_P], self._sampling, self._rule, own_P)
+        _force(logits, self._at_P, torch.where(watched.pause_P, self._pause_P, watched.token_P))
+        return self.names, places, watched
+
+
+def _sampling(slots: Sequence[Slot], device: torch.device) -> Sampling:
+    return Sampling.of([(slot.row.temperature, slot.row.top_p, slot.row.top_k) for slot in slots], device)
+
+
+def _uniforms(slots: Sequence[Slot], places: list[int], device: torch.device) -> Tensor:
+    seed_P = np.array([slot.row.seed for slot in slots], dtype=np.uint64)
+    return torch.from_numpy(uniforms(seed_P, np.array(places, dtype=np.uint64))).to(device)
 
 
 def _force(logits: Tensor, rows_P: Tensor, token_P: Tensor) -> None:
@@ -114,15 +154,17 @@ def _force(logits: Tensor, rows_P: Tensor, token_P: Tensor) -> None:
     logits[rows_P, token_P] = 0.0
 
 
-def _add_mixed(record: PairRecord, token: int, accepted: bool, student: float, privileged: float) -> None:
-    record.token_ids.append(token)
-    record.accepted.append(accepted)
-    record.student_logprob.append(student)
-    record.privileged_logprob.append(privileged)
+def _add_mixed(
+    record: PairRecord, place: int, token: int, accepted: bool, proposal: int, student: float, privileged: float
+) -> None:
+    columns = (record.token_ids, record.accepted, record.proposal, record.student_logprob, record.privileged_logprob)
+    for column, value in zip(columns, (token, accepted, proposal, student, privileged), strict=True):
+        column[place - record.start :] = [value]  # type: ignore[index]
 
 
 def _add_watched(
     record: AloneRecord,
+    place: int,
     token: int,
     logprob: float,
     confident: bool,
@@ -131,10 +173,10 @@ def _add_watched(
     best_logprob: list[float],
     stands: list[bool],
 ) -> None:
-    if pause:
-        standing = {token: value for token, value, stand in zip(best, best_logprob, stands, strict=True) if stand}
-        record.pause = Pause(token, logprob, standing)
-        return
-    record.token_ids.append(token)
-    record.logprob.append(logprob)
-    record.confident.append(confident)
+    if record.pause and place > record.start + len(record.token_ids):
+        return  # an engine that schedules ahead runs a row once more after it ended
+    standing = {token: value for token, value, stand in zip(best, best_logprob, stands, strict=True) if stand}
+    record.pause = Pause(token, logprob, standing) if pause else None
+    columns = (record.token_ids, record.logprob, record.confident)
+    for column, value in zip(columns, (token, logprob, confident), strict=True):
+        column[place - record.start :] = [] if pause else [value]  # type: ignore[index]

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from synth.config import EngineConfig
-from synth.engine.base import Finished, FinishReason, Limits, Records, Row
+from synth.engine.base import SCORE_TOP, Finished, FinishReason, Limits, Records, Row, Score
 from synth.engine.draws import Draws, Slot, pause_id
-from synth.rollout import draw, uniforms
+from synth.rollout import Sampling, draw, uniforms
 
+ROWS, STEP_TOKENS = 256, 8192
 Logits = Callable[[Sequence[int]], Tensor]  # context ids → logits [V]
 
 
@@ -38,10 +39,9 @@ def _noise(seed: int, size: int) -> Tensor:
 
 
 @dataclass
-class _Running:
+class Running:
     row: Row
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
 
     @property
     def is_drawn(self) -> bool:
@@ -58,13 +58,13 @@ class FakeEngine:
         self._logits = logits or made_up(vocab_size or int(model["vocab_size"]))
         self.limits = Limits(
             model_tokens=config.model_tokens or int(model.get("max_position_embeddings", 4096)),
-            rows=config.rows,
-            step_tokens=config.step_tokens,
+            rows=config.rows or ROWS,
+            step_tokens=config.step_tokens or STEP_TOKENS,
             kv_tokens=1 << 30,
             kv_block=16,
         )
         self._waiting: list[Row] = []
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
         self._draws = Draws(torch.device("cpu"))
 
     def add(self, row: Row) -> None:
@@ -78,28 +78,44 @@ class FakeEngine:
     def step(self) -> list[Finished]:
         while self._waiting and len(self._running) < self.limits.rows:
             row = self._waiting.pop(0)
-            self._running[row.row_id] = _Running(row)
+            self._running[row.row_id] = Running(row)
         running = list(self._running.values())
+        late = self.late(running)
         if running:
             logits_BV = torch.stack([self._logits([*one.row.prompt_ids, *one.token_ids]) for one in running])
             self._sample_plain_rows(running, logits_BV)
             self._draws.index({at: Slot(one.row, one.token_ids) for at, one in enumerate(running) if one.is_drawn})
             for one, token in zip(running, self._draws.apply(logits_BV).argmax(-1).tolist(), strict=True):
-                one.token_ids.append(token)
-        return [self._end(one, reason) for one in running if (reason := _reason(one))]
+                if one.row.row_id not in late:
+                    one.token_ids.append(token)
+        whole = [one for one in running if one.row.row_id not in late]
+        return [self._end(one, reason) for one in whole if (reason := _reason(one))]
 
-    def _sample_plain_rows(self, running: list[_Running], logits_BV: Tensor) -> None:
+    def late(self, running: list[Running]) -> set[str]:
+        """Rows whose prompts need another step to be prefilled, so that what is drawn for them is thrown away: none."""
+        return set()
+
+    def _sample_plain_rows(self, running: list[Running], logits_BV: Tensor) -> None:
         for at, one in enumerate(running):
             if not one.is_drawn:
                 number = torch.from_numpy(uniforms(np.array([one.row.seed]), np.array([len(one.token_ids)]), 1))[:, 0]
-                token = int(draw(logits_BV[at : at + 1], torch.tensor([one.row.temperature]), number))
-                one.logprobs.append(float(logits_BV[at].log_softmax(-1)[token]))
-                logits_BV[at, token] = torch.inf
+                sampling = Sampling.of([(one.row.temperature, one.row.top_p, one.row.top_k)], logits_BV.device)
+                logits_BV[at, int(draw(logits_BV[at : at + 1], sampling, number))] = torch.inf
 
-    def _end(self, running: _Running, reason: FinishReason) -> Finished:
+    def _end(self, running: Running, reason: FinishReason) -> Finished:
         del self._running[running.row.row_id]
-        logprobs = running.logprobs if running.row.with_logprobs else None
-        return Finished(running.row.row_id, running.token_ids, reason, logprobs)
+        return Finished(running.row.row_id, running.token_ids, reason, self._scores(running.row))
+
+    def _scores(self, row: Row) -> list[Score] | None:
+        if row.score_from is None:
+            return None
+        scores = []
+        for place in range(row.score_from, len(row.prompt_ids)):
+            logprobs_V = self._logits(row.prompt_ids[:place]).float().log_softmax(-1)
+            own = logprobs_V[row.prompt_ids[place]]
+            top = logprobs_V.topk(min(SCORE_TOP, len(logprobs_V))).values
+            scores.append(Score(float(own), int((logprobs_V >= own).sum()), tuple(top.tolist())))
+        return scores
 
     def records(self) -> Records:
         return self._draws.take()
@@ -108,7 +124,7 @@ class FakeEngine:
         self._running.clear()
 
 
-def _reason(running: _Running) -> FinishReason | None:
+def _reason(running: Running) -> FinishReason | None:
     row = running.row
     if running.token_ids[-1] in row.stop_ids | ({pause_id(row)} if row.alone else set()):
         return "stop"

@@ -43,6 +43,7 @@ def _text(max_bytes: int) -> AfterValidator:
 Problem = Annotated[str, _text(PROBLEM_BYTES)]
 Solution = Annotated[str, _text(SOLUTION_BYTES)]
 Short = Annotated[str, AfterValidator(_clean), StringConstraints(max_length=512)]
+StopString = Annotated[str, AfterValidator(_clean), StringConstraints(min_length=1, max_length=256)]
 ItemId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 Kind = Literal["verifiable", "proof"]
 
@@ -122,10 +123,21 @@ class Synthesis(Config):
     method: Literal["mixed", "direct", "student"] = Field(
         "mixed", description="mixed-policy rollouts; direct sampling from the privileged student; the student alone"
     )
+    acceptance: Literal["absolute", "relative", "topk"] = Field(
+        "absolute",
+        description="a student token stands if the privileged student gives it tau (the paper's rule); tau times the "
+        "largest probability; or if at most acceptance_k tokens are as likely as it",
+    )
     tau: float = Field(0.8, gt=0, le=1, description="a student token stands if the privileged student gives it this")
+    acceptance_k: int = Field(25, ge=1, description="of acceptance=topk; no other rule reads it")
     temperature: float = Field(0.6, ge=0, le=2, description="of both draws; 0 is greedy")
     probability_space: Literal["raw", "tempered"] = Field(
         "raw", description="whether tau is held against probabilities before or after temperature"
+    )
+    top_p: float = Field(1.0, gt=0, le=1, description="both draws take the likeliest tokens that have this together")
+    top_k: int = Field(0, ge=0, description="both draws take one of so many likeliest tokens; 0 takes all")
+    stop: tuple[StopString, ...] = Field(
+        (), max_length=16, description="texts that end a trace, which keeps them; besides the model's own stop tokens"
     )
     samples_per_item: int = Field(1, ge=1, le=64, description="traces per expert solution")
     max_tokens: int = Field(16384, ge=1, le=131072, description="a longer trace is cut; the paper cuts at 256 for LRMs")

@@ -15,29 +15,40 @@ from synth.schema.base import Frozen, UsageError
 
 ROLES = ("student", "privileged_student", "negative_reference")
 TEMPLATES = Path(__file__).parent.parent / "templates"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
 
 
 class ModelIdentity(Frozen):
-    """What must be equal for two programs to agree about token ids and probabilities."""
+    """What must be equal for two programs to agree about token ids and probabilities.
+
+    `student` names the student's own adapter or weights, none where both roles have the same (the paper's only case).
+    """
 
     name: str
     revision: str
     tokenizer_hash: str
     template_hash: str
+    student: str | None = None
 
 
-def identify(folder: Path, name: str | None = None) -> ModelIdentity:
+def identify(folder: Path, name: str | None = None, student: Path | None = None) -> ModelIdentity:
     """Reads a model folder (safetensors, tokenizer, chat template).
 
     `revision` is the 40-hex commit of a hub snapshot folder, else the sha256 of config.json (which may scale RoPE)
     and all weight bytes. `template_hash` covers the model's chat template and our three role templates.
 
+    Args:
+        student: folder of the student's LoRA adapter, or of its own model with the same tokenizer.
+
     Raises:
-        UsageError: the folder is missing something; says what.
+        UsageError: a folder is missing something; says what.
     """
     try:
-        return _identify(folder, name or folder.name)
+        identity = _identify(folder, name or folder.name)
+        if student is None:
+            return identity
+        return identity.model_copy(update={"student": _identify_student(student, identity)})
     except OSError as error:
         raise UsageError(f"{error.filename or folder} cannot be read: {error.strerror}; restore the file") from None
 
@@ -62,6 +73,34 @@ def _identify(folder: Path, name: str) -> ModelIdentity:
         tokenizer_hash=_hash_files(tokenizer),
         template_hash="sha256:" + hashlib.sha256(b"\0".join(templates)).hexdigest(),
     )
+
+
+def _identify_student(folder: Path, model: ModelIdentity) -> str:
+    if (folder / ADAPTER_CONFIG).is_file():
+        adapter_rank(folder)
+        return _hash_files([folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS])
+    student = _identify(folder, folder.name)
+    if student.tokenizer_hash != model.tokenizer_hash:
+        raise UsageError(
+            f"the student {folder} has tokenizer {student.tokenizer_hash}, the model {model.tokenizer_hash}; both roles "
+            f"must write the same tokens; give a student with the same tokenizer files"
+        )
+    return student.revision
+
+
+def adapter_rank(folder: Path) -> int:
+    """The rank of a PEFT LoRA adapter. Raises UsageError if the folder holds none."""
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (folder / name).is_file():
+            raise UsageError(f"{folder} is no adapter folder: it has no {name}; give the folder that `dail train` made")
+    try:
+        settings = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{folder / ADAPTER_CONFIG} is not JSON: {error}; restore it from the training run") from None
+    rank = settings.get("r") if isinstance(settings, dict) else None
+    if not isinstance(rank, int) or rank < 1:
+        raise UsageError(f"{folder / ADAPTER_CONFIG}: r is {rank!r}; wanted the rank of a LoRA adapter, a whole number")
+    return rank
 
 
 def chat_template(folder: Path) -> str:

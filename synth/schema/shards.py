@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from synth.schema.base import TOOL_VERSION, Frozen, IntegrityError
 from synth.schema.items import Kind
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _IDS = pa.list_(pa.field("element", pa.int32(), nullable=False))
 _PER_TOKEN = pa.list_(pa.field("element", pa.float32()))
 _MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string(), False), pa.field("content", pa.string(), False)]))
-_OPTIONAL = ("answer", "thinking", "source", "license")
+_OPTIONAL = ("answer", "thinking", "source", "license", "student_revision")
 
 SCHEMA = pa.schema(
     [
@@ -45,10 +45,8 @@ SCHEMA = pa.schema(
             ("negative_prompt_ids", _IDS),
             ("trace_ids", _IDS),
             # per trace token
-            (
-                "trace_source",
-                _PER_TOKEN,
-            ),  # probability that the student wrote it: 1 student, 0 privileged, null unknown
+            ("trace_source", _PER_TOKEN),  # probability that the student wrote it: 1, 0 privileged, null unknown
+            ("rejected_ids", pa.list_(pa.field("element", pa.int32()))),  # the student's proposal that did not stand
             ("student_logprob", _PER_TOKEN),  # natural log, temperature 1; null where it was not computed
             ("privileged_logprob", _PER_TOKEN),
             # for people and other trainers
@@ -60,14 +58,20 @@ SCHEMA = pa.schema(
             # how it was made
             ("method", pa.string()),
             ("strategy", pa.string()),
+            ("acceptance", pa.string()),
             ("tau", pa.float64()),
+            ("acceptance_k", pa.int32()),
             ("temperature", pa.float64()),
             ("probability_space", pa.string()),
+            ("top_p", pa.float64()),
+            ("top_k", pa.int32()),
+            ("stop", pa.list_(pa.field("element", pa.string(), False))),
             ("max_tokens", pa.int32()),
             ("thinking", pa.bool_()),
             ("seed", pa.int64()),
             ("model_name", pa.string()),
             ("model_revision", pa.string()),
+            ("student_revision", pa.string()),  # of the student's own adapter or weights; null: the model's
             ("tokenizer_hash", pa.string()),
             ("template_hash", pa.string()),
             ("config_fingerprint", pa.string()),
@@ -107,6 +111,7 @@ class TraceRow(Frozen):
     negative_prompt_ids: tuple[int, ...]
     trace_ids: tuple[int, ...]
     trace_source: tuple[float | None, ...]
+    rejected_ids: tuple[int | None, ...]
     student_logprob: tuple[float | None, ...]
     privileged_logprob: tuple[float | None, ...]
     trace_text: str
@@ -116,14 +121,20 @@ class TraceRow(Frozen):
     truncated: bool
     method: str
     strategy: str
+    acceptance: str
     tau: float
+    acceptance_k: int
     temperature: float
     probability_space: str
+    top_p: float
+    top_k: int
+    stop: tuple[str, ...]
     max_tokens: int
     thinking: bool | None
     seed: int
     model_name: str
     model_revision: str
+    student_revision: str | None
     tokenizer_hash: str
     template_hash: str
     config_fingerprint: str

@@ -1,8 +1,9 @@
 """Who may enter the engine's next step. One ledger for all strategies that share an engine.
 
-A row is admitted only when a row is free, the next step can prefill its whole prompt beside all running rows, and
-the KV cache can hold it at full length. So the scheduler never splits a prefill, never preempts, and the two rows
-of a pair, admitted together, stay in step for life.
+A row is admitted only when a row is free, the next step can prefill what is not cached of its prompt beside all
+running rows, and the KV cache can hold it at full length. So the scheduler never splits a prefill, never preempts, and
+the two rows of a pair, admitted together, stay in step for life. Prompts that no step can prefill whole are prefilled
+into the prefix cache first (`synth.strategies.staged`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class Admission:
         self._prefill = 0
 
     def begin_step(self) -> None:
-        self._prefill = 0
+        """What the last step could not prefill goes before everything new."""
+        self._prefill = max(0, self._rows + self._prefill - self._limits.step_tokens)
 
     def check(self, prompts: list[int]) -> int:
         """How many tokens a trace after these prompts may have. Raises ItemError if there is no room for one.
@@ -28,41 +30,50 @@ class Admission:
         Args:
             prompts: lengths of the contexts that will be decoded side by side.
         """
-        room = self._limits.model_tokens - max(prompts)
+        limits = self._limits
+        room = limits.model_tokens - max(prompts)
         if room < 1:
             raise ItemError(
                 "context_length_exceeded",
                 f"the prompt needs {max(prompts)} tokens and the trace at least 1; "
-                f"the model holds {self._limits.model_tokens}; shorten the solution or use a longer-context model",
+                f"the model holds {limits.model_tokens}; shorten the solution or use a longer-context model",
             )
-        if sum(prompts) > self._limits.step_tokens:
+        if len(prompts) > 1 and sum(prompts) > limits.step_tokens and not limits.caches_prompts:
             raise ItemError(
                 "step_tokens_exceeded",
-                f"the prompts need {sum(prompts)} tokens in one step; the engine processes {self._limits.step_tokens}; "
-                f"set engine.step_tokens={sum(prompts)} or more",
+                f"the prompts need {sum(prompts)} tokens in one step; the engine processes {limits.step_tokens} and "
+                f"does not cache prompts; set engine.step_tokens={sum(prompts)} or more",
             )
-        fits = self._limits.kv_tokens // len(prompts) // self._limits.kv_block * self._limits.kv_block
-        if self._blocks(prompts, 1) > self._limits.kv_tokens:
+        fits = limits.kv_tokens // len(prompts) // limits.kv_block * limits.kv_block
+        if self._blocks(prompts, 1) > limits.kv_tokens:
             raise ItemError(
                 "kv_cache_exceeded",
                 f"the prompts need {self._blocks(prompts, 1)} tokens of KV cache; the engine has "
-                f"{self._limits.kv_tokens}; set engine.kv_cache_gib higher",
+                f"{limits.kv_tokens}; set engine.kv_cache_gib higher",
             )
         return min(room, fits - max(prompts))
 
-    def take(self, name: str, prompts: list[int], max_tokens: int) -> bool:
-        """Reserves room for these rows under one name; False if they must wait."""
+    def is_long(self, prompts: list[int]) -> bool:
+        """Whether a step might never have room to prefill these whole beside the running rows."""
+        return sum(prompts) + self._limits.rows > self._limits.step_tokens
+
+    def take(self, name: str, prompts: list[int], max_tokens: int, cached: bool = False, split: bool = False) -> bool:
+        """Reserves room for these rows under one name; False if they must wait.
+
+        Args:
+            cached: the prompts lie in the prefix cache, but for their last, unfinished blocks.
+            split: the prefill may take several steps.
+        """
+        limits = self._limits
         kv_tokens = self._blocks(prompts, max_tokens)
-        if (
-            self._rows + len(prompts) > self._limits.rows
-            or self._rows + self._prefill + sum(prompts) > self._limits.step_tokens
-            or self._kv_tokens + kv_tokens > self._limits.kv_tokens
-        ):
+        prefill = sum(min(prompt, limits.kv_block) if cached else prompt for prompt in prompts)
+        step_is_full = self._rows + self._prefill + prefill > limits.step_tokens and not split
+        if step_is_full or self._rows + len(prompts) > limits.rows or self._kv_tokens + kv_tokens > limits.kv_tokens:
             return False
         self._held[name] = (len(prompts), kv_tokens)
         self._rows += len(prompts)
         self._kv_tokens += kv_tokens
-        self._prefill += sum(prompts)
+        self._prefill += prefill
         return True
 
     def release(self, name: str) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from synth.engine.base import Finished, FinishReason, Records
 from synth.schema.items import Synthesis
+from synth.schema.tokens import Tokens
 
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """One trace to draw. `adapter` is the student's own LoRA folder, none for the paper's first round."""
+    """One trace to draw. `adapter` is the student's own LoRA folder, none for the paper's first round.
+
+    `prefix` is what an earlier attempt wrote of the trace; it goes on after it.
+    """
 
     unit_id: str
     student_ids: Sequence[int]
@@ -21,20 +25,15 @@ class RolloutRequest:
     seed: int
     stop_ids: frozenset[int]
     adapter: str | None = None
+    prefix: Tokens = field(default_factory=Tokens)
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One trace. Per token: probability that the student wrote it, and both log-probabilities (None: not computed).
-
-    `trace_ids` ends with the stop token if one ended it; nothing is appended to a trace that was cut.
-    """
+    """One trace. It ends with the stop token if one ended it; nothing is appended to a trace that was cut."""
 
     unit_id: str
-    trace_ids: list[int]
-    source: list[float | None]
-    student_logprob: list[float | None]
-    privileged_logprob: list[float | None]
+    tokens: Tokens
     reason: FinishReason
     strategy: str
 
@@ -63,6 +62,6 @@ class Strategy(Protocol):
         """Requests added and not finished."""
         ...
 
-    def progress(self) -> dict[str, tuple[int, int]]:
-        """By unit: trace tokens so far, and how many of them the student wrote."""
+    def progress(self) -> dict[str, Tokens]:
+        """By unit, the trace so far, its prefix included: what another attempt could go on from."""
         ...

@@ -6,174 +6,167 @@ token after the trace so far, and the privileged row goes on after whichever tok
 most one such token exists (a tie aside), so questions are rare: about one decode row a token instead of two.
 
 All draws use the numbers that lockstep and the reference would use, so the traces are the same, token for token. Who
-wrote a token is known only where nobody was confident (the privileged student) or where the student was asked; else
-it is unknown (null).
+wrote a token is known where nobody was confident (the privileged student) and where the student was asked. Elsewhere it
+is a probability, known once the student has read the finished trace; without that reading it is unknown (none).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+import math
 from dataclasses import dataclass, field
 
-from synth.engine.base import AloneRecord, AloneRow, Engine, Finished, FinishReason, Pause, Records, Row
+from synth.engine.base import AloneRecord, AloneRow, PairRecord, Pause, Row, Score
 from synth.schema.base import ItemError
-from synth.strategies.admission import Admission
-from synth.strategies.base import Rollout, RolloutRequest
-
-LOWEST_TAU = 0.5
-_NEVER = 2.0  # no probability reaches this tau
+from synth.schema.items import Synthesis
+from synth.schema.tokens import Tokens
+from synth.strategies.base import RolloutRequest
+from synth.strategies.choice import acceptance, lazy_is_exact
+from synth.strategies.staged import Entry, Stage, Staged, Trace, alone_row
+from synth.strategies.stops import Stops
 
 
 @dataclass
-class _Trace:
-    """A request on its way. `asking` is where the student is being asked."""
+class LazyTrace(Trace):
+    """`paused` is where the privileged row that runs stopped, `asking` what the student is being asked."""
 
-    request: RolloutRequest
-    max_tokens: int
-    trace_ids: list[int] = field(default_factory=list)
-    source: list[float | None] = field(default_factory=list)
-    student_logprob: list[float | None] = field(default_factory=list)
-    privileged_logprob: list[float | None] = field(default_factory=list)
-    record: AloneRecord = field(default_factory=AloneRecord)
+    paused: Pause | None = None
     asking: Pause | None = None
-    num_rows: int = 0
-    row_id: str | None = None  # of the row that is in the engine
-
-    def add(self, token: int, source: float | None, student: float | None, privileged: float | None) -> None:
-        self.trace_ids.append(token)
-        self.source.append(source)
-        self.student_logprob.append(student)
-        self.privileged_logprob.append(privileged)
-
-    def reason(self) -> FinishReason | None:
-        if self.trace_ids and self.trace_ids[-1] in self.request.stop_ids:
-            return "stop"
-        return "length" if len(self.trace_ids) >= self.max_tokens else None
+    answer: AloneRecord = field(default_factory=lambda: AloneRecord(0))
+    is_scored: bool = False
 
 
-class Lazy:
-    def __init__(self, engine: Engine, admission: Admission) -> None:
-        self._engine = engine
-        self._admission = admission
-        self._waiting: deque[_Trace] = deque()  # paused traces stand before new ones
-        self._live: dict[str, _Trace] = {}
+class Lazy(Staged[LazyTrace]):
+    """Args:
+    with_scores: let the student read each finished trace, which fills `source` and `student_logprob`.
+    """
+
+    name = "lazy"
+    make_trace = LazyTrace
+
+    def __init__(self, entry: Entry, with_scores: bool = False, stops: Stops | None = None) -> None:
+        super().__init__(entry, stops)
+        self._with_scores = with_scores
         self.num_questions = 0
 
-    def add(self, request: RolloutRequest) -> None:
-        if request.synthesis.tau < LOWEST_TAU:
+    def room(self, request: RolloutRequest) -> int:
+        rule = acceptance(request.synthesis)
+        if not lazy_is_exact(rule):
             raise ItemError(
-                "tau_too_low",
-                f"tau is {request.synthesis.tau}; the lazy strategy wants {LOWEST_TAU} or more; use strategy=lockstep",
+                "not_exact",
+                f"strategy lazy is not exact for acceptance={rule.kind} with tau={rule.tau}, acceptance_k={rule.k}; it "
+                f"wants a rule by which at most two tokens can stand (absolute from tau 0.5, topk up to 2); use "
+                f"strategy=auto or lockstep",
             )
-        room = min(self._admission.check([len(ids)]) for ids in (request.student_ids, request.privileged_ids))
-        self._waiting.append(_Trace(request, min(room, request.synthesis.max_tokens)))
+        return min(self._entry.admission.check([len(ids)]) for ids in (request.student_ids, request.privileged_ids))
 
-    def cancel(self, unit_id: str) -> None:
-        self._waiting = deque(trace for trace in self._waiting if trace.request.unit_id != unit_id)
-        for row_id in [row_id for row_id, trace in self._live.items() if trace.request.unit_id == unit_id]:
-            del self._live[row_id]
-            self._engine.abort([row_id])
-            self._admission.release(row_id)
+    def is_done(self, trace: LazyTrace) -> bool:
+        return trace.reason is not None and (trace.is_scored or not self._with_scores)
 
-    def admit(self) -> None:
-        while self._waiting:
-            trace = self._waiting[0]
-            row = _question(trace) if trace.asking else _privileged_row(trace)
-            if not self._admission.take(row.row_id, [len(row.prompt_ids)], row.max_tokens):
-                return
-            self._waiting.popleft()
-            trace.num_rows += 1
-            self.num_questions += trace.asking is not None
-            self._live[row.row_id] = trace
-            self._engine.add(row)
+    def next_stage(self, trace: LazyTrace) -> Stage:
+        request = trace.request
+        if trace.reason:
+            return Stage(self._entry, [self._reading(trace)], 1)
+        if trace.asking:
+            return Stage(self._entry, [alone_row(trace, request.student_ids, 1, AloneRow(0), request.adapter)], 1)
+        max_tokens = trace.max_tokens - len(trace.tokens)
+        alone = AloneRow(1, acceptance(request.synthesis))
+        return Stage(self._entry, [alone_row(trace, request.privileged_ids, max_tokens, alone)], max_tokens)
 
-    def take(self, finished: Sequence[Finished], records: Records) -> list[Rollout]:
-        for row_id in records.alone.keys() & self._live.keys():
-            self._live[row_id].record.extend(records.alone[row_id])
-        done, paused = [], []
-        for row in finished:
-            if trace := self._live.pop(row.row_id, None):
-                self._admission.release(row.row_id)
-                drawn = row.token_ids[:-1] if trace.record.pause else row.token_ids
-                assert drawn == trace.record.token_ids, f"row {row.row_id} holds other tokens than were drawn for it"
-                _settle(trace)
-                if reason := trace.reason():
-                    done.append(_rollout(trace, reason))
-                else:
-                    paused.append(trace)
-        self._waiting.extendleft(reversed(paused))
-        return done
+    def read(self, trace: LazyTrace, record: PairRecord | AloneRecord) -> None:
+        assert isinstance(record, AloneRecord), f"{trace.key} is no row alone"
+        if trace.asking:
+            trace.answer = record
+            return
+        number = len(record.token_ids)
+        source = [None if confident else 0.0 for confident in record.confident]
+        nothing = [None] * number
+        tokens = Tokens(list(record.token_ids), list(source), list(nothing), list(nothing), list(record.logprob))
+        trace.put(record.start, tokens)
+        trace.paused = record.pause
 
-    def pending(self) -> int:
-        return len(self._waiting) + len(self._live)
-
-    def progress(self) -> dict[str, tuple[int, int]]:
-        """Tokens of the row that runs now count as soon as they are recorded."""
-        return {
-            trace.request.unit_id: (
-                len(trace.trace_ids) + len(trace.record.token_ids),
-                round(sum(source or 0.0 for source in trace.source)),
-            )
-            for trace in self._traces()
-        }
-
-    def _traces(self) -> Iterator[_Trace]:
-        yield from self._waiting
-        yield from self._live.values()
-
-
-def _settle(trace: _Trace) -> None:
-    """Adds what the row that just ended gave: the answer to a question, or a stretch of the privileged student's."""
-    record, trace.record = trace.record, AloneRecord()
-    if pause := trace.asking:
-        trace.asking = None
-        (proposal,), (logprob,) = record.token_ids, record.logprob
-        if proposal in pause.standing:
-            trace.add(proposal, 1.0, logprob, pause.standing[proposal])
+    def settle(self, trace: LazyTrace, stage: Stage) -> None:
+        (row,) = stage.ended
+        if trace.reason:
+            _score(trace.tokens, row.scores or [], trace.request.synthesis)
+            trace.is_scored = True
+            return
+        if trace.asking:
+            self.num_questions += 1
+            _answer(trace, trace.asking)
         else:
-            trace.add(pause.drawn, 0.0, None, pause.logprob)
-        return
-    for token, logprob, confident in zip(record.token_ids, record.logprob, record.confident, strict=True):
-        trace.add(token, None if confident else 0.0, None, logprob)
-    trace.asking = record.pause
+            trace.settle(stage.rows[0].start, row.token_ids[:-1] if trace.paused else row.token_ids)
+        trace.asking, trace.paused = trace.paused, None
+        trace.reason = None if trace.asking else trace.ends()
+
+    def _reading(self, trace: LazyTrace) -> Row:
+        """The student's context with the whole trace, but for a last token for which the model has no room."""
+        student_ids, room = trace.request.student_ids, self._entry.engine.limits.model_tokens - 1
+        return Row(
+            row_id=f"{trace.key}/reading",
+            prompt_ids=[*student_ids, *trace.tokens.ids][:room],
+            max_tokens=1,
+            temperature=0.0,
+            seed=0,
+            stop_ids=frozenset(),
+            adapter=trace.request.adapter,
+            score_from=len(student_ids),
+        )
 
 
-def _privileged_row(trace: _Trace) -> Row:
-    synthesis = trace.request.synthesis
-    return Row(
-        row_id=f"{trace.request.unit_id}/{trace.num_rows}",
-        prompt_ids=[*trace.request.privileged_ids, *trace.trace_ids],
-        max_tokens=trace.max_tokens - len(trace.trace_ids),
-        temperature=synthesis.temperature,
-        seed=trace.request.seed,
-        stop_ids=trace.request.stop_ids,
-        alone=AloneRow(1, synthesis.tau, synthesis.probability_space == "tempered"),
-        start=len(trace.trace_ids),
-    )
+def _answer(trace: LazyTrace, pause: Pause) -> None:
+    """Adds what the rule gives where the student was asked."""
+    (proposal,), (logprob,) = trace.answer.token_ids, trace.answer.logprob
+    if proposal in pause.standing:
+        trace.tokens.add(proposal, 1.0, logprob, pause.standing[proposal])
+    else:
+        trace.tokens.add(pause.drawn, 0.0, None, pause.logprob, rejected=proposal)
 
 
-def _question(trace: _Trace) -> Row:
-    return Row(
-        row_id=f"{trace.request.unit_id}/{trace.num_rows}",
-        prompt_ids=[*trace.request.student_ids, *trace.trace_ids],
-        max_tokens=1,
-        temperature=trace.request.synthesis.temperature,
-        seed=trace.request.seed,
-        stop_ids=trace.request.stop_ids,
-        alone=AloneRow(0, _NEVER, False),
-        start=len(trace.trace_ids),
-        adapter=trace.request.adapter,
-    )
+def _score(tokens: Tokens, scores: list[Score], synthesis: Synthesis) -> None:
+    """Fills in what the student gives each token, and with it who wrote those of which that is unknown.
+
+    Where the privileged student was confident and drew the token that stands, that token is written whatever the
+    student proposes; the student wrote it if it proposed it, which has the probability of its own draw.
+    """
+    for place, score in enumerate(scores):
+        tokens.student_logprob[place] = score.logprob
+        if tokens.source[place] is None:
+            tokens.source[place] = draw_probability(score, synthesis.temperature, synthesis.top_p, synthesis.top_k)
 
 
-def _rollout(trace: _Trace, reason: FinishReason) -> Rollout:
-    return Rollout(
-        unit_id=trace.request.unit_id,
-        trace_ids=trace.trace_ids,
-        source=trace.source,
-        student_logprob=trace.student_logprob,
-        privileged_logprob=trace.privileged_logprob,
-        reason=reason,
-        strategy="lazy",
-    )
+def draw_probability(score: Score, temperature: float, top_p: float = 1.0, top_k: int = 0) -> float:
+    """The probability with which a role draws a token of this score.
+
+    Exact at temperature 1, and wherever the likeliest tokens that the score names hold all of the probability. What
+    lies beyond them is taken as flat as the last of them, which below temperature 1 is the most it can weigh.
+
+    >>> score = Score(math.log(0.8), 1, (math.log(0.8), math.log(0.2)))
+    >>> round(draw_probability(score, 1.0), 6), round(draw_probability(score, 0.5), 6), draw_probability(score, 0.0)
+    (0.8, 0.941176, 1.0)
+    """
+    if temperature == 0:
+        return float(score.logprob >= score.top_logprobs[0])
+    if (top_k and score.rank > top_k) or (score.rank > 1 and score.rank > len(score.top_logprobs) and top_p < 1):
+        return 0.0
+    peak = score.top_logprobs[0]
+    weights = [math.exp((logprob - peak) / temperature) for logprob in score.top_logprobs[: top_k or None]]
+    tail = max(0.0, 1.0 - math.fsum(map(math.exp, score.top_logprobs)))
+    rest = 0.0 if top_k else tail * weights[-1] / math.exp(score.top_logprobs[-1])
+    total = math.fsum(weights) + rest
+    own = math.exp((score.logprob - peak) / temperature)
+    if top_p < 1:
+        before = math.fsum(weight for weight in weights if weight > own)
+        if before >= top_p * total:
+            return 0.0
+        total = _nucleus(weights, top_p * total)
+    return min(1.0, own / total)
+
+
+def _nucleus(weights: list[float], mass: float) -> float:
+    """Weight of the fewest likeliest tokens that have this mass together."""
+    total = 0.0
+    for weight in weights:
+        if total >= mass:
+            break
+        total += weight
+    return total

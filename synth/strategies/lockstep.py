@@ -1,59 +1,65 @@
 """Mixed-policy rollouts in lockstep: both contexts are paired rows of one engine (paper §2.1).
 
 The rows are added before the same step, always receive the same token and end together, so a pair costs exactly two
-decode rows a token and nothing is drawn in vain. Exact for any tau.
+decode rows a token and nothing is drawn in vain. Exact for any rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
-from synth.engine.base import PairRow, Row
-from synth.strategies.base import Rollout, RolloutRequest
-from synth.strategies.queued import Live, Queued
+from synth.engine.base import AloneRecord, AloneRow, PairRecord, PairRow, Row
+from synth.schema.tokens import Tokens
+from synth.strategies.base import RolloutRequest
+from synth.strategies.choice import acceptance
+from synth.strategies.staged import Stage, Staged, Trace, alone_row
 
 
-class Lockstep(Queued):
-    def contexts(self, request: RolloutRequest) -> list[Sequence[int]]:
-        return [request.student_ids, request.privileged_ids]
+class Lockstep(Staged[Trace]):
+    name = "lockstep"
+    make_trace = Trace
 
-    def rows(self, request: RolloutRequest, max_tokens: int) -> list[Row]:
-        return [
-            _half(request, "student", request.student_ids, request.adapter, max_tokens),
-            _half(request, "privileged", request.privileged_ids, None, max_tokens),
+    def room(self, request: RolloutRequest) -> int:
+        return self._entry.admission.check([len(request.student_ids), len(request.privileged_ids)])
+
+    def next_stage(self, trace: Trace) -> Stage:
+        request, max_tokens = trace.request, trace.max_tokens - len(trace.tokens)
+        rows = [
+            _half(trace, "student", request.student_ids, max_tokens, request.adapter),
+            _half(trace, "privileged", request.privileged_ids, max_tokens, None),
         ]
+        return Stage(self._entry, rows, max_tokens)
 
-    def rollout(self, live: Live) -> Rollout:
-        one, other = live.ended
-        unit_id = live.request.unit_id
-        assert one.token_ids == other.token_ids == live.record.token_ids, f"pair {unit_id} parted"
-        return Rollout(
-            unit_id=unit_id,
-            trace_ids=one.token_ids,
-            source=[float(accepted) for accepted in live.record.accepted],
-            student_logprob=list(live.record.student_logprob),
-            privileged_logprob=list(live.record.privileged_logprob),
-            reason=one.reason,
-            strategy="lockstep",
-        )
+    def read(self, trace: Trace, record: PairRecord | AloneRecord) -> None:
+        assert isinstance(record, PairRecord), f"{trace.key} is no pair"
+        trace.put(record.start, _tokens(record))
+
+    def settle(self, trace: Trace, stage: Stage) -> None:
+        one, other = stage.ended
+        assert one.token_ids == other.token_ids, f"pair {trace.key} parted unseen"
+        trace.settle(stage.rows[0].start, one.token_ids)
+        trace.reason = trace.ends()
 
 
 def _half(
-    request: RolloutRequest,
+    trace: Trace,
     role: Literal["student", "privileged"],
     prompt_ids: Sequence[int],
-    adapter: str | None,
     max_tokens: int,
+    adapter: str | None,
 ) -> Row:
-    synthesis = request.synthesis
-    return Row(
-        row_id=f"{request.unit_id}/{role}",
-        prompt_ids=prompt_ids,
-        max_tokens=max_tokens,
-        temperature=synthesis.temperature,
-        seed=request.seed,
-        stop_ids=request.stop_ids,
-        pair=PairRow(request.unit_id, role, synthesis.tau, synthesis.probability_space == "tempered"),
-        adapter=adapter,
+    row = alone_row(trace, prompt_ids, max_tokens, AloneRow(0), adapter)
+    pair = PairRow(trace.key, role, acceptance(trace.request.synthesis))
+    return replace(row, row_id=f"{trace.key}/{role}", alone=None, pair=pair)
+
+
+def _tokens(record: PairRecord) -> Tokens:
+    return Tokens(
+        list(record.token_ids),
+        [float(accepted) for accepted in record.accepted],
+        [None if accepted else token for token, accepted in zip(record.proposal, record.accepted, strict=True)],
+        list(record.student_logprob),
+        list(record.privileged_logprob),
     )

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 from synth.engine.base import FinishReason
-from synth.rollout import Rule, mix, uniforms
+from synth.rollout import Rule, Sampling, mix, uniforms
 from synth.strategies.base import Rollout, RolloutRequest
+from synth.strategies.choice import acceptance
+
+_CPU = torch.device("cpu")
 
 
 class Reference:
@@ -34,25 +37,24 @@ class Reference:
     def rollout(self, request: RolloutRequest) -> Rollout:
         """One mixed-policy trace, drawn with the same random numbers as any other strategy would use."""
         synthesis = request.synthesis
-        rule = Rule(
-            torch.tensor([synthesis.tau]),
-            torch.tensor([synthesis.temperature]),
-            torch.tensor([synthesis.probability_space == "tempered"]),
-        )
-        trace_ids: list[int] = []
-        source: list[float | None] = []
-        student_logprob: list[float | None] = []
-        privileged_logprob: list[float | None] = []
-        while len(trace_ids) < synthesis.max_tokens and not (trace_ids and trace_ids[-1] in request.stop_ids):
+        sampling = Sampling.of([(synthesis.temperature, synthesis.top_p, synthesis.top_k)], _CPU)
+        rule = Rule.of([acceptance(synthesis)], _CPU)
+        tokens = request.prefix[:]
+        while len(tokens) < synthesis.max_tokens and not (tokens.ids and tokens.ids[-1] in request.stop_ids):
             mixed = mix(
-                self.logits([*request.student_ids, *trace_ids])[None],
-                self.logits([*request.privileged_ids, *trace_ids])[None],
+                self.logits([*request.student_ids, *tokens.ids])[None],
+                self.logits([*request.privileged_ids, *tokens.ids])[None],
+                sampling,
                 rule,
-                torch.from_numpy(uniforms(np.array([request.seed]), np.array([len(trace_ids)]))),
+                torch.from_numpy(uniforms(np.array([request.seed]), np.array([len(tokens)]))),
             )
-            trace_ids.append(int(mixed.token_P))
-            source.append(float(mixed.accepted_P))
-            student_logprob.append(float(mixed.student_logprob_P))
-            privileged_logprob.append(float(mixed.privileged_logprob_P))
-        reason: FinishReason = "stop" if trace_ids[-1] in request.stop_ids else "length"
-        return Rollout(request.unit_id, trace_ids, source, student_logprob, privileged_logprob, reason, self.name)
+            accepted, proposal = bool(mixed.accepted_P), int(mixed.proposal_P)
+            tokens.add(
+                int(mixed.token_P),
+                float(accepted),
+                float(mixed.student_logprob_P),
+                float(mixed.privileged_logprob_P),
+                rejected=None if accepted else proposal,
+            )
+        reason: FinishReason = "stop" if tokens.ids[-1] in request.stop_ids else "length"
+        return Rollout(request.unit_id, tokens, reason, self.name)

@@ -1,45 +1,64 @@
 """One role alone: direct sampling from the privileged student (paper §2.1), or the student by itself.
 
-An ordinary request of the engine, so the engine's own sampler draws and its own speed-ups apply.
+Drawn from the trace's own random numbers, so a direct trace is the one that a mixed rollout with a tau above 1 would
+write, a student's the one with tau 0, and either goes on after a prefix as if it had never stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from synth.engine.base import Row
+from synth.engine.base import AloneRecord, AloneRow, PairRecord
+from synth.schema.tokens import Tokens
 from synth.strategies.base import Rollout, RolloutRequest
-from synth.strategies.queued import Live, Queued
+from synth.strategies.staged import Entry, Stage, Staged, Trace, alone_row
+from synth.strategies.stops import Stops
 
 
-class Single(Queued):
-    def contexts(self, request: RolloutRequest) -> list[Sequence[int]]:
-        return [request.student_ids if request.synthesis.method == "student" else request.privileged_ids]
+class Single(Staged[Trace]):
+    """Args:
+    student: the engine of the student, if it has one of its own.
+    """
 
-    def rows(self, request: RolloutRequest, max_tokens: int) -> list[Row]:
-        row = Row(
-            row_id=f"{request.unit_id}/alone",
-            prompt_ids=self.contexts(request)[0],
-            max_tokens=max_tokens,
-            temperature=request.synthesis.temperature,
-            seed=request.seed,
-            stop_ids=request.stop_ids,
-            adapter=request.adapter if request.synthesis.method == "student" else None,
-            with_logprobs=True,
+    name = "single"
+    make_trace = Trace
+
+    def __init__(self, privileged: Entry, student: Entry, stops: Stops | None = None) -> None:
+        super().__init__(privileged, stops)
+        self._student = student
+
+    def room(self, request: RolloutRequest) -> int:
+        if request.synthesis.method == "student":
+            return self._student.admission.check([len(request.student_ids)])
+        return self._entry.admission.check([len(request.privileged_ids)])
+
+    def next_stage(self, trace: Trace) -> Stage:
+        request, max_tokens = trace.request, trace.max_tokens - len(trace.tokens)
+        if request.synthesis.method == "student":
+            row = alone_row(trace, request.student_ids, max_tokens, AloneRow(0), request.adapter)
+            return Stage(self._student, [row], max_tokens)
+        return Stage(self._entry, [alone_row(trace, request.privileged_ids, max_tokens, AloneRow(1))], max_tokens)
+
+    def read(self, trace: Trace, record: PairRecord | AloneRecord) -> None:
+        assert isinstance(record, AloneRecord), f"{trace.key} is no row alone"
+        by_student = trace.request.synthesis.method == "student"
+        number = len(record.token_ids)
+        own: list[float | None] = list(record.logprob)
+        other: list[float | None] = [None] * number
+        trace.put(
+            record.start,
+            Tokens(
+                list(record.token_ids),
+                [float(by_student)] * number,
+                [None] * number,
+                own if by_student else other,
+                other if by_student else own,
+            ),
         )
-        return [row]
 
-    def rollout(self, live: Live) -> Rollout:
-        (row,) = live.ended
-        by_student = live.request.synthesis.method == "student"
-        own: list[float | None] = list(row.logprobs or [])
-        other: list[float | None] = [None] * len(row.token_ids)
-        return Rollout(
-            unit_id=live.request.unit_id,
-            trace_ids=row.token_ids,
-            source=[float(by_student)] * len(row.token_ids),
-            student_logprob=own if by_student else other,
-            privileged_logprob=other if by_student else own,
-            reason=row.reason,
-            strategy=live.request.synthesis.method,
-        )
+    def settle(self, trace: Trace, stage: Stage) -> None:
+        (row,) = stage.ended
+        trace.settle(stage.rows[0].start, row.token_ids)
+        trace.reason = trace.ends()
+
+    def _rollout(self, trace: Trace) -> Rollout:
+        rollout = super()._rollout(trace)
+        return Rollout(rollout.unit_id, rollout.tokens, rollout.reason, trace.request.synthesis.method)

@@ -15,9 +15,9 @@ from typing import Any
 from synth.schema.base import IntegrityError, UsageError
 from synth.schema.console import say
 from synth.schema.items import strict_json
-from synth.schema.models import ModelIdentity
+from synth.schema.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelIdentity, adapter_rank
 
-_WEIGHTS, _CONFIG, _PROVENANCE = "adapter_model.safetensors", "adapter_config.json", "dail.json"
+_PROVENANCE = "dail.json"
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,13 @@ class Adapter:
 
 def read_adapter(folder: Path, model: ModelIdentity) -> Adapter:
     """Raises UsageError (no PEFT LoRA adapter) or IntegrityError (of another base model)."""
-    for name in (_CONFIG, _WEIGHTS):
-        if not (folder / name).is_file():
-            raise UsageError(f"{folder} is no adapter folder: it has no {name}; give the folder that `dail train` made")
-    config_bytes = (folder / _CONFIG).read_bytes()
-    rank = _json(folder / _CONFIG).get("r")
-    if not isinstance(rank, int) or rank < 1:
-        raise UsageError(f"{folder / _CONFIG}: r is {rank!r}; wanted the rank of a LoRA adapter, a whole number")
+    rank = adapter_rank(folder)
     provenance = _provenance(folder / _PROVENANCE)
     if provenance:
         _check_base(folder, provenance["model"], model)
-    with open(folder / _WEIGHTS, "rb") as weights:
+    with open(folder / ADAPTER_WEIGHTS, "rb") as weights:
         digest = hashlib.file_digest(weights, "sha256")
-    digest.update(config_bytes)
+    digest.update((folder / ADAPTER_CONFIG).read_bytes())
     return Adapter(folder, rank, "sha256:" + digest.hexdigest(), provenance)
 
 
