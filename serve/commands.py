@@ -42,12 +42,27 @@ _json = click.option("--json", "as_json", is_flag=True, help="JSON on standard o
 @click.option("--port", type=int, help="Port [8765]; 0 picks a free one.")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Store and shards [runs/api].")
 @click.option("--model", "models", multiple=True, metavar="NAME=FOLDER", help="A model batches may name; repeatable.")
+@click.option(
+    "--student",
+    "students",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    help="What the student of that model has of its own: a LoRA adapter, or weights.",
+)
 @_json
-def serve(host: str | None, port: int | None, data_dir: Path | None, models: tuple[str, ...], as_json: bool) -> None:
+def serve(
+    host: str | None,
+    port: int | None,
+    data_dir: Path | None,
+    models: tuple[str, ...],
+    students: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Start the API that takes batches of expert solutions.
 
     Everything it accepts is on disk before it answers: stop it, kill it, start it again with the same --data-dir.
-    Every option can also come from the environment: DAIL_HOST, DAIL_PORT, DAIL_DATA_DIR, DAIL_MODELS (JSON).
+    Every option can also come from the environment: DAIL_HOST, DAIL_PORT, DAIL_DATA_DIR, DAIL_MODELS and DAIL_STUDENTS
+    (JSON).
     """
     # Here, so that the other verbs start without the web framework and the store.
     import uvicorn
@@ -55,7 +70,8 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, models: tup
     from serve.app import create_app
     from serve.settings import load_settings
 
-    settings = load_settings(host=host, port=port, data_dir=data_dir, models=_registered(models))
+    named = {"models": _registered("--model", models), "students": _registered("--student", students)}
+    settings = load_settings(host=host, port=port, data_dir=data_dir, **named)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with _listen(settings.host, settings.port) as listener:
         if settings.models:
@@ -152,13 +168,13 @@ def _client(api: str) -> Client:
     return Client(api, os.environ.get("DAIL_TOKEN"))
 
 
-def _registered(models: tuple[str, ...]) -> dict[str, Path] | None:
+def _registered(option: str, values: tuple[str, ...]) -> dict[str, Path] | None:
     named = {}
-    for model in models:
-        name, sep, folder = model.partition("=")
+    for value in values:
+        name, sep, folder = value.partition("=")
         if not sep or not name or not folder:
             raise UsageError(
-                f"--model {model!r} is not NAME=FOLDER; write for example --model qwen3-8b=/models/qwen3-8b"
+                f"{option} {value!r} is not NAME=FOLDER; write for example {option} qwen3-8b=/models/qwen3-8b"
             )
         named[name] = Path(folder)
     return named or None

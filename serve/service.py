@@ -447,7 +447,7 @@ def _units(body: BatchIn, model: ModelIdentity) -> list[tuple[str, str, int]]:
 
 def _model_key(model: ModelIdentity) -> str:
     """What must be equal for a worker to serve a batch; a model's name is only a name."""
-    return hashlib.sha256(canonical(model.model_dump(mode="json", exclude={"name"}))).hexdigest()
+    return hashlib.sha256(canonical(model.identity())).hexdigest()
 
 
 def _item_out(item_id: str, status: str, units: list[UnitRecord]) -> ItemOut:

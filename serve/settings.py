@@ -25,6 +25,9 @@ class Settings(BaseSettings):
         Path("runs/api"), description="holds the store `dail.sqlite` and, under `objects`, the shards"
     )
     models: dict[ModelName, Path] = Field(default_factory=dict, description="name in a batch → model folder")
+    students: dict[ModelName, Path] = Field(
+        default_factory=dict, description="name of a model → the student's own LoRA adapter or weights"
+    )
     lease_s: float = Field(60, gt=0, le=3600, description="a unit whose worker is silent this long goes to another")
     token: Token | None = Field(None, description="bearer token that people's requests must carry")
     worker_token: Token | None = Field(None, description="bearer token of workers; `token` if left out")
@@ -35,6 +38,14 @@ class Settings(BaseSettings):
             raise UsageError(
                 f"host {self.host} is open to the network and no token is set; "
                 "set DAIL_TOKEN to at least 16 characters, or listen on 127.0.0.1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_students(self) -> Self:
+        if unknown := sorted(self.students.keys() - self.models.keys()):
+            raise UsageError(
+                f"student {unknown[0]!r} belongs to no model; the models are {', '.join(sorted(self.models)) or 'none'}"
             )
         return self
 

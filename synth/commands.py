@@ -55,7 +55,7 @@ def worker(
     from synth.worker import run_worker
 
     settings = _settings(config, model, actors, overrides)
-    identity = identify(settings.engine.model)
+    identity = identify(settings.engine.model, student=settings.student)
     client = _client(api, os.environ.get("DAIL_TOKEN"))
     source = HttpSource(client, name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}", identity)
     console.say(f"leasing units of model {identity.name} from {api}; Ctrl-C hands them back")

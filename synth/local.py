@@ -108,10 +108,8 @@ class Batch:
 
 def make_batch(items: list[ExpertSolution], synthesis: Synthesis, model: ModelIdentity) -> Batch:
     content = [item.model_dump(mode="json") for item in items]
-    identity = model.model_dump(mode="json", exclude={"name"})
-    batch_id = (
-        "local-" + fingerprint([content, synthesis.model_dump(mode="json"), identity]).removeprefix("sha256:")[:24]
-    )
+    settings = {**synthesis.identity(), "samples_per_item": synthesis.samples_per_item}
+    batch_id = "local-" + fingerprint([content, settings, model.identity()]).removeprefix("sha256:")[:24]
     units: dict[str, Unit] = {}
     for item in items:
         for sample in range(synthesis.samples_per_item):
@@ -221,7 +219,7 @@ def synthesise(file: Path, out: Path, config: SynthConfig, synthesis: Synthesis)
         UsageError, InputError: file, model or settings cannot be used; nothing was started.
     """
     items = load_items(file)
-    model = identify(config.engine.model)
+    model = identify(config.engine.model, student=config.student)
     if synthesis.thinking is not None and "enable_thinking" not in chat_template(config.engine.model):
         raise UsageError(
             f"thinking={synthesis.thinking} is set, but the chat template in {config.engine.model} has no "

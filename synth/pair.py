@@ -7,6 +7,7 @@ which strategy draws them stays in here.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Pair:
 
     Args:
         engine: of the privileged student, and of the student unless it has its own.
+        student_adapter: folder of the LoRA adapter that the student's rows have, and the privileged student's have not.
         with_scores: let the student read the traces of strategy lazy, which says who wrote what.
         decode: the tokenizer's; needed only by requests with stop strings.
     """
@@ -43,13 +45,14 @@ class Pair:
         engine: Engine,
         strategy: Wanted = "auto",
         student_engine: Engine | None = None,
+        student_adapter: Path | None = None,
         with_scores: bool = True,
         decode: Decode | None = None,
     ) -> None:
         privileged, stops = Entry(engine, Admission(engine.limits)), Stops(decode)
         student = Entry(student_engine, Admission(student_engine.limits)) if student_engine else privileged
         self._entries = [privileged] if student is privileged else [privileged, student]
-        self._wanted = strategy
+        self._wanted, self._student_adapter = strategy, student_adapter
         self._strategies: dict[str, Staged[Any]] = {
             "lockstep": Lockstep(privileged, stops),
             "lazy": Lazy(privileged, with_scores, stops),
@@ -73,6 +76,8 @@ class Pair:
 
     def add(self, request: RolloutRequest) -> None:
         """Queues a request. Raises ItemError if it can never run."""
+        if self._student_adapter:
+            request = replace(request, adapter=str(self._student_adapter))
         self._strategies[choose(request.synthesis, self._wanted)].add(request)
 
     def cancel(self, unit_id: str) -> None:
@@ -122,7 +127,8 @@ def start_pair(config: SynthConfig) -> Pair:
     if config.strategy == "draft_verify":
         model = config.student_model or config.engine.model
         student_engine = start_engine(config.engine.model_copy(update={"model": model}), rank)
-    return Pair(engine, config.strategy, student_engine, config.score_student, _decoder(config.engine.model))
+    decode = _decoder(config.engine.model)
+    return Pair(engine, config.strategy, student_engine, config.student_adapter, config.score_student, decode)
 
 
 def _decoder(model: Path) -> Decode:

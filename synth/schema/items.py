@@ -144,6 +144,14 @@ class Synthesis(Config):
     thinking: bool | None = Field(None, description="enable_thinking of the chat template; none where it has no switch")
     seed: int = Field(0, ge=0, lt=2**63, description="of all draws; another seed makes another set of traces")
 
+    def identity(self) -> dict[str, JsonValue]:
+        """What shapes a trace. A setting that changes nothing is left out, so that names made without it stay."""
+        settings: dict[str, JsonValue] = self.model_dump(mode="json", exclude={"samples_per_item"})
+        if self.acceptance != "topk":
+            del settings["acceptance_k"]
+        without_effect: dict[str, JsonValue] = {"acceptance": "absolute", "top_p": 1.0, "top_k": 0, "stop": []}
+        return {name: value for name, value in settings.items() if without_effect.get(name, ...) != value}
+
 
 def check_items(values: list[Any]) -> list[ExpertSolution]:
     """Validates a list of JSON objects; ids are given where missing and must be unique.

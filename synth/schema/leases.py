@@ -103,9 +103,7 @@ def unit_id(item: ExpertSolution, synthesis: Synthesis, model: ModelIdentity, sa
     keeps the ones there are.
     """
     content = item.model_dump(mode="json", include={"problem", "solution", "answer", "kind"})
-    settings = synthesis.model_dump(mode="json", exclude={"samples_per_item"})
-    identity = model.model_dump(mode="json", exclude={"name"})
-    return hashlib.sha256(canonical([content, settings, identity, sample])).hexdigest()[:32]
+    return hashlib.sha256(canonical([content, synthesis.identity(), model.identity(), sample])).hexdigest()[:32]
 
 
 def unit_seed(unit: str) -> int:

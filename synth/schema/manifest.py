@@ -63,7 +63,7 @@ def build_manifest(
 
 def config_fingerprint(model: ModelIdentity, synthesis: Synthesis) -> str:
     """What a trace's distribution depends on besides its item: model, tokenizer, templates, settings."""
-    return fingerprint([model.model_dump(mode="json", exclude={"name"}), synthesis.model_dump(mode="json")])
+    return fingerprint([model.identity(), synthesis.identity()])
 
 
 def manifest_key(batch_id: str, generation: int) -> str:
@@ -86,6 +86,11 @@ def read_manifest(path: Path) -> Manifest:
         raise UsageError(f"manifest {path} cannot be read: {error.strerror}; give the path of a manifest") from None
     except ValidationError as error:
         raise UsageError(f"{path} is no manifest: {describe(error)}") from None
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise IntegrityError(
+            f"manifest {path} lists shards of schema version {manifest.schema_version}, this build reads "
+            f"{SCHEMA_VERSION}; draw the traces again, or read them with dail {manifest.tool_version}"
+        )
     if manifest.digest != _digest(manifest):
         raise IntegrityError(
             f"manifest {path} was changed: its digest is {_digest(manifest)}, it says {manifest.digest}"

@@ -31,6 +31,10 @@ class ModelIdentity(Frozen):
     template_hash: str
     student: str | None = None
 
+    def identity(self) -> dict[str, str]:
+        """Without the name, which is only a label, and without what both roles share."""
+        return self.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+
 
 def identify(folder: Path, name: str | None = None, student: Path | None = None) -> ModelIdentity:
     """Reads a model folder (safetensors, tokenizer, chat template).
@@ -82,8 +86,8 @@ def _identify_student(folder: Path, model: ModelIdentity) -> str:
     student = _identify(folder, folder.name)
     if student.tokenizer_hash != model.tokenizer_hash:
         raise UsageError(
-            f"the student {folder} has tokenizer {student.tokenizer_hash}, the model {model.tokenizer_hash}; both roles "
-            f"must write the same tokens; give a student with the same tokenizer files"
+            f"the student {folder} has tokenizer {student.tokenizer_hash}, the model {model.tokenizer_hash}; both "
+            f"roles must write the same tokens; give a student with the same tokenizer files"
         )
     return student.revision
 

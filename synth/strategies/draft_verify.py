@@ -64,7 +64,7 @@ class DraftVerify(Staged[DraftedTrace]):
             raise ItemError(
                 "context_length_exceeded",
                 f"the privileged prompt needs {len(request.privileged_ids)} tokens, and strategy draft_verify 2 more; "
-                f"the model holds {self._entry.engine.limits.model_tokens}; use a longer-context model or strategy=auto",
+                f"the model holds {self._entry.engine.limits.model_tokens}; take strategy=auto or a longer context",
             )
         return room
 

@@ -40,6 +40,7 @@ def row(number: int, model: ModelIdentity) -> TraceRow:
         negative_prompt_ids=ids(140, 180),
         trace_ids=trace,
         trace_source=(None,) * len(trace),
+        rejected_ids=(None,) * len(trace),
         student_logprob=(None,) * len(trace),
         privileged_logprob=(None,) * len(trace),
     )

@@ -12,7 +12,7 @@ TOKEN = "a-token-of-16-or-more"
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch):
-    for name in ("HOST", "PORT", "DATA_DIR", "MODELS", "LEASE_S", "TOKEN", "WORKER_TOKEN"):
+    for name in ("HOST", "PORT", "DATA_DIR", "MODELS", "STUDENTS", "LEASE_S", "TOKEN", "WORKER_TOKEN"):
         monkeypatch.delenv(f"DAIL_{name}", raising=False)
 
 
@@ -21,6 +21,11 @@ def test_settings_come_from_the_environment_and_flags_win(monkeypatch):
     monkeypatch.setenv("DAIL_MODELS", '{"a": "/models/a"}')
     settings = load_settings(port=9001, host=None)
     assert (settings.port, settings.host, settings.models) == (9001, "127.0.0.1", {"a": Path("/models/a")})
+
+
+def test_a_student_of_no_registered_model_is_refused():
+    with pytest.raises(UsageError, match="student 'b' belongs to no model; the models are a"):
+        load_settings(models={"a": Path("/models/a")}, students={"b": Path("/adapters/b")})
 
 
 def test_an_address_open_to_the_network_needs_a_token(monkeypatch):

@@ -14,6 +14,7 @@ from synth.schema.items import ExpertSolution, Synthesis
 from synth.schema.leases import Unit
 from synth.schema.models import ModelIdentity, identify
 from synth.schema.shards import decode_shard
+from synth.schema.tokens import Tokens
 from synth.strategies.base import Rollout
 from synth.traces import Prepared, prepare, shard_of, trace_row
 from tests.conftest import DEMO_MODEL
@@ -41,7 +42,9 @@ def limits(model_tokens: int) -> Limits:
 
 def rollout(trace_ids: list[int]) -> Rollout:
     size = len(trace_ids)
-    return Rollout("u1", trace_ids, [1.0, *[0.25] * (size - 1)], [-0.5] * size, [None] * size, "stop", "lockstep")
+    nothing = [None] * size
+    tokens = Tokens(trace_ids, [1.0, *[0.25] * (size - 1)], [None, *[9] * (size - 1)], [-0.5] * size, nothing)
+    return Rollout("u1", tokens, "stop", "lockstep")
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_with_both_numbers(prompts: Prompts, model: ModelIdentity) -> None:
@@ -76,13 +79,17 @@ def test_a_turn_that_ends_at_once_is_no_trace(prompts: Prompts, model: ModelIden
 
 
 def test_a_shard_reads_back_with_what_made_it(prompts: Prompts, model: ModelIdentity) -> None:
-    prepared = prepare(unit(model, tau=0.5, seed=7), prompts, limits(4096))
+    prepared = prepare(
+        unit(model, tau=0.5, seed=7, acceptance="relative", top_p=0.9, top_k=20, stop=("QED",)), prompts, limits(4096)
+    )
     ids = prompts.tokenizer.encode("The lock shows 12")
     row = trace_row(prepared, rollout(ids), prompts, "vllm 0.32.0")
     data, shard = shard_of(row, prepared.unit.epoch)
     (read,) = decode_shard(data, shard.key)
     assert read == row
     assert read.student_prompt_ids == tuple(prepared.contexts.student_ids)
+    assert read.rejected_ids == (None, *[9] * (len(ids) - 1)) and read.student_revision is None
+    assert (read.acceptance, read.top_p, read.top_k, read.stop) == ("relative", 0.9, 20, ("QED",))
     assert (read.sample_index, read.tau, read.seed, read.engine) == (2, 0.5, 7, "vllm 0.32.0")
     assert (read.model_revision, read.template_hash) == (model.revision, model.template_hash)
     assert read.trace_text == "The lock shows 12"

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from synth.prompts import Prompts
 from synth.schema.base import DailError
+from synth.schema.items import Synthesis
 from synth.schema.manifest import Manifest
 from train.evals.figures import pass_curves, training_curves
 from train.evals.lineage import Adapter
@@ -127,12 +128,19 @@ def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[s
             "batch": f"{manifest.batch_id}, generation {manifest.generation}",
             "size": f"{manifest.rows:,} traces, {manifest.tokens:,} tokens",
             "method": drawn.method,
-            "tau": f"{drawn.tau:g}, held against {drawn.probability_space} probabilities",
+            "a student's token stood": _rule(drawn),
             "temperature": f"{drawn.temperature:g}",
             "student’s tokens": percent(student / manifest.tokens) if manifest.tokens else "none",
             "when": f"{manifest.created_at:%Y-%m-%d %H:%M %Z}",
         }
     return found
+
+
+def _rule(drawn: Synthesis) -> str:
+    if drawn.acceptance == "topk":
+        return f"if at most {drawn.acceptance_k} tokens were as likely for the privileged student"
+    largest = " of the largest probability" if drawn.acceptance == "relative" else ""
+    return f"from tau {drawn.tau:g}{largest}, {drawn.probability_space} probabilities"
 
 
 _KNOWN = {"manifest_digest": "trained on", "steps": "steps", "finished_at": "when", "tool_version": "dail"}

@@ -54,7 +54,7 @@ def completion_key(
 ) -> str:
     """32 hex digits. The model's name, the number of samples, and a problem's answer and group do not count."""
     settings = config.model_dump(mode="json", include=_DRAWN_FROM)
-    identity = model.model_dump(mode="json", exclude={"name"})
+    identity = model.identity()
     content = [_DRAWN_BY, settings, identity, adapter_digest, problem.id, problem.problem, sample]
     return hashlib.sha256(canonical(content)).hexdigest()[:32]
 

@@ -35,6 +35,7 @@ def test_the_name_of_a_known_unit_does_not_move():
         ({"metadata": {}}, {}, {}),
         ({"source": "book", "license": "CC0-1.0"}, {}, {}),
         ({}, {"samples_per_item": 8}, {}),
+        ({}, {"acceptance_k": 3}, {}),
         ({}, {}, {"name": "elsewhere"}),
     ],
 )
@@ -53,6 +54,9 @@ def test_what_does_not_shape_a_trace_does_not_count(item: Any, synthesis: Any, m
         *(({}, {key: value}, {}, 0) for key, value in [("tau", 0.5), ("temperature", 0.0), ("seed", 1)]),
         *(({}, {key: value}, {}, 0) for key, value in [("max_tokens", 9), ("thinking", True), ("method", "direct")]),
         ({}, {"probability_space": "tempered"}, {}, 0),
+        *(({}, {key: value}, {}, 0) for key, value in [("acceptance", "relative"), ("top_p", 0.9), ("top_k", 5)]),
+        ({}, {"stop": ("QED",)}, {}, 0),
+        ({}, {}, {"student": "sha256:adapter"}, 0),
         *(({}, {}, {key: "x"}, 0) for key in ("revision", "tokenizer_hash", "template_hash")),
         ({}, {}, {}, 1),
     ],

@@ -79,9 +79,9 @@ def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
 
 def changed(value: Any) -> Any:
     if isinstance(value, str):
-        return {"mixed": "direct", "raw": "tempered"}.get(value) or value.replace("2026", "2027") + "0" * (
-            "2026" not in value
-        )
+        return {"mixed": "direct", "raw": "tempered", "absolute": "relative"}.get(value) or value.replace(
+            "2026", "2027"
+        ) + "0" * ("2026" not in value)
     return value + 1 if isinstance(value, int) else value / 2
 
 
@@ -90,6 +90,7 @@ def test_any_changed_value_is_noticed(tmp_path: Path, model: ModelIdentity, shar
     original = path.read_bytes()
     found = list(places(json.loads(original)))
     assert len(found) > 25
+    found.remove(("schema_version",))  # is looked at first
     for place in found:
         value = json.loads(original)
         parent = value
@@ -176,3 +177,10 @@ def test_a_key_that_leaves_the_folder_is_refused(tmp_path: Path, model: ModelIde
     shard = stored(Objects(tmp_path), row).model_copy(update={"key": "../../etc/passwd"})
     with pytest.raises(Exception, match="is not a plain relative name"):
         list(read_rows(written(tmp_path, model, [shard])))
+
+
+def test_a_manifest_of_another_schema_version_says_so(tmp_path: Path, model: ModelIdentity, shards: list[ShardRef]):
+    path = written(tmp_path, model, shards)
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "schema_version": 1}))
+    with pytest.raises(IntegrityError, match="schema version 1, this build reads 2; draw the traces again"):
+        read_manifest(path)

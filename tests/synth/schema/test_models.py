@@ -10,7 +10,7 @@ import pytest
 
 from synth.schema import models
 from synth.schema.base import UsageError
-from synth.schema.models import ROLES, chat_template, identify
+from synth.schema.models import ROLES, adapter_rank, chat_template, identify
 
 
 @pytest.fixture
@@ -122,3 +122,33 @@ def test_a_tokenizer_config_without_one_template_is_the_user_s_error(folder: Pat
 def test_no_folder_at_all_is_the_user_s_error(tmp_path: Path):
     with pytest.raises(UsageError, match="is no model folder"):
         identify(tmp_path / "nowhere")
+
+
+def test_a_student_of_its_own_is_part_of_the_identity(folder: Path, tmp_path: Path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 8}')
+    (adapter / "adapter_model.safetensors").write_bytes(b"low rank")
+    plain, adapted = identify(folder), identify(folder, student=adapter)
+    assert adapted == plain.model_copy(update={"student": adapted.student})
+    (adapter / "adapter_model.safetensors").write_bytes(b"another")
+    assert identify(folder, student=adapter).student not in (adapted.student, None)
+
+
+def test_a_student_with_weights_of_its_own_must_write_the_same_tokens(folder: Path, tmp_path: Path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    (other / "model-00001-of-00002.safetensors").write_bytes(b"other weights")
+    assert identify(folder, student=other).student == identify(other).revision
+    (other / "tokenizer.json").write_text('{"more": "tokens"}')
+    with pytest.raises(UsageError, match="must write the same tokens"):
+        identify(folder, student=other)
+
+
+@pytest.mark.parametrize("config", ["no json", '{"r": 0}', "[]"])
+def test_a_folder_that_holds_no_lora_adapter_is_refused(tmp_path: Path, config: str):
+    (tmp_path / "adapter_config.json").write_text(config)
+    with pytest.raises(UsageError, match="no adapter folder: it has no adapter_model"):
+        adapter_rank(tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"low rank")
+    with pytest.raises(UsageError, match=r"not JSON|wanted the rank"):
+        adapter_rank(tmp_path)

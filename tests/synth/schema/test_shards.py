@@ -25,14 +25,15 @@ MESSAGES = st.lists(st.builds(TraceMessage, role=TEXT, content=TEXT), max_size=2
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
 COLUMNS: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys((field.name for field in SCHEMA if field.type == pa.string()), TEXT),
-    **dict.fromkeys(("answer", "source", "license"), st.none() | TEXT),
+    **dict.fromkeys(("answer", "source", "license", "student_revision"), st.none() | TEXT),
     **dict.fromkeys(("student_prompt_ids", "privileged_prompt_ids", "negative_prompt_ids", "trace_ids"), IDS),
     **dict.fromkeys(("trace_source", "student_logprob", "privileged_logprob"), PER_TOKEN),
     **dict.fromkeys(("prompt", "completion"), MESSAGES),
-    **dict.fromkeys(("tau", "temperature"), FLOAT),
-    **dict.fromkeys(("sample_index", "max_tokens"), st.integers(0, 2**31 - 1)),
+    **dict.fromkeys(("tau", "temperature", "top_p"), FLOAT),
+    **dict.fromkeys(("sample_index", "max_tokens", "acceptance_k", "top_k"), st.integers(0, 2**31 - 1)),
     "kind": st.sampled_from(["proof", "verifiable"]),
-    "waypoints": st.lists(TEXT, max_size=3).map(tuple),
+    "rejected_ids": st.lists(st.none() | st.integers(0, 2**31 - 1), max_size=5).map(tuple),
+    **dict.fromkeys(("waypoints", "stop"), st.lists(TEXT, max_size=3).map(tuple)),
     "seed": st.integers(0, 2**63 - 1),
     "thinking": st.none() | st.booleans(),
     "created_at": st.datetimes(dt.datetime(1970, 1, 1), dt.datetime(2200, 1, 1), timezones=st.just(dt.UTC)),
@@ -65,7 +66,7 @@ def test_plain_pyarrow_reads_flat_columns_with_known_types(row: TraceRow):
 
 
 def test_a_shard_says_its_schema_version_in_the_file_metadata(row: TraceRow):
-    assert pq.read_metadata(io.BytesIO(encode_shard([row]))).metadata[b"dail.schema_version"] == b"1"
+    assert pq.read_metadata(io.BytesIO(encode_shard([row]))).metadata[b"dail.schema_version"] == b"2"
 
 
 def test_equal_rows_make_equal_bytes(row: TraceRow):
@@ -79,11 +80,11 @@ def _shard(table: pa.Table) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("metadata", "got"), [({"dail.schema_version": "2"}, "2"), ({}, "none"), ({"dail.schema_version": ""}, "")]
+    ("metadata", "got"), [({"dail.schema_version": "1"}, "1"), ({}, "none"), ({"dail.schema_version": ""}, "")]
 )
 def test_another_schema_version_is_refused_with_what_to_do(metadata: dict[str, str], got: str):
     table = pa.Table.from_pylist([ROW], schema=SCHEMA).replace_schema_metadata(metadata)
-    with pytest.raises(IntegrityError, match=f"shard s: schema version {got}, this build reads 1; upgrade dail"):
+    with pytest.raises(IntegrityError, match=f"shard s: schema version {got}, this build reads 2; upgrade dail"):
         decode_shard(_shard(table), "s")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from synth.engine.base import Finished, Limits, PairRecord, Row
+from synth.engine.base import Finished, Limits, Records, Row
 from synth.prompts import Prompts
 from synth.schema.items import Synthesis
 from synth.schema.manifest import build_manifest, encode_manifest, manifest_key
@@ -53,7 +53,7 @@ class TableEngine:
         row = self._inside.pop()
         return [Finished(row.row_id, list(self.answer(row)), "stop")]
 
-    def records(self) -> dict[str, PairRecord]:
+    def records(self) -> Records:
         raise AssertionError("evaluation draws no pairs")
 
     def close(self) -> None:
@@ -100,6 +100,7 @@ def trace_row(prompts: Prompts, model: ModelIdentity, number: int, sources: Sequ
         negative_prompt_ids=(1,),
         trace_ids=tuple(ids),
         trace_source=tuple(sources[i % len(sources)] for i in range(len(ids))),
+        rejected_ids=(None,) * len(ids),
         student_logprob=tuple(-0.1 * (i % 9) for i in range(len(ids))),
         privileged_logprob=tuple(-0.05 * (i % 7) for i in range(len(ids))),
         trace_text=text,
@@ -112,11 +113,17 @@ def trace_row(prompts: Prompts, model: ModelIdentity, number: int, sources: Sequ
         tau=0.8,
         temperature=0.6,
         probability_space="raw",
+        acceptance="absolute",
+        acceptance_k=25,
+        top_p=1.0,
+        top_k=0,
+        stop=(),
         max_tokens=256,
         thinking=None,
         seed=0,
         model_name=model.name,
         model_revision=model.revision,
+        student_revision=None,
         tokenizer_hash=model.tokenizer_hash,
         template_hash=model.template_hash,
         config_fingerprint="sha256:0",

@@ -137,7 +137,7 @@ def test_the_report_shows_curves_and_who_wrote_which_token(problems: Path, train
     assert {"s10", "s0", "s3", "unknown"} <= {(a["class"] or "").split()[0] for a in tokens}
     assert "written by the student with probability 0.30" in (tokens[2]["data-about"] or "")
     assert f"{HOSTILE} so \\boxed{{0}}." in "".join(page.trace_pieces)
-    for shown in ("gamma", "0.8, held against raw probabilities", "2026-11-21 12:00 UTC", "554"):
+    for shown in ("gamma", "from tau 0.8, raw probabilities", "2026-11-21 12:00 UTC", "554"):
         assert shown in html
 
 
