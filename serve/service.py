@@ -251,7 +251,10 @@ class Service:
         with self.store.write() as tx:
             unit = _held(tx, unit_id, beat.worker, beat.epoch)
             tx.renew(unit, self.lease_s, beat.tokens, beat.student_tokens)
-            return HeartbeatReply(cancel=_existing(tx, unit.batch_id).status == "cancelling")
+            if beat.checkpoint:
+                tx.add_prefix(unit.n, beat.start, beat.checkpoint)
+            cancel = _existing(tx, unit.batch_id).status == "cancelling"
+            return HeartbeatReply(cancel=cancel, known=tx.prefix_length(unit.n))
 
     def commit(self, unit_id: str, commit: Commit) -> None:
         """The shard's row is the commit. Saying it twice is no error: the first reply may have been lost."""

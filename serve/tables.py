@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 _BUSY_S = 30
 _CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
 NOW = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
@@ -69,6 +69,14 @@ UNITS = sa.Table(
     sa.Index("units_of_batch", "batch_id", "state"),
     sa.Index("units_by_state", "state", "n"),
     sa.Index("units_by_id", "unit_id"),
+)
+PREFIXES = sa.Table(  # checkpoints of traces that have not ended, in pieces
+    "prefixes",
+    METADATA,
+    sa.Column("unit", sa.Integer, sa.ForeignKey("units.n"), primary_key=True),
+    sa.Column("start", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("tokens", sa.Text, nullable=False),
 )
 SHARDS = sa.Table(
     "shards",

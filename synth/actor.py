@@ -21,6 +21,7 @@ import ray
 from synth.config import SynthConfig
 from synth.engine.base import Limits
 from synth.schema.base import EngineDead, ItemError, UsageError
+from synth.schema.tokens import Tokens
 from synth.strategies.base import Rollout, RolloutRequest
 
 if TYPE_CHECKING:  # torch must not be imported before `start` has set the environment it reads
@@ -50,11 +51,11 @@ class Started:
 
 @dataclass(frozen=True)
 class Exchange:
-    """What came of one stretch of work. `progress`: by unit, trace tokens and how many the student wrote."""
+    """What came of one stretch of work. `written`: by unit, the trace tokens that it gained since the last exchange."""
 
     finished: list[Rollout]
     failed: list[UnitFailure]
-    progress: dict[str, tuple[int, int]]
+    written: dict[str, Tokens]
     pending: int
 
 
@@ -68,9 +69,9 @@ class Health:
 
 
 def make_pair(config: SynthConfig) -> Pair:
-    from synth.pair import Pair, start_engine
+    from synth.pair import start_pair
 
-    return Pair(start_engine(config.engine), config.strategy)
+    return start_pair(config)
 
 
 class EngineActor:
@@ -79,6 +80,7 @@ class EngineActor:
         os.chdir(self._folder.name)
         self._pair: Pair | None = None
         self._moved: float | None = None  # when the last step ended; none between exchanges
+        self._told: dict[str, int] = {}  # by unit, how many of its trace's tokens the pool knows
 
     def start(self, config: SynthConfig, make: MakePair, cpu_threads: int | None) -> Started:
         """Builds the pair. With `cpu_threads` the engine computes on the CPU, on so many threads.
@@ -107,9 +109,10 @@ class EngineActor:
         try:
             for unit_id in cancel:
                 self._pair.cancel(unit_id)
+            self._told |= {request.unit_id: len(request.prefix) for request in new}
             failed = [failure for request in new if (failure := _add(self._pair, request))]
             finished = self._step_until(self._pair, time.monotonic() + for_s)
-            return Exchange(finished, failed, self._pair.progress(), self._pair.pending())
+            return Exchange(finished, failed, self._news(self._pair.progress()), self._pair.pending())
         except Exception as error:
             self._die("the engine stopped", error)
         finally:
@@ -124,6 +127,10 @@ class EngineActor:
         if self._pair is not None:
             self._pair.close()
         self._folder.cleanup()
+
+    def _news(self, progress: dict[str, Tokens]) -> dict[str, Tokens]:
+        told, self._told = self._told, {unit_id: len(tokens) for unit_id, tokens in progress.items()}
+        return {unit_id: tokens[told[unit_id] :] for unit_id, tokens in progress.items() if len(tokens) > told[unit_id]}
 
     def _step_until(self, pair: Pair, until: float) -> list[Rollout]:
         finished: list[Rollout] = []

@@ -2,6 +2,7 @@
 
     OUT/ledger.jsonl                   one line per unit that ended; a line is the commit
     OUT/shards/<batch>/<unit>/…        traces
+    OUT/prefixes/<batch>/<unit>.json   what was written of a trace that has not ended, for the next attempt
     OUT/manifests/<batch>/v1.json      written when every unit has ended
     OUT/manifests/<batch>/settings.json, failures.json
 
@@ -11,6 +12,8 @@ batch beside it.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime as dt
 import fcntl
 import json
@@ -22,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from synth.config import SynthConfig
 from synth.schema.base import (
@@ -36,13 +39,15 @@ from synth.schema.base import (
 )
 from synth.schema.console import say
 from synth.schema.items import ExpertSolution, Synthesis, load_items
-from synth.schema.leases import WORKER_STOPPED, Failure, LeaseReply, ShardRef, Unit, unit_id
+from synth.schema.leases import WORKER_STOPPED, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit, unit_id
 from synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest
 from synth.schema.models import ModelIdentity, chat_template, identify
 from synth.schema.objects import Objects
-from synth.source import Standing
+from synth.schema.tokens import Tokens
+from synth.source import Progress, Standing
 from synth.worker import run_worker
 
+_PREFIX: TypeAdapter[Tokens] = TypeAdapter(Tokens)
 MAX_ATTEMPTS = 3  # of a unit whose failures may be someone else's fault
 
 
@@ -139,6 +144,7 @@ class LocalSource:
         self._ends = {name: entry for name, entry in newest.items() if _is_final(entry, out)}
         self._queue = deque(unit for name, unit in batch.units.items() if name not in self._ends)
         self._attempts: Counter[str] = Counter()
+        self._prefixes: dict[str, Tokens] = {}
 
     @property
     def shards(self) -> list[ShardRef]:
@@ -149,11 +155,24 @@ class LocalSource:
         return [entry for entry in self._ends.values() if entry.failure]
 
     async def lease(self, count: int) -> LeaseReply:
-        units = tuple(self._queue.popleft() for _ in range(min(count, len(self._queue))))
+        units = tuple(self._resumed(self._queue.popleft()) for _ in range(min(count, len(self._queue))))
         return LeaseReply(units=units, lease_s=3600.0, output_root=str(self._out))
 
-    async def heartbeat(self, unit: Unit, tokens: int, student_tokens: int) -> bool:
-        return False
+    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
+        known = self._prefixes.setdefault(unit.unit_id, unit.prefix[:])
+        if progress.checkpoint:
+            known.cut(progress.start)
+            known.extend(progress.checkpoint)
+            await asyncio.to_thread(_write_prefix, self._prefix_path(unit), known)
+        return HeartbeatReply(cancel=False, known=len(known))
+
+    def _prefix_path(self, unit: Unit) -> Path:
+        return self._out / "prefixes" / unit.batch_id / f"{unit.unit_id}.json"
+
+    def _resumed(self, unit: Unit) -> Unit:
+        """The unit with what an earlier attempt, of this run or another, wrote of its trace."""
+        prefix = self._prefixes.get(unit.unit_id) or _read_prefix(self._prefix_path(unit))
+        return unit.model_copy(update={"prefix": prefix[:]})
 
     async def commit(self, unit: Unit, shard: ShardRef) -> None:
         self._end(unit, shard=shard)
@@ -182,6 +201,24 @@ class LocalSource:
         entry = Entry(batch_id=unit.batch_id, unit_id=unit.unit_id, item_id=unit.item_id, shard=shard, failure=failure)
         self._ledger.append(entry)
         self._ends[unit.unit_id] = entry
+        self._prefixes.pop(unit.unit_id, None)
+        self._prefix_path(unit).unlink(missing_ok=True)
+
+
+def _write_prefix(path: Path, prefix: Tokens) -> None:
+    """A disk that refuses costs no more than the head start of the next attempt."""
+    staged = path.with_suffix(".new")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_bytes(_PREFIX.dump_json(prefix))
+        staged.replace(path)
+
+
+def _read_prefix(path: Path) -> Tokens:
+    try:
+        return _PREFIX.validate_json(path.read_bytes())
+    except (OSError, ValueError):  # there is none, or it is damaged: the trace is drawn from its beginning
+        return Tokens()
 
 
 def _is_final(entry: Entry, out: Path) -> bool:

@@ -121,14 +121,16 @@ def start_pair(config: SynthConfig) -> Pair:
     Raises:
         UsageError: an engine refused the model folder or the settings.
     """
-    rank = None if config.student_adapter is None else adapter_rank(config.student_adapter)
-    engine = start_engine(config.engine, rank)
-    student_engine = None
-    if config.strategy == "draft_verify":
-        model = config.student_model or config.engine.model
-        student_engine = start_engine(config.engine.model_copy(update={"model": model}), rank)
+    rank = adapter_rank(config.student_adapter) if config.student_adapter else None
     decode = _decoder(config.engine.model)
-    return Pair(engine, config.strategy, student_engine, config.student_adapter, config.score_student, decode)
+    if config.strategy == "draft_verify":
+        engine = start_engine(config.engine)
+        student = config.engine.model_copy(update={"model": config.student_model or config.engine.model})
+        return Pair(engine, config.strategy, start_engine(student, rank), config.student_adapter, decode=decode)
+    # vLLM cannot read a prompt while it holds adapters (0.32, CPU: the shapes of its output layer disagree)
+    with_scores = config.score_student and config.student_adapter is None
+    engine = start_engine(config.engine, rank)
+    return Pair(engine, config.strategy, None, config.student_adapter, with_scores, decode)
 
 
 def _decoder(model: Path) -> Decode:

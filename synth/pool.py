@@ -29,7 +29,9 @@ from synth.config import SynthConfig
 from synth.engine.base import Limits
 from synth.schema.base import DailError, EngineDead, UsageError
 from synth.schema.console import say
+from synth.schema.tokens import Tokens
 from synth.strategies.base import Rollout, RolloutRequest
+from synth.strategies.choice import contexts
 
 EXCHANGE_S = 0.5
 LOAD = 1.25  # of what the engine holds: the rest waits inside the actor, so freed rows are taken at once
@@ -83,6 +85,18 @@ def _check_address(address: str) -> None:
         ) from None
 
 
+@dataclass
+class Written:
+    """What is known of a running unit's trace: another attempt can go on from it."""
+
+    tokens: Tokens
+    student_tokens: float  # expected number of those known to be the student's
+
+    def extend(self, later: Tokens) -> None:
+        self.tokens.extend(later)
+        self.student_tokens += later.student_share
+
+
 @dataclass(frozen=True)
 class Results:
     finished: list[Rollout]
@@ -125,7 +139,7 @@ class Pool:
         self._limits: Limits | None = None  # one engine's; all are alike
         self.engine_name = ""
         self.num_restarts = 0
-        self.progress: dict[str, tuple[int, int]] = {}
+        self.written: dict[str, Written] = {}  # of a unit whose engine died too, until it is cancelled
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
@@ -153,18 +167,20 @@ class Pool:
         if not num_live or self._limits is None:
             return 0
         requests = [*self._waiting, *(request for slot in self._slots for request in slot.units.values())]
-        loads = [_load(request, self._limits) for request in requests]
+        loads = [self._load(request, self._limits) for request in requests]
         load_of_one = loads[-1] if loads else 2 / self._limits.rows  # the next ones will be like the newest
         return max(0, int((LOAD * num_live - sum(loads)) / load_of_one), int(not loads))
 
     def submit(self, requests: Sequence[RolloutRequest]) -> None:
+        for request in requests:
+            self.written[request.unit_id] = Written(request.prefix[:], request.prefix.student_share)
         self._waiting.extend(requests)
         self._work.set()
 
     def cancel(self, unit_id: str) -> None:
         """Forgets a unit: nothing more comes of it."""
         self._waiting = deque(request for request in self._waiting if request.unit_id != unit_id)
-        self.progress.pop(unit_id, None)
+        self.written.pop(unit_id, None)
         for slot in self._slots:
             if slot.units.pop(unit_id, None):
                 slot.cancels.append(unit_id)
@@ -233,10 +249,10 @@ class Pool:
         assert slot.limits is not None, "an actor is fed before it started"
         num_live = sum(other.limits is not None for other in self._slots)
         share = math.ceil((len(self._waiting) + sum(len(other.units) for other in self._slots)) / num_live)
-        load = sum(_load(request, slot.limits) for request in slot.units.values())
+        load = sum(self._load(request, slot.limits) for request in slot.units.values())
         new: list[RolloutRequest] = []
         while self._waiting and len(slot.units) < share:
-            load += _load(self._waiting[0], slot.limits)
+            load += self._load(self._waiting[0], slot.limits)
             if load > LOAD and slot.units:
                 break
             request = self._waiting.popleft()
@@ -244,13 +260,21 @@ class Pool:
             new.append(request)
         return new
 
+    def _load(self, request: RolloutRequest, limits: Limits) -> float:
+        """Which part of an engine a request takes, by rows or by KV cache, whichever is scarcer."""
+        prompts = contexts(request, self._config.strategy)
+        tokens = sum(min(len(ids) + request.synthesis.max_tokens, limits.model_tokens) for ids in prompts)
+        return max(len(prompts) / limits.rows, tokens / limits.kv_tokens)
+
     def _absorb(self, slot: _Slot, exchange: Exchange) -> None:
         """Passes on what an exchange brought, less what was cancelled meanwhile."""
         finished = [rollout for rollout in exchange.finished if slot.units.pop(rollout.unit_id, None)]
         failed = [failure for failure in exchange.failed if slot.units.pop(failure.unit_id, None)]
-        self.progress.update({unit: counts for unit, counts in exchange.progress.items() if unit in slot.units})
+        for unit_id, tokens in exchange.written.items():
+            if unit_id in slot.units:
+                self.written[unit_id].extend(tokens)
         for unit_id in [rollout.unit_id for rollout in finished] + [failure.unit_id for failure in failed]:
-            self.progress.pop(unit_id, None)
+            self.written.pop(unit_id, None)
         if finished or failed:
             self._results.put_nowait(Results(finished, failed))
 
@@ -259,8 +283,6 @@ class Pool:
         ray.kill(slot.actor)
         _kill_here(slot.health)
         lost = [UnitFailure(unit_id, "engine_died", slot.cause, True) for unit_id in slot.units]
-        for failure in lost:
-            self.progress.pop(failure.unit_id, None)
         slot.units, slot.cancels, slot.limits, slot.health, slot.verdict = {}, [], None, None, ""
         now = time.monotonic()
         slot.deaths.append(now)
@@ -333,14 +355,6 @@ async def _stop(slot: _Slot) -> None:
         with suppress(RayActorError, RayTaskError, TimeoutError):
             await asyncio.wait_for(slot.actor.stop.remote(), STOP_S)
     ray.kill(slot.actor)
-
-
-def _load(request: RolloutRequest, limits: Limits) -> float:
-    """Which part of an engine a request takes, by rows or by KV cache, whichever is scarcer."""
-    contexts = {"mixed": (request.student_ids, request.privileged_ids), "student": (request.student_ids,)}
-    prompts = contexts.get(request.synthesis.method, (request.privileged_ids,))
-    tokens = sum(min(len(ids) + request.synthesis.max_tokens, limits.model_tokens) for ids in prompts)
-    return max(len(prompts) / limits.rows, tokens / limits.kv_tokens)
 
 
 def _is_usage_error(error: Exception) -> bool:

@@ -24,6 +24,7 @@ from synth.schema.leases import (
     Unit,
 )
 from synth.schema.models import ModelIdentity
+from synth.schema.tokens import Tokens
 
 AWAY_S = 30 * 60.0  # how long an API that cannot be reached is waited for
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
@@ -36,6 +37,15 @@ class Fenced(DailError):
     """The unit is no longer ours: its lease ran out or its batch is gone. Drop it and go on."""
 
     code = "fenced"
+
+
+class Progress(NamedTuple):
+    """How far a unit is, and what the source does not know yet of its trace: the tokens from place `start` on."""
+
+    tokens: int
+    student_tokens: int
+    start: int
+    checkpoint: Tokens | None
 
 
 class Standing(NamedTuple):
@@ -53,8 +63,8 @@ class UnitSource(Protocol):
         """Up to `count` units, none if there is no work now."""
         ...
 
-    async def heartbeat(self, unit: Unit, tokens: int, student_tokens: int) -> bool:
-        """Renews the lease. True: the unit was cancelled."""
+    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
+        """Renews the lease, and keeps what is told of the trace."""
         ...
 
     async def commit(self, unit: Unit, shard: ShardRef) -> None:
@@ -84,9 +94,16 @@ class HttpSource:
         self._num_leased += len(reply.units)
         return reply
 
-    async def heartbeat(self, unit: Unit, tokens: int, student_tokens: int) -> bool:
-        beat = Heartbeat(worker=self._worker, epoch=unit.epoch, tokens=tokens, student_tokens=student_tokens)
-        return _parse(HeartbeatReply, await self._post_for(unit, "heartbeat", beat)).cancel
+    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
+        beat = Heartbeat(
+            worker=self._worker,
+            epoch=unit.epoch,
+            tokens=progress.tokens,
+            student_tokens=progress.student_tokens,
+            start=progress.start,
+            checkpoint=progress.checkpoint,
+        )
+        return _parse(HeartbeatReply, await self._post_for(unit, "heartbeat", beat))
 
     async def commit(self, unit: Unit, shard: ShardRef) -> None:
         self._num_ended += 1

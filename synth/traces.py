@@ -54,6 +54,7 @@ def prepare(unit: Unit, prompts: Prompts, limits: Limits) -> Prepared:
         synthesis=synthesis,
         seed=unit_seed(unit.unit_id),
         stop_ids=prompts.stop_ids,
+        prefix=unit.prefix,
     )
     return Prepared(unit, contexts, request)
 

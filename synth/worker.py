@@ -22,14 +22,16 @@ from synth.pool import Pool, ray_cluster
 from synth.prompts import Prompts
 from synth.schema import console
 from synth.schema.base import DailError, StorageError
-from synth.schema.leases import WORKER_STOPPED, Failure, Unit
+from synth.schema.leases import CHECKPOINT_MOST, WORKER_STOPPED, Failure, Unit
 from synth.schema.objects import Objects
-from synth.source import Fenced, Standing, UnitSource
+from synth.source import Fenced, Progress, Standing, UnitSource
 from synth.strategies.base import Rollout
 from synth.traces import Prepared, prepare, shard_of, trace_row
 
 _POLL_S, _LONGEST_POLL_S = 0.2, 2.0
 _BEATS_PER_LEASE = 4
+CHECKPOINT_TOKENS = 512  # as many at the most are told late, so that a crash costs less than 1,024 of a trace
+_CHECK_S = 1.0
 _CALLS_AT_ONCE = 16
 _DISK_PAUSE_S, _LONGEST_DISK_PAUSE_S = 1.0, 30.0
 _RELEASE_S = 10.0
@@ -47,6 +49,7 @@ class Worker:
         self._source, self._pool, self._prompts, self._idle_exit_s = source, pool, prompts, idle_exit_s
         self._held: dict[str, Unit] = {}
         self._prepared: dict[str, Prepared] = {}
+        self._known: dict[str, int] = {}  # by unit, how many tokens of its trace the source keeps
         self._objects = Objects(Path())
         self._lease_s = 60.0
         self._is_refused = False  # by the disk
@@ -94,6 +97,7 @@ class Worker:
 
     async def _take(self, units: Sequence[Unit], limits: Limits) -> None:
         self._held.update({unit.unit_id: unit for unit in units})
+        self._known.update({unit.unit_id: len(unit.prefix) for unit in units})
         for unit in units:
             try:
                 prepared = await asyncio.to_thread(prepare, unit, self._prompts, limits)
@@ -158,6 +162,8 @@ class Worker:
 
     async def _fail(self, unit_id: str, failure: Failure) -> None:
         if unit := self._held.get(unit_id):
+            if failure.retryable and self._num_unknown(unit):
+                await self._beat(unit)  # the next attempt goes on from here
             with contextlib.suppress(Fenced):
                 async with self._calls:
                     await self._source.fail(unit, failure)
@@ -165,25 +171,40 @@ class Worker:
             self._drop(unit_id)
 
     async def _renew(self) -> None:
+        """Beats for every unit so many times a lease, and sooner where much was written that nobody else knows."""
+        beaten_at = time.monotonic()
         while True:
-            await asyncio.sleep(self._lease_s / _BEATS_PER_LEASE)
-            await asyncio.gather(*map(self._beat, list(self._held.values())))
+            await asyncio.sleep(min(_CHECK_S, self._lease_s / _BEATS_PER_LEASE))
+            is_time = time.monotonic() - beaten_at >= self._lease_s / _BEATS_PER_LEASE - _CHECK_S / 2
+            beaten_at = time.monotonic() if is_time else beaten_at
+            due = [unit for unit in self._held.values() if is_time or self._num_unknown(unit) >= CHECKPOINT_TOKENS]
+            await asyncio.gather(*map(self._beat, due))
+
+    def _num_unknown(self, unit: Unit) -> int:
+        written = self._pool.written.get(unit.unit_id)
+        return len(written.tokens) - self._known.get(unit.unit_id, 0) if written else 0
 
     async def _beat(self, unit: Unit) -> None:
-        tokens, student_tokens = self._pool.progress.get(unit.unit_id, (0, 0))
+        written, start = self._pool.written.get(unit.unit_id), self._known.get(unit.unit_id, 0)
+        progress = Progress(0, 0, start, None)
+        if written:
+            news = written.tokens[start : start + CHECKPOINT_MOST]
+            progress = Progress(len(written.tokens), round(written.student_tokens), start, news or None)
         try:
             async with self._calls:
-                cancelled = await self._source.heartbeat(unit, tokens, student_tokens)
+                reply = await self._source.heartbeat(unit, progress)
         except Fenced:
             if self._held.get(unit.unit_id) is unit:
                 self._drop(unit.unit_id)
             return
-        if cancelled:
+        self._known[unit.unit_id] = reply.known
+        if reply.cancel:
             await self._fail(unit.unit_id, Failure(code="cancelled", detail="the batch was cancelled"))
 
     def _drop(self, unit_id: str) -> None:
         self._held.pop(unit_id, None)
         self._prepared.pop(unit_id, None)
+        self._known.pop(unit_id, None)
         self._pool.cancel(unit_id)
         self._freed.set()
 
@@ -208,9 +229,9 @@ class Worker:
     def _update(self, bar: console.Progress, seen: deque[tuple[float, int]], shown: Standing | None) -> Standing:
         """Shows what changed. `seen`: when there were how many tokens, over the last _RATE_OVER_S."""
         standing = self._source.standing()
-        running = self._pool.progress.values()
-        tokens = self.tokens + sum(tokens for tokens, _ in running)
-        student_tokens = self.student_tokens + sum(student for _, student in running)
+        running = self._pool.written.values()
+        tokens = self.tokens + sum(len(written.tokens) for written in running)
+        student_tokens = self.student_tokens + sum(written.student_tokens for written in running)
         if standing.total and (standing != shown or tokens != seen[-1][1]):
             seen.append((time.monotonic(), tokens))
             while seen[-1][0] - seen[0][0] > _RATE_OVER_S:

@@ -26,9 +26,19 @@ OLYMPIAD = ROOT / "deploy" / "demo" / "olympiad.jsonl"
 @pytest.fixture(scope="session")
 def demo_engine() -> Iterator[Any]:
     """One real vLLM engine on the demo model in float32, shared by all tests of this process: 20 s to start."""
+    yield from _engine(None)
+
+
+@pytest.fixture(scope="session")
+def adapter_engine() -> Iterator[Any]:
+    """A second one that takes adapters, which vLLM's CPU build cannot do beside the reading of prompts."""
+    yield from _engine(32)
+
+
+def _engine(max_rank: int | None) -> Iterator[Any]:
     from synth.config import EngineConfig
     from synth.engine.vllm import VllmEngine
 
-    engine = VllmEngine(EngineConfig(model=DEMO_MODEL, dtype="float32", rows=64, step_tokens=8192), adapter_rank=32)
+    engine = VllmEngine(EngineConfig(model=DEMO_MODEL, dtype="float32", rows=64, step_tokens=8192), max_rank)
     yield engine
     engine.close()

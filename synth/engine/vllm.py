@@ -1,14 +1,18 @@
 """The engine on vLLM, in process. The only file that imports vllm.
 
-Nothing in vLLM is patched. A batch-level logits processor hands the logits to `Draws`, which draws the tokens of pairs
-and of rows drawn alone and forces them; a worker extension hands out what was recorded.
+Nothing in vllm is patched. A batch-level logits processor hands the logits to `Draws`, which draws the tokens of pairs
+and of rows drawn alone and forces them; a worker extension hands out what was recorded. Both of vLLM's model runners
+are served, whose logits processors have nothing in common but the logits.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 # Read by vllm and OpenMP when they are imported; the last three concern the CPU build alone.
@@ -22,36 +26,50 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning on shared cores 
 
 import torch
 import vllm
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
-from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunnerProcessor
 
 from synth.config import EngineConfig
-from synth.engine.base import Finished, Limits, Records, Row
+from synth.engine.base import SCORE_TOP, Finished, FinishReason, Limits, Records, Row, Score
 from synth.engine.draws import Draws, Slot, pause_id
 from synth.schema.base import EngineDead, UsageError
 
+try:
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SecondRunnerProcessor
+except ImportError:  # vLLM has no second model runner with such an interface
+
+    class SecondRunnerProcessor:  # type: ignore[no-redef]
+        pass
+
+
 _ROW = "dail_row"  # key of a drawn row in SamplingParams.extra_args
+_PROMPT = "dail_prompt"  # key of the length of its prompt
+ROWS, STEP_TOKENS = 256, 8192  # where neither the settings nor anybody's arithmetic say it
 
 
 class VllmEngine:
     """vLLM behind the Engine protocol. Takes about 20 s to start, mostly imports and warm-up.
 
     Args:
-        adapter_rank: largest rank of the PEFT adapters that rows may name; none: no adapters.
+        max_rank: largest rank of the PEFT adapters that rows may name; none: no adapters.
+        vllm_args: arguments of vLLM's own, which win over ours; for tests and benches.
 
     Raises:
         UsageError: vLLM refused the model folder or the settings.
     """
 
-    def __init__(self, config: EngineConfig, adapter_rank: int | None = None) -> None:
+    def __init__(self, config: EngineConfig, max_rank: int | None = None, **vllm_args: Any) -> None:
         # on the CPU, compiling the sampler takes longer than it ever saves
         torch._dynamo.config.disable = current_platform.is_cpu()
         try:
-            self._engine = LLMEngine.from_engine_args(_engine_args(config, adapter_rank))
+            self._engine = LLMEngine.from_engine_args(_engine_args(config, max_rank, vllm_args))
         except (ValueError, OSError, RuntimeError) as error:
             raise UsageError(f"vLLM cannot start on {config.model}: {error}") from error
         self.name = f"vllm {vllm.__version__}"
@@ -63,35 +81,31 @@ class VllmEngine:
             step_tokens=int(scheduler.max_num_batched_tokens),
             kv_tokens=(int(cache.num_gpu_blocks or 0) - 1) * block,  # vLLM keeps one block to itself
             kv_block=block,
+            caches_prompts=bool(cache.enable_prefix_caching),
         )
         self._adapters: dict[str, LoRARequest] = {}
-        self._adapter_of: dict[str, str | None] = {}  # of the rows that run
+        self._no_adapter = _zero_adapter(config.model) if max_rank and current_platform.is_cpu() else None
+        self._scored: dict[str, Row] = {}  # rows whose prompts are scored
+        self.num_read_again = 0
 
     def add(self, row: Row) -> None:
-        if current_platform.is_cpu() and any(other != row.adapter for other in self._adapter_of.values()):
-            raise UsageError(
-                "rows with and without adapter cannot share vLLM's CPU engine: it gives the adapter to both; "
-                "decode one kind after the other, or use a GPU"
-            )
-        self._adapter_of[row.row_id] = row.adapter
-        adapter = self._adapter(row.adapter) if row.adapter else None
-        prompt = {"prompt_token_ids": list(row.prompt_ids)}
-        self._engine.add_request(row.row_id, prompt, _sampling(row), lora_request=adapter)
+        if row.score_from is not None:
+            self._scored[row.row_id] = row
+        self._add(row)
 
     def abort(self, row_ids: Sequence[str]) -> None:
         self._engine.abort_request(list(row_ids))
         for row_id in row_ids:
-            self._adapter_of.pop(row_id, None)
+            self._scored.pop(row_id, None)
 
     def step(self) -> list[Finished]:
+        if not self._engine.has_unfinished_requests():
+            return []
         try:
             outputs = self._engine.step()
         except Exception as error:  # whatever a step raises, the engine's state can no longer be trusted
             raise EngineDead(f"vLLM's step failed: {type(error).__name__}: {error}") from error
-        finished = [_finished(output) for output in outputs if output.finished]
-        for row in finished:
-            del self._adapter_of[row.row_id]
-        return finished
+        return [row for output in outputs if output.finished and (row := self._finish(output))]
 
     def records(self) -> Records:
         return self._engine.collective_rpc("take_records")[0]
@@ -99,34 +113,85 @@ class VllmEngine:
     def close(self) -> None:
         self._engine.engine_core.shutdown()
 
+    def _add(self, row: Row, skip_cache: bool = False) -> None:
+        adapter = self._adapter(row.adapter) if row.adapter else self._no_adapter
+        prompt = {"prompt_token_ids": list(row.prompt_ids)}
+        self._engine.add_request(row.row_id, prompt, _sampling(row, skip_cache), lora_request=adapter)
+
+    def _finish(self, output: Any) -> Finished | None:
+        """The row that ended; none for one that must be read again."""
+        completion, scores = output.outputs[0], None
+        if row := self._scored.get(output.request_id):
+            assert row.score_from, "a prompt's first token has no score"
+            # A token's score comes from the place before it, which is not computed where it lies in the cache: vLLM
+            # then returns what the memory held.
+            if (output.num_cached_tokens or 0) >= row.score_from:
+                self.num_read_again += 1
+                self._add(row, skip_cache=True)
+                return None
+            scores = _scores(output.prompt_logprobs, row.score_from)
+            del self._scored[output.request_id]
+        reason: FinishReason = "stop" if completion.finish_reason == "stop" else "length"
+        return Finished(output.request_id, list(completion.token_ids), reason, scores)
+
     def _adapter(self, folder: str) -> LoRARequest:
         if folder not in self._adapters:
-            self._adapters[folder] = LoRARequest(f"adapter-{len(self._adapters)}", len(self._adapters) + 1, folder)
+            number = len(self._adapters) + 1 + _NO_ADAPTER
+            self._adapters[folder] = LoRARequest(f"adapter-{number}", number, folder)
         return self._adapters[folder]
 
 
-def _engine_args(config: EngineConfig, adapter_rank: int | None) -> EngineArgs:
-    adapters = {} if adapter_rank is None else {"enable_lora": True, "max_lora_rank": _lora_rank(adapter_rank)}
-    kv_cache = {} if config.kv_cache_gib is None else {"kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30)}
-    return EngineArgs(
-        model=str(config.model),
-        dtype=config.dtype,
-        max_model_len=config.model_tokens,
-        max_num_seqs=config.rows,
-        max_num_batched_tokens=config.step_tokens,
-        tensor_parallel_size=config.tensor_parallel,
-        distributed_executor_backend="uni" if config.tensor_parallel == 1 else "mp",
-        enforce_eager=current_platform.is_cpu(),
-        enable_prefix_caching=True,
-        async_scheduling=False,  # a pair's next token needs its last one
-        disable_log_stats=True,
-        use_tqdm_on_load=False,
-        logits_processors=[Drawing],
-        worker_extension_cls="synth.engine.vllm.DrawingWorker",
-        seed=0,
-        **adapters,
-        **kv_cache,
-    )
+_NO_ADAPTER = 1  # vLLM's number of the adapter that changes nothing
+
+
+def _zero_adapter(model: Path) -> LoRARequest:
+    """An adapter that changes nothing, for rows without one.
+
+    vLLM's CPU kernels (0.32) read "no adapter" as slot -1, the last one: such a row would get its neighbour's adapter.
+    One layer's matrices are enough, since vLLM takes what an adapter leaves out as zero.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="dail-no-adapter-"))
+    for file in sorted(model.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            name = next((key for key in list(weights.keys()) if key.endswith("_proj.weight")), None)
+            if name is None:
+                continue
+            rows, columns = weights.get_slice(name).get_shape()
+        layer = f"base_model.model.{name.removesuffix('.weight')}"
+        zeros = {f"{layer}.lora_A.weight": torch.zeros(8, columns), f"{layer}.lora_B.weight": torch.zeros(rows, 8)}
+        save_file(zeros, folder / "adapter_model.safetensors")
+        target = name.removesuffix(".weight").rpartition(".")[2]
+        settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": [target], "bias": "none"}
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+        return LoRARequest("no-adapter", _NO_ADAPTER, str(folder))
+    raise UsageError(f"{model} has no linear layer whose name ends in _proj; adapters cannot be used with it on a CPU")
+
+
+def _engine_args(config: EngineConfig, max_rank: int | None, vllm_args: dict[str, Any]) -> EngineArgs:
+    ours: dict[str, Any] = {
+        "model": str(config.model),
+        "dtype": config.dtype,
+        "max_model_len": config.model_tokens,
+        "max_num_seqs": config.rows or ROWS,
+        "max_num_batched_tokens": config.step_tokens or STEP_TOKENS,
+        "tensor_parallel_size": config.tensor_parallel,
+        "distributed_executor_backend": "uni" if config.tensor_parallel == 1 else "mp",
+        "enforce_eager": current_platform.is_cpu(),
+        "enable_prefix_caching": True,
+        # By vLLM's source exact with it too: the place of a row counts tokens that are still on the device. Not tried:
+        # the CPU platform turns it off.
+        "async_scheduling": False,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "logits_processors": [Drawing],
+        "worker_extension_cls": "synth.engine.vllm.DrawingWorker",
+        "seed": 0,
+    }
+    if max_rank is not None:
+        ours |= {"enable_lora": True, "max_lora_rank": _lora_rank(max_rank), "max_loras": 2}
+    if config.kv_cache_gib is not None:
+        ours["kv_cache_memory_bytes"] = int(config.kv_cache_gib * 2**30)
+    return EngineArgs(**ours | vllm_args)
 
 
 def _lora_rank(rank: int) -> int:
@@ -134,7 +199,7 @@ def _lora_rank(rank: int) -> int:
     return next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)
 
 
-def _sampling(row: Row) -> SamplingParams:
+def _sampling(row: Row, skip_cache: bool) -> SamplingParams:
     common: dict[str, Any] = {
         "max_tokens": row.max_tokens,
         "stop_token_ids": sorted(row.stop_ids),
@@ -144,30 +209,48 @@ def _sampling(row: Row) -> SamplingParams:
     }
     if row.pair or row.alone:  # Draws draws; greedy then takes the token it forced
         common["stop_token_ids"] = sorted(row.stop_ids | ({pause_id(row)} if row.alone else set()))
-        return SamplingParams(temperature=0.0, extra_args={_ROW: replace(row, prompt_ids=())}, **common)
-    logprobs = 0 if row.with_logprobs else None
-    return SamplingParams(temperature=row.temperature, seed=row.seed, logprobs=logprobs, **common)
+        known = {_ROW: replace(row, prompt_ids=()), _PROMPT: len(row.prompt_ids)}
+        return SamplingParams(temperature=0.0, extra_args=known, **common)
+    if row.score_from is not None:
+        common |= {"prompt_logprobs": SCORE_TOP, "flat_logprobs": True, "skip_reading_prefix_cache": skip_cache}
+    seed = row.seed if row.temperature else None
+    return SamplingParams(temperature=row.temperature, top_p=row.top_p, top_k=row.top_k, seed=seed, **common)
 
 
-def _finished(output: Any) -> Finished:
-    completion = output.outputs[0]
-    token_ids = list(completion.token_ids)
-    logprobs = None
-    if completion.logprobs is not None:
-        logprobs = [chosen[token].logprob for token, chosen in zip(token_ids, completion.logprobs, strict=True)]
-    return Finished(output.request_id, token_ids, "stop" if completion.finish_reason == "stop" else "length", logprobs)
+def _scores(flat: Any, start: int) -> list[Score]:
+    """vLLM's own place first, then the likeliest tokens; its rank counts the tokens that are at least as likely."""
+    scores = []
+    for first, end in zip(flat.start_indices[start:], flat.end_indices[start:], strict=True):
+        top = tuple(flat.logprobs[first + 1 : end])
+        scores.append(Score(flat.logprobs[first], flat.ranks[first], top))
+    return scores
 
 
-class Drawing(LogitsProcessor):
-    """Hands the batch's logits to `Draws`, which forces the tokens of pairs and of rows drawn alone (paper §2.1)."""
+class Drawing(FirstRunnerProcessor, SecondRunnerProcessor):
+    """Hands the batch's logits to `Draws`, which forces the tokens of pairs and of rows drawn alone (paper §2.1).
 
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        self.draws = Draws(device)
-        self._slots: dict[int, Slot] = {}
+    The first model runner keeps a batch and tells what changed in it (`update_state`); the second one numbers its
+    requests (`add_request`) and says at each step which of them stand in which row.
+    """
+
+    def __init__(self, vllm_config: Any, device_or_states: Any, is_pin_memory: bool = False) -> None:
+        is_first = isinstance(device_or_states, torch.device)
+        self.draws = Draws(device_or_states if is_first else device_or_states.device)
+        self._slots: dict[int, Slot] = {}  # by row of the batch; of the second runner, by number of the request
+        self._prompts: dict[int, int] = {}  # the second runner's: length of each request's prompt
+        self._batch: list[int] | None = None  # the second runner's: the requests that `draws` knows, in order
         self._stale = True
 
     def is_argmax_invariant(self) -> bool:
         return False
+
+    def apply(self, logits: Tensor, context: Any = None) -> Tensor:
+        if context is not None:
+            self._place(context)
+        elif self._stale:
+            self.draws.index(self._slots)
+            self._stale = False
+        return self.draws.apply(logits)
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         if batch_update is None:
@@ -186,11 +269,40 @@ class Drawing(LogitsProcessor):
                 self._slots[source] = replaced
         self._stale = True
 
-    def apply(self, logits: Tensor) -> Tensor:
-        if self._stale:
-            self.draws.index(self._slots)
-            self._stale = False
-        return self.draws.apply(logits)
+    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
+        known = sampling_params.extra_args or {}
+        self._slots.pop(req_idx, None)
+        if _ROW in known:
+            self._slots[req_idx], self._prompts[req_idx] = Slot(known[_ROW], _Written()), known[_PROMPT]
+        self._batch = None
+        return _ROW in known
+
+    def _place(self, context: Any) -> None:
+        """Tells `draws` who stands where in this step. A row whose prompt is not whole yet draws nothing."""
+        lengths = zip(context.idx_mapping_np.tolist(), context.seq_lens_upper_bound_np.tolist(), strict=True)
+        batch = []
+        for request, length in lengths:
+            written = length - self._prompts.get(request, 0)
+            is_drawn = request in self._slots and written >= 0
+            if is_drawn:
+                self._slots[request].output_ids.number = written  # type: ignore[attr-defined]
+            batch.append(request if is_drawn else -1)
+        if batch != self._batch:
+            self._batch = batch
+            self.draws.index({at: self._slots[request] for at, request in enumerate(batch) if request >= 0})
+
+
+class _Written(Sequence[int]):
+    """Stands for a row's tokens where only their number is known."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, at: Any) -> Any:
+        raise IndexError("only the number of these tokens is known")
 
 
 class DrawingWorker:
@@ -199,7 +311,10 @@ class DrawingWorker:
     model_runner: Any
 
     def take_records(self) -> Records:
-        for processor in self.model_runner.input_batch.logitsprocs.all:
+        runner = self.model_runner
+        of_first = getattr(getattr(runner, "input_batch", None), "logitsprocs", None)
+        processors = of_first.all if of_first is not None else runner.sampler.logits_processors
+        for processor in processors:
             if isinstance(processor, Drawing):
                 return processor.draws.take()
         raise AssertionError("the engine was started without Drawing")

@@ -11,13 +11,16 @@ A unit is one item × one sample. `epoch` counts how often it was leased; whoeve
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from synth.schema.base import Frozen, canonical
 from synth.schema.items import ExpertSolution, Synthesis
 from synth.schema.models import ModelIdentity
+from synth.schema.tokens import Tokens
+
+CHECKPOINT_MOST = 4096  # tokens in one heartbeat
 
 
 class Unit(Frozen):
@@ -31,6 +34,7 @@ class Unit(Frozen):
     item: ExpertSolution
     synthesis: Synthesis
     model: ModelIdentity
+    prefix: Tokens = Field(default_factory=Tokens, description="what earlier attempts wrote of the trace")
 
 
 class LeaseRequest(Frozen):
@@ -50,10 +54,21 @@ class Heartbeat(Frozen):
     epoch: int
     tokens: int = Field(ge=0, description="trace tokens so far")
     student_tokens: int = Field(ge=0, description="of these, written by the student")
+    start: int = Field(0, ge=0, description="place in the trace of the checkpoint's first token")
+    checkpoint: Tokens | None = Field(None, description="tokens of the trace that the next attempt could go on from")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.checkpoint is not None and len(self.checkpoint) > CHECKPOINT_MOST:
+            raise ValueError(f"the checkpoint has {len(self.checkpoint)} tokens; at most {CHECKPOINT_MOST} are taken")
+        return self
 
 
 class HeartbeatReply(Frozen):
+    """`known`: how many tokens of the trace are kept; the next checkpoint starts there."""
+
     cancel: bool
+    known: int = 0
 
 
 class ShardRef(Frozen):

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from synth.engine.base import Row
-from synth.schema.base import UsageError
 from synth.schema.items import load_items
 from synth.schema.manifest import read_manifest, read_rows
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, ROOT
@@ -72,11 +71,11 @@ def test_every_unit_is_there_exactly_once_after_a_kill(api, finished):
 def test_rows_hold_what_the_trainer_and_a_reader_need(finished):
     row = next(read_rows(Path(finished["manifest"]["path"])))
     assert len(row.trace_ids) == len(row.trace_source) == len(row.student_logprob) == len(row.privileged_logprob)
-    assert set(row.trace_source) <= {0.0, 1.0}
+    assert all(0.0 <= source <= 1.0 for source in row.trace_source)
     assert row.prompt[-1].content.startswith(row.problem) and row.completion[0].content == row.trace_text
     assert row.waypoints and row.answer not in row.waypoints
     assert len({len(ids) for ids in (row.student_prompt_ids, row.privileged_prompt_ids, row.negative_prompt_ids)}) == 3
-    assert row.engine.startswith("vllm ") and row.strategy == "lockstep" and row.tau == 0.8
+    assert row.engine.startswith("vllm ") and row.strategy == "lazy" and row.tau == 0.8
 
 
 def test_results_are_json_lines_with_text_and_ids(api, finished):
@@ -86,7 +85,7 @@ def test_results_are_json_lines_with_text_and_ids(api, finished):
     assert manifest["digest"] == read_manifest(Path(finished["manifest"]["path"])).digest
 
 
-def test_the_adapter_gives_the_same_greedy_tokens_in_peft_and_in_vllm(adapter, finished, demo_engine):
+def test_the_adapter_gives_the_same_greedy_tokens_in_peft_and_in_vllm(adapter, finished, adapter_engine):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -94,23 +93,11 @@ def test_the_adapter_gives_the_same_greedy_tokens_in_peft_and_in_vllm(adapter, f
     base = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval()
     model = PeftModel.from_pretrained(base, adapter).eval()
     expected = model.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False, eos_token_id=None)[0][len(ids) :]
-    demo_engine.add(Row("adapter/alone", ids, 40, 0.0, 1, frozenset(), adapter=str(adapter)))
+    adapter_engine.add(Row("adapter/alone", ids, 40, 0.0, 1, frozenset(), adapter=str(adapter)))
     done = []
     while not done:
-        done = demo_engine.step()
+        done = adapter_engine.step()
     assert done[0].token_ids == expected.tolist()
-
-
-def test_the_cpu_engine_refuses_to_mix_rows_with_and_without_adapter(demo_engine, adapter):
-    """vLLM 0.32's CPU kernels read "no adapter" as the last one, so the base row would silently get it."""
-    demo_engine.add(Row("with/alone", [5, 6, 7], 2, 0.0, 1, frozenset(), adapter=str(adapter)))
-    with pytest.raises(UsageError, match="one kind after the other"):
-        demo_engine.add(Row("without/alone", [5, 6, 7], 2, 0.0, 1, frozenset()))
-    demo_engine.abort(["with/alone"])
-    demo_engine.step()
-    demo_engine.add(Row("without/alone", [5, 6, 7], 2, 0.0, 1, frozenset()))
-    while not demo_engine.step():
-        pass
 
 
 def test_eval_loads_base_and_adapter_and_writes_the_report(adapter, tmp_path):

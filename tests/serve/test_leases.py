@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from serve.app import create_app
+from synth.schema.tokens import Tokens
 from tests.serve.conftest import items, lapse_leases
 from tests.serve.worker import FakeWorker
 
@@ -28,7 +32,7 @@ def test_units_are_leased_oldest_first_and_never_twice(post, worker):
 def test_heartbeats_show_in_the_batch(api, post, worker):
     batch = post()["id"]
     (unit,) = worker.lease()
-    assert worker.heartbeat(unit, tokens=10, student_tokens=9).json() == {"cancel": False}
+    assert worker.heartbeat(unit, tokens=10, student_tokens=9).json() == {"cancel": False, "known": 0}
     found = api.get(f"/v1/batches/{batch}").json()
     assert found["tokens"] == {"total": 10, "student": 9.0}
     assert (found["request_counts"]["running"], found["units"]["leased"]) == (1, 1)
@@ -194,3 +198,55 @@ def test_a_unit_that_was_never_there_is_fenced(worker, post):
     (unit,) = worker.lease()
     response = worker.heartbeat(unit.model_copy(update={"unit_id": "f" * 32}))
     assert (response.status_code, response.json()["code"]) == (409, "fenced")
+
+
+def tokens(*ids: int) -> Tokens:
+    return Tokens(list(ids), [1.0 for _ in ids], [None for _ in ids], [-0.5 for _ in ids], [None for _ in ids])
+
+
+def test_what_was_told_of_a_trace_comes_with_the_next_lease(api, post, worker, model, settings):
+    post()
+    (old,) = worker.lease()
+    assert old.prefix == Tokens()
+    assert worker.heartbeat(old, tokens=2, start=0, checkpoint=tokens(5, 6)).json()["known"] == 2
+    assert worker.heartbeat(old, tokens=3, start=2, checkpoint=tokens(7)).json()["known"] == 3
+    lapse_leases(settings.data_dir)
+    other = FakeWorker(api, model, "w2")
+    (new,) = other.lease()
+    assert new.prefix == tokens(5, 6, 7)
+    assert worker.heartbeat(old, start=3, checkpoint=tokens(8)).status_code == 409, "a zombie adds nothing"
+    known = other.heartbeat(new, start=1, checkpoint=tokens(9)).json()["known"]
+    assert known == 2, "a piece is kept whole, and what came behind it goes"
+    assert other.heartbeat(new, start=0, checkpoint=tokens(5, 9)).json()["known"] == 2
+    assert other.fail(new, code="worker_stopped", retryable=True).status_code == 204
+    (again,) = other.lease()
+    assert again.prefix == tokens(5, 9)
+
+
+def test_a_gap_in_a_trace_is_not_kept_and_the_worker_is_told_where_to_go_on(post, worker):
+    post()
+    (unit,) = worker.lease()
+    assert worker.heartbeat(unit, start=0, checkpoint=tokens(1)).json()["known"] == 1
+    assert worker.heartbeat(unit, start=5, checkpoint=tokens(6)).json()["known"] == 1
+
+
+def test_nothing_is_kept_of_a_trace_that_ended(post, worker, settings):
+    post(2)
+    for unit in worker.lease(2):
+        worker.heartbeat(unit, start=0, checkpoint=tokens(1, 2))
+        worker.commit(unit) if unit.item_id == "i0" else worker.fail(unit)
+    with sqlite3.connect(settings.store_path) as connection:
+        assert connection.execute("SELECT count(*) FROM prefixes").fetchone() == (0,)
+
+
+def test_a_checkpoint_that_cannot_be_one_is_refused(post, worker):
+    post()
+    (unit,) = worker.lease()
+    body = {"worker": worker.name, "epoch": unit.epoch, "tokens": 1, "student_tokens": 0, "start": 0}
+    for checkpoint in ({"ids": [1, 2], "source": [1.0]}, {"ids": ["a"]}, {"unknown": []}):
+        response = worker.http.post(
+            f"/internal/v1/leases/{unit.unit_id}/heartbeat", json={**body, "checkpoint": checkpoint}
+        )
+        assert response.status_code == 422
+    with pytest.raises(ValidationError, match="at most 4096 are taken"):
+        worker.heartbeat(unit, checkpoint=tokens(*range(4097)))

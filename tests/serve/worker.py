@@ -28,8 +28,8 @@ class FakeWorker:
         self.root = Path(reply.output_root)
         return list(reply.units)
 
-    def heartbeat(self, unit: Unit, tokens: int = 0, student_tokens: int = 0) -> Any:
-        beat = Heartbeat(worker=self.name, epoch=unit.epoch, tokens=tokens, student_tokens=student_tokens)
+    def heartbeat(self, unit: Unit, tokens: int = 0, student_tokens: int = 0, **checkpoint: Any) -> Any:
+        beat = Heartbeat(worker=self.name, epoch=unit.epoch, tokens=tokens, student_tokens=student_tokens, **checkpoint)
         return self._post(unit, "heartbeat", beat)
 
     def write(self, unit: Unit) -> ShardRef:

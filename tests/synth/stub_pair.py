@@ -13,6 +13,7 @@ from synth.config import EngineConfig, SynthConfig
 from synth.engine.base import Limits
 from synth.schema.base import EngineDead, ItemError, UsageError
 from synth.schema.items import Synthesis
+from synth.schema.tokens import Tokens
 from synth.strategies.base import Rollout, RolloutRequest
 
 
@@ -33,7 +34,7 @@ class StubPair:
 
     def __post_init__(self) -> None:
         self.limits = Limits(
-            model_tokens=4096, rows=self.config.engine.rows, step_tokens=8192, kv_tokens=1 << 30, kv_block=16
+            model_tokens=4096, rows=self.config.engine.rows or 8, step_tokens=8192, kv_tokens=1 << 30, kv_block=16
         )
         self.units: dict[str, int] = {}
         self.most_units = 0
@@ -41,7 +42,7 @@ class StubPair:
     def add(self, request: RolloutRequest) -> None:
         if request.unit_id.startswith("poisoned"):
             raise ItemError("context_length_exceeded", "the prompt needs 9 tokens; the model holds 8")
-        self.units[request.unit_id] = 0
+        self.units[request.unit_id] = len(request.prefix)
         self.most_units = max(self.most_units, len(self.units))
 
     def cancel(self, unit_id: str) -> None:
@@ -69,16 +70,23 @@ class StubPair:
 
     def _rollout(self, unit_id: str) -> Rollout:
         # the process, and the most units it held at once, travel in the trace, where a test can see them
-        return Rollout(unit_id, [os.getpid(), self.most_units], [1.0, 0.0], [-0.1, -0.2], [-0.1, -0.2], "stop", "stub")
+        tokens = Tokens([os.getpid(), self.most_units], [1.0, 0.0], [None] * 2, [-0.1, -0.2], [-0.1, -0.2])
+        return Rollout(unit_id, tokens, "stop", "stub")
 
     def pending(self) -> int:
         return len(self.units)
 
-    def progress(self) -> dict[str, tuple[int, int]]:
-        return {unit_id: (steps, steps) for unit_id, steps in self.units.items()}
+    def progress(self) -> dict[str, Tokens]:
+        """A token a step, which is the number of the step."""
+        return {unit_id: _tokens(steps) for unit_id, steps in self.units.items()}
 
     def close(self) -> None:
         self.units.clear()
+
+
+def _tokens(number: int) -> Tokens:
+    places = range(number)
+    return Tokens(list(places), [1.0 for _ in places], *([None for _ in places] for _ in range(3)))
 
 
 class Refusing(StubPair):

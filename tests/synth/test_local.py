@@ -23,10 +23,11 @@ from synth.pool import Pool
 from synth.prompts import Prompts
 from synth.schema.base import IntegrityError, UsageError
 from synth.schema.items import ExpertSolution, Synthesis
-from synth.schema.leases import Failure
+from synth.schema.leases import Failure, Unit
 from synth.schema.manifest import read_manifest, read_rows
 from synth.schema.models import identify
-from synth.source import UnitSource
+from synth.schema.tokens import Tokens
+from synth.source import Progress, UnitSource
 from synth.worker import Worker
 from tests.conftest import DEMO_MODEL
 from tests.synth.stub_pair import StubPair
@@ -246,3 +247,30 @@ def processes(mark: str) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def test_what_was_written_of_a_trace_is_there_for_the_next_run(tmp_path: Path) -> None:
+    made = batch(1)
+    written = Tokens([1, 2, 3], [1.0, 0.0, None], [None, 4, None], [-0.5, None, None], [-0.1, -0.2, -0.3])
+
+    async def go(source: LocalSource) -> Unit:
+        (unit,) = (await source.lease(1)).units
+        return unit
+
+    with open_ledger(tmp_path / "ledger.jsonl") as ledger:
+        first = LocalSource(made, ledger, tmp_path)
+        unit = asyncio.run(go(first))
+        assert unit.prefix == Tokens()
+        for start in (0, 2):
+            reply = asyncio.run(first.heartbeat(unit, Progress(3, 1, start, written[start : start + 2])))
+        assert reply.known == 3
+        second = LocalSource(made, ledger, tmp_path)
+        assert asyncio.run(go(second)).prefix == written
+        asyncio.run(second.fail(unit, Failure(code="boom", detail="it broke", retryable=False)))
+    assert not list((tmp_path / "prefixes").rglob("*.json")), "a unit that ended keeps nothing"
+
+
+def test_a_damaged_prefix_costs_only_the_head_start(tmp_path: Path) -> None:
+    path = tmp_path / "u.json"
+    path.write_text('{"ids": [1, 2], "source": [1.0]}')
+    assert local._read_prefix(path) == Tokens()

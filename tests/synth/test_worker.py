@@ -13,19 +13,21 @@ import pytest
 
 from synth import source as source_module
 from synth import worker as worker_module
+from synth.actor import UnitFailure
 from synth.config import EngineConfig
 from synth.engine.base import Limits
 from synth.engine.fake import FakeEngine
 from synth.pair import Pair
-from synth.pool import Results
+from synth.pool import Results, Written
 from synth.prompts import Prompts
 from synth.schema.base import ApiError, EngineDead, StorageError
 from synth.schema.items import ExpertSolution, Synthesis
-from synth.schema.leases import Failure, LeaseReply, ShardRef, Unit
+from synth.schema.leases import CHECKPOINT_MOST, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit
 from synth.schema.models import ModelIdentity, identify
 from synth.schema.objects import Objects
 from synth.schema.shards import decode_shard
-from synth.source import Fenced, HttpSource, Standing
+from synth.schema.tokens import Tokens
+from synth.source import Fenced, HttpSource, Progress, Standing
 from synth.strategies.base import RolloutRequest
 from synth.worker import Worker
 from tests.conftest import DEMO_MODEL
@@ -48,7 +50,7 @@ class InlinePool:
         config = EngineConfig(model=DEMO_MODEL, kind="fake", rows=8, model_tokens=model_tokens)
         self._pair = Pair(FakeEngine(config))
         self.engine_name = "fake"
-        self.progress: dict[str, tuple[int, int]] = {}
+        self.written: dict[str, Written] = {}
         self.cancelled: list[str] = []
         self.paused = False
         self.broken = False
@@ -62,10 +64,12 @@ class InlinePool:
     def submit(self, requests: list[RolloutRequest]) -> None:
         for request in requests:
             self._pair.add(request)
+            self.written[request.unit_id] = Written(request.prefix[:], 0.0)
 
     def cancel(self, unit_id: str) -> None:
         self.cancelled.append(unit_id)
         self._pair.cancel(unit_id)
+        self.written.pop(unit_id, None)
 
     async def next_results(self) -> Results:
         while True:
@@ -86,6 +90,8 @@ class ScriptedSource:
         self.fenced: set[str] = set()
         self.told: set[str] = set()  # fenced units whose worker knows it
         self.cancelled: set[str] = set()
+        self.beats: list[tuple[str, Progress]] = []
+        self.kept: dict[str, Tokens] = {}
         self.lease_s = 60.0
         self._total = len(units)
 
@@ -93,11 +99,16 @@ class ScriptedSource:
         units, self.units = self.units[:count], self.units[count:]
         return LeaseReply(units=tuple(units), lease_s=self.lease_s, output_root=str(self.out))
 
-    async def heartbeat(self, unit: Unit, tokens: int, student_tokens: int) -> bool:
+    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
         if unit.unit_id in self.fenced:
             self.told.add(unit.unit_id)
             raise Fenced("the lease is over")
-        return unit.unit_id in self.cancelled
+        self.beats.append((unit.unit_id, progress))
+        kept = self.kept.setdefault(unit.unit_id, unit.prefix[:])
+        if progress.checkpoint:
+            assert progress.start == len(kept), "a checkpoint goes on where the last one ended"
+            kept.extend(progress.checkpoint)
+        return HeartbeatReply(cancel=unit.unit_id in self.cancelled, known=len(kept))
 
     async def commit(self, unit: Unit, shard: ShardRef) -> None:
         if unit.unit_id in self.fenced:
@@ -315,7 +326,7 @@ def test_a_lost_lease_is_fenced(model: ModelIdentity, status: int) -> None:
     problem = {"status": status, "code": "fenced", "detail": "the lease is over"}
     source = http_source(lambda request: httpx.Response(status, json=problem), model)
     with pytest.raises(Fenced, match="the lease is over"):
-        asyncio.run(source.heartbeat(unit, 1, 1))
+        asyncio.run(source.heartbeat(unit, Progress(1, 1, 0, None)))
 
 
 def test_a_refused_token_names_the_variable(model: ModelIdentity) -> None:
@@ -328,3 +339,93 @@ def test_a_reply_of_another_shape_is_refused(model: ModelIdentity) -> None:
     source = http_source(lambda request: httpx.Response(200, json={"units": []}), model)
     with pytest.raises(ApiError, match="is no LeaseReply: /lease_s"):
         asyncio.run(source.lease(1))
+
+
+class Dying(InlinePool):
+    """Its engine dies once, after so many tokens of every unit."""
+
+    def __init__(self, dies_at: int) -> None:
+        super().__init__(model_tokens=2000)
+        self.dies_at, self.resumed = dies_at, {}
+
+    def submit(self, requests: list[RolloutRequest]) -> None:
+        super().submit(requests)
+        self.resumed |= {request.unit_id: len(request.prefix) for request in requests}
+
+    async def next_results(self) -> Results:
+        while True:
+            await asyncio.sleep(0)
+            finished = self._pair.step()
+            self.written |= {name: Written(tokens[:], 0.0) for name, tokens in self._pair.progress().items()}
+            if finished:
+                return Results(finished, [])
+            lengths = [len(written.tokens) for written in self.written.values()]
+            if self.dies_at and lengths and min(lengths) >= self.dies_at:
+                self.dies_at = 0
+                lost = list(self._pair.progress())
+                self._pair = Pair(FakeEngine(EngineConfig(model=DEMO_MODEL, kind="fake", rows=8, model_tokens=2000)))
+                return Results([], [UnitFailure(name, "engine_died", "it died", True) for name in lost])
+
+
+class Giving(ScriptedSource):
+    """Hands a unit that failed retryably out again, with what is kept of its trace."""
+
+    async def fail(self, unit: Unit, failure: Failure) -> None:
+        assert failure.retryable
+        self.units.append(unit.model_copy(update={"prefix": self.kept[unit.unit_id][:], "epoch": unit.epoch + 1}))
+
+
+def rows_of(source: ScriptedSource, root: Path) -> dict[str, Any]:
+    found = {}
+    for name, shard in source.shards.items():
+        (row,) = decode_shard(Objects(root).get(shard.key, size=shard.size_bytes, digest=shard.sha256), shard.key)
+        found[name] = row.model_copy(
+            update={
+                "created_at": row.created_at.replace(
+                    year=2000, month=1, day=1, hour=0, minute=0, second=0, microsecond=0
+                )
+            }
+        )
+    return found
+
+
+def test_a_trace_whose_engine_died_is_the_unbroken_one_and_little_of_it_is_drawn_again(
+    tmp_path: Path, prompts: Prompts, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_CHECK_S", 0.01)
+    monkeypatch.setattr(worker_module, "CHECKPOINT_TOKENS", 50)
+    made = units(model, count=3, max_tokens=600, temperature=1.0, tau=0.3)
+    monkeypatch.setattr(prompts, "stop_ids", frozenset())
+    whole, broken = ScriptedSource(made, tmp_path / "whole"), Giving(made, tmp_path / "broken")
+    work(whole, prompts, InlinePool(model_tokens=2000))
+    pool = Dying(dies_at=300)
+    work(broken, prompts, pool)
+    assert rows_of(broken, tmp_path / "broken") == rows_of(whole, tmp_path / "whole")
+    assert all(resumed >= 300 for resumed in pool.resumed.values()), "what was written was told before the unit failed"
+
+
+def test_much_that_was_written_is_told_without_waiting_for_the_lease(
+    tmp_path: Path, prompts: Prompts, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_CHECK_S", 0.01)
+    source, pool = ScriptedSource(units(model, count=1, max_tokens=50), tmp_path), InlinePool()
+    source.lease_s, pool.paused = 3600.0, True
+
+    async def go() -> list[Progress]:
+        stop = asyncio.Event()
+        task = asyncio.create_task(Worker(source, pool, prompts).run(stop))
+        while "u0" not in pool.written:
+            await asyncio.sleep(0.01)
+        few = worker_module.CHECKPOINT_TOKENS - 1
+        for number in (few, 1, CHECKPOINT_MOST + 10):
+            pool.written["u0"].extend(Tokens(*([0] * number for _ in range(5))))
+            await asyncio.sleep(0.3)
+        beats = [progress for _, progress in source.beats]
+        stop.set()
+        await task
+        return beats
+
+    beats = asyncio.run(asyncio.wait_for(go(), 30.0))
+    sizes = [(progress.start, len(progress.checkpoint or [])) for progress in beats]
+    assert sizes[:2] == [(0, worker_module.CHECKPOINT_TOKENS), (worker_module.CHECKPOINT_TOKENS, CHECKPOINT_MOST)]
+    assert len(sizes) == 2, "the ten that are left are not enough for a beat"
