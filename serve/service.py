@@ -252,9 +252,9 @@ class Service:
             unit = _held(tx, unit_id, beat.worker, beat.epoch)
             tx.renew(unit, self.lease_s, beat.tokens, beat.student_tokens)
             if beat.checkpoint:
-                tx.add_prefix(unit.n, beat.start, beat.checkpoint)
+                tx.prefixes.add(unit.n, beat.start, beat.checkpoint)
             cancel = _existing(tx, unit.batch_id).status == "cancelling"
-            return HeartbeatReply(cancel=cancel, known=tx.prefix_length(unit.n))
+            return HeartbeatReply(cancel=cancel, known=tx.prefixes.length(unit.n))
 
     def commit(self, unit_id: str, commit: Commit) -> None:
         """The shard's row is the commit. Saying it twice is no error: the first reply may have been lost."""

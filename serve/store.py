@@ -1,4 +1,5 @@
-"""All SQL. One SQLite file holds the truth: a row here is the promise, files are only bytes.
+"""All SQL but that of checkpoints (prefixes.py). One SQLite file holds the truth: a row here is the promise, files are
+only bytes.
 
 Every change of state is one guarded UPDATE whose WHERE names the state it leaves; the rules that choose it are in
 `service.py`. Times are Unix seconds by the store's clock: no worker's clock counts.
@@ -15,19 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter
 from sqlalchemy.exc import DBAPIError
 
-from serve.tables import BATCHES, ITEMS, MANIFESTS, METADATA, NOW, PREFIXES, SHARDS, STORE_VERSION, UNITS, make_engine
+from serve.prefixes import Prefixes
+from serve.tables import BATCHES, ITEMS, MANIFESTS, METADATA, NOW, SHARDS, STORE_VERSION, UNITS, make_engine
 from synth.schema.base import StorageError
 from synth.schema.items import ExpertSolution, Synthesis
 from synth.schema.leases import Failure, ShardRef, Unit, UnitState
 from synth.schema.models import ModelIdentity
-from synth.schema.tokens import Tokens
 
 _SHARD_COLUMNS = [SHARDS.c[name] for name in ShardRef.model_fields]
 _OPEN = ("queued", "leased")
-_TOKENS: TypeAdapter[Tokens] = TypeAdapter(Tokens)
 
 
 @dataclass(frozen=True)
@@ -138,6 +137,7 @@ class Transaction:
 
     def __init__(self, connection: sa.Connection) -> None:
         self._sql = connection
+        self.prefixes = Prefixes(connection)
 
     def prepare(self, path: Path) -> None:
         version = self._sql.exec_driver_sql("PRAGMA user_version").scalar_one()
@@ -236,7 +236,7 @@ class Transaction:
             row = {"batch_id": batch_id, "generation": generation, "key": manifest[0], "digest": manifest[1]}
             self._sql.execute(MANIFESTS.insert().values(row))
         if ended:
-            self.drop_prefixes(sa.select(UNITS.c.n).where(UNITS.c.batch_id == batch_id))
+            self.prefixes.drop(sa.select(UNITS.c.n).where(UNITS.c.batch_id == batch_id))
         return ended
 
     def tally(self, batch_id: str) -> Tally:
@@ -344,7 +344,7 @@ class Transaction:
                 item=ExpertSolution.model_validate_json(row.body),
                 synthesis=Synthesis.model_validate_json(row.synthesis),
                 model=ModelIdentity.model_validate_json(row.model),
-                prefix=self.prefix(row.n),
+                prefix=self.prefixes.of(row.n),
             )
             for row in self._sql.execute(query)
         ]
@@ -363,28 +363,6 @@ class Transaction:
     def renew(self, unit: UnitRecord, lease_s: float, tokens: int, student_tokens: float) -> int:
         return self._move(unit, "leased", lease_until=NOW + lease_s, tokens=tokens, student_tokens=student_tokens)
 
-    def prefix(self, unit: int) -> Tokens:
-        """What is kept of a unit's trace."""
-        whole = Tokens()
-        query = sa.select(PREFIXES.c.tokens).where(PREFIXES.c.unit == unit).order_by(PREFIXES.c.start)
-        for piece in self._sql.scalars(query):
-            whole.extend(_TOKENS.validate_json(piece))
-        return whole
-
-    def prefix_length(self, unit: int) -> int:
-        return self._sql.scalar(sa.select(sa.func.sum(PREFIXES.c.number)).where(PREFIXES.c.unit == unit)) or 0
-
-    def add_prefix(self, unit: int, start: int, tokens: Tokens) -> None:
-        """Puts a piece behind the one that ends at `start`; what was kept from there on goes."""
-        self._sql.execute(PREFIXES.delete().where(PREFIXES.c.unit == unit, PREFIXES.c.start >= start))
-        if self.prefix_length(unit) == start:
-            piece = {"unit": unit, "start": start, "number": len(tokens), "tokens": _TOKENS.dump_json(tokens).decode()}
-            self._sql.execute(PREFIXES.insert().values(piece))
-
-    def drop_prefixes(self, units: Any) -> None:
-        """Of the units with these numbers."""
-        self._sql.execute(PREFIXES.delete().where(PREFIXES.c.unit.in_(units)))
-
     def commit(self, unit: UnitRecord, shard: ShardRef) -> int:
         moved = self._move(
             unit,
@@ -397,7 +375,7 @@ class Transaction:
         if moved:
             row = {"unit": unit.n, "batch_id": unit.batch_id, **shard.model_dump()}
             self._sql.execute(SHARDS.insert().values(row))
-            self.drop_prefixes([unit.n])
+            self.prefixes.drop([unit.n])
         return moved
 
     def give_up(self, unit: UnitRecord, state: UnitState, error: Failure) -> int:

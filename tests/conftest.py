@@ -30,8 +30,14 @@ def demo_engine() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def student_engine() -> Iterator[Any]:
+    """The second engine of strategy draft_verify, in the same process."""
+    yield from _engine(None)
+
+
+@pytest.fixture(scope="session")
 def adapter_engine() -> Iterator[Any]:
-    """A second one that takes adapters, which vLLM's CPU build cannot do beside the reading of prompts."""
+    """One that takes adapters, which makes each step slower and, on a CPU, the reading of prompts impossible."""
     yield from _engine(32)
 
 

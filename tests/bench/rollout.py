@@ -3,9 +3,10 @@
     python -m tests.bench.rollout [--model FOLDER] [--pairs 64] [--tokens 200] [--repeats 5]
 
 rows: lockstep's rows a second over plain decoding's. Plain decoding is the ceiling: both rows of every pair as ordinary
-requests, sampled by vLLM itself, all for a fixed number of tokens. traces: whole traces a second of direct sampling, of
-lockstep and of lazy, which end by themselves. All are run in turn, so that a machine whose speed drifts favours none.
-Prints one JSON line.
+requests, sampled by vLLM itself, all for a fixed number of tokens. traces: whole traces a second, which end by
+themselves: the privileged student's rows sampled plainly by vLLM, direct sampling by our own draws, lockstep, lazy with
+and without the student's reading, and draft_verify on two engines in this process. All are run in turn, so that a
+machine whose speed drifts favours none. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import statistics
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 from synth.config import EngineConfig
 from synth.engine.base import Row
@@ -34,25 +34,26 @@ DEMO = Path(__file__).parents[2] / "deploy" / "demo"
 Measured = tuple[float, int]  # seconds, tokens
 
 
-def traces(engine: VllmEngine, strategy: Literal["lockstep", "lazy"], requests: list[RolloutRequest]) -> Measured:
-    pair = Pair(engine, strategy)
+def traces(pair: Pair, requests: list[RolloutRequest]) -> Measured:
     started = time.perf_counter()
     for request in requests:
         pair.add(request)
     tokens = 0
     while pair.pending():
-        tokens += sum(len(rollout.trace_ids) for rollout in pair.step())
+        tokens += sum(len(rollout.tokens) for rollout in pair.step())
     return time.perf_counter() - started, tokens
 
 
-def plain(engine: VllmEngine, requests: list[RolloutRequest]) -> Measured:
-    """Both contexts of every request as ordinary rows."""
+def plain(engine: VllmEngine, requests: list[RolloutRequest], roles: str) -> Measured:
+    """The contexts of every request as ordinary rows: `s` the student's, `p` the privileged student's."""
     started = time.perf_counter()
     for request in requests:
         for role, ids in (("s", request.student_ids), ("p", request.privileged_ids)):
+            if role not in roles:
+                continue
             row_id = f"{request.unit_id}/{role}"
             engine.add(Row(row_id, ids, request.synthesis.max_tokens, 1.0, request.seed, request.stop_ids))
-    tokens, left = 0, 2 * len(requests)
+    tokens, left = 0, len(roles) * len(requests)
     while left:
         for row in engine.step():
             tokens += len(row.token_ids)
@@ -89,17 +90,27 @@ def main() -> None:
         ]
 
     names = itertools.count()
+    student = VllmEngine(EngineConfig(model=options.model, rows=options.pairs, step_tokens=65536))
+    lazy = Pair(engine, "lazy", with_scores=False)
+    pairs = {
+        "direct": Pair(engine),
+        "lockstep": Pair(engine, "lockstep"),
+        "lazy": lazy,
+        "lazy and reading": Pair(engine, "lazy"),
+        "draft_verify": Pair(engine, "draft_verify", student),
+    }
     runs: list[dict[str, Measured]] = []
     for _ in range(options.repeats + 1):
-        runs.append(
-            {
-                "rows, lockstep": traces(engine, "lockstep", requests("mixed", frozenset())),
-                "rows, plain": plain(engine, requests("mixed", frozenset())),
-                "traces, direct": traces(engine, "lockstep", requests("direct", prompts.stop_ids)),
-                "traces, lockstep": traces(engine, "lockstep", requests("mixed", prompts.stop_ids)),
-                "traces, lazy": traces(engine, "lazy", requests("mixed", prompts.stop_ids)),
-            }
-        )
+        run = {
+            "rows, lockstep": traces(pairs["lockstep"], requests("mixed", frozenset())),
+            "rows, plain": plain(engine, requests("mixed", frozenset()), "sp"),
+            "plain": plain(engine, requests("direct", prompts.stop_ids), "p"),
+        }
+        for name, pair in pairs.items():
+            method = "direct" if name == "direct" else "mixed"
+            run[name] = traces(pair, requests(method, prompts.stop_ids))
+        runs.append(run)
+    num_questions = lazy._strategies["lazy"].num_questions / len(runs)
     runs = runs[1:]  # the first warms up
 
     def per_second(name: str, run: dict[str, Measured]) -> float:
@@ -115,11 +126,17 @@ def main() -> None:
         "lockstep ÷ plain, rows/s": spread(
             per_second("rows, lockstep", r) / per_second("rows, plain", r) for r in runs
         ),
-        "lazy ÷ direct, traces/s": faster("traces, lazy", "traces, direct"),
-        "lazy ÷ lockstep, traces/s": faster("traces, lazy", "traces, lockstep"),
-        "lockstep ÷ direct, traces/s": faster("traces, lockstep", "traces, direct"),
+        "lazy ÷ plain vLLM, traces/s": faster("lazy", "plain"),
+        "lazy ÷ direct, traces/s": faster("lazy", "direct"),
+        "lazy ÷ lockstep, traces/s": faster("lazy", "lockstep"),
+        "lazy with reading ÷ without, traces/s": faster("lazy and reading", "lazy"),
+        "lockstep ÷ direct, traces/s": faster("lockstep", "direct"),
+        "direct ÷ plain vLLM, traces/s": faster("direct", "plain"),
+        "lazy ÷ draft_verify, traces/s": faster("lazy", "draft_verify"),
+        "lockstep ÷ draft_verify, traces/s": faster("lockstep", "draft_verify"),
+        "student queries per 256 trace tokens": round(256 * num_questions / runs[-1]["lazy"][1], 2),
         "lockstep rows/s": round(statistics.median(per_second("rows, lockstep", run) for run in runs)),
-        "direct traces/s": round(statistics.median(options.pairs / run["traces, direct"][0] for run in runs), 1),
+        "direct traces/s": round(statistics.median(options.pairs / run["direct"][0] for run in runs), 1),
         "pairs": options.pairs,
         "tokens": options.tokens,
         "tau": options.tau,
