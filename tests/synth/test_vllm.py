@@ -238,11 +238,11 @@ def test_a_thinking_rollout_that_is_cut_gets_nothing_appended(draw):
         for rollout in draw(wanted[:3], strategy).values():
             assert len(rollout.tokens) == 256 and rollout.reason == "length"
     stopping = [replace(one, stop_ids=prompts.stop_ids) for one in wanted]
-    short = [replace(one, synthesis=one.synthesis.model_copy(update={"max_tokens": 9})) for one in stopping]
+    short = [replace(one, synthesis=one.synthesis.model_copy(update={"max_tokens": 2})) for one in stopping]
     end = set(prompts.tokenizer.encode("</think>", add_special_tokens=False)) | prompts.stop_ids
     cut = [rollout for rollout in draw(short).values() if rollout.reason == "length"]
-    assert cut, "all ended by themselves within nine tokens"
-    assert all(len(rollout.tokens) == 9 and not set(rollout.tokens.ids) & end for rollout in cut)
+    assert cut, "all ended by themselves within two tokens"
+    assert all(len(rollout.tokens) == 2 and not set(rollout.tokens.ids) & end for rollout in cut)
 
 
 def test_more_pairs_than_rows_all_finish_in_step(draw, contexts):
