@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from synth.engine.base import AloneRecord, AloneRow, PairRecord, Pause, Row, Score
 from synth.schema.base import ItemError
 from synth.schema.items import Synthesis
@@ -131,7 +133,8 @@ def _score(tokens: Tokens, scores: list[Score], synthesis: Synthesis) -> None:
     for place, score in enumerate(scores):
         tokens.student_logprob[place] = score.logprob
         if tokens.source[place] is None:
-            tokens.source[place] = draw_probability(score, synthesis.temperature, synthesis.top_p, synthesis.top_k)
+            probability = draw_probability(score, synthesis.temperature, synthesis.top_p, synthesis.top_k)
+            tokens.source[place] = float(np.float32(probability))  # as shards hold it
 
 
 def draw_probability(score: Score, temperature: float, top_p: float = 1.0, top_k: int = 0) -> float:
