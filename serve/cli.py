@@ -21,6 +21,7 @@ VERBS = {
     "watch": ("serve.commands:watch", "Follow a batch until it ends."),
     "results": ("serve.commands:results", "Shards, manifest and failures of a batch."),
     "synth": ("synth.commands:synth", "Expert solutions to shards on this machine, without a server."),
+    "doctor": ("synth.commands:doctor", "Look at machine, model and expert solutions, and forecast a run."),
     "train": ("train.commands:train", "Train a LoRA adapter on a manifest."),
     "eval": ("train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
 }

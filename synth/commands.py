@@ -26,6 +26,13 @@ _CONFIG = click.option(
 _MODEL = click.option("--model", type=click.Path(path_type=Path), help="Folder with safetensors and tokenizer.")
 _ACTORS = click.option("--actors", type=click.IntRange(1), help="Engines; one per GPU (or 1) if left out.")
 _SYNTHESIS = "synthesis."
+_SETTINGS = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="synthesis.tau=0.9 for [synthesis]; without that prefix a setting of [synth]: engine.rows=64.",
+)
 
 
 @click.command()
@@ -71,13 +78,7 @@ def worker(
 @_MODEL
 @_ACTORS
 @_CONFIG
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="synthesis.tau=0.9 for [synthesis]; without that prefix a setting of [synth]: engine.rows=64.",
-)
+@_SETTINGS
 @click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object on standard output.")
 def synth(
     file: Path,
@@ -95,9 +96,7 @@ def synth(
     """
     from synth.local import synthesise
 
-    settings = _settings(config, model, actors, [key for key in overrides if not key.startswith(_SYNTHESIS)])
-    chosen = [key.removeprefix(_SYNTHESIS) for key in overrides if key.startswith(_SYNTHESIS)]
-    summary = synthesise(file.resolve(), out.resolve(), settings, Synthesis.load(config, "synthesis", chosen))
+    summary = synthesise(file.resolve(), out.resolve(), *_both(config, model, actors, overrides))
     if as_json:
         console.emit({**summary.model_dump(mode="json", exclude_none=True), "manifest": summary.manifest})
     if summary.interrupted:
@@ -111,6 +110,40 @@ def synth(
         f"{summary.failed} units failed\nmanifest: {summary.manifest or 'none, since there is no trace'}"
     )
     return summary.exit_code
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@_MODEL
+@_ACTORS
+@_CONFIG
+@_SETTINGS
+@click.option("--no-preview", is_flag=True, help="Start no engine: no traces, no forecast.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, unshortened, as one JSON object.")
+def doctor(
+    file: Path | None,
+    model: Path | None,
+    actors: int | None,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    no_preview: bool,
+    as_json: bool,
+) -> int:
+    """Look at machine, model and FILE before a run: prompts with their token ids, what will be reserved, bad items, and
+    from five items drawn on this Ray cluster the forecast of tokens, hours and disk.
+
+    Takes what `dail synth` takes. Exit code 1: Ray's dashboard is open to anybody; 3: some items cannot run; 4: none
+    can.
+    """
+    from synth.doctor import describe, examine
+
+    settings, synthesis = _both(config, model, actors, overrides)
+    report = examine(file.resolve() if file else None, settings, synthesis, not no_preview)
+    if as_json:
+        console.emit(report.model_dump(mode="json"))
+    else:
+        click.echo(describe(report))
+    return report.exit_code
 
 
 def _client(api: str, token: str | None) -> httpx.AsyncClient:
@@ -129,6 +162,15 @@ def _client(api: str, token: str | None) -> httpx.AsyncClient:
         # a proxy from the environment would take requests to this very machine elsewhere
         trust_env=not is_loopback(url.host),
     )
+
+
+def _both(
+    config: Path | None, model: Path | None, actors: int | None, overrides: tuple[str, ...]
+) -> tuple[SynthConfig, Synthesis]:
+    """The tables [synth] and [synthesis], each with the `--set` that is its own."""
+    chosen = [key.removeprefix(_SYNTHESIS) for key in overrides if key.startswith(_SYNTHESIS)]
+    settings = _settings(config, model, actors, [key for key in overrides if not key.startswith(_SYNTHESIS)])
+    return settings, Synthesis.load(config, "synthesis", chosen)
 
 
 def _settings(

@@ -11,7 +11,7 @@ from synth.schema.base import Config
 
 
 class EngineConfig(Config):
-    """One engine pair. Sizes left out are chosen by the engine."""
+    """One engine. Sizes left out are fitted to model and device (`synth.fit`)."""
 
     model: Path = Field(description="folder with safetensors, tokenizer and chat template")
     kind: Literal["vllm", "fake"] = Field("vllm", description="the fake engine draws from known, made-up distributions")
@@ -19,11 +19,10 @@ class EngineConfig(Config):
     model_tokens: int | None = Field(
         None, ge=16, description="longest prompt + trace; the model's own limit if left out"
     )
-    rows: int | None = Field(None, ge=2, description="rows decoded in one step; fitted to model and memory if left out")
-    step_tokens: int | None = Field(
-        None, ge=64, description="tokens one step may process, prefill included; fitted to rows if left out"
-    )
-    kv_cache_gib: float | None = Field(None, gt=0, description="KV cache; vLLM's share of the free memory if left out")
+    rows: int | None = Field(None, ge=2, description="rows decoded in one step")
+    step_tokens: int | None = Field(None, ge=64, description="tokens one step may process, prefill included")
+    kv_cache_gib: float | None = Field(None, gt=0, description="KV cache; on a GPU, what is left of memory_share")
+    memory_share: float | None = Field(None, gt=0, lt=1, description="part of a GPU's memory the engine may take")
     tensor_parallel: int = Field(1, ge=1, description="GPUs one engine spans")
 
 

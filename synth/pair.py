@@ -14,6 +14,7 @@ from typing import Any
 
 from synth.config import EngineConfig, SynthConfig
 from synth.engine.base import Engine, Limits, Records
+from synth.fit import fitted
 from synth.prompts import Prompts
 from synth.schema.models import adapter_rank
 from synth.schema.tokens import Tokens
@@ -124,13 +125,17 @@ def start_pair(config: SynthConfig) -> Pair:
     rank = adapter_rank(config.student_adapter) if config.student_adapter else None
     decode = _decoder(config.engine.model)
     if config.strategy == "draft_verify":
-        engine = start_engine(config.engine)
-        student = config.engine.model_copy(update={"model": config.student_model or config.engine.model})
-        return Pair(engine, config.strategy, start_engine(student, rank), config.student_adapter, decode=decode)
+        engine = start_engine(config.engine, num_engines=2)
+        student = start_engine(_student_config(config), rank, num_engines=2)  # every row of it has the adapter
+        return Pair(engine, config.strategy, student, config.student_adapter, decode=decode)
     # vLLM cannot read a prompt while it holds adapters (0.32, CPU: the shapes of its output layer disagree)
     with_scores = config.score_student and config.student_adapter is None
-    engine = start_engine(config.engine, rank)
+    engine = start_engine(config.engine, rank, mixes_adapters=True)
     return Pair(engine, config.strategy, None, config.student_adapter, with_scores, decode)
+
+
+def _student_config(config: SynthConfig) -> EngineConfig:
+    return config.engine.model_copy(update={"model": config.student_model or config.engine.model})
 
 
 def _decoder(model: Path) -> Decode:
@@ -143,11 +148,15 @@ def _decoder(model: Path) -> Decode:
     return lambda ids: str(tokenizer().decode(list(ids), skip_special_tokens=False))
 
 
-def start_engine(config: EngineConfig, max_rank: int | None = None) -> Engine:
-    """Starts the engine of a config.
+def start_engine(
+    config: EngineConfig, max_rank: int | None = None, num_engines: int = 1, mixes_adapters: bool = False
+) -> Engine:
+    """Starts the engine of a config, with the sizes that it leaves out fitted to this process's device.
 
     Args:
         max_rank: largest rank of the PEFT adapters that rows may name; none: no adapters.
+        num_engines: that share the device.
+        mixes_adapters: whether rows with an adapter and rows without may run at one time.
 
     Raises:
         UsageError: the engine refused the model folder or the settings.
@@ -158,4 +167,4 @@ def start_engine(config: EngineConfig, max_rank: int | None = None) -> Engine:
         return FakeEngine(config)
     from synth.engine.vllm import VllmEngine
 
-    return VllmEngine(config, max_rank)
+    return VllmEngine(fitted(config, num_engines), max_rank, mixes_adapters)

@@ -153,6 +153,10 @@ class Pool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(_stop(slot) for slot in self._slots))
 
+    @property
+    def num_engines(self) -> int:
+        return len(self._slots)
+
     async def ready(self) -> Limits:
         """Waits for the first engine. Raises what keeps every engine from starting."""
         await self._ready.wait()

@@ -6,7 +6,6 @@ import datetime as dt
 import json
 from dataclasses import dataclass
 
-from synth.engine.base import Limits
 from synth.prompts import Contexts, Prompts
 from synth.schema.base import ItemError
 from synth.schema.leases import ShardRef, Unit, shard_key, unit_seed
@@ -23,10 +22,13 @@ class Prepared:
     request: RolloutRequest
 
 
-def prepare(unit: Unit, prompts: Prompts, limits: Limits) -> Prepared:
+def prepare(unit: Unit, prompts: Prompts, model_tokens: int) -> Prepared:
     """Renders a unit's three contexts and fits its trace behind the longest of them.
 
     The negative reference writes nothing, but the trainer reads the trace in its context too.
+
+    Args:
+        model_tokens: longest prompt and trace that the engine holds.
 
     Raises:
         ItemError: no trace fits behind a context, or the tokenizer failed.
@@ -39,12 +41,12 @@ def prepare(unit: Unit, prompts: Prompts, limits: Limits) -> Prepared:
         "negative": contexts.negative_ids,
     }
     role, longest = max(by_role.items(), key=lambda entry: len(entry[1]))
-    room = limits.model_tokens - len(longest)
+    room = model_tokens - len(longest)
     if room < 1:
         raise ItemError(
             "context_length_exceeded",
             f"the {role} prompt needs {len(longest)} tokens and the trace at least 1; the model holds "
-            f"{limits.model_tokens}; shorten the solution or use a longer-context model",
+            f"{model_tokens}; shorten the solution or use a longer-context model",
         )
     synthesis = unit.synthesis.model_copy(update={"max_tokens": min(room, unit.synthesis.max_tokens)})
     request = RolloutRequest(

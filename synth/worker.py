@@ -100,7 +100,7 @@ class Worker:
         self._known.update({unit.unit_id: len(unit.prefix) for unit in units})
         for unit in units:
             try:
-                prepared = await asyncio.to_thread(prepare, unit, self._prompts, limits)
+                prepared = await asyncio.to_thread(prepare, unit, self._prompts, limits.model_tokens)
             except DailError as error:
                 await self._fail(unit.unit_id, _failure(error))
                 continue

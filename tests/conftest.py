@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,8 @@ from typing import Any
 
 import pytest
 
-# Before any test imports vllm or transformers: in-process engine, small KV cache, never a download.
+# Before any test imports vllm or transformers: in-process engine, never a download.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a model this small gains nothing from a second, spinning thread
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -21,6 +21,12 @@ ROOT = Path(__file__).parent.parent
 DEMO_MODEL = ROOT / "deploy" / "demo" / "model"
 EXPERT_SOLUTIONS = ROOT / "deploy" / "demo" / "expert_solutions.jsonl"
 OLYMPIAD = ROOT / "deploy" / "demo" / "olympiad.jsonl"
+
+
+def safetensors_of(data: bytes) -> bytes:
+    """A file of the safetensors format that holds these bytes as its one tensor."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
+    return len(header).to_bytes(8, "little") + header + data
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +51,8 @@ def _engine(max_rank: int | None) -> Iterator[Any]:
     from synth.config import EngineConfig
     from synth.engine.vllm import VllmEngine
 
-    engine = VllmEngine(EngineConfig(model=DEMO_MODEL, dtype="float32", rows=64, step_tokens=8192), max_rank)
+    engine = VllmEngine(
+        EngineConfig(model=DEMO_MODEL, dtype="float32", rows=64, step_tokens=8192, kv_cache_gib=0.5), max_rank
+    )
     yield engine
     engine.close()

@@ -15,13 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-# Read by vllm and OpenMP when they are imported; the last three concern the CPU build alone.
+# Read by vllm and OpenMP when they are imported; the last two concern the CPU build alone.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine steps in this process
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings are about its own defaults
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output belongs to `--json`
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # other programs compute on the same cores
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning on shared cores makes a step 30 times slower
 
 import torch
@@ -51,7 +50,7 @@ except ImportError:  # vLLM has no second model runner with such an interface
 
 _ROW = "dail_row"  # key of a drawn row in SamplingParams.extra_args
 _PROMPT = "dail_prompt"  # key of the length of its prompt
-ROWS, STEP_TOKENS = 256, 8192  # where neither the settings nor anybody's arithmetic say it
+_CPU_KV_CACHE_GIB = 1.0  # where nobody says it: vLLM would take nearly all of the machine's memory
 
 
 class VllmEngine:
@@ -59,13 +58,17 @@ class VllmEngine:
 
     Args:
         max_rank: largest rank of the PEFT adapters that rows may name; none: no adapters.
+        mixes_adapters: whether rows with an adapter and rows without may run at one time. On a CPU each row then costs
+            what one with an adapter costs, several times as much.
         vllm_args: arguments of vLLM's own, which win over ours; for tests and benches.
 
     Raises:
         UsageError: vLLM refused the model folder or the settings.
     """
 
-    def __init__(self, config: EngineConfig, max_rank: int | None = None, **vllm_args: Any) -> None:
+    def __init__(
+        self, config: EngineConfig, max_rank: int | None = None, mixes_adapters: bool = False, **vllm_args: Any
+    ) -> None:
         # on the CPU, compiling the sampler takes longer than it ever saves
         torch._dynamo.config.disable = current_platform.is_cpu()
         try:
@@ -84,7 +87,10 @@ class VllmEngine:
             caches_prompts=bool(cache.enable_prefix_caching),
         )
         self._adapters: dict[str, LoRARequest] = {}
-        self._no_adapter = _zero_adapter(config.model) if max_rank and current_platform.is_cpu() else None
+        is_cpu_lora = max_rank is not None and current_platform.is_cpu()
+        self._no_adapter = _zero_adapter(config.model) if is_cpu_lora and mixes_adapters else None
+        self._keeps_apart = is_cpu_lora and not mixes_adapters
+        self._inside: dict[str, str | None] = {}  # adapters of the rows that run, where they must be kept apart
         self._scored: dict[str, Row] = {}  # rows whose prompts are scored
         self.num_read_again = 0
 
@@ -97,6 +103,7 @@ class VllmEngine:
         self._engine.abort_request(list(row_ids))
         for row_id in row_ids:
             self._scored.pop(row_id, None)
+            self._inside.pop(row_id, None)
 
     def step(self) -> list[Finished]:
         if not self._engine.has_unfinished_requests():
@@ -114,12 +121,18 @@ class VllmEngine:
         self._engine.engine_core.shutdown()
 
     def _add(self, row: Row, skip_cache: bool = False) -> None:
+        if self._keeps_apart:
+            self._inside[row.row_id] = row.adapter
+            assert len(set(map(bool, self._inside.values()))) == 1, (
+                "vLLM on a CPU gives rows without adapter that of their neighbours; start with mixes_adapters"
+            )
         adapter = self._adapter(row.adapter) if row.adapter else self._no_adapter
         prompt = {"prompt_token_ids": list(row.prompt_ids)}
         self._engine.add_request(row.row_id, prompt, _sampling(row, skip_cache), lora_request=adapter)
 
     def _finish(self, output: Any) -> Finished | None:
         """The row that ended; none for one that must be read again."""
+        self._inside.pop(output.request_id, None)
         completion, scores = output.outputs[0], None
         if row := self._scored.get(output.request_id):
             assert row.score_from, "a prompt's first token has no score"
@@ -172,8 +185,8 @@ def _engine_args(config: EngineConfig, max_rank: int | None, vllm_args: dict[str
         "model": str(config.model),
         "dtype": config.dtype,
         "max_model_len": config.model_tokens,
-        "max_num_seqs": config.rows or ROWS,
-        "max_num_batched_tokens": config.step_tokens or STEP_TOKENS,
+        "max_num_seqs": config.rows,
+        "max_num_batched_tokens": config.step_tokens,
         "tensor_parallel_size": config.tensor_parallel,
         "distributed_executor_backend": "uni" if config.tensor_parallel == 1 else "mp",
         "enforce_eager": current_platform.is_cpu(),
@@ -189,8 +202,11 @@ def _engine_args(config: EngineConfig, max_rank: int | None, vllm_args: dict[str
     }
     if max_rank is not None:
         ours |= {"enable_lora": True, "max_lora_rank": _lora_rank(max_rank), "max_loras": 2}
-    if config.kv_cache_gib is not None:
-        ours["kv_cache_memory_bytes"] = int(config.kv_cache_gib * 2**30)
+    kv_cache_gib = config.kv_cache_gib or (_CPU_KV_CACHE_GIB if current_platform.is_cpu() else None)
+    if kv_cache_gib is not None:
+        ours["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
+    if config.memory_share is not None:
+        ours["gpu_memory_utilization"] = config.memory_share
     return EngineArgs(**ours | vllm_args)
 
 

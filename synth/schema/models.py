@@ -63,6 +63,8 @@ def _identify(folder: Path, name: str) -> ModelIdentity:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UsageError(f"{folder} has no *.safetensors; only safetensors weights are read (no pickle)")
+    for file in weights:
+        _check_whole(file)
     tokenizer = [folder / file for file in _TOKENIZER_FILES if (folder / file).is_file()]
     if not tokenizer:
         raise UsageError(
@@ -77,6 +79,20 @@ def _identify(folder: Path, name: str) -> ModelIdentity:
         tokenizer_hash=_hash_files(tokenizer),
         template_hash="sha256:" + hashlib.sha256(b"\0".join(templates)).hexdigest(),
     )
+
+
+def _check_whole(file: Path) -> None:
+    """Holds a safetensors file's size against its own table of contents. Raises UsageError: it was cut short."""
+    size = file.stat().st_size
+    try:
+        with open(file, "rb") as content:
+            header_size = int.from_bytes(content.read(8), "little")
+            header = json.loads(content.read(min(header_size, size)))
+        wanted = 8 + header_size + max(entry["data_offsets"][1] for name, entry in header.items() if "__" not in name)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UsageError(f"{file} is no safetensors file, or was cut short; copy it again") from None
+    if size != wanted:
+        raise UsageError(f"{file} has {size} bytes, and by its own table of contents {wanted}; copy it again")
 
 
 def _identify_student(folder: Path, model: ModelIdentity) -> str:

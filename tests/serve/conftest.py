@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 from serve.app import create_app
 from serve.settings import Settings
 from synth.schema.models import ModelIdentity, identify
+from tests.conftest import safetensors_of
 from tests.serve.worker import FakeWorker
 
 DAIL = (sys.executable, "-c", "from serve.cli import main; main()")
@@ -29,7 +30,7 @@ def make_model(folder: Path) -> Path:
     """What `identify` reads of a model; nothing here runs one."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "model.safetensors").write_bytes(safetensors_of(b"weights"))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     return folder

@@ -51,7 +51,7 @@ def rows() -> list[TraceRow]:
             synthesis=synthesis,
             model=model,
         )
-        prepared[name] = prepare(unit, prompts, pair.limits)
+        prepared[name] = prepare(unit, prompts, pair.limits.model_tokens)
         pair.add(prepared[name].request)
     ended = {}
     while pair.pending():

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from synth.engine.base import Limits
 from synth.prompts import Prompts
 from synth.schema.base import ItemError
 from synth.schema.items import ExpertSolution, Synthesis
@@ -36,10 +35,6 @@ def unit(model: ModelIdentity, solution: str = "After A: 12. The lock shows \\bo
     return Unit(unit_id="u1", batch_id="b", item_id="i", sample=2, epoch=4, item=item, synthesis=settings, model=model)
 
 
-def limits(model_tokens: int) -> Limits:
-    return Limits(model_tokens=model_tokens, rows=8, step_tokens=8192, kv_tokens=1 << 20, kv_block=16)
-
-
 def rollout(trace_ids: list[int]) -> Rollout:
     size = len(trace_ids)
     nothing = [None] * size
@@ -49,12 +44,12 @@ def rollout(trace_ids: list[int]) -> Rollout:
 
 def test_a_prompt_that_leaves_no_room_is_refused_with_both_numbers(prompts: Prompts, model: ModelIdentity) -> None:
     with pytest.raises(ItemError, match=r"needs \d+ tokens and the trace at least 1; the model holds 20") as caught:
-        prepare(unit(model), prompts, limits(20))
+        prepare(unit(model), prompts, 20)
     assert (caught.value.code, caught.value.retryable) == ("context_length_exceeded", False)
 
 
 def test_a_trace_gets_what_the_longest_context_leaves(prompts: Prompts, model: ModelIdentity) -> None:
-    prepared = prepare(unit(model, max_tokens=5000), prompts, limits(300))
+    prepared = prepare(unit(model, max_tokens=5000), prompts, 300)
     contexts = prepared.contexts
     longest = max(map(len, (contexts.student_ids, contexts.privileged_ids, contexts.negative_ids)))
     assert prepared.request.synthesis.max_tokens == 300 - longest
@@ -66,13 +61,13 @@ def test_the_negative_reference_must_have_room_too(
     contexts = prompts.contexts(unit(model).item, None)
     longer = dataclasses.replace(contexts, negative_ids=[5] * 500)
     monkeypatch.setattr(prompts, "contexts", lambda item, thinking: longer)
-    assert prepare(unit(model), prompts, limits(501)).request.synthesis.max_tokens == 1
+    assert prepare(unit(model), prompts, 501).request.synthesis.max_tokens == 1
     with pytest.raises(ItemError, match="the negative prompt needs 500 tokens"):
-        prepare(unit(model), prompts, limits(500))
+        prepare(unit(model), prompts, 500)
 
 
 def test_a_turn_that_ends_at_once_is_no_trace(prompts: Prompts, model: ModelIdentity) -> None:
-    prepared = prepare(unit(model), prompts, limits(4096))
+    prepared = prepare(unit(model), prompts, 4096)
     with pytest.raises(ItemError) as caught:
         trace_row(prepared, rollout([next(iter(prompts.stop_ids))]), prompts, "fake")
     assert caught.value.code == "empty_trace"
@@ -80,7 +75,7 @@ def test_a_turn_that_ends_at_once_is_no_trace(prompts: Prompts, model: ModelIden
 
 def test_a_shard_reads_back_with_what_made_it(prompts: Prompts, model: ModelIdentity) -> None:
     prepared = prepare(
-        unit(model, tau=0.5, seed=7, acceptance="relative", top_p=0.9, top_k=20, stop=("QED",)), prompts, limits(4096)
+        unit(model, tau=0.5, seed=7, acceptance="relative", top_p=0.9, top_k=20, stop=("QED",)), prompts, 4096
     )
     ids = prompts.tokenizer.encode("The lock shows 12")
     row = trace_row(prepared, rollout(ids), prompts, "vllm 0.32.0")
@@ -99,7 +94,7 @@ def test_a_shard_reads_back_with_what_made_it(prompts: Prompts, model: ModelIden
 
 
 def test_a_long_trace_with_control_characters_still_reads_back(prompts: Prompts, model: ModelIdentity) -> None:
-    prepared: Prepared = prepare(unit(model), prompts, limits(4096))
+    prepared: Prepared = prepare(unit(model), prompts, 4096)
     row = trace_row(prepared, rollout([5, 6, 7]), prompts, "fake")
     text = "\x1b[31m" + "x" * 100_000
     odd = row.model_copy(update={"completion": (row.completion[0].model_copy(update={"content": text}),)})
@@ -108,7 +103,7 @@ def test_a_long_trace_with_control_characters_still_reads_back(prompts: Prompts,
 
 
 def test_what_is_recorded_as_the_limit_is_what_was_asked_for(prompts: Prompts, model: ModelIdentity) -> None:
-    prepared = prepare(unit(model, max_tokens=5000), prompts, limits(300))
+    prepared = prepare(unit(model, max_tokens=5000), prompts, 300)
     cut = dataclasses.replace(rollout([5, 6]), reason="length")
     row = trace_row(prepared, cut, prompts, "fake")
     assert (row.max_tokens, row.finish_reason, row.truncated) == (5000, "length", True)

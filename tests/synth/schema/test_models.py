@@ -11,6 +11,7 @@ import pytest
 from synth.schema import models
 from synth.schema.base import UsageError
 from synth.schema.models import ROLES, adapter_rank, chat_template, identify
+from tests.conftest import safetensors_of
 
 
 @pytest.fixture
@@ -18,8 +19,8 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "tiny"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    (folder / "model-00001-of-00002.safetensors").write_bytes(b"weights")
-    (folder / "model-00002-of-00002.safetensors").write_bytes(b"more weights")
+    (folder / "model-00001-of-00002.safetensors").write_bytes(safetensors_of(b"weights"))
+    (folder / "model-00002-of-00002.safetensors").write_bytes(safetensors_of(b"more weights"))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     return folder
@@ -43,7 +44,7 @@ def test_equal_files_are_one_model_wherever_they_lie(folder: Path, tmp_path: Pat
 )
 def test_a_changed_file_changes_its_own_hash_alone(folder: Path, file: str, field: str):
     before = identify(folder).model_dump()
-    (folder / file).write_text("changed")
+    (folder / file).write_bytes(safetensors_of(b"changed") if file.endswith("safetensors") else b'"changed"')
     after = identify(folder).model_dump()
     assert {name for name in before if before[name] != after[name]} == {field}
 
@@ -96,6 +97,9 @@ def test_an_older_chat_template_lies_in_the_tokenizer_config(folder: Path):
         ("chat_template.jinja", b"\xff", "the chat template of .* cannot be read"),
         ("model-00001-of-00002.safetensors", "folder", "00001-of-00002.safetensors cannot be read: Is a directory"),
         ("model-00001-of-00002.safetensors", "dangling link", "safetensors cannot be read: No such file"),
+        ("model-00001-of-00002.safetensors", safetensors_of(b"weights")[:-1], "has 74 bytes, and by its own .* 75"),
+        ("model-00001-of-00002.safetensors", safetensors_of(b"weights")[:20], "is no safetensors file, or was cut"),
+        ("model-00001-of-00002.safetensors", b"", "is no safetensors file, or was cut short"),
     ],
 )
 def test_a_folder_that_is_no_model_is_the_user_s_error(folder: Path, file: str, content: bytes | str | None, why: str):
@@ -128,16 +132,16 @@ def test_a_student_of_its_own_is_part_of_the_identity(folder: Path, tmp_path: Pa
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"r": 8}')
-    (adapter / "adapter_model.safetensors").write_bytes(b"low rank")
+    (adapter / "adapter_model.safetensors").write_bytes(safetensors_of(b"low rank"))
     plain, adapted = identify(folder), identify(folder, student=adapter)
     assert adapted == plain.model_copy(update={"student": adapted.student})
-    (adapter / "adapter_model.safetensors").write_bytes(b"another")
+    (adapter / "adapter_model.safetensors").write_bytes(safetensors_of(b"another"))
     assert identify(folder, student=adapter).student not in (adapted.student, None)
 
 
 def test_a_student_with_weights_of_its_own_must_write_the_same_tokens(folder: Path, tmp_path: Path):
     other = shutil.copytree(folder, tmp_path / "other")
-    (other / "model-00001-of-00002.safetensors").write_bytes(b"other weights")
+    (other / "model-00001-of-00002.safetensors").write_bytes(safetensors_of(b"other weights"))
     assert identify(folder, student=other).student == identify(other).revision
     (other / "tokenizer.json").write_text('{"more": "tokens"}')
     with pytest.raises(UsageError, match="must write the same tokens"):
@@ -149,6 +153,6 @@ def test_a_folder_that_holds_no_lora_adapter_is_refused(tmp_path: Path, config: 
     (tmp_path / "adapter_config.json").write_text(config)
     with pytest.raises(UsageError, match="no adapter folder: it has no adapter_model"):
         adapter_rank(tmp_path)
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"low rank")
+    (tmp_path / "adapter_model.safetensors").write_bytes(safetensors_of(b"low rank"))
     with pytest.raises(UsageError, match=r"not JSON|wanted the rank"):
         adapter_rank(tmp_path)
