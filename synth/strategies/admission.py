@@ -38,11 +38,12 @@ class Admission:
                 f"the prompt needs {max(prompts)} tokens and the trace at least 1; "
                 f"the model holds {limits.model_tokens}; shorten the solution or use a longer-context model",
             )
-        if len(prompts) > 1 and sum(prompts) > limits.step_tokens and not limits.caches_prompts:
+        prefill = self._prefill_of(prompts, cached=limits.caches_prompts)
+        if len(prompts) > 1 and prefill > limits.step_tokens:
             raise ItemError(
                 "step_tokens_exceeded",
-                f"the prompts need {sum(prompts)} tokens in one step; the engine processes {limits.step_tokens} and "
-                f"does not cache prompts; set engine.step_tokens={sum(prompts)} or more",
+                f"the prompts need {prefill} tokens in one step, less what the engine caches of them; it processes "
+                f"{limits.step_tokens}; set engine.step_tokens={prefill} or more",
             )
         fits = limits.kv_tokens // len(prompts) // limits.kv_block * limits.kv_block
         if self._blocks(prompts, 1) > limits.kv_tokens:
@@ -66,7 +67,7 @@ class Admission:
         """
         limits = self._limits
         kv_tokens = self._blocks(prompts, max_tokens)
-        prefill = sum(min(prompt, limits.kv_block) if cached else prompt for prompt in prompts)
+        prefill = self._prefill_of(prompts, cached)
         step_is_full = self._rows + self._prefill + prefill > limits.step_tokens and not split
         if step_is_full or self._rows + len(prompts) > limits.rows or self._kv_tokens + kv_tokens > limits.kv_tokens:
             return False
@@ -80,6 +81,10 @@ class Admission:
         rows, kv_tokens = self._held.pop(name)
         self._rows -= rows
         self._kv_tokens -= kv_tokens
+
+    def _prefill_of(self, prompts: list[int], cached: bool) -> int:
+        """Tokens at the most that one step must prefill. A prompt's last, unfinished block is never cached."""
+        return sum(min(prompt, self._limits.kv_block) if cached else prompt for prompt in prompts)
 
     def _blocks(self, prompts: list[int], max_tokens: int) -> int:
         block = self._limits.kv_block

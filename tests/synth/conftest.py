@@ -15,10 +15,11 @@ def cluster() -> Iterator[None]:
     import ray
 
     from synth.pool import ray_cluster
-    from tests.synth import stub_pair
+    from tests.synth import faulty_pair, stub_pair
 
     home = Path.cwd()
     with ray_cluster():
         os.chdir(home)
-        ray.cloudpickle.register_pickle_by_value(stub_pair)  # actors have no tests on their path
+        for module in (stub_pair, faulty_pair):
+            ray.cloudpickle.register_pickle_by_value(module)  # actors have no tests on their path
         yield

@@ -302,6 +302,8 @@ def test_admission_refuses_what_can_never_enter():
         Admission(limits).check([40, 40])
     assert too_wide.value.code == "step_tokens_exceeded"
     assert Admission(limits).check([10, 10]) == 22, "two rows of 32 fill the cache"
+    with pytest.raises(ItemError, match="need 32 tokens in one step, less what the engine caches"):
+        Admission(replace(limits, step_tokens=31, caches_prompts=True)).check([40, 40])
     with pytest.raises(ItemError) as too_large:
         Admission(replace(limits, caches_prompts=True)).check([40, 40])
     assert too_large.value.code == "kv_cache_exceeded"
