@@ -29,9 +29,11 @@ from synth.strategies.stops import Stops
 
 @dataclass
 class LazyTrace(Trace):
-    """`paused` is where the privileged row that runs stopped, `asking` what the student is being asked."""
+    """`paused` is where the privileged row that runs stopped, at place `paused_at`; `asking` what the student is being
+    asked."""
 
     paused: Pause | None = None
+    paused_at: int = 0
     asking: Pause | None = None
     answer: AloneRecord = field(default_factory=lambda: AloneRecord(0))
     is_scored: bool = False
@@ -76,18 +78,23 @@ class Lazy(Staged[LazyTrace]):
 
     def read(self, trace: LazyTrace, record: PairRecord | AloneRecord) -> None:
         assert isinstance(record, AloneRecord), f"{trace.key} is no row alone"
+        # an engine that schedules ahead runs a row once more after it ended
         if trace.asking:
-            trace.answer = record
+            trace.answer = record if record.start == len(trace.tokens) else trace.answer
+            return
+        if trace.paused and record.start > len(trace.tokens) + len(trace.held):
             return
         number = len(record.token_ids)
         source = [None if confident else 0.0 for confident in record.confident]
         nothing = [None] * number
         tokens = Tokens(list(record.token_ids), list(source), list(nothing), list(nothing), list(record.logprob))
         trace.put(record.start, tokens)
-        trace.paused = record.pause
+        trace.paused, trace.paused_at = record.pause, record.start + number
 
     def settle(self, trace: LazyTrace, stage: Stage) -> None:
         (row,) = stage.ended
+        if trace.paused_at >= stage.rows[0].start + len(row.token_ids):
+            trace.paused = None  # drawn in vain, past the row's end
         if trace.reason:
             _score(trace.tokens, row.scores or [], trace.request.synthesis)
             trace.is_scored = True
@@ -117,7 +124,7 @@ class Lazy(Staged[LazyTrace]):
 
 def _answer(trace: LazyTrace, pause: Pause) -> None:
     """Adds what the rule gives where the student was asked."""
-    (proposal,), (logprob,) = trace.answer.token_ids, trace.answer.logprob
+    proposal, logprob = trace.answer.token_ids[0], trace.answer.logprob[0]
     if proposal in pause.standing:
         trace.tokens.add(proposal, 1.0, logprob, pause.standing[proposal])
     else:
