@@ -3,7 +3,7 @@ VENV ?= .venv
 export VENV
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint soak bench evidence env clean
+.PHONY: demo test lint soak bench bench-gpu evidence env clean
 demo: env
 	$(BIN)/dail demo
 
@@ -23,7 +23,19 @@ soak: env
 # every number in tests/bench/RESULTS.md has a script there
 bench: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.rollout
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.memory
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.scale
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.speculation
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.train
+
+# the GPU column, on one card, with made-up weights of the paper's shapes: nothing is downloaded
+bench-gpu: env
+	for shape in qwen2.5-7b qwen3-8b; do \
+		$(BIN)/python -m tests.bench.rollout --shape $$shape --pairs 64 128 256 512 --tokens 1024 --repeats 3 && \
+		$(BIN)/python -m tests.bench.memory --shape $$shape --tokens 1024 && \
+		$(BIN)/python -m tests.bench.scale --shape $$shape --tokens 512 && \
+		$(BIN)/python -m tests.bench.speculation --shape $$shape || exit 1; \
+	done
 
 # the recipe of the demo model, from nothing, with its accuracy per role
 evidence: env

@@ -60,7 +60,8 @@ def demo(folder: Path, fresh: bool, as_json: bool) -> int:
                      "--config", CONFIG)  # fmt: skip
         say("\n5/5  base against adapter on problems that were not trained on")
         children.run("eval", "eval", "--model", MODEL, "--adapter", folder / "train" / "adapter",
-                     "--problems", PROBLEMS, "--out", folder / "eval", "--no-thinking")  # fmt: skip
+                     "--problems", PROBLEMS, "--out", folder / "eval", "--no-thinking",
+                     "--set", "engine.dtype=float32")  # fmt: skip
     found = {
         "report": str(folder / "eval" / "report.html"),
         "adapter": str(folder / "train" / "adapter"),

@@ -51,8 +51,7 @@ def _engine(max_rank: int | None) -> Iterator[Any]:
     from synth.config import EngineConfig
     from synth.engine.vllm import VllmEngine
 
-    engine = VllmEngine(
-        EngineConfig(model=DEMO_MODEL, dtype="float32", rows=64, step_tokens=8192, kv_cache_gib=0.5), max_rank
-    )
+    config = EngineConfig(model=DEMO_MODEL, dtype="float32", rows=64, step_tokens=8192, kv_cache_gib=0.5)
+    engine = VllmEngine(config, max_rank, mixes_adapters=max_rank is not None)
     yield engine
     engine.close()

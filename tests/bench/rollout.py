@@ -1,12 +1,18 @@
 """Ways to draw the same rollouts, in one engine and one run.
 
-    python -m tests.bench.rollout [--model FOLDER] [--pairs 64] [--tokens 200] [--repeats 5]
+    OMP_NUM_THREADS=1 python -m tests.bench.rollout [--shape demo] [--pairs 64] [--tokens 200] [--repeats 5]
+    python -m tests.bench.rollout --shape qwen2.5-7b --pairs 64 128 256 512 --tokens 1024 --repeats 3
 
 rows: lockstep's rows a second over plain decoding's. Plain decoding is the ceiling: both rows of every pair as ordinary
 requests, sampled by vLLM itself, all for a fixed number of tokens. traces: whole traces a second, which end by
 themselves: the privileged student's rows sampled plainly by vLLM, direct sampling by our own draws, lockstep, lazy with
-and without the student's reading, and draft_verify on two engines in this process. All are run in turn, so that a
-machine whose speed drifts favours none. Prints one JSON line.
+and without the student's reading, draft_verify on two engines in this process, and a token-by-token loop in
+transformers with a KV cache. All are run in turn, so that a machine whose speed drifts favours none. Prints one JSON
+line for each number of pairs.
+
+With a shape other than the demo's the weights are made up and every trace has the same length. The temperature is then
+found so that the student is asked about as often as on the demo model, and tau is held against tempered probabilities;
+draft_verify, which knows raw ones only, is left out, and so is the transformers loop.
 """
 
 from __future__ import annotations
@@ -14,24 +20,30 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import statistics
 import time
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
 
 from synth.config import EngineConfig
 from synth.engine.base import Row
 from synth.engine.vllm import VllmEngine
+from synth.fit import fitted
 from synth.pair import Pair
-from synth.prompts import Prompts
+from synth.prompts import Contexts, Prompts
+from synth.rollout import Rule, Sampling, mix, uniforms
 from synth.schema.items import Synthesis, load_items
 from synth.strategies.base import RolloutRequest
-
-DEMO = Path(__file__).parents[2] / "deploy" / "demo"
-
+from synth.strategies.choice import acceptance
+from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
 
 Measured = tuple[float, int]  # seconds, tokens
+_LOOPS = 4  # traces of the transformers loop, which takes seconds for each
+_WANTED_QUESTIONS = 5.0  # in 256 tokens: about as many as on the demo model
+names = itertools.count()
 
 
 def traces(pair: Pair, requests: list[RolloutRequest]) -> Measured:
@@ -51,8 +63,8 @@ def plain(engine: VllmEngine, requests: list[RolloutRequest], roles: str) -> Mea
         for role, ids in (("s", request.student_ids), ("p", request.privileged_ids)):
             if role not in roles:
                 continue
-            row_id = f"{request.unit_id}/{role}"
-            engine.add(Row(row_id, ids, request.synthesis.max_tokens, 1.0, request.seed, request.stop_ids))
+            row_id, temperature = f"{request.unit_id}/{role}", request.synthesis.temperature
+            engine.add(Row(row_id, ids, request.synthesis.max_tokens, temperature, request.seed, request.stop_ids))
     tokens, left = 0, len(roles) * len(requests)
     while left:
         for row in engine.step():
@@ -61,90 +73,167 @@ def plain(engine: VllmEngine, requests: list[RolloutRequest], roles: str) -> Mea
     return time.perf_counter() - started, tokens
 
 
+def transformers_loop(model: Any, requests: list[RolloutRequest]) -> Measured:
+    """One trace after the other, both roles' caches grown by one token at a time."""
+    started, total = time.perf_counter(), 0
+    device = torch.device("cpu")
+    for request in requests:
+        synthesis = request.synthesis
+        sampling = Sampling.of([(synthesis.temperature, synthesis.top_p, synthesis.top_k)], device)
+        rule = Rule.of([acceptance(synthesis)], device)
+        tokens: list[int] = []
+        caches: dict[str, Any] = {"s": None, "p": None}
+        new = {"s": list(request.student_ids), "p": list(request.privileged_ids)}
+        while len(tokens) < synthesis.max_tokens and not (tokens and tokens[-1] in request.stop_ids):
+            logits = {}
+            for role in ("s", "p"):
+                with torch.inference_mode():
+                    out = model(torch.tensor([new[role]]), past_key_values=caches[role], use_cache=True)
+                caches[role], logits[role] = out.past_key_values, out.logits[:, -1]
+            numbers = torch.from_numpy(uniforms(np.array([request.seed]), np.array([len(tokens)])))
+            token = int(mix(logits["s"], logits["p"], sampling, rule, numbers).token_P)
+            tokens.append(token)
+            new = {"s": [token], "p": [token]}
+        total += len(tokens)
+    return time.perf_counter() - started, total
+
+
 def spread(values: Iterable[float]) -> list[float]:
     """Median, smallest, largest."""
     ordered = sorted(values)
     return [round(value, 3) for value in (statistics.median(ordered), ordered[0], ordered[-1])]
 
 
+def asking_temperature(engine: VllmEngine, contexts: list[Contexts], tau: float) -> float:
+    """The lowest at which made-up weights let the student be asked as often as on the demo model, or the busiest."""
+    pair, rates = Pair(engine, "lazy", with_scores=False), {}
+    lazy: Any = pair._strategies["lazy"]
+    for step in range(17):
+        temperature = 10 ** (-4 + step / 4)
+        settings = Synthesis(temperature=temperature, max_tokens=64, tau=tau, probability_space="tempered")
+        before, tokens = lazy.num_questions, 64 * len(contexts[:16])
+        for number, context in enumerate(contexts[:16]):
+            name = f"{next(names)}"
+            pair.add(RolloutRequest(name, context.student_ids, context.privileged_ids, settings, number, frozenset()))
+        while pair.pending():
+            pair.step()
+        rates[temperature] = 256 * (lazy.num_questions - before) / tokens
+        if rates[temperature] >= _WANTED_QUESTIONS:
+            return temperature
+    return max(rates, key=lambda temperature: rates[temperature])
+
+
+class Bench:
+    """Engines and contexts of one shape, and what is run on them."""
+
+    def __init__(self, model: Model, is_demo: bool, pairs: int, options: argparse.Namespace) -> None:
+        self.options, self.pairs, self.is_demo = options, pairs, is_demo
+        self._prompts = prompts = Prompts(model.folder)
+        items = load_items(DEMO / "expert_solutions.jsonl")
+        thinking = False if prompts.has_thinking_switch else None
+        self._contexts = [prompts.contexts(items[n % len(items)], thinking) for n in range(pairs)]
+        config = EngineConfig(model=model.folder, dtype=model.dtype, rows=2 * pairs, step_tokens=options.step_tokens)
+        num_engines = 2 if is_demo else 1
+        self.engine = VllmEngine(fitted(config, num_engines), **model.vllm_args)
+        self.pair_of = {
+            "direct": Pair(self.engine),
+            "lockstep": Pair(self.engine, "lockstep"),
+            "lazy": Pair(self.engine, "lazy", with_scores=False),
+            "lazy and reading": Pair(self.engine, "lazy"),
+        }
+        self._student, self._loop = None, None
+        self._rule: dict[str, Any] = {"temperature": 1.0, "tau": options.tau}
+        if is_demo:
+            from transformers import AutoModelForCausalLM
+
+            self._student = VllmEngine(fitted(config, 2))
+            self.pair_of["draft_verify"] = Pair(self.engine, "draft_verify", self._student)
+            self._loop = AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32).eval()
+        else:
+            self._rule |= {"probability_space": "tempered"}
+            self._rule["temperature"] = asking_temperature(self.engine, self._contexts, options.tau)
+
+    def requests(self, method: str, until_stop: bool = True) -> list[RolloutRequest]:
+        settings = Synthesis(method=method, max_tokens=self.options.tokens, **self._rule)
+        stop_ids = self._prompts.stop_ids if until_stop and self.is_demo else frozenset()
+        return [
+            RolloutRequest(f"{next(names)}", context.student_ids, context.privileged_ids, settings, number, stop_ids)
+            for number, context in enumerate(self._contexts)
+        ]
+
+    def run(self) -> dict[str, Measured]:
+        """Every way once."""
+        ways: dict[str, Callable[[], Measured]] = {
+            "rows, lockstep": lambda: traces(self.pair_of["lockstep"], self.requests("mixed", False)),
+            "rows, plain": lambda: plain(self.engine, self.requests("mixed", False), "sp"),
+            "plain": lambda: plain(self.engine, self.requests("direct"), "p"),
+        }
+        for name, pair in self.pair_of.items():
+            method = "direct" if name == "direct" else "mixed"
+            ways[name] = lambda pair=pair, method=method: traces(pair, self.requests(method))
+        if self._loop is not None:
+            ways["transformers"] = lambda: transformers_loop(self._loop, self.requests("mixed")[:_LOOPS])
+        return {name: way() for name, way in ways.items()}
+
+    def result(self) -> dict[str, Any]:
+        runs = [self.run() for _ in range(self.options.repeats + 1)]
+        lazy: Any = self.pair_of["lazy"]._strategies["lazy"]
+        num_questions = lazy.num_questions / len(runs)
+        runs = runs[1:]  # the first warms up
+
+        def per_second(name: str, run: dict[str, Measured]) -> float:
+            seconds, tokens = run[name]
+            return (2 if name == "rows, lockstep" else 1) * tokens / seconds
+
+        def faster(one: str, other: str) -> list[float] | None:
+            """By which factor, for the same number of tokens."""
+            if one not in runs[0] or other not in runs[0]:
+                return None
+            return spread(per_second(one, run) / per_second(other, run) for run in runs)
+
+        return {
+            "bench": "rollout",
+            "shape": self.options.shape,
+            "pairs": self.pairs,
+            "lockstep ÷ plain, rows/s": faster("rows, lockstep", "rows, plain"),
+            "lazy ÷ plain vLLM": faster("lazy", "plain"),
+            "lazy ÷ direct": faster("lazy", "direct"),
+            "lazy ÷ lockstep": faster("lazy", "lockstep"),
+            "lazy with reading ÷ without": faster("lazy and reading", "lazy"),
+            "lockstep ÷ direct": faster("lockstep", "direct"),
+            "direct ÷ plain vLLM": faster("direct", "plain"),
+            "lazy ÷ draft_verify": faster("lazy", "draft_verify"),
+            "lockstep ÷ draft_verify": faster("lockstep", "draft_verify"),
+            "lazy ÷ transformers loop": faster("lazy", "transformers"),
+            "student queries per 256 trace tokens": round(256 * num_questions / runs[-1]["lazy"][1], 2),
+            "lockstep rows/s": round(statistics.median(per_second("rows, lockstep", run) for run in runs)),
+            "lazy tokens/s": round(statistics.median(per_second("lazy", run) for run in runs)),
+            "parted": self.pair_of["lockstep"].num_partings,
+            "tokens": self.options.tokens,
+            **self._rule,
+            "engine": self.engine.name,
+            "machine": machine(),
+        }
+
+    def close(self) -> None:
+        for engine in filter(None, (self.engine, self._student)):
+            engine.close()
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=DEMO / "model")
-    parser.add_argument("--pairs", type=int, default=64)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo")
+    parser.add_argument("--pairs", type=int, nargs="+", default=[64])
     parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--step-tokens", type=int, default=None, help="fitted if left out")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tau", type=float, default=0.8)
     options = parser.parse_args()
-
-    prompts = Prompts(options.model)
-    items = load_items(DEMO / "expert_solutions.jsonl")
-    thinking = False if prompts.has_thinking_switch else None
-    contexts = [prompts.contexts(items[n % len(items)], thinking) for n in range(options.pairs)]
-    engine = VllmEngine(EngineConfig(model=options.model, rows=2 * options.pairs, step_tokens=65536))
-
-    def requests(method: str, stop_ids: frozenset[int]) -> list[RolloutRequest]:
-        settings = Synthesis(method=method, tau=options.tau, temperature=1.0, max_tokens=options.tokens)
-        return [
-            RolloutRequest(f"{next(names)}", context.student_ids, context.privileged_ids, settings, number, stop_ids)
-            for number, context in enumerate(contexts)
-        ]
-
-    names = itertools.count()
-    student = VllmEngine(EngineConfig(model=options.model, rows=options.pairs, step_tokens=65536))
-    lazy = Pair(engine, "lazy", with_scores=False)
-    pairs = {
-        "direct": Pair(engine),
-        "lockstep": Pair(engine, "lockstep"),
-        "lazy": lazy,
-        "lazy and reading": Pair(engine, "lazy"),
-        "draft_verify": Pair(engine, "draft_verify", student),
-    }
-    runs: list[dict[str, Measured]] = []
-    for _ in range(options.repeats + 1):
-        run = {
-            "rows, lockstep": traces(pairs["lockstep"], requests("mixed", frozenset())),
-            "rows, plain": plain(engine, requests("mixed", frozenset()), "sp"),
-            "plain": plain(engine, requests("direct", prompts.stop_ids), "p"),
-        }
-        for name, pair in pairs.items():
-            method = "direct" if name == "direct" else "mixed"
-            run[name] = traces(pair, requests(method, prompts.stop_ids))
-        runs.append(run)
-    num_questions = lazy._strategies["lazy"].num_questions / len(runs)
-    runs = runs[1:]  # the first warms up
-
-    def per_second(name: str, run: dict[str, Measured]) -> float:
-        seconds, tokens = run[name]
-        return (2 if name == "rows, lockstep" else 1) * tokens / seconds
-
-    def faster(one: str, other: str) -> list[float]:
-        """By which factor, for the same number of traces."""
-        return spread(run[other][0] / run[one][0] for run in runs)
-
-    result = {
-        "bench": "rollout",
-        "lockstep ÷ plain, rows/s": spread(
-            per_second("rows, lockstep", r) / per_second("rows, plain", r) for r in runs
-        ),
-        "lazy ÷ plain vLLM, traces/s": faster("lazy", "plain"),
-        "lazy ÷ direct, traces/s": faster("lazy", "direct"),
-        "lazy ÷ lockstep, traces/s": faster("lazy", "lockstep"),
-        "lazy with reading ÷ without, traces/s": faster("lazy and reading", "lazy"),
-        "lockstep ÷ direct, traces/s": faster("lockstep", "direct"),
-        "direct ÷ plain vLLM, traces/s": faster("direct", "plain"),
-        "lazy ÷ draft_verify, traces/s": faster("lazy", "draft_verify"),
-        "lockstep ÷ draft_verify, traces/s": faster("lockstep", "draft_verify"),
-        "student queries per 256 trace tokens": round(256 * num_questions / runs[-1]["lazy"][1], 2),
-        "lockstep rows/s": round(statistics.median(per_second("rows, lockstep", run) for run in runs)),
-        "direct traces/s": round(statistics.median(options.pairs / run["direct"][0] for run in runs), 1),
-        "pairs": options.pairs,
-        "tokens": options.tokens,
-        "tau": options.tau,
-        "engine": engine.name,
-        "model": options.model.name,
-        "machine": platform.processor() or platform.machine(),
-    }
-    print(json.dumps(result, ensure_ascii=False))
+    model = model_of(options.shape)
+    for pairs in options.pairs:
+        bench = Bench(model, options.shape == "demo", pairs, options)
+        print(json.dumps(bench.result(), ensure_ascii=False), flush=True)
+        bench.close()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""Models to measure on: the demo model, and folders with the shapes of others, whose weights vLLM makes up.
+
+Speed and memory do not depend on the weights' values. What does, how often the student is asked, is printed beside them
+and is set by the temperature (see tests/bench/rollout.py).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+DEMO = Path(__file__).parents[2] / "deploy" / "demo"
+_QWEN = {
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "eos_token_id": 1021,
+    "dtype": "bfloat16",
+    "max_position_embeddings": 32768,
+    "rope_theta": 1000000.0,
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 32000,
+    },
+    "qwen2.5-7b": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+    },
+    "qwen3-8b": {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+    },
+}
+
+
+class Model(NamedTuple):
+    """`vllm_args` are to go to the engine beside its config; `dtype` into it."""
+
+    folder: Path
+    dtype: str
+    vllm_args: dict[str, Any]
+
+
+def model_of(shape: str) -> Model:
+    """The demo model, or a folder with this shape and the demo model's tokenizer. Not removed: the system's temp."""
+    if shape == "demo":
+        return Model(DEMO / "model", "float32", {})
+    folder = Path(tempfile.mkdtemp(prefix=f"dail-shape-{shape}-")) / shape
+    shutil.copytree(DEMO / "model", folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "README.md"))
+    (folder / "config.json").write_text(json.dumps(_QWEN | SHAPES[shape], indent=1))
+    return Model(folder, "bfloat16", {"load_format": "dummy"})
+
+
+def machine() -> str:
+    """The card, or the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    names = {
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    }
+    return f"{torch.get_num_threads()} threads of {', '.join(sorted(names)) or 'a CPU'}"
