@@ -19,6 +19,7 @@ from train.config import TrainConfig
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; a stopped run goes on in it.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file; its [train] table is read.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting, for example gamma=0.2.")
+@click.option("--references", type=click.Path(path_type=Path), help="Folder of the reference cache; OUT/references.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def train(
     model_folder: Path,
@@ -26,12 +27,14 @@ def train(
     out: Path,
     config_file: Path | None,
     overrides: tuple[str, ...],
+    references: Path | None,
     as_json: bool,
 ) -> None:
     """Train a LoRA adapter on the shards that a manifest lists.
 
-    The run folder receives run.json (resolved settings), metrics.jsonl, tensorboard/, checkpoint.safetensors and,
-    at the end, adapter/. The same command goes on with a run that was stopped.
+    The run folder receives run.json (resolved settings), metrics.jsonl, tensorboard/, references/ (what the two
+    references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/. The same
+    command goes on with a run that was stopped. With --references several runs share one cache.
     """
     config = TrainConfig.load(config_file, "train", overrides)
     # Read when torch is imported. By default its idle threads spin, which on a busy machine costs more than it gives.
@@ -40,7 +43,7 @@ def train(
         from train.loop import run  # torch takes seconds to import, which --help need not wait for
     except ModuleNotFoundError as error:
         raise UsageError(f"`dail train` needs the package {error.name}; run: pip install 'dail[train]'") from None
-    result = run(model_folder, manifest, out, config)
+    result = run(model_folder, manifest, out, config, references)
     if result.resumed_at == result.steps:
         say(f"this run is finished: all {result.steps} steps were done before")
     say(f"adapter: {result.adapter}")

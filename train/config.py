@@ -10,7 +10,7 @@ from synth.schema.base import Config
 
 Objective = Literal["contrastive", "privileged_kl", "negative_kl", "nll"]
 # These change speed, memory or rounding, never what is optimised, so a stopped run may go on with other values.
-FREE_ON_RESUME = frozenset({"microbatch_tokens", "token_chunk", "checkpoint_every"})
+FREE_ON_RESUME = frozenset({"microbatch_tokens", "token_chunk", "checkpoint_every", "references"})
 
 
 class TrainConfig(Config):
@@ -36,6 +36,9 @@ class TrainConfig(Config):
         4096, ge=1, description="padded tokens per student forward pass (one trace at least); less takes less memory"
     )
     token_chunk: int = Field(512, ge=1, description="trace tokens whose logits exist at a time; less takes less memory")
+    references: Literal["cached", "live"] = Field(
+        "cached", description="hidden states of both references, once into files or anew in every step"
+    )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
 
     @field_validator("gamma")

@@ -6,7 +6,7 @@ Axes: B traces of a microbatch, T tokens of its longest sequence, R trace tokens
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -126,11 +126,13 @@ def _example(row: TraceRow, shard: str, limits: ModelLimits) -> Example:
     return Example(row.unit_id, *(getattr(row, name) for name in columns))
 
 
-def microbatches(batch: Sequence[Example], tokens: int) -> list[list[Example]]:
-    """Splits a batch, in order, so that each part padded to its longest student sequence has at most `tokens`."""
+def microbatches(
+    batch: Sequence[Example], tokens: int, width: Callable[[Example], int] = lambda example: example.student_tokens
+) -> list[list[Example]]:
+    """Splits a batch, in order, so that each part padded to its widest sequence has at most `tokens`."""
     parts: list[list[Example]] = []
     for example in batch:
-        widest = max(e.student_tokens for e in (*parts[-1], example)) if parts else 0
+        widest = max(width(e) for e in (*parts[-1], example)) if parts else 0
         if parts and (len(parts[-1]) + 1) * widest <= tokens:
             parts[-1].append(example)
         else:

@@ -31,11 +31,13 @@ from train.data import (
     reference_input,
     student_input,
 )
-from train.loss import Figures, kl_loss, kl_weights, nll_loss
+from train.loss import Figures, folded_kl_loss, kl_loss, kl_weights, nll_loss
 from train.metrics import METRICS_FILE, metrics
 from train.model import Roles, check_roles, device_and_dtype, load_roles, read_limits
+from train.references import ReferenceCache, fill, made_with
 
 GAMMA_WARNING = 0.5
+REFERENCES = "references"
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,13 @@ class Result:
     resumed_at: int
 
 
-def run(model_folder: Path, manifest_path: Path, out: Path, config: TrainConfig) -> Result:
+def run(
+    model_folder: Path, manifest_path: Path, out: Path, config: TrainConfig, references: Path | None = None
+) -> Result:
     """Trains an adapter, goes on with a run that was stopped, or finds that it is finished.
+
+    Args:
+        references: folder of the reference cache; OUT/references if none is named.
 
     Raises:
         DailError: of the kind that fits; a rerun goes on from the last checkpoint.
@@ -73,12 +80,31 @@ def run(model_folder: Path, manifest_path: Path, out: Path, config: TrainConfig)
     check_roles(roles, data.examples[0])
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
-    steps = optimise(roles, optimizer, data, out, record, done)
+    cache = reference_cache(references or out / REFERENCES, roles, data, record)
+    steps = optimise(roles, optimizer, data, out, record, done, cache)
     adapter.save_adapter(out, roles, record, steps)
     return _result(out, steps, done)
 
 
-def optimise(roles: Roles, optimizer: Optimizer, data: TrainingSet, out: Path, record: RunRecord, done: int) -> int:
+def reference_cache(folder: Path, roles: Roles, data: TrainingSet, record: RunRecord) -> ReferenceCache | None:
+    """What the folded loss reads of the references, computed first where it is missing; none where it reads nothing."""
+    config = record.config
+    if config.objective == "nll" or config.references == "live" or not roles.head.is_plain:
+        return None
+    cache = ReferenceCache(folder, made_with(record.model, roles, config))
+    fill(cache, folder, roles, data.examples, config)
+    return cache
+
+
+def optimise(
+    roles: Roles,
+    optimizer: Optimizer,
+    data: TrainingSet,
+    out: Path,
+    record: RunRecord,
+    done: int,
+    cache: ReferenceCache | None,
+) -> int:
     """Every step after the first `done`, with checkpoints on the way and at the end; how many there are in all."""
     config = record.config
     total = data.steps_per_epoch(config.batch_size) * config.epochs
@@ -86,7 +112,7 @@ def optimise(roles: Roles, optimizer: Optimizer, data: TrainingSet, out: Path, r
     with metrics(out, done) as log, progress("training", total) as bar:
         for step in range(done, total):
             batch = data.batch(config.seed, step, config.batch_size)
-            figures = gradients(roles, batch, config, data.mean_trace_tokens)
+            figures = gradients(roles, batch, config, data.mean_trace_tokens, cache)
             if not math.isfinite(figures["loss"] + figures["grad_norm"]):
                 checkpoint.save(out, roles.adapter(), optimizer, step, record.fingerprint)
                 raise _not_finite(step, batch, figures, out)
@@ -102,18 +128,22 @@ def optimise(roles: Roles, optimizer: Optimizer, data: TrainingSet, out: Path, r
 
 
 def gradients(
-    roles: Roles, batch: Sequence[Example], config: TrainConfig, mean_trace_tokens: float
+    roles: Roles,
+    batch: Sequence[Example],
+    config: TrainConfig,
+    mean_trace_tokens: float,
+    cache: ReferenceCache | None = None,
 ) -> dict[str, float]:
-    """Adds the batch's gradient to the adapter and clips it; the means of the figures per trace token.
+    """Adds the batch's gradient to the adapter and clips it; the means of the figures per token that was measured.
 
     The paper's loss is a sum over a trace's tokens, averaged over traces. It is divided by the mean trace length of
     the data set as well, a constant: batches keep their relative weight, the scale stays near nats per token, and
     clipping does not depend on how long traces are. A smaller last batch is divided by `batch_size` all the same.
     """
-    sums: Counter[str] = Counter()
+    sums, counts = Counter[str](), Counter[str]()
     for examples in microbatches(batch, config.microbatch_tokens):
         try:
-            loss_R, figures = score(roles, examples, config)
+            loss_R, figures = score(roles, examples, config, cache)
             (loss_R.sum() / (config.batch_size * mean_trace_tokens)).backward()
         except torch.OutOfMemoryError:
             raise DailError(
@@ -121,20 +151,27 @@ def gradients(
                 f"tokens; lower microbatch_tokens (now {config.microbatch_tokens}) or token_chunk (now "
                 f"{config.token_chunk}) and rerun to go on from the last checkpoint"
             ) from None
-        sums.update({name: float(value_R.sum()) for name, value_R in figures.items()})
+        sums.update({name: float(value.sum()) for name, value in figures.items()})
+        counts.update({name: len(value) for name, value in figures.items()})
     norm = clip_grad_norm_(roles.adapter().values(), config.max_grad_norm)
-    tokens = sum(len(example.trace_ids) for example in batch)
-    return {**{name: value / tokens for name, value in sums.items()}, "grad_norm": float(norm)}
+    return {**{name: value / counts[name] for name, value in sums.items()}, "grad_norm": float(norm)}
 
 
-def score(roles: Roles, examples: Sequence[Example], config: TrainConfig) -> tuple[Tensor, Figures]:
-    """The loss of every trace token [R], and its figures."""
+def score(
+    roles: Roles, examples: Sequence[Example], config: TrainConfig, cache: ReferenceCache | None = None
+) -> tuple[Tensor, Figures]:
+    """The loss of every trace token [R], and its figures. Without a cache both references are computed here."""
     student_RD = roles.student(student_input(examples, roles.device))
     weights = kl_weights(config.objective, config.gamma)
     if weights is None:
-        return nll_loss(student_RD, joined_traces(examples, roles.device), roles.head_VD, config.token_chunk)
+        return nll_loss(student_RD, joined_traces(examples, roles.device), roles.head, config.token_chunk)
+    if cache is not None:
+        privileged, negative = cache.of(examples, roles.device)
+        floor_R = cache.floors(examples, roles, weights, config.token_chunk)
+        matrix_VD = roles.head.matrix_VD
+        return folded_kl_loss(student_RD, privileged, negative, matrix_VD, weights, config.token_chunk, floor_R)
     privileged_RD, negative_RD = roles.reference(reference_input(examples, roles.device)).chunk(2)
-    return kl_loss(student_RD, privileged_RD, negative_RD, roles.head_VD, weights, config.token_chunk)
+    return kl_loss(student_RD, privileged_RD, negative_RD, roles.head, weights, config.token_chunk)
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:

@@ -9,6 +9,16 @@ All three roles share one frozen head, so a role is given by its hidden states. 
 time and in float32 (float64 for float64 inputs); the gradient is taken in the same pass, so nothing of the size
 tokens × vocabulary is ever kept.
 
+Two kernels give the same numbers. `kl_loss` makes three rows of logits a token, under any head. `folded_kl_loss` is
+for a head that is a plain matrix, and for references whose log-sum-exps are known (`Reference`): the difference of the
+roles is taken between hidden states, before the matrix, so the references' logits never exist. With a and b the
+weights of the two KLs and z, z_q, z_n the logits,
+
+    s = a · (z - z_q) + b · (z - z_n) = head · (a · (h - h_q) + b · (h - h_n))
+    loss = E_p[s] - (a + b) · lse(z) + a · lse(z_q) + b · lse(z_n)         d loss / dz = p · (s - E_p[s])
+
+It costs three matrix products instead of four, and what the roles have in common cancels before it is rounded.
+
 With p the student's distribution, q and n the references' and c = 1 - gamma, the contrastive loss of a token is
 
     c · KL(p ‖ p*) + floor     p* ∝ (q / n^gamma)^(1/c)     floor = -c · log sum exp((log q - gamma · log n) / c) <= 0
@@ -21,6 +31,7 @@ Axes: R trace tokens, C those of one chunk, D hidden size, V vocabulary. All fig
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +40,8 @@ from torch.autograd.function import once_differentiable
 
 from train.config import Objective
 
-Figures = dict[str, Tensor]  # name → one number per token; `loss` is always there
+Figures = dict[str, Tensor]  # name → one number per token that was measured; `loss` is always there, for all
+APART = 8  # every so many tokens the folded loss takes its two KLs apart
 
 
 class Weights(NamedTuple):
@@ -50,27 +62,118 @@ def kl_weights(objective: Objective, gamma: float) -> Weights | None:
     return table[objective]
 
 
+@dataclass(frozen=True)
+class Head:
+    """Hidden states → logits: cap · tanh(scale · (matrix · h + bias) / cap), of which most models have the matrix only.
+
+    Args:
+        matrix_VD: frozen.
+        cap: of Gemma 2 and its like; none: no cap.
+    """
+
+    matrix_VD: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    cap: float | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        return self.bias_V is None and self.scale == 1.0 and self.cap is None
+
+    def logits(self, hidden_CD: Tensor) -> Tensor:
+        """[C, V], at least float32."""
+        logits_CV = project(hidden_CD, self.matrix_VD)
+        if self.bias_V is not None:
+            logits_CV += self.bias_V
+        if self.scale != 1.0:
+            logits_CV *= self.scale
+        return logits_CV if self.cap is None else self.cap * torch.tanh(logits_CV / self.cap)
+
+    def gradient(self, slope_CV: Tensor, logits_CV: Tensor) -> Tensor:
+        """From the derivative by the logits, which is overwritten, that by the hidden states [C, D]."""
+        if self.cap is not None:
+            slope_CV *= 1.0 - (logits_CV / self.cap).square()
+        if self.scale != 1.0:
+            slope_CV *= self.scale
+        return slope_CV.to(self.matrix_VD.dtype) @ self.matrix_VD
+
+
+class Reference(NamedTuple):
+    """What the folded loss needs of a frozen role: final hidden states [R, D], log-sum-exps of their logits [R]."""
+
+    hidden_RD: Tensor
+    lse_R: Tensor
+
+
+def reference_of(hidden_RD: Tensor, head_VD: Tensor, chunk: int) -> Reference:
+    parts = [project(hidden_CD, head_VD).logsumexp(-1) for hidden_CD in hidden_RD.split(chunk)]
+    return Reference(hidden_RD, torch.cat(parts))
+
+
 def kl_loss(
-    student_RD: Tensor, privileged_RD: Tensor, negative_RD: Tensor, head_VD: Tensor, weights: Weights, chunk: int
+    student_RD: Tensor, privileged_RD: Tensor, negative_RD: Tensor, head: Head, weights: Weights, chunk: int
 ) -> tuple[Tensor, Figures]:
     """Loss per token [R], which carries gradient to `student_RD` only, and the figures of `kl_tokens`."""
 
     def tokens(part: slice) -> tuple[Figures, Tensor]:
-        student_CV = project(student_RD[part], head_VD)
-        privileged_CV = project(privileged_RD[part], head_VD)
-        negative_CV = project(negative_RD[part], head_VD)
-        return kl_tokens(student_CV, privileged_CV, negative_CV, weights)
+        student_CV = head.logits(student_RD[part])
+        privileged_CV, negative_CV = head.logits(privileged_RD[part]), head.logits(negative_RD[part])
+        figures, slope_CV = kl_tokens(student_CV, privileged_CV, negative_CV, weights)
+        return figures, head.gradient(slope_CV, student_CV)
 
-    return _in_chunks(student_RD, head_VD, chunk, tokens)
+    return _in_chunks(student_RD, chunk, tokens)
 
 
-def nll_loss(student_RD: Tensor, trace_R: Tensor, head_VD: Tensor, chunk: int) -> tuple[Tensor, Figures]:
+def folded_kl_loss(
+    student_RD: Tensor,
+    privileged: Reference,
+    negative: Reference,
+    head_VD: Tensor,
+    weights: Weights,
+    chunk: int,
+    floor_R: Tensor,
+) -> tuple[Tensor, Figures]:
+    """As `kl_loss`, for a plain head, in three matrix products; `kl_privileged` and `kl_negative`, which would take a
+    fourth, are figures of every `APART`th token only.
+
+    Args:
+        floor_R: of `floors`; it does not change in training.
+    """
+
+    def tokens(part: slice) -> tuple[Figures, Tensor]:
+        ours = Reference(privileged.hidden_RD[part], privileged.lse_R[part])
+        theirs = Reference(negative.hidden_RD[part], negative.lse_R[part])
+        figures, gradient_CD = folded_kl_tokens(student_RD[part], ours, theirs, head_VD, weights)
+        return {**figures, "gap": figures["loss"] - floor_R[part], "floor": floor_R[part]}, gradient_CD
+
+    return _in_chunks(student_RD, chunk, tokens)
+
+
+def nll_loss(student_RD: Tensor, trace_R: Tensor, head: Head, chunk: int) -> tuple[Tensor, Figures]:
     """Loss per token [R], which carries gradient to `student_RD` only, and the figures of `nll_tokens`."""
 
     def tokens(part: slice) -> tuple[Figures, Tensor]:
-        return nll_tokens(project(student_RD[part], head_VD), trace_R[part])
+        student_CV = head.logits(student_RD[part])
+        figures, slope_CV = nll_tokens(student_CV, trace_R[part])
+        return figures, head.gradient(slope_CV, student_CV)
 
-    return _in_chunks(student_RD, head_VD, chunk, tokens)
+    return _in_chunks(student_RD, chunk, tokens)
+
+
+def floors(privileged: Reference, negative: Reference, head_VD: Tensor, weights: Weights, chunk: int) -> Tensor:
+    """The least that each token's loss can be [R]: see above."""
+    if 0.0 in weights:  # one reference alone is reached, at distance 0
+        return torch.zeros_like(privileged.lse_R)
+    share = weights.privileged + weights.negative
+    constant_R = weights.privileged * privileged.lse_R + weights.negative * negative.lse_R
+    parts = []
+    for privileged_CD, negative_CD in zip(
+        privileged.hidden_RD.split(chunk), negative.hidden_RD.split(chunk), strict=True
+    ):
+        best_CV = project(privileged_CD, head_VD).mul_(weights.privileged)
+        best_CV.add_(project(negative_CD, head_VD), alpha=weights.negative).div_(share)
+        parts.append(-share * best_CV.logsumexp(-1))
+    return torch.cat(parts) + constant_R
 
 
 def kl_tokens(
@@ -102,6 +205,45 @@ def kl_tokens(
     return figures, p_CV * (pull_CV - loss_C[:, None])
 
 
+def folded_kl_tokens(
+    student_CD: Tensor, privileged: Reference, negative: Reference, head_VD: Tensor, weights: Weights
+) -> tuple[Figures, Tensor]:
+    """Figures per token, but the floor's, and the derivative of each token's loss by its hidden state [C, D].
+
+    Differences are taken between hidden states in float32 and only then rounded to the head's precision.
+    """
+    exact = torch.float64 if student_CD.dtype == torch.float64 else torch.float32
+    share = weights.privileged + weights.negative
+    hidden_CD = student_CD.to(exact)
+    from_privileged_CD, from_negative_CD = hidden_CD - privileged.hidden_RD, hidden_CD - negative.hidden_RD
+    difference_CD = weights.privileged * from_privileged_CD + weights.negative * from_negative_CD
+    pull_CV = project(difference_CD.to(head_VD.dtype), head_VD)
+    p_CV = project(student_CD, head_VD)
+    # taken from the likeliest token's on, the mean of a peaked distribution is small, and exact
+    peak_C1 = pull_CV.gather(-1, p_CV.argmax(-1, keepdim=True))
+    pull_CV -= peak_C1
+    lse_C = p_CV.logsumexp(-1)
+    p_CV -= lse_C[:, None]
+    entropy_C = torch.linalg.vecdot(p_CV.exp(), p_CV).neg_()
+    p_CV.exp_()
+    mean_C = torch.linalg.vecdot(p_CV, pull_CV)
+    constant_C = weights.privileged * privileged.lse_R + weights.negative * negative.lse_R
+    loss_C = mean_C + peak_C1[:, 0] - share * lse_C + constant_C
+    apart = slice(None, None, APART)
+    mean_head_KD = p_CV[apart].to(head_VD.dtype) @ head_VD
+    kl_privileged_K = torch.linalg.vecdot(mean_head_KD.to(exact), from_privileged_CD[apart])
+    kl_negative_K = torch.linalg.vecdot(mean_head_KD.to(exact), from_negative_CD[apart])
+    figures = {
+        "loss": loss_C,
+        "kl_privileged": kl_privileged_K - lse_C[apart] + privileged.lse_R[apart],
+        "kl_negative": kl_negative_K - lse_C[apart] + negative.lse_R[apart],
+        "student_entropy": entropy_C,
+    }
+    pull_CV -= mean_C[:, None]
+    p_CV *= pull_CV
+    return figures, p_CV.to(head_VD.dtype) @ head_VD
+
+
 def nll_tokens(student_CV: Tensor, trace_C: Tensor) -> tuple[Figures, Tensor]:
     """As `kl_tokens`. The floor of a negative log-likelihood is 0, so its gap is the loss itself."""
     log_p_CV = student_CV.log_softmax(-1)
@@ -121,16 +263,15 @@ def project(hidden_RD: Tensor, head_VD: Tensor) -> Tensor:
 
 
 def _in_chunks(
-    student_RD: Tensor, head_VD: Tensor, chunk: int, tokens: Callable[[slice], tuple[Figures, Tensor]]
+    student_RD: Tensor, chunk: int, tokens: Callable[[slice], tuple[Figures, Tensor]]
 ) -> tuple[Tensor, Figures]:
-    """Runs `tokens` over slices of at most `chunk` rows; its slopes become the gradient at once and are dropped."""
+    """Runs `tokens` over slices of at most `chunk` rows, which gives figures and gradient of each."""
     parts: list[Figures] = []
     gradient_RD = torch.empty_like(student_RD)
     with torch.no_grad():
         for start in range(0, len(student_RD), chunk):
             part = slice(start, start + chunk)
-            figures, slope_CV = tokens(part)
-            gradient_RD[part] = slope_CV.to(head_VD.dtype) @ head_VD
+            figures, gradient_RD[part] = tokens(part)
             parts.append(figures)
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return _WithGradient.apply(student_RD, joined["loss"], gradient_RD), joined

@@ -17,16 +17,18 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from synth.schema.base import UsageError
+from synth.schema.console import say
 from train.config import TrainConfig
 from train.data import Example, ModelLimits, Padded, pad
+from train.loss import Head
 
 
 @dataclass(frozen=True)
 class Roles:
-    """`head_VD` turns hidden states into logits and is the same for all three roles."""
+    """`head` turns hidden states into logits and is the same for all three roles."""
 
     peft: Any
-    head_VD: Tensor
+    head: Head
     device: torch.device
 
     def student(self, batch: Padded) -> Tensor:
@@ -90,14 +92,22 @@ def load_roles(folder: Path, config: TrainConfig, device: torch.device) -> Roles
     # dropout of its own has none, and a resumed run needs no state of random number generators.
     torch.manual_seed(config.seed)
     peft = get_peft_model(base, lora).to(device).eval()
-    return Roles(peft, peft.get_base_model().get_output_embeddings().weight, device)
+    return Roles(peft, _head(peft), device)
+
+
+def _head(peft: Any) -> Head:
+    """The head with what its architecture does to its logits, as far as configurations name it."""
+    head, config = peft.get_base_model().get_output_embeddings(), peft.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return Head(head.weight, getattr(head, "bias", None), scale, float(cap) if cap else None)
 
 
 def check_roles(roles: Roles, example: Example) -> None:
     """Checks what the loss rests on, with a fresh adapter and the beginning of one example.
 
     Raises:
-        UsageError: logits are not head × hidden state (a bias, a scale or a cap in between).
+        UsageError: logits are not what the head is known to make of hidden states.
     """
     head = roles.peft.get_base_model().get_output_embeddings()
     assert type(head) is nn.Linear and not head.weight.requires_grad, "the head must be plain and frozen"
@@ -105,10 +115,15 @@ def check_roles(roles: Roles, example: Example) -> None:
     with torch.no_grad():
         student_RD = roles.student(batch)
         logits_RV = batch.trace_positions(roles.peft(input_ids=batch.ids_BT, use_cache=False).logits)
-        ours_RV = student_RD @ roles.head_VD.t()
+        ours_RV = roles.head.logits(student_RD)
     assert torch.equal(student_RD, roles.reference(batch)), "a fresh adapter must change nothing"
     if not torch.allclose(ours_RV.float(), logits_RV.float(), rtol=0.02, atol=0.02 * float(logits_RV.abs().max())):
         raise UsageError(
-            f"{roles.peft.config.model_type} models put a bias, a scale or a cap between hidden states and logits; "
-            "wanted logits that are head × hidden state, as in Qwen2.5 and Qwen3; train another model"
+            f"{roles.peft.config.model_type} models do something to their logits that is not known here; wanted a "
+            "matrix on the hidden state, with or without a bias, a scale or a cap; train another model"
+        )
+    if not roles.head.is_plain:
+        say(
+            f"{roles.peft.config.model_type} models put a bias, a scale or a cap on their logits, so the three roles "
+            "cannot be folded before the head: references are computed in every step, with three rows of logits a token"
         )

@@ -43,7 +43,7 @@ def test_peft_loads_the_adapter_and_gives_the_student_as_trained(result: Result,
     with torch.no_grad():
         for name, weight in roles.adapter().items():
             weight.copy_(trained[f"adapter.{name}"])
-        student = roles.student(pad([[5]], [[6, 7, 8]], CPU)) @ roles.head_VD.t()
+        student = roles.student(pad([[5]], [[6, 7, 8]], CPU)) @ roles.head.matrix_VD.t()
     assert torch.allclose(loaded[0, :3], student, atol=1e-5)
     assert not torch.allclose(loaded, before, atol=1e-3)
 

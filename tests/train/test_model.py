@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from synth.schema.models import identify
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from train.config import TrainConfig
 from train.data import Example, ModelLimits, load_examples, pad, reference_input, student_input
-from train.loop import gradients
+from train.loop import gradients, score
+from train.loss import Head
 from train.model import Roles, check_roles, device_and_dtype, load_roles, read_limits
 
 CPU = torch.device("cpu")
@@ -78,7 +80,7 @@ def test_padded_sequences_score_as_one_by_one(roles: Roles, examples: tuple[Exam
 
 def test_hidden_states_at_trace_positions_predict_the_trace(roles: Roles, examples: tuple[Example, ...]):
     batch = student_input(examples[:1], CPU)
-    log_p = (roles.student(batch) @ roles.head_VD.t()).log_softmax(-1)
+    log_p = (roles.student(batch) @ roles.head.matrix_VD.t()).log_softmax(-1)
     trace = torch.tensor(examples[0].trace_ids)
     wanted = torch.stack(
         [
@@ -127,7 +129,7 @@ def test_equal_contexts_and_a_fresh_adapter_give_no_gradient(roles: Roles, examp
 def test_only_the_adapter_is_trained_in_float32_and_the_head_is_not_adapted(tiny_model: Path):
     roles = load_roles(tiny_model, TrainConfig(dtype="bfloat16", lora_rank=4), CPU)
     assert {weight.dtype for weight in roles.adapter().values()} == {torch.float32}
-    assert roles.head_VD.dtype == torch.bfloat16 and not roles.head_VD.requires_grad
+    assert roles.head.matrix_VD.dtype == torch.bfloat16 and not roles.head.matrix_VD.requires_grad
     assert all(".layers." in name and ".lora_" in name for name in roles.adapter())
     assert len(roles.adapter()) == 2 * 7 * 2  # layers × linears × (A, B)
 
@@ -138,21 +140,72 @@ def test_the_first_adapter_depends_on_the_seed_alone(tiny_model: Path):
     assert all(torch.equal(a, b) and not torch.equal(a, c) for a, b, c in pairs)
 
 
-def test_logits_that_are_not_head_times_hidden_state_are_refused(tmp_path: Path, examples: tuple[Example, ...]):
+HEADS = [
+    ("granite", {"logits_scaling": 4.0}, {"scale": 0.25}),
+    ("gemma2", {"final_logit_softcapping": 3.0, "head_dim": 8}, {"cap": 3.0}),
+    ("cohere", {"logit_scale": 0.5}, {"scale": 0.5}),
+]
+
+
+def other_model(folder: Path, kind: str, **settings: object) -> Roles:
+    """A small random model of another kind."""
     config = AutoConfig.for_model(
-        "granite",
+        kind,
         vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=1,
         num_attention_heads=4,
         num_key_value_heads=2,
-        logits_scaling=4.0,
+        initializer_range=0.2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+        **settings,
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    roles = load_roles(tmp_path, TrainConfig(dtype="float32"), CPU)
-    with pytest.raises(UsageError, match="granite models put"):
-        check_roles(roles, examples[0])
+    torch.manual_seed(2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return load_roles(folder, TrainConfig(dtype="float32"), CPU)
+
+
+@pytest.mark.parametrize(("kind", "settings", "known"), HEADS)
+def test_heads_that_do_more_than_multiply_train_with_whole_logits(
+    tmp_path: Path,
+    examples: tuple[Example, ...],
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    settings: dict[str, object],
+    known: dict[str, float],
+):
+    roles = other_model(tmp_path, kind, **settings)
+    assert all(getattr(roles.head, name) == value for name, value in known.items())
+    check_roles(roles, examples[0])
+    assert "cannot be folded" in capsys.readouterr().err
+    stir(roles)
+    loss_R, _ = score(roles, examples, TrainConfig(dtype="float32"))
+    loss_R.sum().backward()
+    ours = {name: weight.grad.clone() for name, weight in roles.adapter().items() if weight.grad is not None}
+    roles.peft.zero_grad()
+    literal_loss(roles, examples).backward()
+    for name, gradient in ours.items():
+        wanted = roles.adapter()[name].grad
+        assert wanted is not None and torch.allclose(gradient, wanted, rtol=1e-3, atol=1e-4), name
+
+
+def literal_loss(roles: Roles, examples: tuple[Example, ...]) -> torch.Tensor:
+    """The paper's formula on the model's own logits, with autograd."""
+    student, references = student_input(examples, CPU), reference_input(examples, CPU)
+    log_p = student.trace_positions(roles.peft(input_ids=student.ids_BT, use_cache=False).logits).log_softmax(-1)
+    with torch.no_grad(), roles.peft.disable_adapter():
+        logits = references.trace_positions(roles.peft(input_ids=references.ids_BT, use_cache=False).logits)
+    log_q, log_n = logits.log_softmax(-1).chunk(2)
+    return (log_p.exp() * ((log_p - log_q) - 0.1 * (log_p - log_n))).sum()
+
+
+def test_logits_that_are_not_understood_are_refused(tmp_path: Path, examples: tuple[Example, ...]):
+    roles = other_model(tmp_path, "granite", logits_scaling=4.0)
+    with pytest.raises(UsageError, match="granite models do something to their logits that is not known"):
+        check_roles(replace(roles, head=Head(roles.head.matrix_VD)), examples[0])
 
 
 def test_limits_come_from_the_model_s_config(tiny_model: Path, tmp_path: Path):

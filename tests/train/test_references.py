@@ -1,0 +1,214 @@
+"""The cache of the references: it holds what they would give, and is used where it may be and refused elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from synth.schema.base import IntegrityError, StorageError, UsageError
+from synth.schema.models import identify
+from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
+from tests.train.test_loop import SETTINGS, lines, weights
+from tests.train.test_model import CPU, stir
+from train import references as module
+from train.commands import train
+from train.config import TrainConfig
+from train.data import Example, ModelLimits, load_examples, reference_input
+from train.loop import run, score
+from train.loss import Weights, reference_of
+from train.model import Roles, load_roles
+from train.references import INDEX_FILE, MadeWith, ReferenceCache, fill, key_of, made_with, size_bytes
+
+CONFIG = TrainConfig(dtype="float32", microbatch_tokens=150)
+
+
+@pytest.fixture
+def roles(tiny_model: Path) -> Roles:
+    return load_roles(tiny_model, CONFIG, CPU)
+
+
+@pytest.fixture
+def examples(make_manifest: MakeManifest, tiny_model: Path) -> tuple[Example, ...]:
+    return load_examples(make_manifest(12), identify(tiny_model), ModelLimits(CONTEXT, VOCABULARY)).examples
+
+
+@pytest.fixture
+def identity(tiny_model: Path, roles: Roles) -> MadeWith:
+    return made_with(identify(tiny_model), roles, CONFIG)
+
+
+@pytest.fixture
+def filled(
+    tmp_path: Path, roles: Roles, examples: tuple[Example, ...], identity: MadeWith
+) -> Callable[[], ReferenceCache]:
+    """Opens the cache, complete."""
+
+    def open_it() -> ReferenceCache:
+        cache = ReferenceCache(tmp_path / "cache", identity)
+        fill(cache, tmp_path / "cache", roles, examples, CONFIG)
+        return cache
+
+    return open_it
+
+
+def test_it_holds_what_the_references_give(filled, roles: Roles, examples: tuple[Example, ...]):
+    cache = filled()
+    for example in examples:
+        both = roles.reference(reference_input([example], CPU))
+        for got, hidden in zip(cache.of([example], CPU), both.chunk(2), strict=True):
+            wanted = reference_of(hidden, roles.head.matrix_VD, 512)
+            assert torch.allclose(got.hidden_RD, wanted.hidden_RD, rtol=0, atol=1e-5)
+            assert torch.allclose(got.lse_R, wanted.lse_R, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["contrastive", "privileged_kl", "negative_kl"])
+def test_cached_and_live_losses_and_gradients_agree(
+    filled, roles: Roles, examples: tuple[Example, ...], objective: str
+):
+    stir(roles)
+    config = CONFIG.model_copy(update={"objective": objective})
+    found = []
+    for cache in (filled(), None):
+        loss_R, figures = score(roles, examples[:4], config, cache)
+        loss_R.sum().backward()
+        found.append(
+            (loss_R, figures["floor"], {n: w.grad.clone() for n, w in roles.adapter().items() if w.grad is not None})
+        )
+        roles.peft.zero_grad()
+    (loss, floor, gradient), (live_loss, live_floor, live_gradient) = found
+    assert torch.allclose(loss, live_loss, rtol=0, atol=1e-5)
+    assert torch.allclose(floor, live_floor, rtol=0, atol=1e-5)
+    for name in gradient:
+        assert torch.allclose(gradient[name], live_gradient[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_a_trained_adapter_leaves_them_as_they_were(filled, tmp_path: Path, roles: Roles, examples, identity: MadeWith):
+    before = filled().of(examples, CPU)
+    stir(roles)
+    again = ReferenceCache(tmp_path / "again", identity)
+    fill(again, tmp_path / "again", roles, examples, CONFIG)
+    for old, new in zip(before, again.of(examples, CPU), strict=True):
+        assert torch.equal(old.hidden_RD, new.hidden_RD) and torch.equal(old.lse_R, new.lse_R)
+
+
+def test_floors_are_computed_once_for_each_trace(filled, roles: Roles, examples, monkeypatch: pytest.MonkeyPatch):
+    cache, weights = filled(), Weights(1.0, -0.1)
+    first = cache.floors(examples[:3], roles, weights, 512)
+    monkeypatch.setattr(module, "floors", None)
+    parts = first.split([len(example.trace_ids) for example in examples[:3]])
+    assert torch.equal(cache.floors(examples[2::-1], roles, weights, 512), torch.cat(parts[::-1]))
+    assert (first < 0).all()
+
+
+def test_a_filled_cache_is_used_again_and_only_new_traces_are_computed(
+    filled, tmp_path: Path, roles: Roles, examples, identity: MadeWith, monkeypatch: pytest.MonkeyPatch
+):
+    filled()
+    more = replace(examples[0], trace_ids=(5, 6, 7), unit_id="new")
+    same_but_named = replace(examples[1], unit_id="other", student_prompt_ids=(9, 9))
+    cache = ReferenceCache(tmp_path / "cache", identity)
+    assert cache.missing([*examples, more, same_but_named]) == [more]
+    monkeypatch.setattr(module, "_compute", None)
+    fill(cache, tmp_path / "cache", roles, examples, CONFIG)
+
+
+def test_a_stopped_pass_goes_on_and_gives_the_same_bits(
+    filled, tmp_path: Path, roles: Roles, examples, identity: MadeWith, monkeypatch: pytest.MonkeyPatch
+):
+    unbroken = filled()
+    monkeypatch.setattr(module, "PART_BYTES", 1)  # a part for every pass
+    real, count = module._compute, iter(range(100))
+
+    def stop_at_the_third(*arguments: object) -> object:
+        if next(count) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "_compute", stop_at_the_third)
+    folder = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        fill(ReferenceCache(folder, identity), folder, roles, examples, CONFIG)
+    resumed = ReferenceCache(folder, identity)
+    assert 0 < len(resumed.missing(examples)) < len(examples)
+    fill(resumed, folder, roles, examples, CONFIG)
+    for one, other in zip(unbroken.of(examples, CPU), resumed.of(examples, CPU), strict=True):
+        assert torch.equal(one.hidden_RD, other.hidden_RD) and torch.equal(one.lse_R, other.lse_R)
+
+
+@pytest.mark.parametrize("field", ["model_revision", "tokenizer", "template", "dtype", "attention"])
+def test_a_cache_of_something_else_is_refused_naming_it(filled, tmp_path: Path, identity: MadeWith, field: str):
+    filled()
+    with pytest.raises(UsageError, match=f"{field} .* there, other here"):
+        ReferenceCache(tmp_path / "cache", identity.model_copy(update={field: "other"}))
+
+
+def test_a_damaged_part_is_refused(filled, tmp_path: Path, identity: MadeWith):
+    filled()
+    part = tmp_path / "cache" / "part-00000.safetensors"
+    data = bytearray(part.read_bytes())
+    data[-5] ^= 1
+    part.write_bytes(data)
+    with pytest.raises(IntegrityError, match=r"part-00000\.safetensors is not what references\.json says"):
+        ReferenceCache(tmp_path / "cache", identity)
+    part.unlink()
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        ReferenceCache(tmp_path / "cache", identity)
+
+
+def test_an_index_that_is_none_is_refused(tmp_path: Path, identity: MadeWith):
+    (tmp_path / INDEX_FILE).write_text("{}")
+    with pytest.raises(UsageError, match="is no index of references"):
+        ReferenceCache(tmp_path, identity)
+
+
+def test_a_disk_that_is_too_small_is_seen_before_anything_is_computed(
+    tmp_path: Path, roles: Roles, examples, identity: MadeWith, monkeypatch: pytest.MonkeyPatch
+):
+    wanted = sum(size_bytes(example, roles) for example in examples)
+    assert wanted == sum(2 * len(example.trace_ids) * (32 * 4 + 4) for example in examples)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": wanted - 1}))
+    with pytest.raises(StorageError, match=r"need .* GiB .* --set references=live"):
+        fill(ReferenceCache(tmp_path / "cache", identity), tmp_path / "cache", roles, examples, CONFIG)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_keys_depend_on_ids_alone(examples: tuple[Example, ...]):
+    assert len({key_of(example) for example in examples}) == len(examples)
+    assert key_of(replace(examples[0], negative_prompt_ids=(1,))) != key_of(examples[0])
+
+
+def test_runs_with_and_without_the_cache_end_alike(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path):
+    manifest, shared = make_manifest(10), tmp_path / "shared"
+    runs = [
+        run(tiny_model, manifest, tmp_path / name, SETTINGS.model_copy(update=changes), shared)
+        for name, changes in (("cached", {}), ("again", {}), ("live", {"references": "live"}))
+    ]
+    cached, again, live = map(weights, runs)
+    assert all(torch.equal(cached[name], again[name]) for name in cached)
+    assert all(torch.allclose(cached[name], live[name], rtol=0, atol=2e-4) for name in cached)
+    assert lines(runs[0])[0]["loss"] == pytest.approx(lines(runs[2])[0]["loss"], abs=1e-5)
+    assert not (tmp_path / "cached" / "references").exists() and (shared / INDEX_FILE).exists()
+
+
+def test_another_gamma_uses_the_same_cache(
+    tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    manifest = make_manifest(10)
+    run(tiny_model, manifest, tmp_path / "one", SETTINGS, tmp_path / "shared")
+    monkeypatch.setattr(module, "_compute", None)
+    changed = SETTINGS.model_copy(update={"gamma": 0.3})
+    assert run(tiny_model, manifest, tmp_path / "other", changed, tmp_path / "shared").steps == 6
+
+
+def test_the_command_line_names_a_shared_cache(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path):
+    arguments = ["--model", tiny_model, "--manifest", make_manifest(4), "--out", tmp_path / "run"]
+    arguments += ["--references", tmp_path / "shared", "--set", "epochs=1", "--set", "lora_rank=4", "--json"]
+    done = CliRunner().invoke(train, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert json.loads(done.stdout.splitlines()[-1])["steps"] == 1
+    assert (tmp_path / "shared" / INDEX_FILE).exists()

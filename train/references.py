@@ -1,0 +1,248 @@
+"""The references' side of the loss, computed once (paper §2.2): neither has an adapter, so neither ever changes.
+
+    FOLDER/references.json             what they were made with, and the parts there are: the last thing written
+    FOLDER/part-00000.safetensors, …   by trace: `<key>.privileged` and `.negative`, the final hidden states at the
+                                       trace's positions [R, D] in the weights' precision, and `<key>.privileged_lse`
+                                       and `.negative_lse`, the log-sum-exps of their logits [R] in float32
+
+A trace's key is a hash of its ids and of both references' contexts: what other traces lie beside it, and gamma, play no
+part, so a sweep, more epochs or more traces use what there is. A stopped pass goes on after its last whole part. Files
+are mapped into memory, so they stay in RAM as far as there is room.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from synth.schema.base import Frozen, IntegrityError, StorageError, UsageError, canonical
+from synth.schema.console import progress, say
+from synth.schema.models import ModelIdentity
+from train.checkpoint import replace
+from train.config import TrainConfig
+from train.data import Example, microbatches, reference_input
+from train.loss import Reference, Weights, floors, reference_of
+from train.model import Roles
+
+INDEX_FILE = "references.json"
+PART_BYTES = 256 << 20
+_ROLES = ("privileged", "negative")
+GIB = 2**30
+
+
+class Part(Frozen):
+    """A file of the cache. `sha256` is checked when the cache is opened."""
+
+    file: str
+    size_bytes: int
+    sha256: str
+
+
+class MadeWith(Frozen):
+    """What must be equal for hidden states to be used again. `template` is part of the contexts already, and named for
+    people."""
+
+    model_revision: str
+    tokenizer: str
+    template: str
+    dtype: str
+    attention: str
+    version: int = 1
+
+
+class Index(Frozen):
+    made_with: MadeWith
+    parts: tuple[Part, ...] = ()
+
+
+class ReferenceCache:
+    """Opens a folder, or begins one.
+
+    Raises:
+        UsageError: it was made with something else, or is no such folder.
+        IntegrityError: a part of it is damaged.
+    """
+
+    def __init__(self, folder: Path, made_with: MadeWith) -> None:
+        self._folder, self._floors = folder, dict[str, Tensor]()
+        self._index = _read_index(folder, made_with)
+        self._files = [self._open(part) for part in self._index.parts]
+        self._part_of = {
+            name.rpartition(".")[0]: file
+            for file in self._files
+            for name in file.keys()  # noqa: SIM118 — no iterator
+        }
+
+    def missing(self, examples: Sequence[Example]) -> list[Example]:
+        """Those that the cache does not hold, the longest first: their order is the same whenever it is asked."""
+        left = {key_of(example): example for example in examples}
+        return sorted(
+            (example for key, example in left.items() if key not in self._part_of),
+            key=lambda example: (-_longest(example), key_of(example)),
+        )
+
+    def add(self, tensors: dict[str, Tensor]) -> None:
+        """Writes a part. Raises StorageError: the disk refused; what was there before is whole."""
+        name = f"part-{len(self._files):05d}.safetensors"
+        path = self._folder / name
+        self._folder.mkdir(parents=True, exist_ok=True)
+        replace(path, lambda staged: save_file(tensors, staged))
+        part = Part(file=name, size_bytes=path.stat().st_size, sha256=_digest(path))
+        index = self._index.model_copy(update={"parts": (*self._index.parts, part)})
+        text = index.model_dump_json(indent=1).encode() + b"\n"
+        replace(self._folder / INDEX_FILE, lambda staged: staged.write_bytes(text))
+        self._index = index
+        self._files.append(self._open(part, is_new=True))
+        self._part_of |= {name.rpartition(".")[0]: self._files[-1] for name in tensors}
+
+    def of(self, examples: Sequence[Example], device: torch.device) -> tuple[Reference, Reference]:
+        """The privileged student's and the negative reference's side of these traces, joined."""
+        privileged, negative = (self._joined(examples, role, device) for role in _ROLES)
+        return privileged, negative
+
+    def floors(self, examples: Sequence[Example], roles: Roles, weights: Weights, chunk: int) -> Tensor:
+        """The least that each token's loss can be [R], computed when a trace is first seen and then remembered."""
+        new = [example for example in examples if key_of(example) not in self._floors]
+        if new:
+            privileged, negative = self.of(new, roles.device)
+            found_R = floors(privileged, negative, roles.head.matrix_VD, weights, chunk).cpu()
+            lengths = [len(example.trace_ids) for example in new]
+            self._floors |= dict(zip(map(key_of, new), found_R.split(lengths), strict=True))
+        return torch.cat([self._floors[key_of(example)] for example in examples]).to(roles.device)
+
+    def _joined(self, examples: Sequence[Example], role: str, device: torch.device) -> Reference:
+        hidden, lse = [], []
+        for example in examples:
+            key = key_of(example)
+            hidden.append(self._part_of[key].get_tensor(f"{key}.{role}"))
+            lse.append(self._part_of[key].get_tensor(f"{key}.{role}_lse"))
+        return Reference(torch.cat(hidden).to(device), torch.cat(lse).to(device))
+
+    def _open(self, part: Part, is_new: bool = False) -> safe_open:
+        path = self._folder / part.file
+        try:
+            if not is_new and (path.stat().st_size != part.size_bytes or _digest(path) != part.sha256):
+                raise IntegrityError(f"{path} is not what {INDEX_FILE} says; remove {self._folder} to make it anew")
+            return safe_open(path, "pt")
+        except (OSError, SafetensorError) as error:
+            raise IntegrityError(f"{path} cannot be read ({error}); remove {self._folder} to make it anew") from None
+
+
+def made_with(model: ModelIdentity, roles: Roles, config: TrainConfig) -> MadeWith:
+    return MadeWith(
+        model_revision=model.revision,
+        tokenizer=model.tokenizer_hash,
+        template=model.template_hash,
+        dtype=config.dtype,
+        attention=str(roles.peft.config._attn_implementation),
+    )
+
+
+def fill(cache: ReferenceCache, folder: Path, roles: Roles, examples: Sequence[Example], config: TrainConfig) -> None:
+    """Computes what the cache does not hold, part by part.
+
+    Raises:
+        StorageError: it will not fit on the disk, or the disk refused.
+    """
+    missing = cache.missing(examples)
+    if not missing:
+        return
+    size = sum(size_bytes(example, roles) for example in missing)
+    _check_room(folder, size)
+    tokens = sum(len(example.trace_ids) for example in missing)
+    say(f"references of {len(missing)} traces, {tokens} tokens: {size / GIB:.3g} GiB into {folder}")
+    done = 0
+    with progress("references", len(missing)) as bar:
+        for part in _parts(missing, roles, config):
+            tensors: dict[str, Tensor] = {}
+            for group in part:
+                tensors |= _compute(group, roles, config)
+                done += len(group)
+                bar.update(done)
+            cache.add(tensors)
+
+
+def size_bytes(example: Example, roles: Roles) -> int:
+    """Of one trace in the cache."""
+    matrix_VD = roles.head.matrix_VD
+    return 2 * len(example.trace_ids) * (matrix_VD.shape[1] * matrix_VD.element_size() + 4)
+
+
+def key_of(example: Example) -> str:
+    content = [example.privileged_prompt_ids, example.negative_prompt_ids, example.trace_ids]
+    return hashlib.sha256(canonical(content)).hexdigest()[:32]
+
+
+def _parts(missing: list[Example], roles: Roles, config: TrainConfig) -> Iterator[list[list[Example]]]:
+    """Groups of one pass each, by part. A function of what is missing, and of a part's end alone: a pass that was
+    stopped goes on with the groups that an unbroken one would have had."""
+    part: list[list[Example]] = []
+    size = 0
+    for group in microbatches(missing, config.microbatch_tokens, _longest):
+        part.append(group)
+        size += sum(size_bytes(example, roles) for example in group)
+        if size >= PART_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _compute(group: list[Example], roles: Roles, config: TrainConfig) -> dict[str, Tensor]:
+    """Both references' tensors of these traces, by name."""
+    lengths = [len(example.trace_ids) for example in group]
+    found: dict[str, Tensor] = {}
+    with torch.no_grad():
+        both_RD = roles.reference(reference_input(group, roles.device))
+        for role, hidden_RD in zip(_ROLES, both_RD.chunk(2), strict=True):
+            reference = reference_of(hidden_RD, roles.head.matrix_VD, config.token_chunk)
+            split = zip(group, reference.hidden_RD.split(lengths), reference.lse_R.split(lengths), strict=True)
+            for example, hidden, lse in split:
+                found[f"{key_of(example)}.{role}"] = hidden.cpu().contiguous().clone()
+                found[f"{key_of(example)}.{role}_lse"] = lse.cpu().contiguous().clone()
+    return found
+
+
+def _longest(example: Example) -> int:
+    contexts = (example.privileged_prompt_ids, example.negative_prompt_ids)
+    return max(map(len, contexts)) + len(example.trace_ids)
+
+
+def _check_room(folder: Path, size: int) -> None:
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise StorageError(
+            f"the references need {size / GIB:.3g} GiB in {folder}, and {free / GIB:.3g} are free; free some space, "
+            f"name another folder with --references, or compute them in every step with --set references=live"
+        )
+
+
+def _read_index(folder: Path, wanted: MadeWith) -> Index:
+    path = folder / INDEX_FILE
+    try:
+        index = Index.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Index(made_with=wanted)
+    except (OSError, ValidationError):
+        raise UsageError(f"{path} is no index of references; give another folder, or remove this one") from None
+    if index.made_with != wanted:
+        theirs, ours = index.made_with.model_dump(), wanted.model_dump()
+        shown = "; ".join(
+            f"{name} {theirs[name]} there, {ours[name]} here" for name in ours if theirs[name] != ours[name]
+        )
+        raise UsageError(f"{folder} holds references of something else ({shown}); give another --references")
+    return index
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
