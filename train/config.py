@@ -33,7 +33,7 @@ class TrainConfig(Config):
         "auto", description="of the frozen weights; auto is bfloat16 on a GPU, float32 without; the adapter is float32"
     )
     microbatch_tokens: int = Field(
-        4096, ge=1, description="padded tokens per student forward pass (one trace at least); less takes less memory"
+        4096, ge=1, description="tokens per forward pass (one trace at least); less takes less memory"
     )
     token_chunk: int = Field(512, ge=1, description="trace tokens whose logits exist at a time; less takes less memory")
     references: Literal["cached", "live"] = Field(

@@ -127,48 +127,75 @@ def _example(row: TraceRow, shard: str, limits: ModelLimits) -> Example:
 
 
 def microbatches(
-    batch: Sequence[Example], tokens: int, width: Callable[[Example], int] = lambda example: example.student_tokens
+    batch: Sequence[Example],
+    tokens: int,
+    width: Callable[[Example], int] = lambda example: example.student_tokens,
+    packed: bool = False,
 ) -> list[list[Example]]:
-    """Splits a batch, in order, so that each part padded to its widest sequence has at most `tokens`."""
+    """Splits a batch, in order, so that each part has at most `tokens`: as it is, or padded to its widest sequence."""
     parts: list[list[Example]] = []
     for example in batch:
-        widest = max(width(e) for e in (*parts[-1], example)) if parts else 0
-        if parts and (len(parts[-1]) + 1) * widest <= tokens:
+        widths = [width(e) for e in (*parts[-1], example)] if parts else []
+        if parts and (sum(widths) if packed else len(widths) * max(widths)) <= tokens:
             parts[-1].append(example)
         else:
             parts.append([example])
     return parts
 
 
-class Padded(NamedTuple):
-    """Sequences padded on the right. `spans` are the positions whose hidden states predict the trace tokens."""
+class Sequences(NamedTuple):
+    """Sequences one below the other, padded on the right; or one after the other in one row, with their `lengths`.
+
+    `spans`: by sequence, its row and the positions in it whose hidden states predict the trace tokens.
+    """
 
     ids_BT: Tensor
-    spans: tuple[slice, ...]
+    spans: tuple[tuple[int, slice], ...]
+    lengths: tuple[int, ...] | None = None
+
+    @property
+    def positions_BT(self) -> Tensor | None:
+        """Of each token in its own sequence; none where counting from the row's beginning is right."""
+        if self.lengths is None:
+            return None
+        return torch.cat([torch.arange(length) for length in self.lengths])[None].to(self.ids_BT.device)
 
     def trace_positions(self, hidden_BTD: Tensor) -> Tensor:
         """Joins the trace positions of all sequences to [R, D]; prompts and padding are left behind."""
-        return torch.cat([hidden_TD[span] for hidden_TD, span in zip(hidden_BTD, self.spans, strict=True)])
+        return torch.cat([hidden_BTD[row, span] for row, span in self.spans])
 
 
-def pad(prompts: Sequence[Sequence[int]], traces: Sequence[Sequence[int]], device: torch.device) -> Padded:
+def pad(prompts: Sequence[Sequence[int]], traces: Sequence[Sequence[int]], device: torch.device) -> Sequences:
     """Each prompt followed by its trace. Padding may be any id: a causal model's real tokens never look right."""
     rows = [[*prompt, *trace] for prompt, trace in zip(prompts, traces, strict=True)]
     width = max(map(len, rows))
     ids_BT = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
     starts = [len(prompt) - 1 for prompt in prompts]
-    spans = tuple(slice(start, start + len(trace)) for start, trace in zip(starts, traces, strict=True))
-    return Padded(ids_BT, spans)
+    spans = [slice(start, start + len(trace)) for start, trace in zip(starts, traces, strict=True)]
+    return Sequences(ids_BT, tuple(enumerate(spans)))
 
 
-def student_input(examples: Sequence[Example], device: torch.device) -> Padded:
-    return pad([e.student_prompt_ids for e in examples], [e.trace_ids for e in examples], device)
+def pack(prompts: Sequence[Sequence[int]], traces: Sequence[Sequence[int]], device: torch.device) -> Sequences:
+    """Each prompt followed by its trace, all in one row. Only attention that knows the lengths keeps them apart."""
+    rows = [[*prompt, *trace] for prompt, trace in zip(prompts, traces, strict=True)]
+    spans, begin = [], 0
+    for prompt, trace in zip(prompts, traces, strict=True):
+        spans.append((0, slice(begin + len(prompt) - 1, begin + len(prompt) - 1 + len(trace))))
+        begin += len(prompt) + len(trace)
+    return Sequences(
+        torch.tensor([[token for row in rows for token in row]], device=device), tuple(spans), tuple(map(len, rows))
+    )
 
 
-def reference_input(examples: Sequence[Example], device: torch.device) -> Padded:
+def student_input(examples: Sequence[Example], device: torch.device, packed: bool = False) -> Sequences:
+    join = pack if packed else pad
+    return join([e.student_prompt_ids for e in examples], [e.trace_ids for e in examples], device)
+
+
+def reference_input(examples: Sequence[Example], device: torch.device, packed: bool = False) -> Sequences:
     """Both references in one pass: all privileged contexts, then all negative ones, over the same traces."""
     prompts = [e.privileged_prompt_ids for e in examples] + [e.negative_prompt_ids for e in examples]
-    return pad(prompts, [e.trace_ids for e in examples] * 2, device)
+    return (pack if packed else pad)(prompts, [e.trace_ids for e in examples] * 2, device)
 
 
 def joined_traces(examples: Sequence[Example], device: torch.device) -> Tensor:

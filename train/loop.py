@@ -33,7 +33,7 @@ from train.data import (
 )
 from train.loss import Figures, folded_kl_loss, kl_loss, kl_weights, nll_loss
 from train.metrics import METRICS_FILE, metrics
-from train.model import Roles, check_roles, device_and_dtype, load_roles, read_limits
+from train.model import Roles, check_roles, choose_packing, device_and_dtype, load_roles, read_limits
 from train.references import ReferenceCache, fill, made_with
 
 GAMMA_WARNING = 0.5
@@ -78,6 +78,7 @@ def run(
     say(f"loading the weights as {config.dtype} on the {device.type}")
     roles = load_roles(model_folder, config, device)
     check_roles(roles, data.examples[0])
+    roles = choose_packing(roles, data.examples[:3])
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
     cache = reference_cache(references or out / REFERENCES, roles, data, record)
@@ -141,7 +142,7 @@ def gradients(
     clipping does not depend on how long traces are. A smaller last batch is divided by `batch_size` all the same.
     """
     sums, counts = Counter[str](), Counter[str]()
-    for examples in microbatches(batch, config.microbatch_tokens):
+    for examples in microbatches(batch, config.microbatch_tokens, packed=roles.packs):
         try:
             loss_R, figures = score(roles, examples, config, cache)
             (loss_R.sum() / (config.batch_size * mean_trace_tokens)).backward()
@@ -161,7 +162,7 @@ def score(
     roles: Roles, examples: Sequence[Example], config: TrainConfig, cache: ReferenceCache | None = None
 ) -> tuple[Tensor, Figures]:
     """The loss of every trace token [R], and its figures. Without a cache both references are computed here."""
-    student_RD = roles.student(student_input(examples, roles.device))
+    student_RD = roles.student(student_input(examples, roles.device, roles.packs))
     weights = kl_weights(config.objective, config.gamma)
     if weights is None:
         return nll_loss(student_RD, joined_traces(examples, roles.device), roles.head, config.token_chunk)
@@ -170,7 +171,7 @@ def score(
         floor_R = cache.floors(examples, roles, weights, config.token_chunk)
         matrix_VD = roles.head.matrix_VD
         return folded_kl_loss(student_RD, privileged, negative, matrix_VD, weights, config.token_chunk, floor_R)
-    privileged_RD, negative_RD = roles.reference(reference_input(examples, roles.device)).chunk(2)
+    privileged_RD, negative_RD = roles.reference(reference_input(examples, roles.device, roles.packs)).chunk(2)
     return kl_loss(student_RD, privileged_RD, negative_RD, roles.head, weights, config.token_chunk)
 
 

@@ -1,11 +1,12 @@
 """One frozen copy of the weights in three roles (paper §2.2): adapter on is the student, adapter off both references.
 
-Axes: B traces, T tokens of the longest, R trace tokens joined, D hidden size, V vocabulary.
+Axes: B rows of sequences, T tokens of the longest, R trace tokens joined, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +19,38 @@ from transformers.utils import logging
 
 from synth.schema.base import UsageError
 from synth.schema.console import say
+from train.attention import PACKED, register
 from train.config import TrainConfig
-from train.data import Example, ModelLimits, Padded, pad
+from train.data import Example, ModelLimits, Sequences, pad, student_input
 from train.loss import Head
+
+_PACKED_ERROR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative, of hidden states
 
 
 @dataclass(frozen=True)
 class Roles:
-    """`head` turns hidden states into logits and is the same for all three roles."""
+    """`head` turns hidden states into logits and is the same for all three roles. `packs`: sequences may be joined."""
 
     peft: Any
     head: Head
     device: torch.device
+    packs: bool = False
 
-    def student(self, batch: Padded) -> Tensor:
+    def student(self, batch: Sequences) -> Tensor:
         """Hidden states at the trace positions [R, D], with gradient to the adapter."""
         return self._hidden(batch)
 
-    def reference(self, batch: Padded) -> Tensor:
+    def reference(self, batch: Sequences) -> Tensor:
         """The same without adapter and without gradient; the contexts in `batch` make it one reference or both."""
         with torch.no_grad(), self.peft.disable_adapter():
             return self._hidden(batch)
 
-    def _hidden(self, batch: Padded) -> Tensor:
-        # No attention mask: sequences are causal and padded on the right, and a mask would cost the fast kernel.
-        # No cache: it would be filled for nothing.
+    def _hidden(self, batch: Sequences) -> Tensor:
+        # No attention mask: sequences are causal, and a mask would cost the fast kernel. No cache: it would be filled
+        # for nothing.
         decoder = self.peft.get_base_model().get_decoder()
-        return batch.trace_positions(decoder(input_ids=batch.ids_BT, use_cache=False).last_hidden_state)
+        lengths = {} if batch.lengths is None else {"pack_lengths": batch.lengths, "position_ids": batch.positions_BT}
+        return batch.trace_positions(decoder(input_ids=batch.ids_BT, use_cache=False, **lengths).last_hidden_state)
 
     def adapter(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
@@ -93,6 +99,30 @@ def load_roles(folder: Path, config: TrainConfig, device: torch.device) -> Roles
     torch.manual_seed(config.seed)
     peft = get_peft_model(base, lora).to(device).eval()
     return Roles(peft, _head(peft), device)
+
+
+def choose_packing(roles: Roles, examples: Sequence[Example]) -> Roles:
+    """Joins sequences without padding if that gives what each gives alone, tried out on a few; else pads.
+
+    Some architectures want of their attention what `train.attention` has not.
+    """
+    alone = [pad([e.student_prompt_ids], [e.trace_ids], roles.device) for e in examples]
+    with torch.no_grad():
+        wanted_RD = torch.cat([roles.student(one) for one in alone])
+        own = roles.peft.config._attn_implementation
+        register()
+        try:
+            roles.peft.get_base_model().set_attn_implementation(PACKED)
+            packed_RD = roles.student(student_input(examples, roles.device, packed=True))
+            error = float((packed_RD - wanted_RD).norm() / wanted_RD.norm())
+        except (NotImplementedError, TypeError, ValueError) as problem:
+            say(f"sequences are padded: {roles.peft.config.model_type} models cannot be packed ({problem})")
+        else:
+            if error <= _PACKED_ERROR[wanted_RD.dtype]:
+                return replace(roles, packs=True)
+            say(f"sequences are padded: packed ones are off by {error:.2g} in {roles.peft.config.model_type} models")
+        roles.peft.get_base_model().set_attn_implementation(own)
+    return roles
 
 
 def _head(peft: Any) -> Head:

@@ -186,7 +186,7 @@ def _parts(missing: list[Example], roles: Roles, config: TrainConfig) -> Iterato
     stopped goes on with the groups that an unbroken one would have had."""
     part: list[list[Example]] = []
     size = 0
-    for group in microbatches(missing, config.microbatch_tokens, _longest):
+    for group in microbatches(missing, config.microbatch_tokens, _longest, roles.packs):
         part.append(group)
         size += sum(size_bytes(example, roles) for example in group)
         if size >= PART_BYTES:
@@ -201,7 +201,7 @@ def _compute(group: list[Example], roles: Roles, config: TrainConfig) -> dict[st
     lengths = [len(example.trace_ids) for example in group]
     found: dict[str, Tensor] = {}
     with torch.no_grad():
-        both_RD = roles.reference(reference_input(group, roles.device))
+        both_RD = roles.reference(reference_input(group, roles.device, roles.packs))
         for role, hidden_RD in zip(_ROLES, both_RD.chunk(2), strict=True):
             reference = reference_of(hidden_RD, roles.head.matrix_VD, config.token_chunk)
             split = zip(group, reference.hidden_RD.split(lengths), reference.lse_R.split(lengths), strict=True)
