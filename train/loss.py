@@ -41,6 +41,7 @@ from torch.autograd.function import once_differentiable
 from train.config import Objective
 
 Figures = dict[str, Tensor]  # name → one number per token that was measured; `loss` is always there, for all
+_ROWS = 32  # whose probabilities are normalised at a time
 APART = 8  # every so many tokens the folded loss takes its two KLs apart
 
 
@@ -220,15 +221,15 @@ def folded_kl_tokens(
     pull_CV = project(difference_CD.to(head_VD.dtype), head_VD)
     p_CV = project(student_CD, head_VD)
     # taken from the likeliest token's on, the mean of a peaked distribution is small, and exact
-    peak_C1 = pull_CV.gather(-1, p_CV.argmax(-1, keepdim=True))
-    pull_CV -= peak_C1
-    lse_C = p_CV.logsumexp(-1)
-    p_CV -= lse_C[:, None]
-    entropy_C = torch.linalg.vecdot(p_CV.exp(), p_CV).neg_()
-    p_CV.exp_()
+    peak_C1 = p_CV.argmax(-1, keepdim=True)
+    from_peak_C1, top_C1 = pull_CV.gather(-1, peak_C1), p_CV.gather(-1, peak_C1)
+    pull_CV -= from_peak_C1
+    p_CV -= top_C1
+    log_total_C, entropy_C = _normalise(p_CV)
+    lse_C = top_C1[:, 0] + log_total_C
     mean_C = torch.linalg.vecdot(p_CV, pull_CV)
     constant_C = weights.privileged * privileged.lse_R + weights.negative * negative.lse_R
-    loss_C = mean_C + peak_C1[:, 0] - share * lse_C + constant_C
+    loss_C = mean_C + from_peak_C1[:, 0] - share * lse_C + constant_C
     apart = slice(None, None, APART)
     mean_head_KD = p_CV[apart].to(head_VD.dtype) @ head_VD
     kl_privileged_K = torch.linalg.vecdot(mean_head_KD.to(exact), from_privileged_CD[apart])
@@ -242,6 +243,21 @@ def folded_kl_tokens(
     pull_CV -= mean_C[:, None]
     p_CV *= pull_CV
     return figures, p_CV.to(head_VD.dtype) @ head_VD
+
+
+def _normalise(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """Turns logits, none above 0, into probabilities in their place; log-sum-exp and entropy [C].
+
+    A few rows at a time, since another buffer of the chunk's size would be half as much memory again.
+    """
+    log_totals, entropies = [], []
+    for rows_CV in logits_CV.split(_ROWS):
+        weight_CV = rows_CV.exp()
+        total_C = weight_CV.sum(-1)
+        entropies.append(total_C.log() - torch.linalg.vecdot(weight_CV, rows_CV) / total_C)
+        log_totals.append(total_C.log())
+        torch.div(weight_CV, total_C[:, None], out=rows_CV)
+    return torch.cat(log_totals), torch.cat(entropies)
 
 
 def nll_tokens(student_CV: Tensor, trace_C: Tensor) -> tuple[Figures, Tensor]:
