@@ -34,19 +34,22 @@ def train(
 
     The run folder receives run.json (resolved settings), metrics.jsonl, tensorboard/, references/ (what the two
     references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/. The same
-    command goes on with a run that was stopped. With --references several runs share one cache.
+    command goes on with a run that was stopped. With --references several runs share one cache. On several GPUs:
+    torchrun --nproc-per-node 4 $(which dail) train …
     """
     config = TrainConfig.load(config_file, "train", overrides)
     # Read when torch is imported. By default its idle threads spin, which on a busy machine costs more than it gives.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from train.loop import run  # torch takes seconds to import, which --help need not wait for
+        from train.ranks import joined
     except ModuleNotFoundError as error:
         raise UsageError(f"`dail train` needs the package {error.name}; run: pip install 'dail[train]'") from None
-    result = run(model_folder, manifest, out, config, references)
-    if result.resumed_at == result.steps:
-        say(f"this run is finished: all {result.steps} steps were done before")
-    say(f"adapter: {result.adapter}")
-    say(f"metrics: {result.metrics}")
-    if as_json:
-        emit(asdict(result))
+    with joined() as ranks:
+        result = run(model_folder, manifest, out, config, references, ranks)
+        if result.resumed_at == result.steps:
+            say(f"this run is finished: all {result.steps} steps were done before")
+        say(f"adapter: {result.adapter}")
+        say(f"metrics: {result.metrics}")
+        if as_json and ranks.is_first:
+            emit(asdict(result))

@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
 
-from synth.schema.base import DailError
+from synth.schema.base import DailError, UsageError
 from synth.schema.console import progress, say
 from synth.schema.manifest import read_manifest
 from synth.schema.models import identify
@@ -34,9 +35,11 @@ from train.data import (
 from train.loss import Figures, folded_kl_loss, kl_loss, kl_weights, nll_loss
 from train.metrics import METRICS_FILE, metrics
 from train.model import Roles, check_roles, choose_packing, device_and_dtype, load_roles, read_limits
+from train.ranks import Ranks
 from train.references import ReferenceCache, fill, made_with
 
 GAMMA_WARNING = 0.5
+_ALONE = Ranks()
 REFERENCES = "references"
 
 
@@ -51,16 +54,27 @@ class Result:
 
 
 def run(
-    model_folder: Path, manifest_path: Path, out: Path, config: TrainConfig, references: Path | None = None
+    model_folder: Path,
+    manifest_path: Path,
+    out: Path,
+    config: TrainConfig,
+    references: Path | None = None,
+    ranks: Ranks = _ALONE,
 ) -> Result:
     """Trains an adapter, goes on with a run that was stopped, or finds that it is finished.
 
     Args:
         references: folder of the reference cache; OUT/references if none is named.
+        ranks: all of them call this with the same arguments; the first one writes.
 
     Raises:
         DailError: of the kind that fits; a rerun goes on from the last checkpoint.
     """
+    if ranks.size > config.batch_size:
+        raise UsageError(
+            f"{ranks.size} ranks share batches of {config.batch_size} traces, so some would have nothing to do; start "
+            f"{config.batch_size} ranks, or set batch_size={ranks.size} (the paper's is 4)"
+        )
     device, config = device_and_dtype(config)
     say(f"checking the weights in {model_folder} against the manifest")
     record = _record(model_folder, manifest_path, config)
@@ -74,26 +88,30 @@ def run(
             f"warning: gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the "
             "privileged student finds unlikely; the paper uses 0.1"
         )
-    checkpoint.claim(out, record)
+    if ranks.is_first:
+        checkpoint.claim(out, record)
     say(f"loading the weights as {config.dtype} on the {device.type}")
     roles = load_roles(model_folder, config, device)
     check_roles(roles, data.examples[0])
     roles = choose_packing(roles, data.examples[:3])
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
-    cache = reference_cache(references or out / REFERENCES, roles, data, record)
-    steps = optimise(roles, optimizer, data, out, record, done, cache)
-    adapter.save_adapter(out, roles, record, steps)
+    cache = reference_cache(references or out / REFERENCES, roles, data, record, ranks)
+    steps = optimise(roles, optimizer, data, out, record, done, cache, ranks)
+    if ranks.is_first:
+        adapter.save_adapter(out, roles, record, steps)
     return _result(out, steps, done)
 
 
-def reference_cache(folder: Path, roles: Roles, data: TrainingSet, record: RunRecord) -> ReferenceCache | None:
+def reference_cache(
+    folder: Path, roles: Roles, data: TrainingSet, record: RunRecord, ranks: Ranks
+) -> ReferenceCache | None:
     """What the folded loss reads of the references, computed first where it is missing; none where it reads nothing."""
     config = record.config
     if config.objective == "nll" or config.references == "live" or not roles.head.is_plain:
         return None
     cache = ReferenceCache(folder, made_with(record.model, roles, config))
-    fill(cache, folder, roles, data.examples, config)
+    fill(cache, folder, roles, data.examples, config, ranks)
     return cache
 
 
@@ -105,25 +123,30 @@ def optimise(
     record: RunRecord,
     done: int,
     cache: ReferenceCache | None,
+    ranks: Ranks,
 ) -> int:
     """Every step after the first `done`, with checkpoints on the way and at the end; how many there are in all."""
     config = record.config
     total = data.steps_per_epoch(config.batch_size) * config.epochs
     started, tokens = time.monotonic(), 0
-    with metrics(out, done) as log, progress("training", total) as bar:
+    with metrics(out, done) if ranks.is_first else nullcontext() as log, progress("training", total) as bar:
         for step in range(done, total):
             batch = data.batch(config.seed, step, config.batch_size)
-            figures = gradients(roles, batch, config, data.mean_trace_tokens, cache)
+            figures = gradients(roles, batch, config, data.mean_trace_tokens, cache, ranks)
             if not math.isfinite(figures["loss"] + figures["grad_norm"]):
-                checkpoint.save(out, roles.adapter(), optimizer, step, record.fingerprint)
+                if ranks.is_first:
+                    checkpoint.save(out, roles.adapter(), optimizer, step, record.fingerprint)
                 raise _not_finite(step, batch, figures, out)
             lr = learning_rate(config, step, total)
             update(optimizer, lr)
             tokens += sum(len(example.trace_ids) for example in batch)
             speed = tokens / (time.monotonic() - started)
-            log.write(step + 1, {"epoch": (step + 1) / total * config.epochs, "lr": lr, **figures, "tokens_s": speed})
+            epoch = (step + 1) / total * config.epochs
+            if log:
+                log.write(step + 1, {"epoch": epoch, "lr": lr, **figures, "tokens_s": speed})
             bar.update(step + 1, loss=figures["loss"], gap=figures["gap"], tokens_per_s=speed)
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == total:
+            is_due = (step + 1) % config.checkpoint_every == 0 or step + 1 == total
+            if is_due and ranks.is_first:
                 checkpoint.save(out, roles.adapter(), optimizer, step + 1, record.fingerprint)
     return total
 
@@ -134,6 +157,7 @@ def gradients(
     config: TrainConfig,
     mean_trace_tokens: float,
     cache: ReferenceCache | None = None,
+    ranks: Ranks = _ALONE,
 ) -> dict[str, float]:
     """Adds the batch's gradient to the adapter and clips it; the means of the figures per token that was measured.
 
@@ -142,7 +166,7 @@ def gradients(
     clipping does not depend on how long traces are. A smaller last batch is divided by `batch_size` all the same.
     """
     sums, counts = Counter[str](), Counter[str]()
-    for examples in microbatches(batch, config.microbatch_tokens, packed=roles.packs):
+    for examples in microbatches(ranks.share(batch), config.microbatch_tokens, packed=roles.packs):
         try:
             loss_R, figures = score(roles, examples, config, cache)
             (loss_R.sum() / (config.batch_size * mean_trace_tokens)).backward()
@@ -154,8 +178,13 @@ def gradients(
             ) from None
         sums.update({name: float(value.sum()) for name, value in figures.items()})
         counts.update({name: len(value) for name, value in figures.items()})
+    ranks.add_gradients(roles.adapter().values())
+    totals, numbers = Counter[str](), Counter[str]()
+    for some_sums, some_counts in ranks.gather((sums, counts)):
+        totals.update(some_sums)
+        numbers.update(some_counts)
     norm = clip_grad_norm_(roles.adapter().values(), config.max_grad_norm)
-    return {**{name: value / counts[name] for name, value in sums.items()}, "grad_norm": float(norm)}
+    return {**{name: value / numbers[name] for name, value in totals.items()}, "grad_norm": float(norm)}
 
 
 def score(

@@ -31,11 +31,13 @@ from train.config import TrainConfig
 from train.data import Example, microbatches, reference_input
 from train.loss import Reference, Weights, floors, reference_of
 from train.model import Roles
+from train.ranks import Ranks
 
 INDEX_FILE = "references.json"
 PART_BYTES = 256 << 20
 _ROLES = ("privileged", "negative")
 GIB = 2**30
+_ALONE = Ranks()
 
 
 class Part(Frozen):
@@ -74,12 +76,9 @@ class ReferenceCache:
     def __init__(self, folder: Path, made_with: MadeWith) -> None:
         self._folder, self._floors = folder, dict[str, Tensor]()
         self._index = _read_index(folder, made_with)
-        self._files = [self._open(part) for part in self._index.parts]
-        self._part_of = {
-            name.rpartition(".")[0]: file
-            for file in self._files
-            for name in file.keys()  # noqa: SIM118 — no iterator
-        }
+        self._part_of: dict[str, safe_open] = {}
+        for part in self._index.parts:
+            self._know(self._open(part))
 
     def missing(self, examples: Sequence[Example]) -> list[Example]:
         """Those that the cache does not hold, the longest first: their order is the same whenever it is asked."""
@@ -89,19 +88,25 @@ class ReferenceCache:
             key=lambda example: (-_longest(example), key_of(example)),
         )
 
-    def add(self, tensors: dict[str, Tensor]) -> None:
-        """Writes a part. Raises StorageError: the disk refused; what was there before is whole."""
-        name = f"part-{len(self._files):05d}.safetensors"
-        path = self._folder / name
-        self._folder.mkdir(parents=True, exist_ok=True)
-        replace(path, lambda staged: save_file(tensors, staged))
-        part = Part(file=name, size_bytes=path.stat().st_size, sha256=_digest(path))
-        index = self._index.model_copy(update={"parts": (*self._index.parts, part)})
-        text = index.model_dump_json(indent=1).encode() + b"\n"
-        replace(self._folder / INDEX_FILE, lambda staged: staged.write_bytes(text))
-        self._index = index
-        self._files.append(self._open(part, is_new=True))
-        self._part_of |= {name.rpartition(".")[0]: self._files[-1] for name in tensors}
+    def add(self, tensors: dict[str, Tensor], ranks: Ranks) -> None:
+        """Writes a part for every rank that has tensors. All ranks must call it.
+
+        Raises:
+            StorageError: the disk refused; what was there before is whole.
+        """
+        path = self._folder / f"part-{len(self._index.parts) + ranks.rank:05d}.safetensors"
+        part = None
+        if tensors:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            replace(path, lambda staged: save_file(tensors, staged))
+            part = Part(file=path.name, size_bytes=path.stat().st_size, sha256=_digest(path))
+        new = [one for (one,) in ranks.gather((part,)) if one is not None]
+        self._index = self._index.model_copy(update={"parts": (*self._index.parts, *new)})
+        if ranks.is_first:
+            text = self._index.model_dump_json(indent=1).encode() + b"\n"
+            replace(self._folder / INDEX_FILE, lambda staged: staged.write_bytes(text))
+        for one in new:
+            self._know(self._open(one, is_new=True))
 
     def of(self, examples: Sequence[Example], device: torch.device) -> tuple[Reference, Reference]:
         """The privileged student's and the negative reference's side of these traces, joined."""
@@ -126,6 +131,10 @@ class ReferenceCache:
             lse.append(self._part_of[key].get_tensor(f"{key}.{role}_lse"))
         return Reference(torch.cat(hidden).to(device), torch.cat(lse).to(device))
 
+    def _know(self, file: safe_open) -> None:
+        names = file.keys()
+        self._part_of |= {name.rpartition(".")[0]: file for name in names}
+
     def _open(self, part: Part, is_new: bool = False) -> safe_open:
         path = self._folder / part.file
         try:
@@ -146,8 +155,15 @@ def made_with(model: ModelIdentity, roles: Roles, config: TrainConfig) -> MadeWi
     )
 
 
-def fill(cache: ReferenceCache, folder: Path, roles: Roles, examples: Sequence[Example], config: TrainConfig) -> None:
-    """Computes what the cache does not hold, part by part.
+def fill(
+    cache: ReferenceCache,
+    folder: Path,
+    roles: Roles,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    ranks: Ranks = _ALONE,
+) -> None:
+    """Computes what the cache does not hold, part by part, a part on each rank at a time.
 
     Raises:
         StorageError: it will not fit on the disk, or the disk refused.
@@ -159,15 +175,17 @@ def fill(cache: ReferenceCache, folder: Path, roles: Roles, examples: Sequence[E
     _check_room(folder, size)
     tokens = sum(len(example.trace_ids) for example in missing)
     say(f"references of {len(missing)} traces, {tokens} tokens: {size / GIB:.3g} GiB into {folder}")
+    parts = list(_parts(missing, roles, config))
     done = 0
     with progress("references", len(missing)) as bar:
-        for part in _parts(missing, roles, config):
+        for first in range(0, len(parts), ranks.size):
             tensors: dict[str, Tensor] = {}
-            for group in part:
+            for group in parts[first + ranks.rank] if first + ranks.rank < len(parts) else []:
                 tensors |= _compute(group, roles, config)
-                done += len(group)
-                bar.update(done)
-            cache.add(tensors)
+                done += len(group) * ranks.size
+                bar.update(min(done, len(missing)))
+            cache.add(tensors, ranks)
+        bar.update(len(missing))
 
 
 def size_bytes(example: Example, roles: Roles) -> int:

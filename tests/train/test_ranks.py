@@ -1,0 +1,111 @@
+"""Several ranks, started by torchrun on loopback, make the adapter that one would have made."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from synth.schema.base import UsageError
+from tests.conftest import ROOT
+from tests.train.conftest import MakeManifest
+from tests.train.test_data import example
+from tests.train.test_loop import SETTINGS, lines
+from train import references as module
+from train.config import TrainConfig
+from train.loop import run
+from train.ranks import Ranks, joined
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def torchrun(model: Path, manifest: Path, out: Path, config: TrainConfig, *more: str) -> subprocess.Popen[str]:
+    settings = [f"--set={name}={json.dumps(value)}" for name, value in config.model_dump(mode="json").items()]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *more]
+    command += [str(Path(sys.executable).with_name("dail")), "train", "--model", str(model), "--json", *settings]
+    command += ["--manifest", str(manifest), "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "adapter" / "adapter_model.safetensors")
+
+
+def agree(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.allclose(a[name], b[name], rtol=0, atol=1e-5) for name in a)
+
+
+def test_two_ranks_make_the_adapter_of_one(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path):
+    """Batches of 4, the last of an epoch of 3: one rank has more to do there."""
+    manifest, config = make_manifest(11), SETTINGS.model_copy(update={"lr": 1e-3})
+    alone = run(tiny_model, manifest, tmp_path / "alone", config)
+    process = torchrun(tiny_model, manifest, tmp_path / "two", config)
+    printed, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert len(printed.splitlines()) == 1 and json.loads(printed)["steps"] == 6, "only the first rank prints"
+    assert said.count("adapter:") == 1
+    assert agree(tmp_path / "alone", tmp_path / "two")
+    of_two = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    for ours, theirs in zip(lines(alone), of_two, strict=True):
+        for name in ("loss", "gap", "grad_norm", "student_entropy"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
+
+
+def test_a_lost_rank_is_started_again_and_the_run_ends_the_same(
+    tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path
+):
+    manifest, config = make_manifest(10), SETTINGS.model_copy(update={"epochs": 30, "lr": 1e-3})
+    run(tiny_model, manifest, tmp_path / "alone", config)
+    process = torchrun(tiny_model, manifest, tmp_path / "two", config, "--max-restarts", "1")
+    metrics = tmp_path / "two" / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 10):
+        time.sleep(0.02)
+    ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(ranks[-1]), signal.SIGKILL)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert said.count("loading the weights") == 2, "nobody was started again"
+    assert agree(tmp_path / "alone", tmp_path / "two")
+
+
+def test_more_ranks_than_traces_in_a_batch_are_refused(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path):
+    with pytest.raises(UsageError, match=r"8 ranks share batches of 4 .* set batch_size=8"):
+        run(tiny_model, make_manifest(4), tmp_path / "run", SETTINGS, ranks=Ranks(7, 8))
+
+
+def test_shares_are_disjoint_complete_and_alike():
+    batch = [example(length, 10) for length in (5, 50, 7, 40, 6, 60, 8)]
+    shares = [Ranks(rank, 3).share(batch) for rank in range(3)]
+    assert sorted(id(one) for share in shares for one in share) == sorted(map(id, batch))
+    tokens = [sum(one.student_tokens for one in share) for share in shares]
+    assert max(tokens) < 2 * min(tokens)
+    assert Ranks().share(batch) == batch
+
+
+def test_one_rank_joins_nobody():
+    with joined() as ranks:
+        assert ranks == Ranks() and not torch.distributed.is_initialized()
+        assert ranks.gather("x") == ["x"]
+
+
+def test_parts_of_the_cache_are_shared_among_ranks(
+    tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What two ranks computed is whole, and read by one."""
+    manifest, config = make_manifest(11), SETTINGS.model_copy(update={"epochs": 1, "microbatch_tokens": 100})
+    process = torchrun(tiny_model, manifest, tmp_path / "two", config)
+    assert process.communicate(timeout=200) and process.returncode == 0
+    monkeypatch.setattr(module, "_compute", None)
+    run(tiny_model, manifest, tmp_path / "one", config, tmp_path / "two" / "references")
