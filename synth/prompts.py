@@ -135,6 +135,12 @@ class Prompts:
             raise ItemError("tokenizer_failed", f"the chat template failed: {type(error).__name__}: {error}") from error
         return [int(token) for token in ids]
 
+    def solution_ids(self, item: ExpertSolution) -> list[int]:
+        """The expert solution as a trace: its text, and the token that ends a turn."""
+        ids = [int(token) for token in self.tokenizer.encode(item.solution_text, add_special_tokens=False)]
+        own = self.tokenizer.eos_token_id
+        return [*ids, own if own in self.stop_ids else min(self.stop_ids)]
+
     def text(self, token_ids: list[int]) -> str:
         """What people read of a trace: special tokens left out. Never tokenised again."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))

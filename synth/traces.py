@@ -12,6 +12,7 @@ from synth.schema.leases import ShardRef, Unit, shard_key, unit_seed
 from synth.schema.manifest import config_fingerprint
 from synth.schema.objects import sha256
 from synth.schema.shards import TraceMessage, TraceRow, encode_shard
+from synth.schema.tokens import Tokens
 from synth.strategies.base import Rollout, RolloutRequest
 
 
@@ -56,9 +57,22 @@ def prepare(unit: Unit, prompts: Prompts, model_tokens: int) -> Prepared:
         synthesis=synthesis,
         seed=unit_seed(unit.unit_id),
         stop_ids=prompts.stop_ids,
-        prefix=unit.prefix,
+        prefix=_expert(unit, prompts, synthesis.max_tokens) if synthesis.method == "expert" else unit.prefix,
     )
     return Prepared(unit, contexts, request)
+
+
+def _expert(unit: Unit, prompts: Prompts, room: int) -> Tokens:
+    """The expert solution as a trace that is whole already, written by neither role."""
+    ids = prompts.solution_ids(unit.item)
+    if len(ids) > room:
+        raise ItemError(
+            "solution_too_long",
+            f"the solution has {len(ids)} tokens as a trace, and {room} have room (max_tokens, or what the model's "
+            f"context leaves); it is never cut; raise max_tokens or use a longer-context model",
+        )
+    nothing = [None] * len(ids)
+    return Tokens(ids, list(nothing), list(nothing), list(nothing), list(nothing))
 
 
 def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: str) -> TraceRow:
@@ -95,7 +109,7 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         finish_reason=rollout.reason,
         truncated=rollout.reason == "length",
         method=synthesis.method,
-        strategy=rollout.strategy,
+        strategy="none" if synthesis.method == "expert" else rollout.strategy,
         acceptance=synthesis.acceptance,
         tau=synthesis.tau,
         acceptance_k=synthesis.acceptance_k,

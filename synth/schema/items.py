@@ -120,8 +120,10 @@ class ExpertSolution(Frozen):
 class Synthesis(Config):
     """How traces are drawn (paper §2.1, App. B.2). Part of every unit's identity."""
 
-    method: Literal["mixed", "direct", "student"] = Field(
-        "mixed", description="mixed-policy rollouts; direct sampling from the privileged student; the student alone"
+    method: Literal["mixed", "direct", "student", "expert"] = Field(
+        "mixed",
+        description="mixed-policy rollouts; direct sampling from the privileged student; the student alone; or the "
+        "expert solution itself as the trace, for fine-tuning on it (the paper's baseline)",
     )
     acceptance: Literal["absolute", "relative", "topk"] = Field(
         "absolute",

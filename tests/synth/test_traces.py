@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from synth.config import EngineConfig
+from synth.engine.fake import FakeEngine
+from synth.pair import Pair
 from synth.prompts import Prompts
 from synth.schema.base import ItemError
 from synth.schema.items import ExpertSolution, Synthesis
@@ -107,3 +110,22 @@ def test_what_is_recorded_as_the_limit_is_what_was_asked_for(prompts: Prompts, m
     cut = dataclasses.replace(rollout([5, 6]), reason="length")
     row = trace_row(prepared, cut, prompts, "fake")
     assert (row.max_tokens, row.finish_reason, row.truncated) == (5000, "length", True)
+
+
+def test_an_expert_solution_is_a_trace_that_needs_no_engine(prompts: Prompts, model: ModelIdentity) -> None:
+    solution = "After A: 12. The lock shows \\boxed{12}."
+    prepared = prepare(unit(model, method="expert"), prompts, 4096)
+    engine = FakeEngine(EngineConfig(model=DEMO_MODEL))
+    pair = Pair(engine)
+    pair.add(prepared.request)
+    (done,) = pair.step()
+    row = trace_row(prepared, done, prompts, engine.name)
+    assert row.trace_ids[-1] in prompts.stop_ids and not set(row.trace_ids[:-1]) & prompts.stop_ids
+    assert prompts.tokenizer.decode(row.trace_ids[:-1]) == row.trace_text == solution
+    assert (row.method, row.strategy, row.finish_reason, row.truncated) == ("expert", "none", "stop", False)
+    assert set(row.trace_source) == {None}
+
+
+def test_an_expert_solution_is_never_cut(prompts: Prompts, model: ModelIdentity) -> None:
+    with pytest.raises(ItemError, match=r"the solution has \d+ tokens as a trace, and 5 have room"):
+        prepare(unit(model, method="expert", max_tokens=5), prompts, 4096)
