@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.bench.loss import inputs
 from train.loss import (
     APART,
     Head,
@@ -149,32 +150,14 @@ def test_the_folded_loss_keeps_little_and_stays_finite():
     assert slope.isfinite().all() and all(value.isfinite().all() for value in figures.values())
 
 
-def heads_like_a_model(gap: float, rows: int = 200, vocabulary: int = 2000) -> tuple[Tensor, ...]:
-    """Hidden states like those of a language model: a favoured token, a few outlier dimensions that carry little, and
-    references that lie `gap` times a typical step away."""
-    draw, width = torch.Generator().manual_seed(0), 128
-    head = torch.randn(vocabulary, width, generator=draw) / width**0.5
-    head[:, :8] *= 0.05
-    right, other = (torch.randint(vocabulary, (rows,), generator=draw) for _ in range(2))
-
-    def chance() -> Tensor:
-        return torch.rand(rows, 1, generator=draw)
-
-    student = 2.5 * torch.randn(rows, width, generator=draw) + 25 * chance() * head[right]
-    student[:, :8] += 60 * torch.randn(1, 8, generator=draw).sign()
-    step = 0.6 * torch.randn(rows, width, generator=draw) + 3 * chance() * head[right] + 4 * chance() * head[other]
-    away = 0.8 * torch.randn(rows, width, generator=draw) + 4 * chance() * head[other]
-    return tuple(t.bfloat16() for t in (student, student + gap * step, student + gap * away, head))
-
-
 @pytest.mark.parametrize("gap", [1.0, 0.3, 0.1, 0.03])
 def test_bfloat16_gradients_are_right_however_near_the_references_are(gap: float):
     """Against float64 on the same bfloat16 inputs; 4e-3 is the goal, most of it the rounding of the result itself."""
-    inputs = heads_like_a_model(gap)
-    exact = [t.double() for t in inputs]
-    student, exact_student = inputs[0].requires_grad_(), exact[0].requires_grad_()
+    half = [t.bfloat16() for t in inputs(200, 128, 2000, gap)]
+    exact = [t.double() for t in half]
+    student, exact_student = half[0].requires_grad_(), exact[0].requires_grad_()
     wanted = gradient(kl_loss(exact_student, *exact[1:3], Head(exact[3]), CONTRASTIVE, 64)[0].sum(), exact_student)
-    got = gradient(folded(student, *inputs[1:], CONTRASTIVE, 64)[0].sum(), student)
+    got = gradient(folded(student, *half[1:], CONTRASTIVE, 64)[0].sum(), student)
     assert float((got.double() - wanted).norm() / wanted.norm()) <= 4e-3
 
 
