@@ -36,7 +36,7 @@ from synth.strategies.choice import contexts
 EXCHANGE_S = 0.5
 LOAD = 1.25  # of what the engine holds: the rest waits inside the actor, so freed rows are taken at once
 HEALTH_EVERY_S = 5.0
-HANG_S = 110.0  # a step that runs longer will not end, and is seen within 120 s; vLLM's own health check does not see it
+HANG_S = 110.0  # such a step will not end; so it is seen within 120 s. vLLM's own health check does not see it
 START_S = 1800.0
 RESTART_WINDOW_S = 600.0
 RESTART_PAUSE_S = 1.0
