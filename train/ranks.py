@@ -19,6 +19,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 
 from train.data import Example
 
@@ -70,8 +71,12 @@ def joined() -> Iterator[Ranks]:
     has_gpus = torch.cuda.is_available()
     if has_gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    # objects are gathered on the CPU, gradients where they are
-    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpus else "gloo", timeout=_PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if has_gpus else "gloo"  # objects are gathered on the CPU, gradients where they are
+    store, rank, _ = next(rendezvous("env://"))
+    # torchrun keeps one store over its restarts: the addresses of ranks that died would still be in it
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    attempt = dist.PrefixStore(f"attempt-{restart}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         ranks = Ranks(dist.get_rank(), size)
         with contextlib.nullcontext() if ranks.is_first else _silence():
