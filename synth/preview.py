@@ -21,7 +21,7 @@ from synth.schema.leases import Unit
 from synth.traces import Prepared, prepare, shard_of, trace_row
 
 ITEMS = 5
-_TO_ITS_END = 2.0  # standard errors, of the range of a forecast
+_STANDARD_ERRORS = 2.0  # to either end of a forecast's range
 
 
 class PreviewTrace(Frozen):
@@ -170,7 +170,7 @@ def forecast(preview: Preview, num_units: int, gpus_per_engine: int = 1) -> Fore
     if not lengths:
         return None
     mean = statistics.fmean(lengths)
-    error = _TO_ITS_END * statistics.stdev(lengths) / len(lengths) ** 0.5 if len(lengths) > 1 else None
+    error = _STANDARD_ERRORS * statistics.stdev(lengths) / len(lengths) ** 0.5 if len(lengths) > 1 else None
     hours = mean * num_units / preview.tokens_per_s / 3600
     return Forecast(
         units=num_units,

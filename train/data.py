@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from synth.schema.base import IntegrityError, UsageError
+from synth.schema.base import IntegrityError, UsageError, canonical
 from synth.schema.console import progress
 from synth.schema.manifest import Manifest, read_manifest, read_rows
 from synth.schema.models import ModelIdentity
@@ -42,6 +42,12 @@ class Example:
     @property
     def student_tokens(self) -> int:
         return len(self.student_prompt_ids) + len(self.trace_ids)
+
+    @cached_property
+    def reference_key(self) -> str:
+        """Names what both references make of the trace: 32 hex digits, a hash of all ids they read."""
+        content = [self.privileged_prompt_ids, self.negative_prompt_ids, self.trace_ids]
+        return hashlib.sha256(canonical(content)).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

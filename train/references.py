@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from synth.schema.base import Frozen, IntegrityError, StorageError, UsageError, canonical
+from synth.schema.base import Frozen, IntegrityError, StorageError, UsageError
 from synth.schema.console import progress, say
 from synth.schema.models import ModelIdentity
 from train.checkpoint import replace
@@ -82,10 +82,10 @@ class ReferenceCache:
 
     def missing(self, examples: Sequence[Example]) -> list[Example]:
         """Those that the cache does not hold, the longest first: their order is the same whenever it is asked."""
-        left = {key_of(example): example for example in examples}
+        left = {example.reference_key: example for example in examples}
         return sorted(
             (example for key, example in left.items() if key not in self._part_of),
-            key=lambda example: (-_longest(example), key_of(example)),
+            key=lambda example: (-_longest(example), example.reference_key),
         )
 
     def add(self, tensors: dict[str, Tensor], ranks: Ranks) -> None:
@@ -115,18 +115,18 @@ class ReferenceCache:
 
     def floors(self, examples: Sequence[Example], roles: Roles, weights: Weights, chunk: int) -> Tensor:
         """The least that each token's loss can be [R], computed when a trace is first seen and then remembered."""
-        new = [example for example in examples if key_of(example) not in self._floors]
+        new = [example for example in examples if example.reference_key not in self._floors]
         if new:
             privileged, negative = self.of(new, roles.device)
             found_R = floors(privileged, negative, roles.head.matrix_VD, weights, chunk).cpu()
             lengths = [len(example.trace_ids) for example in new]
-            self._floors |= dict(zip(map(key_of, new), found_R.split(lengths), strict=True))
-        return torch.cat([self._floors[key_of(example)] for example in examples]).to(roles.device)
+            self._floors |= dict(zip((example.reference_key for example in new), found_R.split(lengths), strict=True))
+        return torch.cat([self._floors[example.reference_key] for example in examples]).to(roles.device)
 
     def _joined(self, examples: Sequence[Example], role: str, device: torch.device) -> Reference:
         hidden, lse = [], []
         for example in examples:
-            key = key_of(example)
+            key = example.reference_key
             hidden.append(self._part_of[key].get_tensor(f"{key}.{role}"))
             lse.append(self._part_of[key].get_tensor(f"{key}.{role}_lse"))
         return Reference(torch.cat(hidden).to(device), torch.cat(lse).to(device))
@@ -194,11 +194,6 @@ def size_bytes(example: Example, roles: Roles) -> int:
     return 2 * len(example.trace_ids) * (matrix_VD.shape[1] * matrix_VD.element_size() + 4)
 
 
-def key_of(example: Example) -> str:
-    content = [example.privileged_prompt_ids, example.negative_prompt_ids, example.trace_ids]
-    return hashlib.sha256(canonical(content)).hexdigest()[:32]
-
-
 def _parts(missing: list[Example], roles: Roles, config: TrainConfig) -> Iterator[list[list[Example]]]:
     """Groups of one pass each, by part. A function of what is missing, and of a part's end alone: a pass that was
     stopped goes on with the groups that an unbroken one would have had."""
@@ -224,8 +219,8 @@ def _compute(group: list[Example], roles: Roles, config: TrainConfig) -> dict[st
             reference = reference_of(hidden_RD, roles.head.matrix_VD, config.token_chunk)
             split = zip(group, reference.hidden_RD.split(lengths), reference.lse_R.split(lengths), strict=True)
             for example, hidden, lse in split:
-                found[f"{key_of(example)}.{role}"] = hidden.cpu().contiguous().clone()
-                found[f"{key_of(example)}.{role}_lse"] = lse.cpu().contiguous().clone()
+                found[f"{example.reference_key}.{role}"] = hidden.cpu().contiguous().clone()
+                found[f"{example.reference_key}.{role}_lse"] = lse.cpu().contiguous().clone()
     return found
 
 

@@ -23,7 +23,7 @@ from train.data import Example, ModelLimits, load_examples, reference_input
 from train.loop import run, score
 from train.loss import Weights, reference_of
 from train.model import Roles, load_roles
-from train.references import INDEX_FILE, MadeWith, ReferenceCache, fill, key_of, made_with, size_bytes
+from train.references import INDEX_FILE, MadeWith, ReferenceCache, fill, made_with, size_bytes
 
 CONFIG = TrainConfig(dtype="float32", microbatch_tokens=150)
 
@@ -179,8 +179,8 @@ def test_a_disk_that_is_too_small_is_seen_before_anything_is_computed(
 
 
 def test_keys_depend_on_ids_alone(examples: tuple[Example, ...]):
-    assert len({key_of(example) for example in examples}) == len(examples)
-    assert key_of(replace(examples[0], negative_prompt_ids=(1,))) != key_of(examples[0])
+    assert len({example.reference_key for example in examples}) == len(examples)
+    assert replace(examples[0], negative_prompt_ids=(1,)).reference_key != examples[0].reference_key
 
 
 def test_runs_with_and_without_the_cache_end_alike(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path):
