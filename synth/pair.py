@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from synth.config import EngineConfig, SynthConfig
-from synth.engine.base import Engine, Limits, Records
+from synth.engine.base import Engine, Finished, Limits, Records
 from synth.fit import fitted
 from synth.prompts import Prompts
 from synth.schema.models import adapter_rank
@@ -28,7 +28,7 @@ from synth.strategies.single import Single
 from synth.strategies.staged import Entry, Staged
 from synth.strategies.stops import Decode, Stops
 
-RECORDS_EVERY = 32  # steps; fetching records costs a call into the engine's worker
+RECORDS_EVERY = 32  # steps, in which all records are read; in between those of rows that ended
 
 
 class Pair:
@@ -94,7 +94,10 @@ class Pair:
             strategy.admit()
         finished = [row for entry in self._entries for row in entry.engine.step()]
         self._steps += 1
-        records = self._records() if finished or self._steps % RECORDS_EVERY == 0 else Records()
+        if self._steps % RECORDS_EVERY == 0:
+            records = self._records(None)
+        else:
+            records = self._records(finished) if finished else Records()
         return [rollout for strategy in strategies for rollout in strategy.take(finished, records)]
 
     def pending(self) -> int:
@@ -109,8 +112,12 @@ class Pair:
         for entry in self._entries:
             entry.engine.close()
 
-    def _records(self) -> Records:
-        one, *others = [entry.engine.records() for entry in self._entries]
+    def _records(self, ended: list[Finished] | None) -> Records:
+        """Of the rows that ended and their pairs, which must be whole now; or of all."""
+        names = (
+            None if ended is None else {name for row in ended for name in (row.row_id, row.row_id.rpartition("/")[0])}
+        )
+        one, *others = [entry.engine.records(names) for entry in self._entries]
         for other in others:
             one = Records(one.pairs | other.pairs, one.alone | other.alone, one.parted | other.parted)
         return one

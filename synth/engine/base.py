@@ -6,7 +6,7 @@ stepped under the mixed-policy rule and always receive the same token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -198,8 +198,8 @@ class Engine(Protocol):
         """Runs one step of all rows that fit; returns the rows that ended in it."""
         ...
 
-    def records(self) -> Records:
-        """Takes what was recorded since the last call."""
+    def records(self, names: Iterable[str] | None = None) -> Records:
+        """Takes what was recorded and not yet taken: all of it, or of these pairs and rows and of what parted."""
         ...
 
     def close(self) -> None: ...

@@ -6,8 +6,9 @@ batch's logits once a step, and takes the largest logit of each row for its toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from synth.engine.base import AloneRecord, PairRecord, Pause, Records, Row
 from synth.rollout import Mixed, Rule, Sampling, Watched, mix, uniforms, watch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Draws:
         self._pairs = _Pairs({}, device)
         self._alone = _Alone({}, device)
         self._parted: set[str] = set()
+        self._records = Records()
         self._mixed: list[tuple[list[str], list[int], Mixed]] = []
         self._watched: list[tuple[list[str], list[int], Watched]] = []
 
@@ -75,9 +79,22 @@ class Draws:
             self._watched.append(self._alone.apply(logits))
         return logits
 
-    def take(self) -> Records:
-        """What was drawn since the last call. Copies off the device here and not in every step."""
-        records = Records(parted=set(self._parted))
+    def take(self, names: Iterable[str] | None = None) -> Records:
+        """What was drawn and not yet taken: all of it, or of these rows and pairs, and of pairs that parted.
+
+        Copies off the device here and not in every step.
+        """
+        self._collect()
+        if names is None:
+            taken, self._records = self._records, Records()
+        else:
+            wanted = {*names, *self._parted}
+            taken = Records(_taken(self._records.pairs, wanted), _taken(self._records.alone, wanted))
+        taken.parted = set(self._parted)
+        return taken
+
+    def _collect(self) -> None:
+        records = self._records
         for names, places, mixed in self._mixed:
             for name, place, *values in zip(names, places, *(column.tolist() for column in mixed), strict=True):
                 _add_mixed(records.pairs.setdefault(name, PairRecord(place)), place, *values)
@@ -85,7 +102,6 @@ class Draws:
             for name, place, *values in zip(names, places, *(column.tolist() for column in watched), strict=True):
                 _add_watched(records.alone.setdefault(name, AloneRecord(place)), place, *values)
         self._mixed, self._watched = [], []
-        return records
 
 
 class _Pairs:
@@ -140,6 +156,10 @@ class _Alone:
         return self.names, places, watched
 
 
+def _taken(records: dict[str, T], names: set[str]) -> dict[str, T]:
+    return {name: records.pop(name) for name in names & records.keys()}
+
+
 def _sampling(slots: Sequence[Slot], device: torch.device) -> Sampling:
     return Sampling.of([(slot.row.temperature, slot.row.top_p, slot.row.top_k) for slot in slots], device)
 
@@ -175,8 +195,10 @@ def _add_watched(
 ) -> None:
     if record.pause and place > record.start + len(record.token_ids):
         return  # an engine that schedules ahead runs a row once more after it ended
-    standing = {token: value for token, value, stand in zip(best, best_logprob, stands, strict=True) if stand}
-    record.pause = Pause(token, logprob, standing) if pause else None
+    record.pause = None
+    if pause:
+        standing = {one: value for one, value, stand in zip(best, best_logprob, stands, strict=True) if stand}
+        record.pause = Pause(token, logprob, standing)
     columns = (record.token_ids, record.logprob, record.confident)
     for column, value in zip(columns, (token, logprob, confident), strict=True):
         column[place - record.start :] = [] if pause else [value]  # type: ignore[index]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -117,8 +117,8 @@ class FakeEngine:
             scores.append(Score(float(own), int((logprobs_V >= own).sum()), tuple(top.tolist())))
         return scores
 
-    def records(self) -> Records:
-        return self._draws.take()
+    def records(self, names: Iterable[str] | None = None) -> Records:
+        return self._draws.take(names)
 
     def close(self) -> None:
         self._running.clear()

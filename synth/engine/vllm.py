@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,9 @@ class VllmEngine:
             raise EngineDead(f"vLLM's step failed: {type(error).__name__}: {error}") from error
         return [row for output in outputs if output.finished and (row := self._finish(output))]
 
-    def records(self) -> Records:
-        return self._engine.collective_rpc("take_records")[0]
+    def records(self, names: Iterable[str] | None = None) -> Records:
+        wanted = None if names is None else list(names)
+        return self._engine.collective_rpc("take_records", args=(wanted,))[0]
 
     def close(self) -> None:
         self._engine.engine_core.shutdown()
@@ -326,11 +327,11 @@ class DrawingWorker:
 
     model_runner: Any
 
-    def take_records(self) -> Records:
+    def take_records(self, names: list[str] | None) -> Records:
         runner = self.model_runner
         of_first = getattr(getattr(runner, "input_batch", None), "logitsprocs", None)
         processors = of_first.all if of_first is not None else runner.sampler.logits_processors
         for processor in processors:
             if isinstance(processor, Drawing):
-                return processor.draws.take()
+                return processor.draws.take(names)
         raise AssertionError("the engine was started without Drawing")

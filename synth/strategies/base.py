@@ -54,7 +54,7 @@ class Strategy(Protocol):
     def take(self, finished: Sequence[Finished], records: Records) -> list[Rollout]:
         """Picks its own rows out of what the engine's step gave; returns the traces that are now whole.
 
-        `records` holds what was recorded since the last call, and everything of pairs that just ended.
+        `records` holds at least all that was recorded of rows and pairs that just ended.
         """
         ...
 

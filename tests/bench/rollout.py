@@ -39,6 +39,7 @@ from synth.schema.items import Synthesis, load_items
 from synth.strategies.base import RolloutRequest
 from synth.strategies.choice import acceptance
 from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
+from tests.bench.watching import watched
 
 Measured = tuple[float, int]  # seconds, tokens
 _LOOPS = 4  # traces of the transformers loop, which takes seconds for each
@@ -135,7 +136,9 @@ class Bench:
         self._contexts = [prompts.contexts(items[n % len(items)], thinking) for n in range(pairs)]
         config = EngineConfig(model=model.folder, dtype=model.dtype, rows=2 * pairs, step_tokens=options.step_tokens)
         num_engines = 2 if is_demo else 1
-        self.engine = VllmEngine(fitted(config, num_engines), **model.vllm_args)
+        # lazy from outside holds tau against what vLLM returns, which must then be tempered as well
+        vllm_args = model.vllm_args if is_demo else {**model.vllm_args, "logprobs_mode": "processed_logprobs"}
+        self.engine = VllmEngine(fitted(config, num_engines), **vllm_args)
         self.pair_of = {
             "direct": Pair(self.engine),
             "lockstep": Pair(self.engine, "lockstep"),
@@ -172,9 +175,15 @@ class Bench:
         for name, pair in self.pair_of.items():
             method = "direct" if name == "direct" else "mixed"
             ways[name] = lambda pair=pair, method=method: traces(pair, self.requests(method))
+        ways["lazy from outside"] = lambda: self._watched(self.requests("mixed"))
         if self._loop is not None:
             ways["transformers"] = lambda: transformers_loop(self._loop, self.requests("mixed")[:_LOOPS])
         return {name: way() for name, way in ways.items()}
+
+    def _watched(self, requests: list[RolloutRequest]) -> Measured:
+        started = time.perf_counter()
+        tokens = watched(self.engine._engine, requests)
+        return time.perf_counter() - started, tokens
 
     def result(self) -> dict[str, Any]:
         runs = [self.run() for _ in range(self.options.repeats + 1)]
@@ -201,6 +210,7 @@ class Bench:
             "lazy ÷ direct": faster("lazy", "direct"),
             "lazy ÷ lockstep": faster("lazy", "lockstep"),
             "lazy with reading ÷ without": faster("lazy and reading", "lazy"),
+            "lazy ÷ lazy from outside": faster("lazy", "lazy from outside"),
             "lockstep ÷ direct": faster("lockstep", "direct"),
             "direct ÷ plain vLLM": faster("direct", "plain"),
             "lazy ÷ draft_verify": faster("lazy", "draft_verify"),

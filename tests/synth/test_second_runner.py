@@ -4,6 +4,7 @@ runner's way. And an engine that schedules ahead, as vLLM does on a GPU, which r
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,8 +64,8 @@ class SecondRunner:
         late = slot.row.row_id in self._engine.now_late  # type: ignore[attr-defined]
         return len(slot.row.prompt_ids) - 1 if late else len(slot.row.prompt_ids) + len(slot.output_ids)
 
-    def take(self) -> Records:
-        return self._processor.draws.take()
+    def take(self, names: Iterable[str] | None = None) -> Records:
+        return self._processor.draws.take(names)
 
 
 def _context(numbers: np.ndarray, lengths: np.ndarray) -> Any:

@@ -1,0 +1,97 @@
+"""Where a step's time goes under lockstep, lazy, and lazy with the student's reading. Prints one JSON line.
+
+    OMP_NUM_THREADS=1 python -m tests.bench.where [--pairs 64] [--tokens 200] [--repeats 3]
+
+Demo model, traces of a fixed length. A clock is put around some methods of vLLM and of ours, in this process; a figure
+is the time inside one without what is inside the next, in milliseconds for 1,000 trace tokens. The clock costs under a
+microsecond a call, a few dozen calls a step. GPUs compute behind Python's back, so there it would mislead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter
+from typing import Any
+
+from synth.engine.draws import Draws
+from synth.pair import Pair
+from tests.bench.rollout import Bench, traces
+from tests.bench.shapes import machine, model_of
+
+
+class Clock:
+    """Seconds by label, of whatever it was put around."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._inside = ["rest of the process"]
+        self._since = time.perf_counter()
+
+    def put(self, owner: Any, name: str, label: str) -> None:
+        original = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._turn()
+            self._inside.append(label)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._turn()
+                self._inside.pop()
+
+        setattr(owner, name, timed)
+
+    def _turn(self) -> None:
+        now = time.perf_counter()
+        self.seconds[self._inside[-1]] += now - self._since
+        self._since = now
+
+
+def watch(bench: Bench) -> Clock:
+    clock = Clock()
+    vllm: Any = bench.engine._engine
+    core = vllm.engine_core.engine_core
+    runner = core.model_executor.driver_worker.worker.model_runner
+    clock.put(Pair, "step", "dail: strategy, admission, records")
+    clock.put(Draws, "apply", "dail: draws")
+    clock.put(Draws, "index", "dail: draws")
+    clock.put(vllm, "step", "vLLM: rest")
+    clock.put(vllm.output_processor, "process_outputs", "vLLM: outputs")
+    clock.put(core.scheduler, "schedule", "vLLM: scheduler")
+    clock.put(core.scheduler, "update_from_output", "vLLM: scheduler")
+    clock.put(runner, "_model_forward", "model")
+    clock.put(runner.model, "compute_logits", "model")
+    clock.put(runner, "_sample", "vLLM: sampler")
+    clock.put(runner, "_get_prompt_logprobs_dict", "vLLM: log-probabilities of prompts")
+    for name in ("_update_states", "_prepare_inputs", "_build_attention_metadata", "_bookkeeping_sync"):
+        clock.put(runner, name, "vLLM: batch")
+    return clock
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    options.tau, options.step_tokens = 0.8, None
+    bench = Bench(model_of("demo"), True, options.pairs, options)
+    clock = watch(bench)
+    found: dict[str, Any] = {}
+    for name in ("lockstep", "lazy", "lazy and reading"):
+        pair, tokens = bench.pair_of[name], 0
+        traces(pair, bench.requests("mixed", False))  # warms up
+        clock.seconds.clear()
+        for _ in range(options.repeats):
+            tokens += traces(pair, bench.requests("mixed", False))[1]
+        by_label = {label: 1e6 * seconds / tokens for label, seconds in clock.seconds.most_common()}
+        found[name] = {label: round(value, 1) for label, value in by_label.items()}
+        found[name]["all"] = round(sum(by_label.values()), 1)
+    print(json.dumps({"bench": "where", **vars(options), "ms per 1,000 tokens": found, "machine": machine()}))
+    bench.close()
+
+
+if __name__ == "__main__":
+    main()
