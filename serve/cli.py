@@ -23,6 +23,7 @@ VERBS = {
     "synth": ("synth.commands:synth", "Expert solutions to shards on this machine, without a server."),
     "doctor": ("synth.commands:doctor", "Look at machine, model and expert solutions, and forecast a run."),
     "train": ("train.commands:train", "Train a LoRA adapter on a manifest."),
+    "cache": ("train.commands:cache", "Compute both references of a manifest's traces once, for runs to come."),
     "eval": ("train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
 }
 # What each room needs beyond `pip install dail`, to answer a missing import with the line that cures it.

@@ -14,6 +14,7 @@ from typing import Any
 
 from synth.config import EngineConfig
 from synth.schema.base import UsageError
+from synth.schema.memory import main_memory
 
 GIB = 2**30
 _MOST_ROWS = {"cuda": 512, "cpu": 256}
@@ -177,19 +178,5 @@ def this_device() -> Device:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return Device("cuda", torch.cuda.get_device_name(), total, free)
-    total, free = _memory()
+    total, free = main_memory()
     return Device("cpu", "this machine's CPU", total, free)
-
-
-def _memory() -> tuple[int, int]:
-    """Bytes of memory that there are and that are free, for this container if it has a limit."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    known = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-    total, free = known["MemTotal"], known["MemAvailable"]
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such group, or it has no limit
-        return total, free
-    return min(total, limit), min(free, max(0, limit - used))

@@ -46,7 +46,7 @@ _OBJECT_STORE_BYTES = 256 << 20  # traces are small; Ray would take 30 % of the 
 
 
 @contextmanager
-def ray_cluster() -> Iterator[None]:
+def ray_cluster(log_to_driver: bool = False) -> Iterator[None]:
     """Joins the cluster of RAY_ADDRESS, else starts Ray on this machine; all from within a fresh, empty folder.
 
     Ray puts the driver's folder first on every worker's path: from a user's folder, a `synth.py` there would be
@@ -60,7 +60,7 @@ def ray_cluster() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="dail-run-") as folder:
         os.chdir(folder)
         try:
-            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+            quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.ERROR}
             if address:
                 ray.init(**quiet)
             else:

@@ -1,10 +1,13 @@
-"""`dail train`."""
+"""`dail train` and `dail cache`."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,14 +16,28 @@ from synth.schema.console import emit, say
 from train.config import TrainConfig
 
 
+def _of_a_run(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that both verbs have."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting, for example gamma=0.2."
+        ),
+        click.option(
+            "--config", "config_file", type=click.Path(path_type=Path), help="TOML file; its [train] is read."
+        ),
+        click.option("--manifest", type=click.Path(path_type=Path), required=True, help="Manifest of the shards."),
+        click.option("--model", "model_folder", type=click.Path(path_type=Path), required=True, help="Model folder."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
-@click.option("--model", "model_folder", type=click.Path(path_type=Path), required=True, help="Model folder.")
-@click.option("--manifest", type=click.Path(path_type=Path), required=True, help="Manifest of the shards to train on.")
+@_of_a_run
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; a stopped run goes on in it.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file; its [train] table is read.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting, for example gamma=0.2.")
 @click.option("--references", type=click.Path(path_type=Path), help="Folder of the reference cache; OUT/references.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.option("--ray-workers", type=click.IntRange(1), help="Train on so many workers of a Ray cluster, a GPU each.")
 def train(
     model_folder: Path,
     manifest: Path,
@@ -28,28 +45,68 @@ def train(
     config_file: Path | None,
     overrides: tuple[str, ...],
     references: Path | None,
+    ray_workers: int | None,
     as_json: bool,
 ) -> None:
     """Train a LoRA adapter on the shards that a manifest lists.
 
-    The run folder receives run.json (resolved settings), metrics.jsonl, tensorboard/, references/ (what the two
-    references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/. The same
-    command goes on with a run that was stopped. With --references several runs share one cache. On several GPUs:
-    torchrun --nproc-per-node 4 $(which dail) train …
+    The run folder receives run.json (resolved settings), metrics.jsonl, curves.svg, tensorboard/, references/ (what the
+    two references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/. The
+    same command goes on with a run that was stopped. With --references several runs share one cache. On several GPUs of
+    one machine: torchrun --nproc-per-node 4 $(which dail) train …; on a Ray cluster: ray job submit -- dail train
+    --ray-workers 4 …, with paths that every node sees.
     """
     config = TrainConfig.load(config_file, "train", overrides)
+    if ray_workers:
+        result = _room("cluster").run_on_ray(model_folder, manifest, out, config, references, ray_workers)
+        _tell(result, as_json)
+        return
+    with _room("ranks").joined() as ranks:
+        result = _room("loop").run(model_folder, manifest, out, config, references, ranks)
+        _tell(result, as_json and ranks.is_first)
+
+
+@click.command()
+@_of_a_run
+@click.option("--references", type=click.Path(path_type=Path), required=True, help="Folder of the cache.")
+def cache(
+    model_folder: Path,
+    manifest: Path,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    references: Path,
+    as_json: bool,
+) -> None:
+    """Compute what the two references give for every trace token, for runs to come.
+
+    `dail train --references FOLDER` does it by itself where something is missing. Beforehand it saves a sweep's first
+    run the wait: gamma, learning rate, rank and epochs are free. A stopped pass goes on with the same command.
+    """
+    config = TrainConfig.load(config_file, "train", overrides)
+    with _room("ranks").joined() as ranks:
+        held = _room("loop").compute_references(model_folder, manifest, references, config, ranks)
+        say(f"references: {held.num_traces} traces, {held.size_bytes / 2**30:.3g} GiB in {references}")
+        if as_json and ranks.is_first:
+            emit({"references": references, "traces": held.num_traces, "size_bytes": held.size_bytes})
+
+
+def _room(name: str) -> Any:
+    """A module of the trainer. torch takes seconds to import, which --help need not wait for."""
     # Read when torch is imported. By default its idle threads spin, which on a busy machine costs more than it gives.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from train.loop import run  # torch takes seconds to import, which --help need not wait for
-        from train.ranks import joined
+        return import_module(f"train.{name}")
     except ModuleNotFoundError as error:
-        raise UsageError(f"`dail train` needs the package {error.name}; run: pip install 'dail[train]'") from None
-    with joined() as ranks:
-        result = run(model_folder, manifest, out, config, references, ranks)
-        if result.resumed_at == result.steps:
-            say(f"this run is finished: all {result.steps} steps were done before")
-        say(f"adapter: {result.adapter}")
-        say(f"metrics: {result.metrics}")
-        if as_json and ranks.is_first:
-            emit(asdict(result))
+        extra = "cluster" if name == "cluster" else "train"
+        raise UsageError(f"the trainer needs the package {error.name}; run: pip install 'dail[{extra}]'") from None
+    except ImportError as error:  # Ray says so of its own extras
+        raise UsageError(f"{error}; run: pip install 'dail[cluster]'") from None
+
+
+def _tell(result: Any, as_json: bool) -> None:
+    if result.resumed_at == result.steps:
+        say(f"this run is finished: all {result.steps} steps were done before")
+    say(f"adapter: {result.adapter}")
+    say(f"metrics: {result.metrics}")
+    if as_json:
+        emit(asdict(result))

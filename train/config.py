@@ -8,9 +8,23 @@ from pydantic import Field, field_validator
 
 from synth.schema.base import Config
 
+Reduction = Literal["trace_sum", "trace_mean", "token_mean"]
+Schedule = Literal["linear", "cosine", "constant"]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Objective = Literal["contrastive", "privileged_kl", "negative_kl", "nll"]
 # These change speed, memory or rounding, never what is optimised, so a stopped run may go on with other values.
-FREE_ON_RESUME = frozenset({"microbatch_tokens", "token_chunk", "checkpoint_every", "references"})
+FREE_ON_RESUME = frozenset(
+    {
+        "microbatch_tokens",
+        "token_chunk",
+        "checkpoint_every",
+        "references",
+        "lora",
+        "recompute",
+        "shard_weights",
+        "trackers",
+    }
+)
 
 
 class TrainConfig(Config):
@@ -21,13 +35,31 @@ class TrainConfig(Config):
     )
     gamma: float = Field(0.1, ge=0, description="weight of the negative term, below 1; paper: 0.1")
     lr: float = Field(2e-4, gt=0, le=0.1, description="peak learning rate of AdamW; paper: 2e-4, optimizer unnamed")
-    warmup_steps: int = Field(5, ge=0, description="paper: 5; it is silent on what follows, ours is a linear decay")
+    warmup_steps: int = Field(5, ge=0, description="paper: 5")
+    schedule: Schedule = Field(
+        "linear", description="after the warm-up; linear and cosine end at 0; the paper is silent"
+    )
+    reduction: Reduction = Field(
+        "trace_sum",
+        description="paper: the sum over a trace's tokens, averaged over traces (here divided by the data set's mean "
+        "trace length too, a constant); trace_mean gives short traces the weight of long ones, token_mean every token "
+        "of a batch the same",
+    )
     weight_decay: float = Field(0.01, ge=0, le=1, description="paper: 0.01")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm; the paper is silent")
     batch_size: int = Field(4, ge=1, le=4096, description="traces per optimizer step; paper: 4")
     epochs: int = Field(5, ge=1, le=1000, description="paper: 5 for Qwen2.5, 3 for reasoning models")
-    lora_rank: int = Field(32, ge=1, le=512, description="paper: 32; on all linear layers but the head (paper silent)")
-    lora_alpha: int = Field(32, ge=1, le=4096, description="paper: 32; no dropout (paper silent)")
+    lora_rank: int = Field(32, ge=1, le=512, description="paper: 32")
+    lora_alpha: int = Field(32, ge=1, le=4096, description="paper: 32")
+    lora_targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear",
+        min_length=1,
+        description='or layers by name, as ["q_proj", "v_proj"]; all-linear leaves the head out; the paper is silent',
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input; the paper is silent")
+    lora: Literal["lean", "peft"] = Field(
+        "lean", description="peft: as PEFT computes it, which keeps a float32 copy of every layer's input"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="of the adapter's first weights and the order of traces")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the frozen weights; auto is bfloat16 on a GPU, float32 without; the adapter is float32"
@@ -38,6 +70,16 @@ class TrainConfig(Config):
     token_chunk: int = Field(512, ge=1, description="trace tokens whose logits exist at a time; less takes less memory")
     references: Literal["cached", "live"] = Field(
         "cached", description="hidden states of both references, once into files or anew in every step"
+    )
+    recompute: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="activations of each layer again in the backward pass; auto: if memory would not do otherwise",
+    )
+    shard_weights: bool = Field(
+        False, description="divide the frozen weights among the ranks (FSDP2), for models that one card does not hold"
+    )
+    trackers: tuple[Tracker, ...] = Field(
+        ("tensorboard",), description="beside metrics.jsonl; wandb, mlflow and trackio as their own settings say"
     )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
 

@@ -20,6 +20,7 @@ from synth.schema.console import progress
 from synth.schema.manifest import Manifest, read_manifest, read_rows
 from synth.schema.models import ModelIdentity
 from synth.schema.shards import TraceRow
+from train.config import TrainConfig
 
 
 class ModelLimits(NamedTuple):
@@ -64,6 +65,9 @@ class TrainingSet:
     def steps_per_epoch(self, batch_size: int) -> int:
         """The last batch of an epoch may be smaller."""
         return -(-len(self.examples) // batch_size)
+
+    def num_steps(self, config: TrainConfig) -> int:
+        return self.steps_per_epoch(config.batch_size) * config.epochs
 
     def batch(self, seed: int, step: int, batch_size: int) -> list[Example]:
         """The traces of a step. No state: a resumed run sees what an unbroken one would have seen."""

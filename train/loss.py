@@ -9,10 +9,10 @@ All three roles share one frozen head, so a role is given by its hidden states. 
 time and in float32 (float64 for float64 inputs); the gradient is taken in the same pass, so nothing of the size
 tokens × vocabulary is ever kept.
 
-Two kernels give the same numbers. `kl_loss` makes three rows of logits a token, under any head. `folded_kl_loss` is
-for a head that is a plain matrix, and for references whose log-sum-exps are known (`Reference`): the difference of the
-roles is taken between hidden states, before the matrix, so the references' logits never exist. With a and b the
-weights of the two KLs and z, z_q, z_n the logits,
+Two kernels give the same numbers, and a third is for a head that is adapted itself. `kl_loss` makes three rows of
+logits a token, under any frozen head. `folded_kl_loss` is for a head that is a plain matrix, and for references whose
+log-sum-exps are known (`Reference`): the difference of the roles is taken between hidden states, before the matrix, so
+the references' logits never exist. With a and b the weights of the two KLs and z, z_q, z_n the logits,
 
     s = a · (z - z_q) + b · (z - z_n) = head · (a · (h - h_q) + b · (h - h_n))
     loss = E_p[s] - (a + b) · lse(z) + a · lse(z_q) + b · lse(z_n)         d loss / dz = p · (s - E_p[s])
@@ -37,6 +37,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import Module
+from torch.utils.checkpoint import checkpoint
 
 from train.config import Objective
 
@@ -86,8 +88,12 @@ class Head:
         logits_CV = project(hidden_CD, self.matrix_VD)
         if self.bias_V is not None:
             logits_CV += self.bias_V
+        return self.shape(logits_CV)
+
+    def shape(self, logits_CV: Tensor) -> Tensor:
+        """What comes after matrix and bias."""
         if self.scale != 1.0:
-            logits_CV *= self.scale
+            logits_CV = logits_CV * self.scale
         return logits_CV if self.cap is None else self.cap * torch.tanh(logits_CV / self.cap)
 
     def gradient(self, slope_CV: Tensor, logits_CV: Tensor) -> Tensor:
@@ -159,6 +165,42 @@ def nll_loss(student_RD: Tensor, trace_R: Tensor, head: Head, chunk: int) -> tup
         return figures, head.gradient(slope_CV, student_CV)
 
     return _in_chunks(student_RD, chunk, tokens)
+
+
+def adapted_kl_loss(
+    student_RD: Tensor,
+    privileged_RD: Tensor,
+    negative_RD: Tensor,
+    head: Head,
+    adapted: Module,
+    weights: Weights,
+    chunk: int,
+) -> tuple[Tensor, Figures]:
+    """As `kl_loss` where the student's head has an adapter (`adapted`: hidden states → logits before scale and cap).
+
+    Through autograd, so that the adapter gets its gradient; its logits have the precision of the weights.
+    """
+
+    def tokens(part: slice) -> Figures:
+        with torch.no_grad():
+            privileged_CV, negative_CV = head.logits(privileged_RD[part]), head.logits(negative_RD[part])
+        student_CV = head.shape(adapted(student_RD[part]).to(privileged_CV.dtype))
+        return kl_tokens(student_CV, privileged_CV, negative_CV, weights)[0]
+
+    return _through_autograd(student_RD, chunk, tokens)
+
+
+def adapted_nll_loss(
+    student_RD: Tensor, trace_R: Tensor, head: Head, adapted: Module, chunk: int
+) -> tuple[Tensor, Figures]:
+    """As `nll_loss`, likewise."""
+
+    def tokens(part: slice) -> Figures:
+        logits_CV = adapted(student_RD[part])
+        wide = torch.promote_types(logits_CV.dtype, torch.float32)
+        return nll_tokens(head.shape(logits_CV.to(wide)), trace_R[part])[0]
+
+    return _through_autograd(student_RD, chunk, tokens)
 
 
 def floors(privileged: Reference, negative: Reference, head_VD: Tensor, weights: Weights, chunk: int) -> Tensor:
@@ -291,6 +333,14 @@ def _in_chunks(
             parts.append(figures)
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return _WithGradient.apply(student_RD, joined["loss"], gradient_RD), joined
+
+
+def _through_autograd(student_RD: Tensor, chunk: int, tokens: Callable[[slice], Figures]) -> tuple[Tensor, Figures]:
+    """As `_in_chunks`, but every chunk is computed again in the backward pass, which finds its gradients then."""
+    slices = [slice(start, start + chunk) for start in range(0, len(student_RD), chunk)]
+    parts = [checkpoint(tokens, part, use_reentrant=False) for part in slices]
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return joined["loss"], {name: value.detach() for name, value in joined.items()}
 
 
 class _WithGradient(torch.autograd.Function):

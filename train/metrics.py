@@ -1,47 +1,122 @@
-"""One line of figures per step: metrics.jsonl for programs, TensorBoard for eyes."""
+"""Figures of every step: metrics.jsonl for programs, curves.svg and the trackers for eyes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from train.checkpoint import refused, replace
+from synth.schema.base import StorageError, UsageError
+from synth.schema.console import say
+from train.checkpoint import RunRecord, refused, replace
+from train.config import TrainConfig
+from train.curves import standalone, training_curves
 
-METRICS_FILE = "metrics.jsonl"
+METRICS_FILE, CURVES_FILE = "metrics.jsonl", "curves.svg"
+_PROJECT = "dail"
 
 
 class Metrics:
-    def __init__(self, file: TextIO, board: Any) -> None:
-        self._file, self._board = file, board
+    def __init__(self, file: TextIO, trackers: list[Any]) -> None:
+        self._file, self._trackers = file, trackers
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **figures}) + "\n")
         self._file.flush()
-        for name, value in figures.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+        for tracker in list(self._trackers):
+            try:
+                tracker.log({f"train/{name}": value for name, value in figures.items()}, step=step)
+            except OSError:
+                raise
+            except Exception as error:  # the run is worth more than its picture
+                say(f"warning: tracker {tracker.name} fails ({error}); this run goes on without it")
+                self._trackers.remove(tracker)
+
+
+class TensorBoard:
+    """As accelerate's trackers; its own cannot drop the steps that are run again."""
+
+    name = "tensorboard"
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._board = SummaryWriter(folder, purge_step=step + 1)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def finish(self) -> None:
+        self._board.close()
+
+
+def check_trackers(config: TrainConfig) -> None:
+    """Raises UsageError for one that is not installed."""
+    for name in config.trackers:
+        if find_spec(name) is None:
+            raise UsageError(f"tracker {name} is not installed; run: pip install {name}, or leave it out of trackers")
 
 
 @contextmanager
-def metrics(out: Path, step: int) -> Iterator[Metrics]:
+def metrics(out: Path, step: int, record: RunRecord) -> Iterator[Metrics]:
     """Goes on after `step`; what was written of later steps is dropped, since they are run again.
 
     Raises:
         StorageError: the disk refused, here or while it is used.
+        UsageError: a tracker cannot start.
     """
     path = out / METRICS_FILE
     kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
     replace(path, lambda staged: staged.write_text("".join(kept), "utf-8"))
     try:
-        board = SummaryWriter(out / "tensorboard", purge_step=step + 1)
-        with open(path, "a", encoding="utf-8") as file, closing(board):
-            yield Metrics(file, board)
+        with ExitStack() as stack, open(path, "a", encoding="utf-8") as file:
+            trackers = [_tracker(name, out, step, record) for name in record.config.trackers]
+            for tracker in trackers:
+                stack.callback(tracker.finish)
+            yield Metrics(file, list(trackers))
     except OSError as error:
         raise refused(path, error) from error
+    finally:
+        with suppress(StorageError):  # a picture hides no other error
+            draw(out)
+
+
+def draw(out: Path) -> None:
+    """The curves of what was written so far."""
+    curves = training_curves([json.loads(line) for line in _lines(out / METRICS_FILE)])
+    if curves:
+        replace(out / CURVES_FILE, lambda staged: staged.write_text(standalone(curves), "utf-8"))
+
+
+def _tracker(name: str, out: Path, step: int, record: RunRecord) -> Any:
+    if name == "tensorboard":
+        return TensorBoard(out / "tensorboard", step)
+    from accelerate import PartialState
+    from accelerate.tracking import MLflowTracker, TrackioTracker, WandBTracker
+
+    run = record.fingerprint.removeprefix("sha256:")[:16]
+    try:
+        PartialState()  # accelerate's logger wants it
+        if name == "wandb":
+            tracker: Any = WandBTracker(_PROJECT, name=out.name, id=run, resume="allow", dir=str(out))
+        elif name == "trackio":
+            tracker = TrackioTracker(_PROJECT, name=f"{out.name}-{run}", resume="allow")
+        else:
+            tracker = MLflowTracker(_PROJECT, run_name=out.name)
+        tracker.start()
+        tracker.store_init_configuration(_flat(record))
+    except Exception as error:
+        raise UsageError(f"tracker {name} cannot start: {error}; set it up, or leave it out of trackers") from error
+    return tracker
+
+
+def _flat(record: RunRecord) -> dict[str, str]:
+    settings = {**record.config.model_dump(mode="json"), "model": record.model.name, "manifest": record.manifest_digest}
+    return {name: str(value) for name, value in settings.items()}
 
 
 def _lines(path: Path) -> list[str]:

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from synth.schema.base import UsageError
@@ -22,19 +24,32 @@ from synth.schema.console import say
 from train.attention import PACKED, register
 from train.config import TrainConfig
 from train.data import Example, ModelLimits, Sequences, pad, student_input
+from train.lora import make_lean
 from train.loss import Head
+from train.ranks import Ranks
+from train.sharding import shard
 
+_ALONE = Ranks()
 _PACKED_ERROR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative, of hidden states
 
 
 @dataclass(frozen=True)
 class Roles:
-    """`head` turns hidden states into logits and is the same for all three roles. `packs`: sequences may be joined."""
+    """`head` turns hidden states into logits, for all three roles unless the student's has an adapter (`adapted_head`).
+
+    `packs`: sequences may be joined.
+    """
 
     peft: Any
     head: Head
     device: torch.device
     packs: bool = False
+    adapted_head: nn.Module | None = None
+
+    @property
+    def folds(self) -> bool:
+        """Whether the three roles can be folded before the head."""
+        return self.head.is_plain and self.adapted_head is None
 
     def student(self, batch: Sequences) -> Tensor:
         """Hidden states at the trace positions [R, D], with gradient to the adapter."""
@@ -74,8 +89,11 @@ def device_and_dtype(config: TrainConfig) -> tuple[torch.device, TrainConfig]:
     return device, config.model_copy(update={"dtype": "bfloat16" if device.type == "cuda" else "float32"})
 
 
-def load_roles(folder: Path, config: TrainConfig, device: torch.device) -> Roles:
+def load_roles(folder: Path, config: TrainConfig, device: torch.device, ranks: Ranks = _ALONE) -> Roles:
     """The frozen weights with a fresh adapter, which changes nothing yet.
+
+    Args:
+        ranks: among which `shard_weights` divides them.
 
     Raises:
         UsageError: the weights cannot be read or the architecture does not fit.
@@ -87,18 +105,31 @@ def load_roles(folder: Path, config: TrainConfig, device: torch.device) -> Roles
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"the weights in {folder} cannot be read: {error}") from None
+    # Made before the move, so that every device starts from the same adapter; in eval mode, so that a model with
+    # dropout of its own has none.
+    torch.manual_seed(config.seed)
+    try:
+        peft = get_peft_model(base, _lora(config)).eval()
+    except ValueError as error:
+        raise UsageError(f"the adapter does not fit {folder}: {error}; set other lora_targets") from None
+    if config.shard_weights:
+        shard(peft, device, ranks)
+    for name, module in peft.named_modules():
+        module.training = "lora_dropout" in name
+    return Roles(peft.to(device), _head(peft), device, adapted_head=_adapted_head(peft))
+
+
+def _lora(config: TrainConfig) -> LoraConfig:
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_targets if isinstance(config.lora_targets, str) else list(config.lora_targets),
     )
-    # Made before the move, so that every device starts from the same adapter; in eval mode, so that a model with
-    # dropout of its own has none, and a resumed run needs no state of random number generators.
-    torch.manual_seed(config.seed)
-    peft = get_peft_model(base, lora).to(device).eval()
-    return Roles(peft, _head(peft), device)
+    if config.lora == "lean":
+        make_lean(lora)
+    return lora
 
 
 def choose_packing(roles: Roles, examples: Sequence[Example]) -> Roles:
@@ -125,12 +156,27 @@ def choose_packing(roles: Roles, examples: Sequence[Example]) -> Roles:
     return roles
 
 
+def recompute(roles: Roles) -> None:
+    """Keeps of each layer its input alone and computes the rest again in the backward pass."""
+    roles.peft.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    for module in roles.peft.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True  # it asks for this; what lies inside stays in eval mode, without dropout
+
+
 def _head(peft: Any) -> Head:
     """The head with what its architecture does to its logits, as far as configurations name it."""
     head, config = peft.get_base_model().get_output_embeddings(), peft.config.get_text_config()
+    head = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     cap = getattr(config, "final_logit_softcapping", None)
     return Head(head.weight, getattr(head, "bias", None), scale, float(cap) if cap else None)
+
+
+def _adapted_head(peft: Any) -> nn.Module | None:
+    """The head, if the adapter reaches it."""
+    head = peft.get_base_model().get_output_embeddings()
+    return head if isinstance(head, BaseTunerLayer) else None
 
 
 def check_roles(roles: Roles, example: Example) -> None:
@@ -139,8 +185,7 @@ def check_roles(roles: Roles, example: Example) -> None:
     Raises:
         UsageError: logits are not what the head is known to make of hidden states.
     """
-    head = roles.peft.get_base_model().get_output_embeddings()
-    assert type(head) is nn.Linear and not head.weight.requires_grad, "the head must be plain and frozen"
+    assert not roles.head.matrix_VD.requires_grad, "the head itself must be frozen"
     batch = pad([example.student_prompt_ids[:16]], [example.trace_ids[:16]], roles.device)
     with torch.no_grad():
         student_RD = roles.student(batch)
@@ -152,8 +197,10 @@ def check_roles(roles: Roles, example: Example) -> None:
             f"{roles.peft.config.model_type} models do something to their logits that is not known here; wanted a "
             "matrix on the hidden state, with or without a bias, a scale or a cap; train another model"
         )
-    if not roles.head.is_plain:
-        say(
-            f"{roles.peft.config.model_type} models put a bias, a scale or a cap on their logits, so the three roles "
-            "cannot be folded before the head: references are computed in every step, with three rows of logits a token"
-        )
+    if roles.folds:
+        return
+    why = f"{roles.peft.config.model_type} models put a bias, a scale or a cap on their logits"
+    say(
+        f"{'the adapter reaches the head' if roles.adapted_head else why}, so the three roles cannot be folded before "
+        "the head: references are computed in every step, with three rows of logits a token"
+    )

@@ -28,8 +28,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
+    """One of several processes.
+
+    `share_weights`: all of them must go through the layers the same number of times, since weights are divided.
+    """
+
     rank: int = 0
     size: int = 1
+    share_weights: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -51,6 +57,12 @@ class Ranks:
         for weight, gradient in zip(trained, flat.split([w.numel() for w in trained]), strict=True):
             weight.grad = gradient.view_as(weight)
 
+    def in_step(self, parts: Sequence[T], filler: T) -> list[tuple[T, bool]]:
+        """This rank's parts, and whether they are; where weights are shared, then the filler until all have as many."""
+        ours = [(part, True) for part in parts]
+        most = max(self.gather(len(parts))) if self.share_weights else 0
+        return ours + [(filler, False)] * (most - len(parts))
+
     def gather(self, value: T) -> list[T]:
         """What each rank has, by rank. All ranks must ask."""
         if self.size == 1:
@@ -67,6 +79,10 @@ def joined() -> Iterator[Ranks]:
     if size == 1:
         yield Ranks()
         return
+    if dist.is_initialized():  # by Ray Train, which also ends it
+        with _as_one_of(size) as ranks:
+            yield ranks
+        return
     has_gpus = torch.cuda.is_available()
     if has_gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -77,11 +93,17 @@ def joined() -> Iterator[Ranks]:
     attempt = dist.PrefixStore(f"attempt-{restart}", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
-        ranks = Ranks(dist.get_rank(), size)
-        with contextlib.nullcontext() if ranks.is_first else _silence():
+        with _as_one_of(size) as ranks:
             yield ranks
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _as_one_of(size: int) -> Iterator[Ranks]:
+    ranks = Ranks(dist.get_rank(), size)
+    with contextlib.nullcontext() if ranks.is_first else _silence():
+        yield ranks
 
 
 @contextmanager

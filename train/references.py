@@ -12,10 +12,14 @@ are mapped into memory, so they stay in RAM as far as there is room.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import torch
 from pydantic import ValidationError
@@ -26,14 +30,14 @@ from torch import Tensor
 from synth.schema.base import Frozen, IntegrityError, StorageError, UsageError
 from synth.schema.console import progress, say
 from synth.schema.models import ModelIdentity
-from train.checkpoint import replace
+from train.checkpoint import refused, replace
 from train.config import TrainConfig
 from train.data import Example, microbatches, reference_input
 from train.loss import Reference, Weights, floors, reference_of
 from train.model import Roles
 from train.ranks import Ranks
 
-INDEX_FILE = "references.json"
+INDEX_FILE, LOCK_FILE = "references.json", ".lock"
 PART_BYTES = 256 << 20
 _ROLES = ("privileged", "negative")
 GIB = 2**30
@@ -66,19 +70,44 @@ class Index(Frozen):
 
 
 class ReferenceCache:
-    """Opens a folder, or begins one.
+    """Opens a folder, or begins one. The first of the ranks checks what is in it.
 
     Raises:
         UsageError: it was made with something else, or is no such folder.
         IntegrityError: a part of it is damaged.
     """
 
-    def __init__(self, folder: Path, made_with: MadeWith) -> None:
-        self._folder, self._floors = folder, dict[str, Tensor]()
-        self._index = _read_index(folder, made_with)
+    def __init__(self, folder: Path, made_with: MadeWith, ranks: Ranks = _ALONE) -> None:
+        self._folder, self._made_with, self.ranks = folder, made_with, ranks
+        self._floors: dict[str, Tensor] = {}
         self._part_of: dict[str, safe_open] = {}
-        for part in self._index.parts:
-            self._know(self._open(part))
+        self._index = Index(made_with=made_with)
+        self.read()
+
+    def read(self) -> None:
+        """Takes in what the folder holds by now."""
+        known, self._index = self._index.parts, _read_index(self._folder, self._made_with)
+        for part in self._index.parts[len(known) :]:
+            self._know(self._open(part, is_checked=self.ranks.is_first))
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """No other run adds to the folder meanwhile. Waits for one that does, and takes in what it left."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with open(self._folder / LOCK_FILE, "ab") as file, contextlib.ExitStack() as stack:
+            if self.ranks.is_first:
+                stack.enter_context(_locked(file, self._folder))
+            self.ranks.gather(True)
+            self.read()
+            yield
+
+    @property
+    def num_traces(self) -> int:
+        return len(self._part_of)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(part.size_bytes for part in self._index.parts)
 
     def missing(self, examples: Sequence[Example]) -> list[Example]:
         """Those that the cache does not hold, the longest first: their order is the same whenever it is asked."""
@@ -88,25 +117,24 @@ class ReferenceCache:
             key=lambda example: (-_longest(example), example.reference_key),
         )
 
-    def add(self, tensors: dict[str, Tensor], ranks: Ranks) -> None:
-        """Writes a part for every rank that has tensors. All ranks must call it.
+    def add(self, tensors: dict[str, Tensor]) -> None:
+        """Writes a part for every rank that has tensors. All ranks must call it, while `filling`.
 
         Raises:
             StorageError: the disk refused; what was there before is whole.
         """
-        path = self._folder / f"part-{len(self._index.parts) + ranks.rank:05d}.safetensors"
+        path = self._folder / f"part-{len(self._index.parts) + self.ranks.rank:05d}.safetensors"
         part = None
         if tensors:
-            self._folder.mkdir(parents=True, exist_ok=True)
             replace(path, lambda staged: save_file(tensors, staged))
             part = Part(file=path.name, size_bytes=path.stat().st_size, sha256=_digest(path))
-        new = [one for (one,) in ranks.gather((part,)) if one is not None]
+        new = [one for (one,) in self.ranks.gather((part,)) if one is not None]
         self._index = self._index.model_copy(update={"parts": (*self._index.parts, *new)})
-        if ranks.is_first:
+        if self.ranks.is_first:
             text = self._index.model_dump_json(indent=1).encode() + b"\n"
             replace(self._folder / INDEX_FILE, lambda staged: staged.write_bytes(text))
         for one in new:
-            self._know(self._open(one, is_new=True))
+            self._know(self._open(one, is_checked=False))
 
     def of(self, examples: Sequence[Example], device: torch.device) -> tuple[Reference, Reference]:
         """The privileged student's and the negative reference's side of these traces, joined."""
@@ -135,10 +163,10 @@ class ReferenceCache:
         names = file.keys()
         self._part_of |= {name.rpartition(".")[0]: file for name in names}
 
-    def _open(self, part: Part, is_new: bool = False) -> safe_open:
+    def _open(self, part: Part, is_checked: bool) -> safe_open:
         path = self._folder / part.file
         try:
-            if not is_new and (path.stat().st_size != part.size_bytes or _digest(path) != part.sha256):
+            if is_checked and (path.stat().st_size != part.size_bytes or _digest(path) != part.sha256):
                 raise IntegrityError(f"{path} is not what {INDEX_FILE} says; remove {self._folder} to make it anew")
             return safe_open(path, "pt")
         except (OSError, SafetensorError) as error:
@@ -155,14 +183,7 @@ def made_with(model: ModelIdentity, roles: Roles, config: TrainConfig) -> MadeWi
     )
 
 
-def fill(
-    cache: ReferenceCache,
-    folder: Path,
-    roles: Roles,
-    examples: Sequence[Example],
-    config: TrainConfig,
-    ranks: Ranks = _ALONE,
-) -> None:
+def fill(cache: ReferenceCache, folder: Path, roles: Roles, examples: Sequence[Example], config: TrainConfig) -> None:
     """Computes what the cache does not hold, part by part, a part on each rank at a time.
 
     Raises:
@@ -171,20 +192,29 @@ def fill(
     missing = cache.missing(examples)
     if not missing:
         return
-    size = sum(size_bytes(example, roles) for example in missing)
-    _check_room(folder, size)
-    tokens = sum(len(example.trace_ids) for example in missing)
-    say(f"references of {len(missing)} traces, {tokens} tokens: {size / GIB:.3g} GiB into {folder}")
-    parts = list(_parts(missing, roles, config))
-    done = 0
+    _check_room(folder, sum(size_bytes(example, roles) for example in missing))
+    try:
+        with cache.filling():
+            _fill(cache, folder, roles, cache.missing(examples), config)
+    except OSError as error:
+        raise refused(folder, error) from error
+
+
+def _fill(cache: ReferenceCache, folder: Path, roles: Roles, missing: list[Example], config: TrainConfig) -> None:
+    size, tokens = sum(size_bytes(example, roles) for example in missing), sum(len(e.trace_ids) for e in missing)
+    if missing:
+        say(f"references of {len(missing)} traces, {tokens} tokens: {size / GIB:.3g} GiB into {folder}")
+    parts, done, ranks = list(_parts(missing, roles, config)), 0, cache.ranks
     with progress("references", len(missing)) as bar:
         for first in range(0, len(parts), ranks.size):
             tensors: dict[str, Tensor] = {}
-            for group in parts[first + ranks.rank] if first + ranks.rank < len(parts) else []:
-                tensors |= _compute(group, roles, config)
+            ours = parts[first + ranks.rank] if first + ranks.rank < len(parts) else []
+            for group, is_ours in ranks.in_step(ours, missing[-1:]):
+                found = _compute(group, roles, config)
+                tensors |= found if is_ours else {}
                 done += len(group) * ranks.size
                 bar.update(min(done, len(missing)))
-            cache.add(tensors, ranks)
+            cache.add(tensors)
         bar.update(len(missing))
 
 
@@ -227,6 +257,16 @@ def _compute(group: list[Example], roles: Roles, config: TrainConfig) -> dict[st
 def _longest(example: Example) -> int:
     contexts = (example.privileged_prompt_ids, example.negative_prompt_ids)
     return max(map(len, contexts)) + len(example.trace_ids)
+
+
+@contextmanager
+def _locked(file: IO[bytes], folder: Path) -> Iterator[None]:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(f"another run fills {folder}; waiting for it")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    yield  # closing the file unlocks it
 
 
 def _check_room(folder: Path, size: int) -> None:

@@ -21,7 +21,8 @@ from tests.conftest import ROOT
 from tests.train.conftest import MakeManifest
 from train import loop, loss
 from train.config import TrainConfig
-from train.loop import Result, learning_rate, run
+from train.loop import Result, run
+from train.step import Scorer, learning_rate
 
 SETTINGS = TrainConfig(epochs=2, checkpoint_every=2, lora_rank=4, lr=3e-3, dtype="float32")  # 3 steps an epoch
 
@@ -161,13 +162,13 @@ def test_memory_settings_may_change_when_a_run_goes_on(train: Train, monkeypatch
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_traces(
     train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    real, count = loop.gradients, itertools.count(1)
+    real, count = Scorer.gradients, itertools.count(1)
 
     def poisoned(*args: object) -> dict[str, float]:
         figures = real(*args)
         return {**figures, "loss": float("nan")} if next(count) == 4 else figures
 
-    monkeypatch.setattr(loop, "gradients", poisoned)
+    monkeypatch.setattr(Scorer, "gradients", poisoned)
     with pytest.raises(DailError, match=r"step 4: the loss is nan.*traces [0-9a-f]{32}, .*checkpoint\.safetensors"):
         train("run")
     monkeypatch.undo()

@@ -11,11 +11,14 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from synth.schema.base import StorageError
+from tests.train.test_checkpoint import record
 from train.metrics import METRICS_FILE, metrics
+
+RECORD = record()
 
 
 def write(out: Path, done: int, steps: range) -> None:
-    with metrics(out, done) as log:
+    with metrics(out, done, RECORD) as log:
         for step in steps:
             log.write(step, {"loss": step / 2})
 
@@ -41,7 +44,7 @@ def test_a_disk_that_refuses_is_said_plainly(tmp_path: Path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with pytest.raises(StorageError, match=r"cannot write .*metrics\.jsonl"), metrics(tmp_path, 0) as log:
+        with pytest.raises(StorageError, match=r"cannot write .*metrics\.jsonl"), metrics(tmp_path, 0, RECORD) as log:
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
             log.write(1, {"loss": 1.0})
     finally:

@@ -20,10 +20,11 @@ from train import references as module
 from train.commands import train
 from train.config import TrainConfig
 from train.data import Example, ModelLimits, load_examples, reference_input
-from train.loop import run, score
+from train.loop import run
 from train.loss import Weights, reference_of
 from train.model import Roles, load_roles
 from train.references import INDEX_FILE, MadeWith, ReferenceCache, fill, made_with, size_bytes
+from train.step import Scorer
 
 CONFIG = TrainConfig(dtype="float32", microbatch_tokens=150)
 
@@ -75,7 +76,7 @@ def test_cached_and_live_losses_and_gradients_agree(
     config = CONFIG.model_copy(update={"objective": objective})
     found = []
     for cache in (filled(), None):
-        loss_R, figures = score(roles, examples[:4], config, cache)
+        loss_R, figures = Scorer(roles, config, 1.0, cache).score(examples[:4])
         loss_R.sum().backward()
         found.append(
             (loss_R, figures["floor"], {n: w.grad.clone() for n, w in roles.adapter().items() if w.grad is not None})

@@ -19,7 +19,8 @@ from synth.prompts import Prompts
 from synth.schema.base import DailError
 from synth.schema.items import Synthesis
 from synth.schema.manifest import Manifest
-from train.evals.figures import pass_curves, training_curves
+from train.curves import training_curves
+from train.evals.figures import pass_curves
 from train.evals.lineage import Adapter
 from train.evals.results import Evaluation, GroupResult, PassAtK
 from train.evals.traces import Trace, some_traces

@@ -1,0 +1,144 @@
+"""Charts as SVG text: matplotlib draws, a style sheet colours, so they follow light and dark on a page.
+
+`curves.svg` of a run folder holds the colours itself.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Drawn in these, then replaced by the style sheet's variables of the same meaning.
+_COLOURS = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--muted)",
+    "#030303": "var(--rule)",
+    "#040404": "var(--base)",
+    "#050505": "var(--adapter)",
+}
+INK, MUTED, RULE, BASE, ADAPTER = _COLOURS
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "dail",  # the same numbers give the same file
+    "text.parse_math": False,  # a group may be named $5
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+}
+_PAPER = (
+    "background: #fffefb; --ink: #1d1f21; --muted: #62666b; --rule: #dcd9d2; --base: #6b6f75; --adapter: #0072b2; "
+    "font-family: system-ui, sans-serif"
+)
+_COLUMNS = 3
+_PANEL_IN = (3.2, 2.35)
+
+# metrics.jsonl key → title of its panel; a run shows those that it wrote
+CURVES = {
+    "loss": "loss",
+    "gap": "gap",
+    "kl_privileged": "KL to the privileged student",
+    "kl_negative": "KL to the negative reference",
+    "student_entropy": "entropy of the student",
+    "tokens_s": "tokens per second",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+@style()
+def training_curves(metrics: Sequence[dict[str, Any]]) -> str | None:
+    """One panel for each known figure of the run's metrics; none if there is nothing to draw."""
+    found = {key: points for key in CURVES if (points := _points(metrics, key))}
+    if not found:
+        return None
+    figure, axes = panels(len(found), share_y=False)
+    for panel, (key, points) in zip(axes, found.items(), strict=True):
+        steps, values = zip(*points, strict=True)
+        panel.plot(steps, values, color=ADAPTER, linewidth=1.4, marker="o" if len(points) < 25 else "", markersize=3)
+        panel.set_title(CURVES[key])
+        panel.locator_params(axis="x", integer=True)
+        panel.margins(y=0.15)
+    for panel in axes[-_COLUMNS:]:
+        panel.set_xlabel("step")
+    return svg(figure, "figures of the training run over its steps")
+
+
+def _points(metrics: Sequence[dict[str, Any]], key: str) -> list[tuple[int, float]]:
+    return [
+        (step["step"], float(value))
+        for step in metrics
+        if isinstance(value := step.get(key), int | float) and math.isfinite(value)
+    ]
+
+
+def panels(count: int, share_y: bool) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    columns = min(count, _COLUMNS)
+    rows = -(-count // columns)
+    # a lone panel is drawn wider
+    width, height = (5.4, 2.9) if count == 1 else (_PANEL_IN[0] * columns, _PANEL_IN[1] * rows)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = [*figure.subplots(rows, columns, sharey=share_y, squeeze=False).flat]
+    for panel in axes[count:]:
+        panel.remove()
+    return figure, axes[:count]
+
+
+def svg(figure: Figure, about: str) -> str:
+    """The `<svg>` element alone, with a label for readers who cannot see it."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg ") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style\b.*?</style>", "", text, flags=re.DOTALL)
+    for colour, variable in _COLOURS.items():
+        text = text.replace(colour, variable)
+    # the view box stays, so the chart shrinks with the page
+    text = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', _opening(figure, about), text, count=1, flags=re.DOTALL)
+    return text.strip()
+
+
+def standalone(chart: str) -> str:
+    """The chart as a file of its own, on paper of its own."""
+    opening, rest = chart.split(">", 1)
+    opening = opening.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return f"{opening}><style>svg {{ {_PAPER} }}</style>{rest}\n"
+
+
+def _opening(figure: Figure, about: str) -> str:
+    width = round(figure.get_figwidth() * 96)
+    return (
+        rf'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="\1" role="img" aria-label="{about}" '
+        rf'style="width: min(100%, {width}px)">'
+    )

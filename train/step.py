@@ -1,0 +1,132 @@
+"""One optimizer step of a training run (paper §2.2, App. B.3): a batch in, clipped gradients and figures out."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from synth.schema.base import DailError
+from train.config import TrainConfig
+from train.data import Example, joined_traces, microbatches, reference_input, student_input
+from train.loss import Figures, adapted_kl_loss, adapted_nll_loss, folded_kl_loss, kl_loss, kl_weights, nll_loss
+from train.model import Roles
+from train.ranks import Ranks
+from train.references import ReferenceCache
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What every step needs and none changes. Without a cache the references are computed in each step."""
+
+    roles: Roles
+    config: TrainConfig
+    mean_trace_tokens: float  # of the data set
+    cache: ReferenceCache | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def gradients(self, batch: Sequence[Example], step: int = 0) -> dict[str, float]:
+        """Adds the batch's gradient to the adapter and clips it; the means of the figures per token that was measured.
+
+        Raises:
+            DailError: out of memory.
+        """
+        self._seed_dropout(step)
+        sums, counts = Counter[str](), Counter[str]()
+        parts = microbatches(self.ranks.share(batch), self.config.microbatch_tokens, packed=self.roles.packs)
+        for examples, is_ours in self.ranks.in_step(parts, [batch[0]]):
+            figures = self.backward(examples, batch, is_ours)
+            if is_ours:
+                sums.update({name: float(value.sum()) for name, value in figures.items()})
+                counts.update({name: len(value) for name, value in figures.items()})
+        weights = list(self.roles.adapter().values())
+        self.ranks.add_gradients(weights)
+        totals, numbers = Counter[str](), Counter[str]()
+        for some_sums, some_counts in self.ranks.gather((sums, counts)):
+            totals.update(some_sums)
+            numbers.update(some_counts)
+        norm = clip_grad_norm_(weights, self.config.max_grad_norm)
+        return {**{name: value / numbers[name] for name, value in totals.items()}, "grad_norm": float(norm)}
+
+    def backward(self, examples: Sequence[Example], batch: Sequence[Example], is_ours: bool = True) -> Figures:
+        """Adds the gradient of some of the batch's traces; nothing if they are not this rank's own."""
+        try:
+            loss_R, figures = self.score(examples)
+            weight_R = token_weights(examples, batch, self.config, self.mean_trace_tokens).to(loss_R)
+            (loss_R * weight_R * is_ours).sum().backward()
+        except torch.OutOfMemoryError:
+            raise DailError(
+                f"out of GPU memory on {len(examples)} traces of up to {max(e.student_tokens for e in examples)} "
+                f"tokens; lower microbatch_tokens (now {self.config.microbatch_tokens}) or token_chunk (now "
+                f"{self.config.token_chunk}), or set recompute=on, and rerun to go on from the last checkpoint"
+            ) from None
+        return figures
+
+    def score(self, examples: Sequence[Example]) -> tuple[Tensor, Figures]:
+        """The loss of every trace token [R], and its figures."""
+        roles, chunk = self.roles, self.config.token_chunk
+        weights = kl_weights(self.config.objective, self.config.gamma)
+        student_RD = roles.student(student_input(examples, roles.device, roles.packs))
+        if weights is None:
+            trace_R = joined_traces(examples, roles.device)
+            if roles.adapted_head:
+                return adapted_nll_loss(student_RD, trace_R, roles.head, roles.adapted_head, chunk)
+            return nll_loss(student_RD, trace_R, roles.head, chunk)
+        if self.cache is not None:
+            privileged, negative = self.cache.of(examples, roles.device)
+            floor_R = self.cache.floors(examples, roles, weights, chunk)
+            return folded_kl_loss(student_RD, privileged, negative, roles.head.matrix_VD, weights, chunk, floor_R)
+        privileged_RD, negative_RD = roles.reference(reference_input(examples, roles.device, roles.packs)).chunk(2)
+        if roles.adapted_head:
+            adapted = roles.adapted_head
+            return adapted_kl_loss(student_RD, privileged_RD, negative_RD, roles.head, adapted, weights, chunk)
+        return kl_loss(student_RD, privileged_RD, negative_RD, roles.head, weights, chunk)
+
+    def _seed_dropout(self, step: int) -> None:
+        """So that a resumed run drops what an unbroken one would have dropped."""
+        if self.config.lora_dropout:
+            torch.manual_seed(hash((self.config.seed, step, self.ranks.rank)))
+
+
+def token_weights(examples: Sequence[Example], batch: Sequence[Example], config: TrainConfig, mean: float) -> Tensor:
+    """What each trace token's loss counts [R], by `reduction`.
+
+    trace_sum is the paper's loss, a sum over a trace's tokens averaged over traces, divided by the mean trace length of
+    the data set as well, a constant: batches keep their relative weight, the scale stays near nats per token, and
+    clipping does not depend on how long traces are. A smaller last batch is divided by `batch_size` all the same.
+
+    Args:
+        batch: of all ranks, of which `examples` are some.
+        mean: trace tokens of an example of the data set.
+    """
+    lengths = [len(example.trace_ids) for example in examples]
+    if config.reduction == "token_mean":
+        weights = [1 / sum(len(example.trace_ids) for example in batch)] * len(lengths)
+    elif config.reduction == "trace_mean":
+        weights = [1 / (config.batch_size * length) for length in lengths]
+    else:
+        weights = [1 / (config.batch_size * mean)] * len(lengths)
+    return torch.tensor(weights, dtype=torch.float64).repeat_interleave(torch.tensor(lengths))
+
+
+def learning_rate(config: TrainConfig, step: int, total: int) -> float:
+    """Linear up over the warm-up, then by `schedule`: down to 0, which the step after the last would have, or level."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    left = (total - step) / (total - config.warmup_steps)
+    if config.schedule == "linear":
+        return config.lr * left
+    return config.lr * (0.5 - 0.5 * math.cos(math.pi * left) if config.schedule == "cosine" else 1.0)
+
+
+def update(optimizer: Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad()
