@@ -40,7 +40,10 @@ def run_on_ray(
             rank,
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=ray.cluster_resources().get("GPU", 0) > 0),
             run_config=RunConfig(
-                name="ray", storage_path=str(out), failure_config=FailureConfig(max_failures=_RESTARTS)
+                name="ray",
+                storage_path=str(out),
+                failure_config=FailureConfig(max_failures=_RESTARTS),
+                worker_runtime_env={"env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}},  # or each line comes twice
             ),
         )
         try:

@@ -51,7 +51,7 @@ _STYLE: dict[str, Any] = {
 }
 _PAPER = (
     "background: #fffefb; --ink: #1d1f21; --muted: #62666b; --rule: #dcd9d2; --base: #6b6f75; --adapter: #0072b2; "
-    "font-family: system-ui, sans-serif"
+    "font-family: system-ui, sans-serif; padding: 12px"
 )
 _COLUMNS = 3
 _PANEL_IN = (3.2, 2.35)

@@ -19,6 +19,7 @@ from synth.schema.console import say
 from synth.schema.memory import main_memory
 from train.data import Example, TrainingSet, microbatches, student_input
 from train.model import Roles, recompute
+from train.sharding import own_part
 from train.step import Scorer
 
 GIB = 2**30
@@ -57,10 +58,9 @@ def fit(scorer: Scorer, data: TrainingSet, free: float | None = None) -> None:
         needs = _recomputed(needs, roles)
         recompute(roles)
         say("every layer's activations are computed again in the backward pass, which takes a third more time")
-    weights = sum(weight.numel() * weight.element_size() for weight in roles.peft.parameters())
     say(
-        f"memory: {weights / GIB:.3g} GiB of weights; for optimizer, loss and a microbatch of {tokens} tokens about "
-        f"{needs.of(tokens) / GIB:.3g} GiB, of {free / GIB:.3g} that are free"
+        f"memory: {weights_bytes(roles) / GIB:.3g} GiB of weights; for optimizer, loss and a microbatch of {tokens} "
+        f"tokens about {needs.of(tokens) / GIB:.3g} GiB, of {free / GIB:.3g} that are free"
     )
     if needs.of(tokens) > free:
         raise UsageError(_refusal(scorer, data, needs, tokens, free))
@@ -94,7 +94,17 @@ def count(scorer: Scorer, example: Example) -> Needs:
     if head_VD.dtype == torch.bfloat16 and not head_VD.is_cuda:
         loss += 4 * head_VD.numel()  # a CPU multiplies it as float32
     adapter = 12 * sum(weight.numel() for weight in scorer.roles.adapter().values())  # gradient and two moments
-    return Needs(adapter + loss + max(0.0, few - _PIECES[0] * per_token), per_token)
+    if scorer.ranks.share_weights:  # of which two layers are whole at a time
+        shape = scorer.roles.peft.config.get_text_config()
+        constant = 2 * scorer.ranks.size * weights_bytes(scorer.roles) / shape.num_hidden_layers
+    else:
+        constant = max(0.0, few - _PIECES[0] * per_token)
+    return Needs(adapter + loss + constant, per_token)
+
+
+def weights_bytes(roles: Roles) -> int:
+    """On this rank."""
+    return sum(weight.numel() * weight.element_size() for weight in map(own_part, roles.peft.parameters()))
 
 
 def free_bytes(device: torch.device) -> float:
@@ -108,7 +118,7 @@ def _kept_bytes(roles: Roles, example: Example, tokens: int) -> int:
     ids = (*example.student_prompt_ids, *example.trace_ids)
     ids = (ids * -(-tokens // len(ids)))[:tokens]
     piece = replace(example, student_prompt_ids=ids[:1], trace_ids=ids[1:])
-    known = {weight.untyped_storage().data_ptr() for weight in roles.peft.parameters()}
+    known = {weight.untyped_storage().data_ptr() for weight in map(own_part, roles.peft.parameters())}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from train import adapter, checkpoint, forecast
 from train.checkpoint import RunRecord
 from train.config import TrainConfig
 from train.data import Example, TrainingSet, load_examples
-from train.metrics import METRICS_FILE, check_trackers, metrics
+from train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
 from train.model import Roles, check_roles, choose_packing, device_and_dtype, load_roles, read_limits
 from train.ranks import Ranks
 from train.references import ReferenceCache, fill, made_with
@@ -73,9 +73,10 @@ def run(
     forecast.fit(scorer, data)
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
-    scorer = replace(scorer, cache=reference_cache(references or out / REFERENCES, scorer, data, record))
-    forecast.time_left(scorer, data, done, data.num_steps(config))
-    steps = optimise(scorer, optimizer, data, out, record, done)
+    with metrics(out, done, record) if ranks.is_first else nullcontext() as log:
+        scorer = replace(scorer, cache=reference_cache(references or out / REFERENCES, scorer, data, record))
+        forecast.time_left(scorer, data, done, data.num_steps(config))
+        steps = optimise(scorer, optimizer, data, out, record, done, log)
     if ranks.is_first:
         adapter.save_adapter(out, roles, record, steps)
     return result_of(out, steps, done)
@@ -100,12 +101,20 @@ def reference_cache(folder: Path, scorer: Scorer, data: TrainingSet, record: Run
     return cache
 
 
-def optimise(scorer: Scorer, optimizer: Optimizer, data: TrainingSet, out: Path, record: RunRecord, done: int) -> int:
+def optimise(
+    scorer: Scorer,
+    optimizer: Optimizer,
+    data: TrainingSet,
+    out: Path,
+    record: RunRecord,
+    done: int,
+    log: Metrics | None,
+) -> int:
     """Every step after the first `done`, with checkpoints on the way and at the end; how many there are in all."""
     config, weights, is_first = scorer.config, scorer.roles.adapter(), scorer.ranks.is_first
     total = data.num_steps(config)
     started, tokens = time.monotonic(), 0
-    with metrics(out, done, record) if is_first else nullcontext() as log, progress("training", total) as bar:
+    with progress("training", total) as bar:
         for step in range(done, total):
             batch = data.batch(config.seed, step, config.batch_size)
             figures = scorer.gradients(batch, step)

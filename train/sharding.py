@@ -9,11 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from synth.schema.base import UsageError
 from train.ranks import Ranks
+
+
+def own_part(weight: Tensor) -> Tensor:
+    """What this rank holds of a weight."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def shard(peft: Any, device: torch.device, ranks: Ranks) -> None:
