@@ -22,7 +22,7 @@ from tests.train.conftest import MakeManifest
 from train import loop, loss
 from train.config import TrainConfig
 from train.loop import Result, run
-from train.step import Scorer, learning_rate
+from train.step import Scorer
 
 SETTINGS = TrainConfig(epochs=2, checkpoint_every=2, lora_rank=4, lr=3e-3, dtype="float32")  # 3 steps an epoch
 
@@ -99,6 +99,17 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_weights(
     assert same(resumed, unbroken)
     assert [f["step"] for f in lines(resumed)] == [1, 2, 3, 4, 5, 6]
     assert [f["loss"] for f in lines(resumed)] == [f["loss"] for f in lines(unbroken)]
+
+
+def test_a_stopped_run_with_dropout_drops_what_an_unbroken_one_would(train: Train, monkeypatch: pytest.MonkeyPatch):
+    settings = SETTINGS.model_copy(update={"lora_dropout": 0.3})
+    unbroken = train("unbroken", settings)
+    assert not same(unbroken, train("without"))
+    with monkeypatch.context() as patch:
+        interrupt_before(patch, 4, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train("stopped", settings)
+    assert same(train("stopped", settings), unbroken)
 
 
 def test_a_run_killed_outright_ends_with_the_same_weights(
@@ -193,15 +204,6 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
     resumed = train("run")
     assert resumed.resumed_at == 2
     assert same(resumed, unbroken)
-
-
-def test_learning_rate_rises_over_the_warm_up_then_falls_to_zero():
-    config = TrainConfig(lr=0.1, warmup_steps=5)
-    rates = [learning_rate(config, step, 25) for step in range(26)]
-    assert rates[:5] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
-    assert rates[5] == 0.1 and rates[15] == pytest.approx(0.05) and rates[25] == 0
-    assert learning_rate(TrainConfig(warmup_steps=0), 0, 1) == 2e-4
-    assert learning_rate(TrainConfig(warmup_steps=5), 1, 3) == pytest.approx(0.8e-4)
 
 
 def test_a_large_gamma_is_warned_of(train: Train, capsys: pytest.CaptureFixture[str]):

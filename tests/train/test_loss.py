@@ -161,6 +161,55 @@ def test_bfloat16_gradients_are_right_however_near_the_references_are(gap: float
     assert float((got.double() - wanted).norm() / wanted.norm()) <= 4e-3
 
 
+def test_rows_that_pad_the_vocabulary_count_as_the_model_has_them():
+    """Zeros below the tokenizer's last id, as Qwen's heads have: logit 0 for every role, no token ever."""
+    student, privileged, negative, head = roles()
+    padded = torch.cat([head, torch.zeros(7, D, dtype=head.dtype)])
+    wanted = literal_kl(student, privileged, padded) - 0.1 * literal_kl(student, negative, padded)
+    got, _ = folded(student, privileged, negative, padded, CONTRASTIVE, 5)
+    assert torch.allclose(got, wanted, rtol=0, atol=1e-12)
+    assert torch.allclose(gradient(got.sum(), student), gradient(wanted.sum(), student), rtol=0, atol=1e-12)
+    assert not torch.allclose(got, folded(student, privileged, negative, head, CONTRASTIVE, 5)[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 2.0])
+def test_a_temperature_is_a_scale_of_the_head(temperature: float):
+    student, privileged, negative, head = roles()
+    scaled = head / temperature
+    wanted = literal_kl(student, privileged, scaled) - 0.1 * literal_kl(student, negative, scaled)
+    wanted_gradient = gradient(wanted.sum(), student)
+    for got in (
+        kl_loss(student, privileged, negative, Head(head, scale=1 / temperature), CONTRASTIVE, 5)[0],
+        folded(student, privileged, negative, scaled, CONTRASTIVE, 5)[0],
+    ):
+        assert torch.allclose(got, wanted, rtol=0, atol=1e-12)
+        assert torch.allclose(gradient(got.sum(), student), wanted_gradient, rtol=0, atol=1e-12)
+
+
+def liger(student: Tensor, teacher: Tensor, head: Tensor) -> Tensor:
+    loss = pytest.importorskip("liger_kernel.chunked_loss", reason="liger-kernel is not installed")
+    jsd = loss.LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=1.0, compiled=False)
+    return len(student) * jsd(student, head, teacher, head, torch.zeros(len(student), dtype=torch.long))
+
+
+def trl(student: Tensor, teacher: Tensor, head: Tensor) -> Tensor:
+    kernel = pytest.importorskip("trl.kernels.chunked_divergence", reason="trl is not installed")
+    return kernel.ChunkedDivergenceFunction.apply(student, head, None, teacher, head, None, 1.0)[0].sum()
+
+
+@pytest.mark.parametrize("other", [liger, trl])
+def test_other_libraries_reverse_kl_to_the_virtual_teacher_is_the_same_loss(other: Any):
+    """It is (1 - gamma) KL(student ‖ p*) + floor, where p* has the hidden state (h_q - gamma h_n) / (1 - gamma)."""
+    gamma = 0.1
+    student, privileged, negative, head = roles(rows=64, vocabulary=500, dtype=torch.float32)
+    teacher = (privileged - gamma * negative) / (1 - gamma)
+    got, figures = folded(student, privileged, negative, head, CONTRASTIVE, 16)
+    theirs = (1 - gamma) * other(student, teacher, head)
+    assert (theirs + figures["floor"].sum()).item() == pytest.approx(got.sum().item(), rel=1e-3)
+    ours, wanted = gradient(theirs, student), gradient(got.sum(), student)
+    assert float((ours - wanted).norm() / wanted.norm()) < 1e-3
+
+
 @pytest.mark.parametrize("changes", [{"cap": 3.0}, {"scale": 0.25}, {"bias_V": 1}, {"cap": 5.0, "scale": 2.0}])
 def test_heads_with_a_cap_a_scale_or_a_bias_have_the_gradient_of_autograd(changes: dict[str, Any]):
     student, privileged, negative, matrix = roles()

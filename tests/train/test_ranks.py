@@ -63,6 +63,26 @@ def test_two_ranks_make_the_adapter_of_one(tiny_model: Path, make_manifest: Make
             assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
 
 
+@pytest.mark.parametrize("references", ["cached", "live"])
+def test_two_ranks_that_divide_the_weights_make_the_adapter_of_one(
+    tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path, references: str
+):
+    """Microbatches of one trace, and a last batch of 3: one rank has to go through the layers for the other."""
+    manifest = make_manifest(7)
+    config = SETTINGS.model_copy(update={"lr": 1e-3, "epochs": 1, "microbatch_tokens": 1, "references": references})
+    run(tiny_model, manifest, tmp_path / "alone", config)
+    divided = config.model_copy(update={"shard_weights": True, "recompute": "on" if references == "live" else "off"})
+    process = torchrun(tiny_model, manifest, tmp_path / "two", divided)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert agree(tmp_path / "alone", tmp_path / "two")
+
+
+def test_one_rank_has_nobody_to_divide_weights_with(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path):
+    with pytest.raises(UsageError, match="there is one; start several with torchrun"):
+        run(tiny_model, make_manifest(4), tmp_path / "run", SETTINGS.model_copy(update={"shard_weights": True}))
+
+
 def test_a_lost_rank_is_started_again_and_the_run_ends_the_same(
     tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path
 ):
