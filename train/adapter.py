@@ -76,13 +76,15 @@ def save_adapter(out: Path, roles: Roles, record: RunRecord, steps: int) -> None
 def _card(provenance: Provenance) -> str:
     """The model card; the block on top is what model hubs read."""
     run, config = provenance.run, provenance.run.config
+    named = config.lora_targets
+    targets = "all linear layers but the head" if isinstance(named, str) else ", ".join(named)
     facts = {
         "objective": config.objective,
         "gamma": config.gamma if config.objective == "contrastive" else "not used",
         "base model": f"{run.model.name}, revision {run.model.revision}",
         "tokenizer": run.model.tokenizer_hash,
         "traces": f"batch {run.batch_id}, manifest {run.manifest_digest}",
-        "LoRA": f"rank {config.lora_rank}, alpha {config.lora_alpha}, all linear layers but the head",
+        "LoRA": f"rank {config.lora_rank}, alpha {config.lora_alpha}, dropout {config.lora_dropout}, on {targets}",
         "steps": f"{provenance.steps} of {config.batch_size} traces, {config.epochs} epochs",
         "made by": f"dail {run.tool_version}, {provenance.finished_at:%Y-%m-%d}",
     }

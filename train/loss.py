@@ -269,7 +269,7 @@ def folded_kl_tokens(
     p_CV -= top_C1
     log_total_C, entropy_C = _normalise(p_CV)
     lse_C = top_C1[:, 0] + log_total_C
-    mean_C = torch.linalg.vecdot(p_CV, pull_CV)
+    mean_C = _dot(p_CV, pull_CV)
     constant_C = weights.privileged * privileged.lse_R + weights.negative * negative.lse_R
     loss_C = mean_C + from_peak_C1[:, 0] - share * lse_C + constant_C
     apart = slice(None, None, APART)
@@ -293,13 +293,19 @@ def _normalise(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
     A few rows at a time, since another buffer of the chunk's size would be half as much memory again.
     """
     log_totals, entropies = [], []
+    scratch_CV = torch.empty_like(logits_CV[:_ROWS])  # one for all, since C libraries let go of what is freed late
     for rows_CV in logits_CV.split(_ROWS):
-        weight_CV = rows_CV.exp()
+        weight_CV = torch.exp(rows_CV, out=scratch_CV[: len(rows_CV)])
         total_C = weight_CV.sum(-1)
-        entropies.append(total_C.log() - torch.linalg.vecdot(weight_CV, rows_CV) / total_C)
+        entropies.append(total_C.log() - _dot(weight_CV, rows_CV) / total_C)
         log_totals.append(total_C.log())
         torch.div(weight_CV, total_C[:, None], out=rows_CV)
     return torch.cat(log_totals), torch.cat(entropies)
+
+
+def _dot(one_CV: Tensor, other_CV: Tensor) -> Tensor:
+    """Row by row [C], without the buffer of products that `vecdot` makes."""
+    return torch.bmm(one_CV[:, None], other_CV[:, :, None])[:, 0, 0]
 
 
 def nll_tokens(student_CV: Tensor, trace_C: Tensor) -> tuple[Figures, Tensor]:

@@ -72,8 +72,12 @@ def model_of(shape: str) -> Model:
         return Model(DEMO / "model", "float32", {})
     folder = Path(tempfile.mkdtemp(prefix=f"dail-shape-{shape}-")) / shape
     shutil.copytree(DEMO / "model", folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "README.md"))
-    (folder / "config.json").write_text(json.dumps(_QWEN | SHAPES[shape], indent=1))
+    write_config(folder, shape)
     return Model(folder, "bfloat16", {"load_format": "dummy"})
+
+
+def write_config(folder: Path, shape: str, **changes: Any) -> None:
+    (folder / "config.json").write_text(json.dumps(_QWEN | SHAPES[shape] | changes, indent=1))
 
 
 def machine() -> str:

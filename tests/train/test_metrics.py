@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from accelerate import tracking
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from synth.schema.base import StorageError
+from synth.schema.base import StorageError, UsageError
+from tests.conftest import ROOT
 from tests.train.test_checkpoint import record
-from train.metrics import METRICS_FILE, metrics
+from train import metrics as module
+from train.metrics import CURVES_FILE, METRICS_FILE, check_trackers, metrics
 
 RECORD = record()
 
@@ -50,3 +58,59 @@ def test_a_disk_that_refuses_is_said_plainly(tmp_path: Path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_the_curves_are_a_picture_of_their_own(tmp_path: Path):
+    write(tmp_path, 0, range(1, 6))
+    picture = ElementTree.fromstring((tmp_path / CURVES_FILE).read_text())
+    assert picture.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "loss" in "".join(picture.itertext())
+
+
+def test_trackio_has_every_step_and_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("trackio")
+    code = (
+        "import sys; from pathlib import Path; from tests.train.test_checkpoint import record; "
+        "from train.metrics import metrics\n"
+        "with metrics(Path(sys.argv[1]), 0, record(trackers=['trackio'], gamma=0.3)) as log:\n"
+        "    [log.write(step, {'loss': step / 2}) for step in (1, 2, 3)]"
+    )
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "board")}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    with sqlite3.connect(tmp_path / "board" / "dail.db") as board:
+        rows = board.execute("select step, metrics from metrics order by step").fetchall()
+        settings = " ".join(map(str, board.execute("select * from configs").fetchall()))
+    assert [(step, json.loads(figures)["train/loss"]) for step, figures in rows] == [(1, 0.5), (2, 1.0), (3, 1.5)]
+    assert "gamma" in settings and "0.3" in settings
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_done(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "wandb" else True)
+    check_trackers(record(trackers=["tensorboard"]).config)
+    with pytest.raises(UsageError, match="tracker wandb is not installed; run: pip install wandb, or leave it out"):
+        check_trackers(record(trackers=["tensorboard", "wandb"]).config)
+
+
+def test_a_tracker_that_cannot_start_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr(tracking.TrackioTracker, "start", refuse)
+    with (
+        pytest.raises(UsageError, match="tracker trackio cannot start: nobody answers; set it up, or leave it out"),
+        metrics(tmp_path, 0, record(trackers=["trackio"])),
+    ):
+        pass
+
+
+def test_a_tracker_that_fails_later_is_left_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("the board is gone")
+
+    monkeypatch.setattr(module.TensorBoard, "log", fail)
+    write(tmp_path, 0, range(1, 4))
+    assert capsys.readouterr().err.count("tracker tensorboard fails (the board is gone); this run goes on without") == 1
+    assert len((tmp_path / METRICS_FILE).read_text().splitlines()) == 3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +19,11 @@ from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_loop import SETTINGS, lines, weights
 from tests.train.test_model import CPU, stir
 from train import references as module
+from train.commands import cache as cache_verb
 from train.commands import train
 from train.config import TrainConfig
 from train.data import Example, ModelLimits, load_examples, reference_input
-from train.loop import run
+from train.loop import compute_references, run
 from train.loss import Weights, reference_of
 from train.model import Roles, load_roles
 from train.references import INDEX_FILE, MadeWith, ReferenceCache, fill, made_with, size_bytes
@@ -213,3 +216,55 @@ def test_the_command_line_names_a_shared_cache(tiny_model: Path, make_manifest: 
     done = CliRunner().invoke(train, [str(argument) for argument in arguments], catch_exceptions=False)
     assert json.loads(done.stdout.splitlines()[-1])["steps"] == 1
     assert (tmp_path / "shared" / INDEX_FILE).exists()
+
+
+def test_the_cache_verb_fills_it_and_a_run_then_computes_nothing(
+    tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    manifest, folder = make_manifest(4), tmp_path / "shared"
+    arguments = [
+        "--model",
+        tiny_model,
+        "--manifest",
+        manifest,
+        "--references",
+        folder,
+        "--set",
+        "dtype=float32",
+        "--json",
+    ]
+    done = CliRunner().invoke(cache_verb, [str(argument) for argument in arguments], catch_exceptions=False)
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["traces"] == 4 and printed["size_bytes"] == sum(
+        f.stat().st_size for f in folder.glob("*.safetensors")
+    )
+    monkeypatch.setattr(module, "_compute", None)
+    run(tiny_model, manifest, tmp_path / "run", SETTINGS.model_copy(update={"epochs": 1}), folder)
+
+
+def test_settings_that_use_no_references_have_none_to_keep(
+    tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path
+):
+    with pytest.raises(UsageError, match=r"with objective=nll, references=cached .* no references are kept"):
+        compute_references(tiny_model, make_manifest(2), tmp_path / "r", TrainConfig(objective="nll"))
+
+
+def test_a_second_run_waits_for_the_one_that_fills_and_takes_what_it_left(
+    tmp_path: Path, roles: Roles, examples, identity: MadeWith, capfd: pytest.CaptureFixture[str]
+):
+    folder, found = tmp_path / "cache", []
+    first, second = ReferenceCache(folder, identity), ReferenceCache(folder, identity)
+
+    def wait() -> None:
+        fill(second, folder, roles, examples, CONFIG)
+        found.append(len(second.missing(examples)))
+
+    waiting = threading.Thread(target=wait)
+    with first.filling():
+        waiting.start()
+        while "another run fills" not in (said := capfd.readouterr().err):
+            assert waiting.is_alive(), said
+            time.sleep(0.01)
+        module._fill(first, folder, roles, first.missing(examples), CONFIG)
+    waiting.join()
+    assert found == [0] and len(list(folder.glob("part-*"))) == 1
