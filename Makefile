@@ -28,6 +28,9 @@ bench: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.speculation
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.train
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.loss
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.lora
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.trainers
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.where
 
 # the GPU column, on one card, with made-up weights of the paper's shapes: nothing is downloaded
 bench-gpu: env
@@ -37,7 +40,10 @@ bench-gpu: env
 		$(BIN)/python -m tests.bench.scale --shape $$shape --tokens 512 && \
 		$(BIN)/python -m tests.bench.speculation --shape $$shape || exit 1; \
 	done
-	$(BIN)/python -m tests.bench.loss --tokens 6144 --width 3584 --vocabulary 152064 --dtype bfloat16
+	$(BIN)/python -m tests.bench.loss --tokens 6144 --memory-tokens 6144 --width 3584 --vocabulary 152064 --dtype bfloat16
+	$(BIN)/python -m tests.bench.lora --shape qwen2.5-7b --tokens 4096
+	$(BIN)/python -m tests.bench.lora --shape qwen3-8b --tokens 4096
+	$(BIN)/python -m tests.bench.trainers --shape qwen2.5-7b --traces 64 --trace-tokens 1500
 	$(BIN)/python -m tests.bench.train --shape qwen2.5-7b --traces 417 --trace-tokens 1500
 	$(BIN)/python -m tests.bench.train --shape qwen3-8b --traces 669 --trace-tokens 256
 

@@ -95,6 +95,7 @@ def joined() -> Iterator[Ranks]:
     try:
         with _as_one_of(size) as ranks:
             yield ranks
+            ranks.gather(True)  # nobody leaves, and takes its connections along, while another still writes
     finally:
         dist.destroy_process_group()
 

@@ -1,0 +1,145 @@
+"""Our trainer beside TRL's nearest one, on the same traces. Prints one JSON line; says so where TRL is not installed.
+
+    OMP_NUM_THREADS=1 python -m tests.bench.trainers [--shape tiny] [--traces 24] [--trace-tokens 200]
+    python -m tests.bench.trainers --shape qwen2.5-7b --traces 64 --trace-tokens 1500         (one GPU)
+
+TRL's DistillationTrainer draws its own completions, so the nearest that learns from given ones is GKDTrainer with
+`lmbda=0`, reverse KL (`beta=1`) and the same LoRA: one teacher pass a step over the student's own prompt, whole logits,
+padded batches of four. It does less than ours: no privileged prompt, no negative reference. One epoch each, in
+processes of their own, trace tokens a second without loading, and peak memory with it. `pip install --no-deps trl
+datasets dill multiprocess xxhash` beside this package is enough for TRL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from synth.schema.manifest import read_rows
+from synth.schema.models import identify
+from tests.bench.shapes import SHAPES, machine, model_of
+from tests.bench.train import make_weights, row
+from tests.train.conftest import write_manifest
+from train.config import TrainConfig
+
+
+class Epoch(NamedTuple):
+    tokens_s: float
+    peak_mib: float
+
+
+def dtype() -> str:
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
+def peak_mib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def ours(folder: Path, manifest: Path, out: Path, references: str) -> Epoch:
+    from train.loop import run
+
+    config = TrainConfig.model_validate({"epochs": 1, "dtype": dtype(), "references": references})
+    result = run(folder, manifest, out / references, config, out / "shared")
+    last = json.loads(result.metrics.read_text().splitlines()[-1])
+    return Epoch(last["tokens_s"], peak_mib())
+
+
+def trl(folder: Path, manifest: Path, out: Path, _: str) -> Epoch:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            self.seconds = time.perf_counter() - self.started
+
+    rows = [
+        {"input_ids": [*r.student_prompt_ids, *r.trace_ids], "prompt": len(r.student_prompt_ids)}
+        for r in read_rows(manifest)
+    ]
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        width = max(len(one["input_ids"]) for one in batch)
+        ids, mask, labels = torch.zeros(3, len(batch), width, dtype=torch.long)
+        for place, one in enumerate(batch):
+            length = len(one["input_ids"])
+            ids[place, :length] = torch.tensor(one["input_ids"])
+            mask[place, :length] = 1
+            labels[place] = -100
+            labels[place, one["prompt"] : length] = ids[place, one["prompt"] : length]
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    student, teacher = (AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype())) for _ in range(2))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    clock = Clock()
+    trainer = GKDTrainer(
+        model=student,
+        teacher_model=teacher,
+        args=GKDConfig(
+            output_dir=str(out / "trl"), per_device_train_batch_size=4, num_train_epochs=1, lmbda=0.0, beta=1.0,
+            temperature=1.0, learning_rate=2e-4, warmup_steps=5, weight_decay=0.01, report_to=[], logging_steps=1000,
+            save_strategy="no", gradient_checkpointing=False, bf16=False, use_cpu=not torch.cuda.is_available(),
+            dataset_kwargs={"skip_prepare_dataset": True}, disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        data_collator=collate,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(task_type="CAUSAL_LM", r=32, lora_alpha=32, target_modules="all-linear"),
+        callbacks=[clock],
+    )  # fmt: skip
+    trainer.train()
+    return Epoch(sum(len(one["input_ids"]) - one["prompt"] for one in rows) / clock.seconds, peak_mib())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=["demo", *SHAPES], default="tiny")
+    parser.add_argument("--traces", type=int, default=24)
+    parser.add_argument("--trace-tokens", type=int, default=200)
+    options = parser.parse_args()
+    folder = model_of(options.shape).folder
+    if options.shape != "demo":
+        make_weights(folder, getattr(torch, dtype()))
+    model = identify(folder)
+    found: dict[str, Epoch] = {}
+    missing: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch)
+        rows = [row(number, model, options.trace_tokens) for number in range(options.traces)]
+        manifest = write_manifest(out / "shards", model, rows)
+        ways = {"ours, live": (ours, "live"), "ours, cached": (ours, "cached"), "TRL GKDTrainer": (trl, "")}
+        for name, (way, how) in ways.items():
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                try:
+                    found[name] = pool.submit(way, folder, manifest, out, how).result()
+                except ImportError as error:
+                    missing[name] = f"{type(error).__name__}: {error}"
+    figures: dict[str, Any] = {
+        name: {"trace tokens/s": round(one.tokens_s), "peak MiB": round(one.peak_mib)} for name, one in found.items()
+    }
+    if nearest := found.get("TRL GKDTrainer"):
+        figures["ours, cached ÷ TRL, tokens/s"] = round(found["ours, cached"].tokens_s / nearest.tokens_s, 2)
+        figures["ours, live ÷ TRL, tokens/s"] = round(found["ours, live"].tokens_s / nearest.tokens_s, 2)
+        figures["TRL ÷ ours, cached, peak memory"] = round(nearest.peak_mib / found["ours, cached"].peak_mib, 2)
+    known = {"bench": "trainers", **vars(options), "dtype": dtype()}
+    print(json.dumps({**known, **figures, "missing": missing, "machine": machine()}, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
