@@ -44,7 +44,8 @@ bench-gpu: env
 	$(BIN)/python -m tests.bench.lora --shape qwen2.5-7b --tokens 4096
 	$(BIN)/python -m tests.bench.lora --shape qwen3-8b --tokens 4096
 	$(BIN)/python -m tests.bench.trainers --shape qwen2.5-7b --traces 64 --trace-tokens 1500
-	$(BIN)/python -m tests.bench.train --shape qwen2.5-7b --traces 417 --trace-tokens 1500
+	$(BIN)/python -m tests.bench.train --shape qwen2.5-7b --traces 417 --trace-tokens 1500 --microbatch-tokens 8192
+	$(BIN)/python -m tests.bench.train --shape qwen2.5-7b --traces 32 --trace-tokens 1500 --microbatch-tokens 1
 	$(BIN)/python -m tests.bench.train --shape qwen3-8b --traces 669 --trace-tokens 256
 
 # the recipe of the demo model, from nothing, with its accuracy per role

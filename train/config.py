@@ -83,6 +83,12 @@ class TrainConfig(Config):
     )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
 
+    @field_validator("lora_targets", "trackers", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """`q_proj,v_proj` on a command line is the list of both."""
+        return tuple(value.split(",")) if isinstance(value, str) and value != "all-linear" else value
+
     @field_validator("gamma")
     @classmethod
     def _has_a_minimum(cls, gamma: float) -> float:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synth.schema.base import IntegrityError, UsageError, canonical
+from synth.schema.base import DailError, IntegrityError, UsageError, canonical
 from synth.schema.console import progress
 from synth.schema.manifest import Manifest, read_manifest, read_rows
 from synth.schema.models import ModelIdentity
@@ -211,3 +211,12 @@ def reference_input(examples: Sequence[Example], device: torch.device, packed: b
 def joined_traces(examples: Sequence[Example], device: torch.device) -> Tensor:
     """The trace ids of all examples, [R]."""
     return torch.tensor([token for example in examples for token in example.trace_ids], device=device)
+
+
+def out_of_memory(examples: Sequence[Example], config: TrainConfig) -> DailError:
+    """What to tell where a pass over these did not fit on the GPU."""
+    return DailError(
+        f"out of GPU memory on {len(examples)} traces of up to {max(e.student_tokens for e in examples)} tokens; lower "
+        f"microbatch_tokens (now {config.microbatch_tokens}) or token_chunk (now {config.token_chunk}), or set "
+        "recompute=on, and rerun to go on from where it stopped"
+    )

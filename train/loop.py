@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch.optim import AdamW, Optimizer
 
 from synth.schema.base import DailError, UsageError
@@ -86,9 +87,15 @@ def start_roles(model_folder: Path, config: TrainConfig, data: TrainingSet, rank
     """The model in its three roles, tried out on the first traces."""
     device, _ = device_and_dtype(config)
     say(f"loading the weights as {config.dtype} on the {device.type}")
-    roles = load_roles(model_folder, config, device, ranks)
-    check_roles(roles, data.examples[0])
-    return choose_packing(roles, data.examples[:3])
+    try:
+        roles = load_roles(model_folder, config, device, ranks)
+        check_roles(roles, data.examples[0])
+        return choose_packing(roles, data.examples[:3])
+    except torch.OutOfMemoryError:
+        raise UsageError(
+            f"the weights of {model_folder} do not fit on the {device.type} as {config.dtype}; free it of other "
+            "programs, take a larger one, or start several ranks with shard_weights=true"
+        ) from None
 
 
 def reference_cache(folder: Path, scorer: Scorer, data: TrainingSet, record: RunRecord) -> ReferenceCache | None:

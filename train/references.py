@@ -32,7 +32,7 @@ from synth.schema.console import progress, say
 from synth.schema.models import ModelIdentity
 from train.checkpoint import refused, replace
 from train.config import TrainConfig
-from train.data import Example, microbatches, reference_input
+from train.data import Example, microbatches, out_of_memory, reference_input
 from train.loss import Reference, Weights, floors, reference_of
 from train.model import Roles
 from train.ranks import Ranks
@@ -210,7 +210,10 @@ def _fill(cache: ReferenceCache, folder: Path, roles: Roles, missing: list[Examp
             tensors: dict[str, Tensor] = {}
             ours = parts[first + ranks.rank] if first + ranks.rank < len(parts) else []
             for group, is_ours in ranks.in_step(ours, missing[-1:]):
-                found = _compute(group, roles, config)
+                try:
+                    found = _compute(group, roles, config)
+                except torch.OutOfMemoryError:
+                    raise out_of_memory(group, config) from None
                 tensors |= found if is_ours else {}
                 done += len(group) * ranks.size
                 bar.update(min(done, len(missing)))

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from synth.schema.base import DailError
 from train.config import TrainConfig
-from train.data import Example, joined_traces, microbatches, reference_input, student_input
+from train.data import Example, joined_traces, microbatches, out_of_memory, reference_input, student_input
 from train.loss import Figures, adapted_kl_loss, adapted_nll_loss, folded_kl_loss, kl_loss, kl_weights, nll_loss
 from train.model import Roles
 from train.ranks import Ranks
@@ -61,11 +60,7 @@ class Scorer:
             weight_R = token_weights(examples, batch, self.config, self.mean_trace_tokens).to(loss_R)
             (loss_R * weight_R * is_ours).sum().backward()
         except torch.OutOfMemoryError:
-            raise DailError(
-                f"out of GPU memory on {len(examples)} traces of up to {max(e.student_tokens for e in examples)} "
-                f"tokens; lower microbatch_tokens (now {self.config.microbatch_tokens}) or token_chunk (now "
-                f"{self.config.token_chunk}), or set recompute=on, and rerun to go on from the last checkpoint"
-            ) from None
+            raise out_of_memory(examples, self.config) from None
         return figures
 
     def score(self, examples: Sequence[Example]) -> tuple[Tensor, Figures]:

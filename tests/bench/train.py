@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python -m tests.bench.train [--shape demo] [--traces 100] [--trace-tokens 120]
     python -m tests.bench.train --shape qwen2.5-7b --traces 417 --trace-tokens 1500          (one GPU)
 
-Two epochs each way, and the pass that fills the cache. The first epoch with a cache also finds each token's floor. Contexts are as long as the demo's: about 100 tokens for the
-student, 200 and 160 for the references. Weights of other shapes are made up.
+Two epochs each way, and the pass that fills the cache. The first epoch with a cache also finds each token's floor.
+Contexts are as long as the demo's: about 100 tokens for the student, 200 and 160 for the references.
+Weights of other shapes are made up.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo")
     parser.add_argument("--traces", type=int, default=100)
     parser.add_argument("--trace-tokens", type=int, default=120)
+    parser.add_argument("--microbatch-tokens", type=int, default=4096)
     options = parser.parse_args()
     folder = model_of(options.shape).folder
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
@@ -94,15 +96,18 @@ def main() -> None:
         make_weights(folder, getattr(torch, dtype))
     model = identify(folder)
     seconds, first = dict[str, float](), dict[str, float]()
+    settings = {"epochs": 2, "dtype": dtype, "microbatch_tokens": options.microbatch_tokens}
     clock, spent = Clock(), {}
     watch(clock)
     with tempfile.TemporaryDirectory() as scratch:
         rows = [row(number, model, options.trace_tokens) for number in range(options.traces)]
         manifest, shared = write_manifest(Path(scratch) / "shards", model, rows), Path(scratch) / "shared"
         for name, references in (("warm-up", "live"), ("live", "live"), ("filling", "cached"), ("cached", "cached")):
-            config = TrainConfig(epochs=2, references=references, dtype=dtype)
+            config = TrainConfig.model_validate({**settings, "references": references})
             started = time.perf_counter()
             clock.seconds.clear()
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
             result = run(folder, manifest, Path(scratch) / name, config, shared)
             whole = time.perf_counter() - started
             steps = [json.loads(line) for line in result.metrics.read_text().splitlines()]
@@ -120,6 +125,7 @@ def main() -> None:
                 "bench": "train",
                 "shape": options.shape,
                 "traces": options.traces,
+                "microbatch tokens": options.microbatch_tokens,
                 "trace tokens": tokens,
                 "seconds, second epoch": {
                     name: round(value, 2) for name, value in seconds.items() if name != "warm-up"
@@ -129,7 +135,7 @@ def main() -> None:
                 "first cached ÷ first live epoch, epochs/s": round(first["live"] / first["cached"], 3),
                 "seconds inside": {} if torch.cuda.is_available() else {way: spent[way] for way in ("live", "cached")},
                 "trace tokens/s, cached": round(tokens / seconds["cached"]),
-                "peak MiB": round((peak or resident) / 2**20),
+                "peak MiB, with a cache on a GPU, of all ways on a CPU": round((peak or resident) / 2**20),
                 "dtype": dtype,
                 "machine": machine(),
             },

@@ -27,3 +27,12 @@ def test_settings_that_may_change_on_resume_exist():
 def test_values_out_of_range_are_refused_by_name(override: str):
     with pytest.raises(UsageError, match=f"the command line: /{override.partition('=')[0]}: "):
         TrainConfig.load(None, "train", [override])
+
+
+def test_lists_may_be_written_with_commas():
+    config = TrainConfig.load(None, "train", ["trackers=wandb,tensorboard", "lora_targets=q_proj"])
+    assert config.trackers == ("wandb", "tensorboard") and config.lora_targets == ("q_proj",)
+    assert TrainConfig.load(None, "train", ["lora_targets=all-linear"]).lora_targets == "all-linear"
+    assert TrainConfig.load(None, "train", ['lora_targets=["a", "b"]']).lora_targets == ("a", "b")
+    with pytest.raises(UsageError, match="/trackers/0: Input should be 'tensorboard', 'wandb', 'mlflow' or 'trackio'"):
+        TrainConfig.load(None, "train", ["trackers=nothing"])
