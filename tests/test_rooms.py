@@ -91,9 +91,9 @@ def test_the_version_is_said():
     assert run(DAIL, "--version").stdout.startswith("dail, version ")
 
 
-def test_one_file_knows_vllm_and_two_know_ray():
+def test_one_file_knows_vllm_and_three_know_ray():
     assert importers("vllm") == {"synth/engine/vllm.py"}
-    assert importers("ray") == {"synth/actor.py", "synth/pool.py"}
+    assert importers("ray") == {"synth/actor.py", "synth/pool.py", "train/cluster.py"}
 
 
 def test_only_the_trainer_knows_peft():

@@ -61,6 +61,7 @@ def packed_attention(
 def _in_one_call(
     query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, lengths: list[int], scaling: float | None
 ) -> Tensor:
+    assert len(query_1HTD) == 1, "a pack is one row"
     ends = torch.tensor([0, *lengths], device=query_1HTD.device).cumsum(0).to(torch.int32)
     query_THD, key_THD, value_THD = (states[0].transpose(0, 1) for states in (query_1HTD, key_1HTD, value_1HTD))
     longest = max(lengths)
