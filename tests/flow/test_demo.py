@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,10 @@ class Demo:
     def start(self) -> subprocess.Popen[str]:
         command = [BIN / "dail", "demo", "--dir", self.folder, "--json"]
         env = {**os.environ, "DAIL_TEST_MARK": self.mark}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        # a shell makes what it starts in the background deaf to Ctrl-C, and its children after it
+        hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=env, preexec_fn=hears, **pipes)
 
     def interrupt_when(self, condition: Callable[[], object]) -> str:
         """Starts it, sends Ctrl-C once the condition holds; what it said."""
