@@ -64,24 +64,31 @@ def test_nobody_without_the_token_may_run_a_job(cluster):
     assert httpx.post(f"{url}/api/jobs/", json={"entrypoint": "id"}).status_code == 401
 
 
-def test_a_worker_job_turns_olympiad_problems_into_shards(cluster, api):
+def submit(cluster, *command) -> subprocess.CompletedProcess[str]:
     url, env = cluster
+    line = [BIN / "ray", "job", "submit", "--address", url, "--working-dir", ROOT, "--", "dail", *map(str, command)]
+    return subprocess.run(line, env=env, capture_output=True, text=True, timeout=400)
+
+
+def test_a_worker_job_turns_olympiad_problems_into_shards_and_a_train_job_those_into_an_adapter(cluster, api, tmp_path):
     items = [json.loads(line) for line in OLYMPIAD.read_text().splitlines()]
     short = sorted(items, key=lambda item: len(str(item["solution"])))[:ITEMS]
     synthesis = {"max_tokens": 48, "thinking": False}
     batch = api.post("/v1/batches", json={"model": "demo", "items": short, "synthesis": synthesis}).json()
-    done = subprocess.run(
-        [BIN / "ray", "job", "submit", "--address", url, "--working-dir", ROOT, "--",
-         "dail", "worker", "--api", str(api.base_url), "--model", str(DEMO_MODEL), "--idle-exit", "3"],
-        env=env, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
+    done = submit(cluster, "worker", "--api", api.base_url, "--model", DEMO_MODEL, "--idle-exit", 3)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     now = api.get(f"/v1/batches/{batch['id']}").json()
     assert now["status"] == "completed" and now["request_counts"]["completed"] == ITEMS, now
-    rows = {row.item_id: row for row in read_rows(Path(now["manifest"]["path"]))}
+    manifest = now["manifest"]["path"]
+    rows = {row.item_id: row for row in read_rows(Path(manifest))}
     for item in short:
         row = rows[item["id"]]
         assert row.kind == item["kind"] and row.trace_ids
         assert row.solution == (
             item["solution"] if isinstance(item["solution"], str) else "\n\n".join(item["solution"])
         )
+    done = submit(cluster, "train", "--ray-workers", 2, "--model", DEMO_MODEL, "--manifest", manifest,
+                  "--out", tmp_path / "run", "--set", "epochs=1")  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.stdout.count("training: 2/2") == 1, "progress is shown, once"
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
