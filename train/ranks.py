@@ -17,6 +17,10 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Its functions keep as their default the group that there is when they are imported; one that outlives its end goes on
+# in threads, which take the process down if they let go of a tensor while Python ends. So before there is any.
+import torch.distributed.nn
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 

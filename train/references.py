@@ -190,7 +190,7 @@ def fill(cache: ReferenceCache, folder: Path, roles: Roles, examples: Sequence[E
         StorageError: it will not fit on the disk, or the disk refused.
     """
     missing = cache.missing(examples)
-    if not missing:
+    if not any(cache.ranks.gather(bool(missing))):  # another run may have come to its end between two ranks' reading
         return
     _check_room(folder, sum(size_bytes(example, roles) for example in missing))
     try:

@@ -100,6 +100,27 @@ def test_a_lost_rank_is_started_again_and_the_run_ends_the_same(
     assert agree(tmp_path / "alone", tmp_path / "two")
 
 
+def test_no_thread_of_the_ranks_connection_outlives_it(tmp_path: Path):
+    """One that lets go of a tensor while Python ends takes the process down, and torchrun calls the run failed."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, pathlib, torch\n"
+        "from train.ranks import joined\n"
+        "def threads(): return [p.read_text() for p in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
+        "with joined() as ranks:\n"
+        "    ranks.gather(1)\n"
+        "    torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])\n"
+        "    during = sum('gloo' in name for name in threads())\n"
+        "if os.environ['RANK'] == '0': print(during, sum('gloo' in name for name in threads()))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    during, after = map(int, done.stdout.split())
+    assert during > 0 and after == 0, done.stderr
+
+
 def test_more_ranks_than_traces_in_a_batch_are_refused(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path):
     with pytest.raises(UsageError, match=r"8 ranks share batches of 4 .* set batch_size=8"):
         run(tiny_model, make_manifest(4), tmp_path / "run", SETTINGS, ranks=Ranks(7, 8))
