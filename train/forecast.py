@@ -51,7 +51,7 @@ def fit(scorer: Scorer, data: TrainingSet, free: float | None = None) -> None:
         UsageError: it does not fit, with the setting that would.
     """
     config, roles = scorer.config, scorer.roles
-    free = free_bytes(roles.device) if free is None else free
+    free = min(scorer.ranks.gather(free_bytes(roles.device) if free is None else free))  # all ranks decide alike
     tokens = sum(example.student_tokens for example in _dearest(scorer, data.examples))
     needs = count(scorer, data.examples[0])
     if config.recompute == "on" or (config.recompute == "auto" and needs.of(tokens) > free):
