@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from synth.engine.base import Row
+from synth.engine.base import AloneRow, Row
 from synth.schema.items import load_items
 from synth.schema.manifest import read_manifest, read_rows
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, ROOT
@@ -85,19 +85,24 @@ def test_results_are_json_lines_with_text_and_ids(api, finished):
     assert manifest["digest"] == read_manifest(Path(finished["manifest"]["path"])).digest
 
 
-def test_the_adapter_gives_the_same_greedy_tokens_in_peft_and_in_vllm(adapter, finished, adapter_engine):
+def test_the_adapter_gives_the_same_tokens_and_log_probabilities_in_peft_and_in_vllm(adapter, finished, adapter_engine):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     ids = list(next(read_rows(Path(finished["manifest"]["path"]))).student_prompt_ids)
     base = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval()
     model = PeftModel.from_pretrained(base, adapter).eval()
-    expected = model.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False, eos_token_id=None)[0][len(ids) :]
-    adapter_engine.add(Row("adapter/alone", ids, 40, 0.0, 1, frozenset(), adapter=str(adapter)))
+    whole = model.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False, eos_token_id=None)[0]
+    with torch.no_grad():
+        logprobs = model(whole[None]).logits[0].log_softmax(-1)
+    expected = logprobs[len(ids) - 1 : -1].gather(-1, whole[len(ids) :, None])[:, 0]
+    greedy = Row("adapter/alone", ids, 40, 0.0, 1, frozenset(), alone=AloneRow(0), adapter=str(adapter))
+    adapter_engine.add(greedy)
     done = []
     while not done:
         done = adapter_engine.step()
-    assert done[0].token_ids == expected.tolist()
+    assert done[0].token_ids == whole[len(ids) :].tolist()
+    assert adapter_engine.records().alone["adapter/alone"].logprob == pytest.approx(expected.tolist(), abs=1e-3)
 
 
 def test_eval_loads_base_and_adapter_and_writes_the_report(adapter, tmp_path):
