@@ -12,8 +12,9 @@ is a probability, known once the student has read the finished trace; without th
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -137,46 +138,45 @@ def _score(tokens: Tokens, scores: list[Score], synthesis: Synthesis) -> None:
     Where the privileged student was confident and drew the token that stands, that token is written whatever the
     student proposes; the student wrote it if it proposed it, which has the probability of its own draw.
     """
-    for place, score in enumerate(scores):
-        tokens.student_logprob[place] = score.logprob
-        if tokens.source[place] is None:
-            probability = draw_probability(score, synthesis.temperature, synthesis.top_p, synthesis.top_k)
-            tokens.source[place] = float(np.float32(probability))  # as shards hold it
+    tokens.student_logprob[: len(scores)] = [score.logprob for score in scores]
+    unknown = [place for place in range(len(scores)) if tokens.source[place] is None]
+    if not unknown:
+        return
+    drawn = draw_probabilities(
+        [scores[place] for place in unknown], synthesis.temperature, synthesis.top_p, synthesis.top_k
+    )
+    for place, probability in zip(unknown, drawn.astype(np.float32).tolist(), strict=True):  # as shards hold it
+        tokens.source[place] = probability
 
 
-def draw_probability(score: Score, temperature: float, top_p: float = 1.0, top_k: int = 0) -> float:
-    """The probability with which a role draws a token of this score.
+def draw_probabilities(
+    scores: Sequence[Score], temperature: float, top_p: float = 1.0, top_k: int = 0
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The probability with which a role draws each token of these scores [R]; K likeliest tokens are named in each.
 
-    Exact at temperature 1, and wherever the likeliest tokens that the score names hold all of the probability. What
-    lies beyond them is taken as flat as the last of them, which below temperature 1 is the most it can weigh.
+    Exact at temperature 1, and wherever the likeliest tokens that a score names hold all of the probability. What lies
+    beyond them is taken as flat as the last of them, which below temperature 1 is the most it can weigh.
 
-    >>> score = Score(math.log(0.8), 1, (math.log(0.8), math.log(0.2)))
-    >>> round(draw_probability(score, 1.0), 6), round(draw_probability(score, 0.5), 6), draw_probability(score, 0.0)
-    (0.8, 0.941176, 1.0)
+    >>> score = Score(np.log(0.8), 1, (np.log(0.8), np.log(0.2)))
+    >>> [round(float(draw_probabilities([score], temperature)[0]), 6) for temperature in (1.0, 0.5, 0.0)]
+    [0.8, 0.941176, 1.0]
     """
+    own_R, rank_R = np.array([score.logprob for score in scores]), np.array([score.rank for score in scores])
+    top_RK = np.array([score.top_logprobs for score in scores])
     if temperature == 0:
-        return float(score.logprob >= score.top_logprobs[0])
-    if (top_k and score.rank > top_k) or (score.rank > 1 and score.rank > len(score.top_logprobs) and top_p < 1):
-        return 0.0
-    peak = score.top_logprobs[0]
-    weights = [math.exp((logprob - peak) / temperature) for logprob in score.top_logprobs[: top_k or None]]
-    tail = max(0.0, 1.0 - math.fsum(map(math.exp, score.top_logprobs)))
-    rest = 0.0 if top_k else tail * weights[-1] / math.exp(score.top_logprobs[-1])
-    total = math.fsum(weights) + rest
-    own = math.exp((score.logprob - peak) / temperature)
+        return (own_R >= top_RK[:, 0]).astype(np.float64)
+    weight_RK = np.exp((top_RK[:, : top_k or None] - top_RK[:, :1]) / temperature)
+    own_weight_R = np.exp((own_R - top_RK[:, 0]) / temperature)
+    total_R = weight_RK.sum(1)
+    is_drawn_R = rank_R <= top_k if top_k else np.ones(len(scores), dtype=bool)
+    if not top_k:
+        tail_R = np.maximum(0.0, 1.0 - np.exp(top_RK).sum(1))
+        flat_R = np.exp((top_RK[:, -1] - top_RK[:, 0]) / temperature - top_RK[:, -1], where=tail_R > 0, out=0 * tail_R)
+        total_R = total_R + tail_R * flat_R
     if top_p < 1:
-        before = math.fsum(weight for weight in weights if weight > own)
-        if before >= top_p * total:
-            return 0.0
-        total = _nucleus(weights, top_p * total)
-    return min(1.0, own / total)
-
-
-def _nucleus(weights: list[float], mass: float) -> float:
-    """Weight of the fewest likeliest tokens that have this mass together."""
-    total = 0.0
-    for weight in weights:
-        if total >= mass:
-            break
-        total += weight
-    return total
+        mass_R1 = top_p * total_R[:, None]
+        before_R1 = (weight_RK * (weight_RK > own_weight_R[:, None])).sum(1, keepdims=True)
+        is_drawn_R &= ((rank_R == 1) | (rank_R <= top_RK.shape[1])) & (before_R1 < mass_R1)[:, 0]
+        # the fewest likeliest tokens that have this mass together
+        total_R = (weight_RK * (weight_RK.cumsum(1) - weight_RK < mass_R1)).sum(1)
+    return np.where(is_drawn_R, np.minimum(1.0, own_weight_R / total_R), 0.0)
