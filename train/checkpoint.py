@@ -144,6 +144,15 @@ def restore(out: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, run:
     return step
 
 
+def steps_done(out: Path) -> int:
+    """By the checkpoint that lies there, whosever it is; 0 if there is none that can be read."""
+    try:
+        with safe_open(out / CHECKPOINT_FILE, "pt") as file:
+            return int((file.metadata() or {}).get("step", 0))
+    except (FileNotFoundError, SafetensorError):
+        return 0
+
+
 def replace(path: Path, write: Callable[[Path], object]) -> None:
     """Gives `path` the content that `write` puts into a file of another name: durably, and whole or not at all.
 

@@ -11,6 +11,7 @@ from ray.train.torch import TorchTrainer
 from synth.pool import ray_cluster
 from synth.schema.base import DailError
 from train import adapter
+from train.checkpoint import steps_done
 from train.config import TrainConfig
 from train.loop import Result, check, result_of, run
 from train.ranks import Ranks, joined
@@ -29,7 +30,7 @@ def run_on_ray(
     check(config, Ranks(0, workers))
     model_folder, manifest, out = (path.absolute() for path in (model_folder, manifest, out))
     references = references.absolute() if references else None
-    before = adapter.finished(out)
+    before, done = adapter.finished(out), steps_done(out)
 
     def rank() -> None:
         with joined() as ranks:
@@ -52,4 +53,4 @@ def run_on_ray(
             raise DailError(f"the ranks on Ray stopped: {error}; rerun to go on from the last checkpoint") from error
     provenance = adapter.finished(out)
     assert provenance, f"{out} holds no adapter though all ranks ended"
-    return result_of(out, provenance.steps, provenance.steps if before else 0)
+    return result_of(out, provenance.steps, before.steps if before else done)

@@ -22,7 +22,7 @@ from train.checkpoint import RunRecord
 from train.config import TrainConfig
 from train.data import Example, TrainingSet, load_examples
 from train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
-from train.model import Roles, check_roles, choose_packing, device_and_dtype, load_roles, read_limits
+from train.model import check_roles, choose_packing, device_and_dtype, load_roles, read_limits
 from train.ranks import Ranks
 from train.references import ReferenceCache, fill, made_with
 from train.step import Scorer, learning_rate, update
@@ -67,10 +67,15 @@ def run(
             return result_of(out, provenance.steps, provenance.steps)
         record = record.model_copy(update={"started_at": earlier.started_at})
     data = load_examples(manifest_path, record.model, read_limits(model_folder))
+    if config.objective == "contrastive" and config.gamma > GAMMA_WARNING:
+        say(
+            f"warning: gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the "
+            "privileged student finds unlikely; the paper uses 0.1"
+        )
     if ranks.is_first:
         checkpoint.claim(out, record)
-    roles = start_roles(model_folder, record.config, data, ranks)
-    scorer = Scorer(roles, record.config, data.mean_trace_tokens, ranks=_sharing(ranks, config))
+    scorer = start_scorer(model_folder, record.config, data, ranks)
+    roles = scorer.roles
     forecast.fit(scorer, data)
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
@@ -83,19 +88,20 @@ def run(
     return result_of(out, steps, done)
 
 
-def start_roles(model_folder: Path, config: TrainConfig, data: TrainingSet, ranks: Ranks) -> Roles:
-    """The model in its three roles, tried out on the first traces."""
+def start_scorer(model_folder: Path, config: TrainConfig, data: TrainingSet, ranks: Ranks) -> Scorer:
+    """The model in its three roles, tried out on the first traces; no cache yet."""
     device, _ = device_and_dtype(config)
     say(f"loading the weights as {config.dtype} on the {device.type}")
     try:
         roles = load_roles(model_folder, config, device, ranks)
         check_roles(roles, data.examples[0])
-        return choose_packing(roles, data.examples[:3])
+        roles = choose_packing(roles, data.examples[:3])
     except torch.OutOfMemoryError:
         raise UsageError(
             f"the weights of {model_folder} do not fit on the {device.type} as {config.dtype}; free it of other "
             "programs, take a larger one, or start several ranks with shard_weights=true"
         ) from None
+    return Scorer(roles, config, data.mean_trace_tokens, ranks=replace(ranks, share_weights=config.shard_weights))
 
 
 def reference_cache(folder: Path, scorer: Scorer, data: TrainingSet, record: RunRecord) -> ReferenceCache | None:
@@ -104,7 +110,7 @@ def reference_cache(folder: Path, scorer: Scorer, data: TrainingSet, record: Run
     if config.objective == "nll" or config.references == "live" or not roles.folds:
         return None
     cache = ReferenceCache(folder, made_with(record.model, roles, config), scorer.ranks)
-    fill(cache, folder, roles, data.examples, config)
+    fill(cache, roles, data.examples, config)
     return cache
 
 
@@ -155,8 +161,7 @@ def compute_references(
     check(config, ranks)
     record = _record(model_folder, manifest_path, config)
     data = load_examples(manifest_path, record.model, read_limits(model_folder))
-    roles = start_roles(model_folder, record.config, data, ranks)
-    scorer = Scorer(roles, record.config, data.mean_trace_tokens, ranks=_sharing(ranks, config))
+    scorer = start_scorer(model_folder, record.config, data, ranks)
     cache = reference_cache(folder, scorer, data, record)
     if cache is None:
         raise UsageError(
@@ -174,15 +179,6 @@ def check(config: TrainConfig, ranks: Ranks) -> None:
             f"{ranks.size} ranks share batches of {config.batch_size} traces, so some would have nothing to do; start "
             f"{config.batch_size} ranks, or set batch_size={ranks.size} (the paper's is 4)"
         )
-    if config.objective == "contrastive" and config.gamma > GAMMA_WARNING:
-        say(
-            f"warning: gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the "
-            "privileged student finds unlikely; the paper uses 0.1"
-        )
-
-
-def _sharing(ranks: Ranks, config: TrainConfig) -> Ranks:
-    return replace(ranks, share_weights=config.shard_weights)
 
 
 def _record(model_folder: Path, manifest_path: Path, config: TrainConfig) -> RunRecord:

@@ -93,7 +93,7 @@ class Head:
     def shape(self, logits_CV: Tensor) -> Tensor:
         """What comes after matrix and bias."""
         if self.scale != 1.0:
-            logits_CV = logits_CV * self.scale
+            logits_CV *= self.scale
         return logits_CV if self.cap is None else self.cap * torch.tanh(logits_CV / self.cap)
 
     def gradient(self, slope_CV: Tensor, logits_CV: Tensor) -> Tensor:

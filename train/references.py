@@ -78,7 +78,7 @@ class ReferenceCache:
     """
 
     def __init__(self, folder: Path, made_with: MadeWith, ranks: Ranks = _ALONE) -> None:
-        self._folder, self._made_with, self.ranks = folder, made_with, ranks
+        self.folder, self._made_with, self.ranks = folder, made_with, ranks
         self._floors: dict[str, Tensor] = {}
         self._part_of: dict[str, safe_open] = {}
         self._index = Index(made_with=made_with)
@@ -86,17 +86,17 @@ class ReferenceCache:
 
     def read(self) -> None:
         """Takes in what the folder holds by now."""
-        known, self._index = self._index.parts, _read_index(self._folder, self._made_with)
+        known, self._index = self._index.parts, _read_index(self.folder, self._made_with)
         for part in self._index.parts[len(known) :]:
             self._know(self._open(part, is_checked=self.ranks.is_first))
 
     @contextmanager
     def filling(self) -> Iterator[None]:
         """No other run adds to the folder meanwhile. Waits for one that does, and takes in what it left."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with open(self._folder / LOCK_FILE, "ab") as file, contextlib.ExitStack() as stack:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / LOCK_FILE, "ab") as file, contextlib.ExitStack() as stack:
             if self.ranks.is_first:
-                stack.enter_context(_locked(file, self._folder))
+                stack.enter_context(_locked(file, self.folder))
             self.ranks.gather(True)
             self.read()
             yield
@@ -123,7 +123,7 @@ class ReferenceCache:
         Raises:
             StorageError: the disk refused; what was there before is whole.
         """
-        path = self._folder / f"part-{len(self._index.parts) + self.ranks.rank:05d}.safetensors"
+        path = self.folder / f"part-{len(self._index.parts) + self.ranks.rank:05d}.safetensors"
         part = None
         if tensors:
             replace(path, lambda staged: save_file(tensors, staged))
@@ -132,7 +132,7 @@ class ReferenceCache:
         self._index = self._index.model_copy(update={"parts": (*self._index.parts, *new)})
         if self.ranks.is_first:
             text = self._index.model_dump_json(indent=1).encode() + b"\n"
-            replace(self._folder / INDEX_FILE, lambda staged: staged.write_bytes(text))
+            replace(self.folder / INDEX_FILE, lambda staged: staged.write_bytes(text))
         for one in new:
             self._know(self._open(one, is_checked=False))
 
@@ -164,13 +164,13 @@ class ReferenceCache:
         self._part_of |= {name.rpartition(".")[0]: file for name in names}
 
     def _open(self, part: Part, is_checked: bool) -> safe_open:
-        path = self._folder / part.file
+        path = self.folder / part.file
         try:
             if is_checked and (path.stat().st_size != part.size_bytes or _digest(path) != part.sha256):
-                raise IntegrityError(f"{path} is not what {INDEX_FILE} says; remove {self._folder} to make it anew")
+                raise IntegrityError(f"{path} is not what {INDEX_FILE} says; remove {self.folder} to make it anew")
             return safe_open(path, "pt")
         except (OSError, SafetensorError) as error:
-            raise IntegrityError(f"{path} cannot be read ({error}); remove {self._folder} to make it anew") from None
+            raise IntegrityError(f"{path} cannot be read ({error}); remove {self.folder} to make it anew") from None
 
 
 def made_with(model: ModelIdentity, roles: Roles, config: TrainConfig) -> MadeWith:
@@ -183,7 +183,7 @@ def made_with(model: ModelIdentity, roles: Roles, config: TrainConfig) -> MadeWi
     )
 
 
-def fill(cache: ReferenceCache, folder: Path, roles: Roles, examples: Sequence[Example], config: TrainConfig) -> None:
+def fill(cache: ReferenceCache, roles: Roles, examples: Sequence[Example], config: TrainConfig) -> None:
     """Computes what the cache does not hold, part by part, a part on each rank at a time.
 
     Raises:
@@ -192,18 +192,18 @@ def fill(cache: ReferenceCache, folder: Path, roles: Roles, examples: Sequence[E
     missing = cache.missing(examples)
     if not any(cache.ranks.gather(bool(missing))):  # another run may have come to its end between two ranks' reading
         return
-    _check_room(folder, sum(size_bytes(example, roles) for example in missing))
+    _check_room(cache.folder, sum(size_bytes(example, roles) for example in missing))
     try:
         with cache.filling():
-            _fill(cache, folder, roles, cache.missing(examples), config)
+            _fill(cache, roles, cache.missing(examples), config)
     except OSError as error:
-        raise refused(folder, error) from error
+        raise refused(cache.folder, error) from error
 
 
-def _fill(cache: ReferenceCache, folder: Path, roles: Roles, missing: list[Example], config: TrainConfig) -> None:
+def _fill(cache: ReferenceCache, roles: Roles, missing: list[Example], config: TrainConfig) -> None:
     size, tokens = sum(size_bytes(example, roles) for example in missing), sum(len(e.trace_ids) for e in missing)
     if missing:
-        say(f"references of {len(missing)} traces, {tokens} tokens: {size / GIB:.3g} GiB into {folder}")
+        say(f"references of {len(missing)} traces, {tokens} tokens: {size / GIB:.3g} GiB into {cache.folder}")
     parts, done, ranks = list(_parts(missing, roles, config)), 0, cache.ranks
     with progress("references", len(missing)) as bar:
         for first in range(0, len(parts), ranks.size):

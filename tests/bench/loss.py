@@ -120,17 +120,15 @@ def seconds(way: Way, student: Tensor) -> float:
     return time.perf_counter() - started
 
 
-def given(options: argparse.Namespace) -> tuple[Tensor, ...]:
-    return tuple(
-        tensor.to(DEVICE, getattr(torch, options.dtype))
-        for tensor in inputs(options.memory_tokens, options.width, options.vocabulary)
-    )
+def given(options: argparse.Namespace, tokens: int) -> list[Tensor]:
+    dtype = getattr(torch, options.dtype)
+    return [tensor.to(DEVICE, dtype) for tensor in inputs(tokens, options.width, options.vocabulary)]
 
 
 def extra_mib(name: str, options: argparse.Namespace) -> int:
     """What a way needs at the most beyond what was there before it. To be called in a process of its own, since a C
     library keeps what was freed."""
-    student, *others = given(options)
+    student, *others = given(options, options.memory_tokens)
     way = ways(*others)[0][name]
     gc.collect()
     before = _mark()
@@ -192,11 +190,8 @@ def main() -> None:
     parser.add_argument("--memory-tokens", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    student, privileged, negative, head = (
-        tensor.to(DEVICE, getattr(torch, options.dtype))
-        for tensor in inputs(options.tokens, options.width, options.vocabulary)
-    )
-    found, missing = ways(privileged, negative, head)
+    student, *others = given(options, options.tokens)
+    found, missing = ways(*others)
     extra = in_a_process_each(found, options)
     runs = [{name: seconds(way, student) for name, way in found.items()} for _ in range(options.repeats + 1)]
     figures: dict[str, dict[str, Any]] = {}

@@ -14,7 +14,7 @@ from torch.optim import AdamW
 
 from synth.schema.base import IntegrityError, StorageError, UsageError
 from synth.schema.models import ModelIdentity
-from train.checkpoint import CHECKPOINT_FILE, RUN_FILE, RunRecord, claim, find_run, restore, save
+from train.checkpoint import CHECKPOINT_FILE, RUN_FILE, RunRecord, claim, find_run, restore, save, steps_done
 from train.config import TrainConfig
 
 
@@ -52,6 +52,14 @@ def test_a_checkpoint_brings_back_weights_and_moments_bit_for_bit(tmp_path: Path
         theirs, ours = other.state[others[name]], optimizer.state[weights[name]]
         assert theirs.keys() == ours.keys()
         assert all(torch.equal(theirs[key], ours[key]) and theirs[key].dtype == ours[key].dtype for key in ours)
+
+
+def test_the_steps_that_are_done_are_read_without_knowing_the_run(tmp_path: Path):
+    assert steps_done(tmp_path) == 0
+    save(tmp_path, *trained(), 3, "run-1")
+    assert steps_done(tmp_path) == 3
+    (tmp_path / CHECKPOINT_FILE).write_bytes(b"no checkpoint")
+    assert steps_done(tmp_path) == 0
 
 
 def test_without_a_checkpoint_a_run_starts_at_step_0(tmp_path: Path):

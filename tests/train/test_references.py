@@ -55,7 +55,7 @@ def filled(
 
     def open_it() -> ReferenceCache:
         cache = ReferenceCache(tmp_path / "cache", identity)
-        fill(cache, tmp_path / "cache", roles, examples, CONFIG)
+        fill(cache, roles, examples, CONFIG)
         return cache
 
     return open_it
@@ -96,7 +96,7 @@ def test_a_trained_adapter_leaves_them_as_they_were(filled, tmp_path: Path, role
     before = filled().of(examples, CPU)
     stir(roles)
     again = ReferenceCache(tmp_path / "again", identity)
-    fill(again, tmp_path / "again", roles, examples, CONFIG)
+    fill(again, roles, examples, CONFIG)
     for old, new in zip(before, again.of(examples, CPU), strict=True):
         assert torch.equal(old.hidden_RD, new.hidden_RD) and torch.equal(old.lse_R, new.lse_R)
 
@@ -119,7 +119,7 @@ def test_a_filled_cache_is_used_again_and_only_new_traces_are_computed(
     cache = ReferenceCache(tmp_path / "cache", identity)
     assert cache.missing([*examples, more, same_but_named]) == [more]
     monkeypatch.setattr(module, "_compute", None)
-    fill(cache, tmp_path / "cache", roles, examples, CONFIG)
+    fill(cache, roles, examples, CONFIG)
 
 
 def test_a_stopped_pass_goes_on_and_gives_the_same_bits(
@@ -137,10 +137,10 @@ def test_a_stopped_pass_goes_on_and_gives_the_same_bits(
     monkeypatch.setattr(module, "_compute", stop_at_the_third)
     folder = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        fill(ReferenceCache(folder, identity), folder, roles, examples, CONFIG)
+        fill(ReferenceCache(folder, identity), roles, examples, CONFIG)
     resumed = ReferenceCache(folder, identity)
     assert 0 < len(resumed.missing(examples)) < len(examples)
-    fill(resumed, folder, roles, examples, CONFIG)
+    fill(resumed, roles, examples, CONFIG)
     for one, other in zip(unbroken.of(examples, CPU), resumed.of(examples, CPU), strict=True):
         assert torch.equal(one.hidden_RD, other.hidden_RD) and torch.equal(one.lse_R, other.lse_R)
 
@@ -178,7 +178,7 @@ def test_a_disk_that_is_too_small_is_seen_before_anything_is_computed(
     assert wanted == sum(2 * len(example.trace_ids) * (32 * 4 + 4) for example in examples)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": wanted - 1}))
     with pytest.raises(StorageError, match=r"need .* GiB .* --set references=live"):
-        fill(ReferenceCache(tmp_path / "cache", identity), tmp_path / "cache", roles, examples, CONFIG)
+        fill(ReferenceCache(tmp_path / "cache", identity), roles, examples, CONFIG)
     assert not (tmp_path / "cache").exists()
 
 
@@ -256,7 +256,7 @@ def test_a_second_run_waits_for_the_one_that_fills_and_takes_what_it_left(
     first, second = ReferenceCache(folder, identity), ReferenceCache(folder, identity)
 
     def wait() -> None:
-        fill(second, folder, roles, examples, CONFIG)
+        fill(second, roles, examples, CONFIG)
         found.append(len(second.missing(examples)))
 
     waiting = threading.Thread(target=wait)
@@ -265,6 +265,6 @@ def test_a_second_run_waits_for_the_one_that_fills_and_takes_what_it_left(
         while "another run fills" not in (said := capfd.readouterr().err):
             assert waiting.is_alive(), said
             time.sleep(0.01)
-        module._fill(first, folder, roles, first.missing(examples), CONFIG)
+        module._fill(first, roles, first.missing(examples), CONFIG)
     waiting.join()
     assert found == [0] and len(list(folder.glob("part-*"))) == 1
