@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from synth.config import SynthConfig
+from synth.engine.versions import Choices, check_vllm, outside, versions_here, vllm_here
 from synth.fit import GIB, Device, Sizes, fit, shape_of, this_device
 from synth.local import make_batch
 from synth.pool import ray_cluster
@@ -31,7 +32,7 @@ from synth.schema.base import (
 from synth.schema.console import progress
 from synth.schema.items import Synthesis, load_items
 from synth.schema.leases import Unit
-from synth.schema.models import ROLES, ModelIdentity, identify
+from synth.schema.models import ROLES, ModelIdentity, adapter_rank, identify
 from synth.traces import prepare
 
 _DASHBOARD_PORT, _PROBE_S = 8265, 2.0
@@ -62,16 +63,30 @@ class Items(Frozen):
     longest_prompt_item: str | None
 
 
+class Trainer(Frozen):
+    """What `dail train` does on this device unless its settings say otherwise. `one_kernel`: attention over joined
+    sequences is one call of torch's kernel for sequences of different lengths; else one call each."""
+
+    dtype: str
+    one_kernel: bool
+
+
 class Report(Frozen):
-    """What `dail doctor --json` prints. `dangers` make it end with 1, `notes` do not."""
+    """What `dail doctor --json` prints. `dangers` make it end with 1, `notes` do not.
+
+    `engine`: as vLLM decides it for this device; none for the fake engine, and where no engine can be.
+    """
 
     tool_version: str
     python: str
+    versions: dict[str, str]
     device: Device
     model: ModelIdentity
     thinking_switch: bool
     stop_ids: tuple[int, ...]
     reserved: Sizes | None
+    engine: Choices | None
+    trainer: Trainer
     prompts: tuple[Prompt, ...] = ()
     items: Items | None = None
     preview: Preview | None = None
@@ -93,15 +108,17 @@ def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_p
     """Looks at machine, model, items and, with a preview, at five traces. All paths must be absolute.
 
     Raises:
-        UsageError, InputError: file, model or settings cannot be used.
+        UsageError, InputError: file, model, settings or the installed vLLM cannot be used.
         EngineDead: no engine could be started, or none survived.
     """
+    if config.engine.kind == "vllm" and (found_vllm := vllm_here()):
+        check_vllm(found_vllm)
     device, identity = this_device(), identify(config.engine.model, student=config.student)
     prompts = Prompts(config.engine.model)
     shape = shape_of(config.engine.model, config.engine.dtype)
-    notes, sizes = [], None
+    notes, sizes = outside(), None
     try:
-        sizes = fit(config.engine, shape, device, 2 if config.strategy == "draft_verify" else 1)
+        sizes = fit(config.engine, shape, device, _num_engines(config))
     except DailError as error:  # the engines may run elsewhere
         notes.append(f"not on this machine: {error}")
     found: dict[str, Any] = {}
@@ -109,18 +126,49 @@ def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_p
         model_tokens = min(config.engine.model_tokens or shape.model_tokens, shape.model_tokens)
         found = _examine_items(file, config, synthesis, identity, prompts, model_tokens, with_preview)
         notes += _notes(synthesis, prompts, found)
+    engine = None
+    try:
+        engine = _engine(config, sizes)
+    except (DailError, ImportError) as error:  # vLLM may be where the engines run
+        notes.append(f"what vLLM will choose cannot be said here: {error}")
     return Report(
         tool_version=TOOL_VERSION,
         python=platform.python_version(),
+        versions=versions_here(),
         device=device,
         model=identity,
         thinking_switch=prompts.has_thinking_switch,
         stop_ids=tuple(sorted(prompts.stop_ids)),
         reserved=sizes,
+        engine=engine,
+        trainer=_trainer(device),
         notes=tuple(notes),
         dangers=tuple(_dangers()),
         **found,
     )
+
+
+def _num_engines(config: SynthConfig) -> int:
+    """Of a pair."""
+    return 2 if config.strategy == "draft_verify" else 1
+
+
+def _engine(config: SynthConfig, sizes: Sizes | None) -> Choices | None:
+    """Asked after the preview: vLLM sets variables of the environment, which Ray's processes would inherit."""
+    if config.engine.kind != "vllm" or sizes is None:
+        return None
+    num_engines = _num_engines(config)
+    with contextlib.redirect_stdout(sys.stderr):
+        from synth.engine.vllm import chosen
+
+        rank = adapter_rank(config.student_adapter) if config.student_adapter and num_engines == 1 else None
+        return chosen(sizes.put_into(config.engine, num_engines), rank)
+
+
+def _trainer(device: Device) -> Trainer:
+    """What train/model.py and train/attention.py decide, told here, as synth knows no train; a test compares."""
+    is_gpu = device.kind == "cuda"
+    return Trainer(dtype="bfloat16" if is_gpu else "float32", one_kernel=is_gpu)
 
 
 def _examine_items(
@@ -215,7 +263,7 @@ def _dangers() -> list[str]:
 
 def describe(report: Report) -> str:
     """The report for people; texts and ids shortened, which `--json` gives whole."""
-    parts = [_machine(report), _roles(report), _items(report), _preview(report)]
+    parts = [_machine(report), _choices(report), _roles(report), _items(report), _preview(report)]
     parts += [f"note: {note}" for note in report.notes]
     parts += [f"DANGER: {danger}" for danger in report.dangers]
     return "\n\n".join(part for part in parts if part)
@@ -237,6 +285,24 @@ def _machine(report: Report) -> str:
             f"{held.kv_tokens:,} tokens, {_size(held.set_aside_bytes)} set aside; {held.rows} rows, "
             f"{held.step_tokens:,} tokens a step, traces up to {held.model_tokens:,} tokens with their prompt"
         )
+    return "\n".join(lines)
+
+
+def _choices(report: Report) -> str:
+    """Which code will run: what explains a difference in speed or in the last digits between two machines."""
+    lines = [", ".join(f"{name} {version}" for name, version in report.versions.items())]
+    if engine := report.engine:
+        graphs = "eager" if engine.graphs == "NONE" else f"CUDA graphs {engine.graphs}"
+        ahead = "scheduling ahead" if engine.schedules_ahead else "not scheduling ahead"
+        lines.append(
+            f"the engine: vLLM's {engine.runner} model runner, attention {engine.attention}, {engine.dtype}, {graphs}, "
+            f"{ahead}"
+        )
+    calls = "in one call of torch's varlen kernel" if report.trainer.one_kernel else "one after the other"
+    lines.append(
+        f"the trainer, with dtype=auto: {report.trainer.dtype}, attention over joined sequences {calls}; padded "
+        f"instead if a try at its start shows a difference"
+    )
     return "\n".join(lines)
 
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -22,7 +21,7 @@ from torch.nn import functional
 from synth.engine.base import Acceptance
 
 _BLOCK = 128  # divides most vocabularies, so that they need no padding
-_KINDS = ("absolute", "relative", "topk")
+KINDS = ("absolute", "relative", "topk")  # by number in `Rule`
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Rule:
         """None: nothing ever stands."""
         kinds = [rule.kind if rule else None for rule in rules]
         return cls(
-            torch.tensor([_KINDS.index(kind) if kind else -1 for kind in kinds], device=device, dtype=torch.long),
+            torch.tensor([KINDS.index(kind) if kind else -1 for kind in kinds], device=device, dtype=torch.long),
             torch.tensor([rule.tau if rule else 0.0 for rule in rules], device=device, dtype=torch.float32),
             torch.tensor([rule.k if rule else 0 for rule in rules], device=device, dtype=torch.long),
             torch.tensor([bool(rule and rule.tempered) for rule in rules], device=device, dtype=torch.bool),
@@ -122,7 +121,7 @@ def watch(logits_PV: Tensor, sampling: Sampling, rule: Rule, uniform_P: Tensor) 
     """
     view = _View(logits_PV, sampling)
     token_P = view.draw(uniform_P)
-    best_PK = view.logits_PV.topk(2, dim=-1).indices if rule.kinds else token_P[:, None]
+    best_PK = view.logits_PV.topk(2, dim=-1).indices if rule.kinds else token_P[:, None].expand(-1, 2)
     stands_PK = view.stands(best_PK, rule)
     pause_P = (stands_PK & (best_PK != token_P[:, None])).any(-1)
     logprob_P = view.logprobs(token_P[:, None])[:, 0]
@@ -168,7 +167,7 @@ class _View:
         stands_PK = torch.zeros_like(token_PK, dtype=torch.bool)
         for kind, verdict in (("absolute", self._absolute), ("relative", self._relative), ("topk", self._topk)):
             if kind in rule.kinds:
-                is_kind_P1 = rule.kind_P[:, None] == _KINDS.index(kind)
+                is_kind_P1 = rule.kind_P[:, None] == KINDS.index(kind)
                 stands_PK = torch.where(is_kind_P1, verdict(token_PK, rule), stands_PK)
         return stands_PK
 
@@ -237,16 +236,25 @@ def mixed_distribution(student_V: Tensor, privileged_V: Tensor, stands_V: Tensor
     return kept_V + privileged_V * (1 - kept_V.sum())
 
 
-def uniforms(seed_P: np.ndarray, position_P: np.ndarray, draws: int = 2) -> np.ndarray:
-    """Uniform numbers in [0, 1), float64 [P, draws], a pure function of seed and position in the trace.
+def uniforms(seed_P: Tensor, place_P: Tensor, draws: int = 2) -> Tensor:
+    """Uniform numbers in [0, 1), float64 [P, draws], a pure function of seed and place in the trace, both int64 [P].
 
-    The SplitMix64 generator read at place `position * draws + k`: a resumed rollout draws what an unbroken one
-    would have, whatever else is in the batch.
+    The SplitMix64 generator read at `place * draws + k`: a resumed rollout draws what an unbroken one would have,
+    whatever else is in the batch, and on whatever device. Products of int64 wrap as those of unsigned numbers do.
     """
-    place_PK = position_P.astype(np.uint64)[:, None] * np.uint64(draws) + np.arange(draws, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        z = seed_P.astype(np.uint64)[:, None] + (place_PK + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    index_PK = place_P[:, None] * draws + torch.arange(1, draws + 1, device=place_P.device)
+    z_PK = seed_P[:, None] + index_PK * _signed(0x9E3779B97F4A7C15)
+    z_PK = (z_PK ^ _shifted(z_PK, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z_PK = (z_PK ^ _shifted(z_PK, 27)) * _signed(0x94D049BB133111EB)
+    z_PK = z_PK ^ _shifted(z_PK, 31)
+    return _shifted(z_PK, 11).double() * 2.0**-53
+
+
+def _signed(number: int) -> int:
+    """The int64 with the bits of this uint64."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def _shifted(number_PK: Tensor, bits: int) -> Tensor:
+    """To the right, with zeros coming in, as a shift of unsigned numbers does it."""
+    return (number_PK >> bits) & (2 ** (64 - bits) - 1)

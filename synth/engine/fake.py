@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -47,6 +48,10 @@ class Running:
     def is_drawn(self) -> bool:
         return bool(self.row.pair or self.row.alone)
 
+    @cached_property
+    def slot(self) -> Slot:
+        return Slot(self.row, self.token_ids)
+
 
 class FakeEngine:
     """Steps every running row by one token a step, under the same admission limits as a real engine."""
@@ -84,7 +89,7 @@ class FakeEngine:
         if running:
             logits_BV = torch.stack([self._logits([*one.row.prompt_ids, *one.token_ids]) for one in running])
             self._sample_plain_rows(running, logits_BV)
-            self._draws.index({at: Slot(one.row, one.token_ids) for at, one in enumerate(running) if one.is_drawn})
+            self._draws.index({at: one.slot for at, one in enumerate(running) if one.is_drawn})
             for one, token in zip(running, self._draws.apply(logits_BV).argmax(-1).tolist(), strict=True):
                 if one.row.row_id not in late:
                     one.token_ids.append(token)
@@ -98,7 +103,7 @@ class FakeEngine:
     def _sample_plain_rows(self, running: list[Running], logits_BV: Tensor) -> None:
         for at, one in enumerate(running):
             if not one.is_drawn:
-                number = torch.from_numpy(uniforms(np.array([one.row.seed]), np.array([len(one.token_ids)]), 1))[:, 0]
+                number = uniforms(torch.tensor([one.row.seed]), torch.tensor([len(one.token_ids)]), 1)[:, 0]
                 sampling = Sampling.of([(one.row.temperature, one.row.top_p, one.row.top_k)], logits_BV.device)
                 logits_BV[at, int(draw(logits_BV[at : at + 1], sampling, number))] = torch.inf
 

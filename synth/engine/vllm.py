@@ -38,6 +38,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunnerProces
 from synth.config import EngineConfig
 from synth.engine.base import SCORE_TOP, Finished, FinishReason, Limits, Records, Row, Score
 from synth.engine.draws import Draws, Slot, pause_id
+from synth.engine.versions import Choices, check_vllm
 from synth.schema.base import EngineDead, UsageError
 
 try:
@@ -63,12 +64,13 @@ class VllmEngine:
         vllm_args: arguments of vLLM's own, which win over ours; for tests and benches.
 
     Raises:
-        UsageError: vLLM refused the model folder or the settings.
+        UsageError: dail was not made for this vLLM, or vLLM refused the model folder or the settings.
     """
 
     def __init__(
         self, config: EngineConfig, max_rank: int | None = None, mixes_adapters: bool = False, **vllm_args: Any
     ) -> None:
+        check_vllm(vllm.__version__)
         # on the CPU, compiling the sampler takes longer than it ever saves
         torch._dynamo.config.disable = current_platform.is_cpu()
         try:
@@ -137,13 +139,13 @@ class VllmEngine:
         completion, scores = output.outputs[0], None
         if row := self._scored.get(output.request_id):
             assert row.score_from, "a prompt's first token has no score"
-            # A token's score comes from the place before it, which is not computed where it lies in the cache: vLLM
-            # then returns what the memory held.
-            if (output.num_cached_tokens or 0) >= row.score_from:
+            scores = _scores(output.prompt_logprobs, len(row.prompt_ids) - row.score_from)
+            # A token's score comes from the place before it, which is not computed where it lies in the cache: vLLM's
+            # first runner then returns what the memory held, its second one nothing.
+            if scores is None or (output.num_cached_tokens or 0) >= row.score_from:
                 self.num_read_again += 1
                 self._add(row, skip_cache=True)
                 return None
-            scores = _scores(output.prompt_logprobs, row.score_from)
             del self._scored[output.request_id]
         reason: FinishReason = "stop" if completion.finish_reason == "stop" else "length"
         return Finished(output.request_id, list(completion.token_ids), reason, scores)
@@ -153,6 +155,37 @@ class VllmEngine:
             number = len(self._adapters) + 1 + _NO_ADAPTER
             self._adapters[folder] = LoRARequest(f"adapter-{number}", number, folder)
         return self._adapters[folder]
+
+
+def chosen(config: EngineConfig, max_rank: int | None = None) -> Choices:
+    """What vLLM decides for an engine of this config on this device, asked of vLLM itself. Loads no weights.
+
+    Attention is that of the model's ordinary layers; those with a window, or with sinks, may have another.
+
+    Raises:
+        UsageError: dail was not made for this vLLM, or vLLM refused the model folder or the settings.
+    """
+    # not at the top: where these stand has changed between versions, and no engine needs them
+    from vllm.config import set_current_vllm_config
+    from vllm.v1.attention.selector import get_attn_backend
+
+    check_vllm(vllm.__version__)
+    try:
+        settled = _engine_args(config, max_rank, {}).create_engine_config()
+        model = settled.model_config
+        with set_current_vllm_config(settled):
+            attention = get_attn_backend(
+                model.get_head_size(), model.dtype, settled.cache_config.cache_dtype, use_mla=model.use_mla
+            )
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UsageError(f"vLLM cannot start on {config.model}: {error}") from error
+    return Choices(
+        runner="second" if settled.use_v2_model_runner else "first",
+        attention=attention.get_name(),
+        dtype=str(model.dtype).removeprefix("torch."),
+        graphs=settled.compilation_config.cudagraph_mode.name,
+        schedules_ahead=bool(settled.scheduler_config.async_scheduling),
+    )
 
 
 _NO_ADAPTER = 1  # vLLM's number of the adapter that changes nothing
@@ -234,10 +267,17 @@ def _sampling(row: Row, skip_cache: bool) -> SamplingParams:
     return SamplingParams(temperature=row.temperature, top_p=row.top_p, top_k=row.top_k, seed=seed, **common)
 
 
-def _scores(flat: Any, start: int) -> list[Score]:
-    """vLLM's own place first, then the likeliest tokens; its rank counts the tokens that are at least as likely."""
+def _scores(flat: Any, number: int) -> list[Score] | None:
+    """Of the prompt's last tokens, so many; none if vLLM gives fewer.
+
+    Counted from the end: the first runner has a place for every token of the prompt, the second one leaves out those
+    that lay in the cache. The first place is the prompt's first token's, and empty, in both. Of each other place vLLM's
+    own token comes first, then the likeliest; its rank counts the tokens that are at least as likely.
+    """
+    if flat is None or len(flat.start_indices) <= number:
+        return None
     scores = []
-    for first, end in zip(flat.start_indices[start:], flat.end_indices[start:], strict=True):
+    for first, end in zip(flat.start_indices[-number:], flat.end_indices[-number:], strict=True):
         top = tuple(flat.logprobs[first + 1 : end])
         scores.append(Score(flat.logprobs[first], flat.ranks[first], top))
     return scores
@@ -253,6 +293,9 @@ class Drawing(FirstRunnerProcessor, SecondRunnerProcessor):
     def __init__(self, vllm_config: Any, device_or_states: Any, is_pin_memory: bool = False) -> None:
         is_first = isinstance(device_or_states, torch.device)
         self.draws = Draws(device_or_states if is_first else device_or_states.device)
+        # The second runner's: how many tokens of each request must be computed before one is drawn. After a preemption
+        # they are the prompt and all that was written.
+        self._whole: Any = None if is_first else device_or_states.prefill_len
         self._slots: dict[int, Slot] = {}  # by row of the batch; of the second runner, by number of the request
         self._prompts: dict[int, int] = {}  # the second runner's: length of each request's prompt
         self._batch: list[int] | None = None  # the second runner's: the requests that `draws` knows, in order
@@ -299,9 +342,9 @@ class Drawing(FirstRunnerProcessor, SecondRunnerProcessor):
         lengths = zip(context.idx_mapping_np.tolist(), context.seq_lens_upper_bound_np.tolist(), strict=True)
         batch = []
         for request, length in lengths:
-            written = length - self._prompts.get(request, 0)
-            is_drawn = request in self._slots and written >= 0
+            is_drawn = request in self._slots and length >= self._whole.np[request]
             if is_drawn:
+                written = length - self._prompts[request]
                 self._slots[request].output_ids.number = written  # type: ignore[attr-defined]
             batch.append(request if is_drawn else -1)
         if batch != self._batch:

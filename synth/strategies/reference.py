@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,7 +45,7 @@ class Reference:
                 self.logits([*request.privileged_ids, *tokens.ids])[None],
                 sampling,
                 rule,
-                torch.from_numpy(uniforms(np.array([request.seed]), np.array([len(tokens)]))),
+                uniforms(torch.tensor([request.seed]), torch.tensor([len(tokens)])),
             )
             accepted, proposal = bool(mixed.accepted_P), int(mixed.proposal_P)
             tokens.add(

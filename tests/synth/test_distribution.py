@@ -95,8 +95,8 @@ class Cells:
                     self.weights[seed] *= chances[token]
                 trace.append(proposal if stands(rule, privileged, proposal) else own)
 
-    def uniforms(self, seed_P: np.ndarray, place_P: np.ndarray, draws: int = 2) -> np.ndarray:
-        return self.numbers[seed_P.astype(int), place_P.astype(int)]
+    def uniforms(self, seed_P: torch.Tensor, place_P: torch.Tensor, draws: int = 2) -> torch.Tensor:
+        return torch.from_numpy(self.numbers)[seed_P, place_P]
 
 
 class Table(Reference):

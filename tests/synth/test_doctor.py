@@ -9,18 +9,23 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from synth import doctor
 from synth.config import EngineConfig, SynthConfig
-from synth.doctor import describe, examine
+from synth.doctor import Trainer, describe, examine
+from synth.engine.versions import Choices
+from synth.fit import Device
 from synth.preview import Forecast, Preview, PreviewTrace, forecast, spread
 from synth.prompts import Prompts
 from synth.schema.base import UsageError
 from synth.schema.items import Synthesis, load_items
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, OLYMPIAD, ROOT
+from tests.synth.test_versions import pretend
 
 FAKE = SynthConfig(engine=EngineConfig(model=DEMO_MODEL, kind="fake"))
 SHORT = Synthesis(thinking=False, max_tokens=40)
@@ -131,6 +136,99 @@ def test_a_model_that_does_not_fit_here_is_a_note(monkeypatch: pytest.MonkeyPatc
     assert report.reserved is None
     assert report.notes == ("not on this machine: the weights leave no room",)
     assert report.exit_code == 0
+
+
+def test_what_vllm_will_choose_is_what_its_engine_has(demo_engine: Any) -> None:
+    from synth.engine.vllm import chosen
+
+    real = demo_engine._engine.vllm_config
+    runner = demo_engine._engine.model_executor.driver_worker.worker.model_runner
+    choices = chosen(EngineConfig(model=DEMO_MODEL, dtype="float32", rows=64, step_tokens=8192, kv_cache_gib=0.5))
+    assert choices == Choices(
+        runner="second" if ".cpu." in type(runner).__module__ else "first",
+        attention=runner.attn_groups[0][0].backend.get_name(),
+        dtype=str(next(runner.model.parameters()).dtype).removeprefix("torch."),
+        graphs=real.compilation_config.cudagraph_mode.name,
+        schedules_ahead=real.scheduler_config.async_scheduling,
+    )
+
+
+def test_what_vllm_will_choose_is_in_the_json() -> None:
+    code, report, said = run("--model", str(DEMO_MODEL), "--no-preview", "--set", "engine.dtype=float32")
+    assert code == 0, said
+    assert report["engine"] == {
+        "runner": "first",
+        "attention": "CPU_ATTN",
+        "dtype": "float32",
+        "graphs": "NONE",
+        "schedules_ahead": False,
+    }
+    assert report["versions"]["torch"] == torch.__version__
+
+
+def test_the_runner_is_vllms_own_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the second one wherever Triton can compile."""
+    from synth.engine.vllm import chosen
+
+    runners = []
+    for has_triton in (True, False):
+        monkeypatch.setattr("vllm.config.vllm.HAS_TRITON", has_triton)
+        runners.append(chosen(EngineConfig(model=DEMO_MODEL, rows=64, step_tokens=8192, kv_cache_gib=0.5)).runner)
+    assert runners == ["second", "first"]
+
+
+def test_what_will_run_is_said_on_two_lines() -> None:
+    report = examine(None, FAKE, SHORT, with_preview=False)
+    choices = Choices(
+        runner="second", attention="FLASH_ATTN", dtype="bfloat16", graphs="FULL_AND_PIECEWISE", schedules_ahead=False
+    )
+    text = describe(report.model_copy(update={"engine": choices}))
+    assert (
+        "the engine: vLLM's second model runner, attention FLASH_ATTN, bfloat16, CUDA graphs FULL_AND_PIECEWISE, not "
+        "scheduling ahead\n" in text
+    )
+    assert "the trainer, with dtype=auto: " in text
+    assert "the engine: " not in describe(report)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_what_is_said_of_the_trainer_is_what_it_does(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from train.attention import has_kernel
+    from train.config import TrainConfig
+    from train.model import device_and_dtype
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: kind == "cuda")
+    device, settled = device_and_dtype(TrainConfig())
+    states: Any = SimpleNamespace(is_cuda=device.type == "cuda", dtype=getattr(torch, settled.dtype))
+    expected = Trainer(dtype=settled.dtype, one_kernel=has_kernel(states))
+    assert doctor._trainer(Device(kind, "", 0, 0)) == expected
+
+
+@pytest.mark.parametrize("version", ["0.23.0", "0.34.0"])
+def test_another_vllm_is_refused_first_of_all(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(tmp_path, monkeypatch, "vllm", version)
+    config = SynthConfig(engine=EngineConfig(model=tmp_path / "no model"))
+    with pytest.raises(UsageError, match=f"vLLM {version} is installed; wanted >=0.24,<0.34"):
+        examine(None, config, SHORT, with_preview=False)
+
+
+def test_other_packages_outside_their_ranges_are_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(tmp_path, monkeypatch, "peft", "0.19.1")
+    report = examine(None, FAKE, SHORT, with_preview=False)
+    assert report.versions["peft"] == "0.19.1"
+    assert any(note.startswith("peft 0.19.1 is installed; wanted <0.22,>=0.20") for note in report.notes)
+    assert report.exit_code == 0
+
+
+@pytest.mark.parametrize("error", [ImportError("No module named 'vllm'"), UsageError("vLLM cannot start")])
+def test_a_vllm_that_cannot_be_asked_is_a_note(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(doctor, "_engine", broken)
+    report = examine(None, FAKE, SHORT, with_preview=False)
+    assert report.engine is None
+    assert report.notes == (f"what vLLM will choose cannot be said here: {error}",)
 
 
 @pytest.fixture

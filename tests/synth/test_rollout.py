@@ -33,7 +33,7 @@ def drawn_tokens(student_V, privileged_V, tau: float, temperature: float = 1.0, 
     """Counts of tokens that `mix` draws for DRAWS independent pairs with these probabilities at temperature 1."""
     cuts = {name: settings.pop(name) for name in ("top_p", "top_k") if name in settings}
     how, when = sampling(temperature, rows=DRAWS, **cuts), rule(tau, rows=DRAWS, **settings)
-    uniform = torch.from_numpy(uniforms(np.arange(DRAWS), np.zeros(DRAWS)))
+    uniform = uniforms(torch.arange(DRAWS), torch.zeros(DRAWS, dtype=torch.int64))
     mixed = mix(student_V.log().expand(DRAWS, -1), privileged_V.log().expand(DRAWS, -1), how, when, uniform)
     return np.bincount(mixed.token_P.numpy(), minlength=VOCABULARY)
 
@@ -98,7 +98,7 @@ def test_tau_zero_is_the_student_and_tau_above_one_is_direct_sampling():
 @given(st.integers(0, 10_000), st.floats(0.501, 1))
 def test_from_tau_one_half_an_accepted_token_is_the_privileged_students_first_choice(seed, tau):
     student, privileged = probabilities(seed), probabilities(seed + 1)
-    numbers = torch.from_numpy(uniforms(np.array([seed]), np.array([0])))
+    numbers = uniforms(torch.tensor([seed]), torch.tensor([0]))
     mixed = mix(student.log()[None], privileged.log()[None], sampling(), rule(tau), numbers)
     assert not mixed.accepted_P or int(mixed.token_P) == int(privileged.argmax())
 
@@ -137,7 +137,7 @@ def test_a_token_of_probability_zero_is_never_drawn(uniform):
 
 
 def test_uniform_numbers_are_uniform_and_independent_between_draws():
-    numbers = uniforms(np.arange(50_000), np.full(50_000, 17))
+    numbers = uniforms(torch.arange(50_000), torch.full((50_000,), 17)).numpy()
     assert stats.kstest(numbers[:, 0], "uniform").pvalue > 1e-4
     assert stats.kstest(numbers[:, 1], "uniform").pvalue > 1e-4
     assert abs(np.corrcoef(numbers.T)[0, 1]) < 0.02
@@ -145,10 +145,24 @@ def test_uniform_numbers_are_uniform_and_independent_between_draws():
 
 
 def test_uniform_numbers_depend_on_seed_and_position_alone():
-    one = uniforms(np.array([5]), np.array([9]))
-    many = uniforms(np.array([4, 5, 6]), np.array([9, 9, 9]))
-    assert np.array_equal(one[0], many[1])
-    assert len(np.unique(uniforms(np.repeat([1, 2], 100), np.tile(np.arange(100), 2)))) == 400
+    one = uniforms(torch.tensor([5]), torch.tensor([9]))
+    many = uniforms(torch.tensor([4, 5, 6]), torch.tensor([9, 9, 9]))
+    assert torch.equal(one[0], many[1])
+    assert len(uniforms(torch.tensor([1, 2]).repeat_interleave(100), torch.arange(100).repeat(2)).unique()) == 400
+
+
+def splitmix64(seed: int, index: int) -> float:
+    """The generator's definition, in whole numbers without end."""
+    z = (seed + (index + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return ((z ^ (z >> 31)) >> 11) * 2.0**-53
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**40))
+def test_uniform_numbers_are_those_of_splitmix64(seed, place):
+    numbers = uniforms(torch.tensor([seed]), torch.tensor([place]))
+    assert numbers.tolist() == [[splitmix64(seed, 2 * place), splitmix64(seed, 2 * place + 1)]]
 
 
 def middles(probability_V: torch.Tensor) -> torch.Tensor:
@@ -203,7 +217,7 @@ def test_the_topk_rule_lets_the_k_likeliest_tokens_stand(k):
 def test_rules_of_every_kind_stand_side_by_side_in_one_batch():
     student, privileged = probabilities(15).log(), probabilities(16).log()
     rules = [Acceptance(kind, 0.4, 2, False) for kind in ("absolute", "relative", "topk")]
-    numbers = torch.from_numpy(uniforms(np.arange(300), np.zeros(300)))
+    numbers = uniforms(torch.arange(300), torch.zeros(300, dtype=torch.int64))
     together = mix(
         student.expand(300, -1), privileged.expand(300, -1), sampling(rows=300), Rule.of(rules * 100, CPU), numbers
     )

@@ -30,10 +30,8 @@ class SecondRunner:
     step, and the processor learns of a row's progress from the length of what it sees alone."""
 
     def __init__(self, engine: FakeEngine) -> None:
-        from synth.engine.vllm import Drawing
-
         self._engine, self._chance = engine, random.Random(3)
-        self._processor = Drawing(None, SimpleNamespace(device=torch.device("cpu")))
+        self._processor, self._whole = _processor()
         self._numbers: dict[str, int] = {}
         self._slots: dict[int, Slot] = {}
 
@@ -46,6 +44,7 @@ class SecondRunner:
         for name, row in rows.items():
             if name not in self._numbers:
                 self._numbers[name] = min(set(range(len(rows) + 1)) - set(self._numbers.values()))
+                self._whole[self._numbers[name]] = len(row.prompt_ids)
                 assert self._processor.add_request(self._numbers[name], _sampling(row, False))
 
     def apply(self, logits_BV: Tensor) -> Tensor:
@@ -66,6 +65,15 @@ class SecondRunner:
 
     def take(self, names: Iterable[str] | None = None) -> Records:
         return self._processor.draws.take(names)
+
+
+def _processor() -> tuple[Any, np.ndarray]:
+    """Ours, as the second runner makes it; and how many tokens of each request must be computed before one is drawn."""
+    from synth.engine.vllm import Drawing
+
+    whole = np.zeros(100, np.int32)
+    states = SimpleNamespace(device=torch.device("cpu"), prefill_len=SimpleNamespace(np=whole))
+    return Drawing(None, states), whole
 
 
 def _context(numbers: np.ndarray, lengths: np.ndarray) -> Any:
@@ -109,9 +117,10 @@ def test_the_second_runner_draws_the_same_traces(strategy: str, tau: float, slow
 
 
 def test_a_number_that_is_used_again_forgets_its_first_row() -> None:
-    from synth.engine.vllm import Drawing, _sampling
+    from synth.engine.vllm import _sampling
 
-    processor = Drawing(None, SimpleNamespace(device=torch.device("cpu")))
+    processor, whole = _processor()
+    whole[4] = 3
     row = Row("plain", [1, 2, 3], 5, 0.7, 1, frozenset())
     one = replace(row, row_id="drawn", alone=AloneRow(0))
     assert processor.add_request(4, _sampling(one, False))

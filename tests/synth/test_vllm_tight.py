@@ -1,14 +1,17 @@
-"""Real vLLM with too little of everything: prompts that no step can prefill whole, a KV cache that few traces fill, no
-prefix cache, traces of all lengths, units that come and go. The traces are those of an engine with plenty."""
+"""Real vLLM with too little of everything: prompts that no step can prefill whole, a KV cache that few traces fill,
+rows thrown back, no prefix cache, traces of all lengths, units that come and go. The traces are those of an engine
+with plenty. The KV cache's blocks are small, as on a GPU, so that most prompts lie in it in part."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from synth.config import EngineConfig
+from synth.engine.base import Finished
 from synth.engine.vllm import VllmEngine
 from synth.pair import Pair
 from synth.prompts import Prompts
@@ -19,16 +22,17 @@ from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, OLYMPIAD
 
 pytestmark = pytest.mark.vllm
 
-BLOCK_BYTES = 128 * 4096  # of the demo model's KV cache on a CPU
-TIGHT = {"model": DEMO_MODEL, "dtype": "float32", "rows": 12, "kv_cache_gib": 30 * BLOCK_BYTES / 2**30}
+BLOCK = 32  # tokens; the least on a CPU
+TOKEN_BYTES = 4096  # of the demo model's KV cache
+TIGHT = {"model": DEMO_MODEL, "dtype": "float32", "rows": 12, "kv_cache_gib": 3840 * TOKEN_BYTES / 2**30}
 
 
 @pytest.fixture(scope="module", params=["small steps", "no prefix cache"])
 def tight_engine(request: pytest.FixtureRequest) -> Iterator[VllmEngine]:
     if request.param == "small steps":
-        engine = VllmEngine(EngineConfig(step_tokens=320, **TIGHT))
+        engine = VllmEngine(EngineConfig(step_tokens=320, **TIGHT), block_size=BLOCK)
     else:
-        engine = VllmEngine(EngineConfig(step_tokens=1100, **TIGHT), enable_prefix_caching=False)
+        engine = VllmEngine(EngineConfig(step_tokens=1100, **TIGHT), block_size=BLOCK, enable_prefix_caching=False)
     yield engine
     engine.close()
 
@@ -115,3 +119,48 @@ def test_pairs_that_vllm_parts_are_put_together_again_and_counted(tight_engine, 
         name: rollout.tokens.ids for name, rollout in wanted.items()
     }
     assert pair.num_partings > 0
+
+
+class ThrowingBack:
+    """An engine whose scheduler throws half of its rows back every few steps, as vLLM does with one after the other
+    when its KV cache is full: a row gives its blocks up, waits, and is computed anew, in parts, with all that it has
+    written."""
+
+    def __init__(self, engine: VllmEngine, every: int) -> None:
+        self._engine, self._every, self._chance = engine, every, random.Random(2)
+        self._scheduler = engine._engine.engine_core.engine_core.scheduler
+        self.num_steps = self.num_written = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._engine, name)
+
+    def step(self) -> list[Finished]:
+        self.num_steps += 1
+        running = self._scheduler.running
+        for _ in range((len(running) + 1) // 2 if self.num_steps % self._every == 0 else 0):
+            row = running.pop(self._chance.randrange(len(running)))
+            self.num_written += row.num_output_tokens > 0
+            self._scheduler._preempt_request(row, 0.0)
+        return self._engine.step()
+
+
+@pytest.mark.parametrize("strategy", ["lockstep", "lazy", "draft_verify", "direct"])
+def test_rows_that_vllm_throws_back_and_computes_anew_draw_the_same_traces(
+    strategy, tight_engine, demo_engine, requests
+):
+    requests = requests[: 4 if strategy == "draft_verify" else 12]
+    if strategy == "direct":
+        settings = (request.synthesis.model_copy(update={"method": "direct"}) for request in requests)
+        requests = [replace(one, synthesis=changed) for one, changed in zip(requests, settings, strict=True)]
+    how, throwing = "auto" if strategy == "direct" else strategy, ThrowingBack(tight_engine, every=8)
+    plenty, tight = Pair(demo_engine, how), Pair(throwing, how)
+    for request in requests:
+        plenty.add(request)
+        tight.add(request)
+    wanted, done = drain(plenty), drain(tight)
+    assert throwing.num_written > 3, "hardly any row was thrown back with something written"
+    for name, rollout in wanted.items():
+        one, other = done[name].tokens, rollout.tokens
+        assert one.ids == other.ids and one.rejected == other.rejected
+        for column in ("source", "student_logprob", "privileged_logprob"):
+            assert getattr(one, column) == pytest.approx(getattr(other, column), abs=2e-3), (name, column)
