@@ -18,12 +18,12 @@ import torch
 
 from synth.config import EngineConfig
 from synth.engine.vllm import VllmEngine
-from synth.fit import GIB, fitted, shape_of
+from synth.fit import GIB, shape_of
 from synth.pair import Pair
 from synth.prompts import Prompts
 from synth.schema.items import Synthesis, load_items
 from synth.strategies.base import RolloutRequest
-from tests.bench.shapes import DEMO, SHAPES, machine, model_of
+from tests.bench.shapes import DEMO, SHAPES, fitted, machine, model_of
 
 _BLOCK = 128
 
@@ -38,6 +38,7 @@ def peak_bytes(shape: str, pairs: int, tokens: int, engines: int) -> int:
     kv_bytes = (rows + 1) * (longest + tokens + _BLOCK) * shape_of(model.folder, model.dtype).kv_token_bytes
     config = fitted(
         EngineConfig(model=model.folder, dtype=model.dtype, rows=rows, step_tokens=8192, kv_cache_gib=kv_bytes / GIB),
+        model,
         engines,
     )
     privileged, *others = [VllmEngine(config, **model.vllm_args) for _ in range(engines)]

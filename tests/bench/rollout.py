@@ -1,14 +1,17 @@
 """Ways to draw the same rollouts, in one engine and one run.
 
     OMP_NUM_THREADS=1 python -m tests.bench.rollout [--shape demo] [--pairs 64] [--tokens 200] [--repeats 5]
-    python -m tests.bench.rollout --shape qwen2.5-7b --pairs 64 128 256 512 --tokens 1024 --repeats 3
+    python -m tests.bench.rollout --shape qwen2.5-7b --pairs 256 --tokens 256 --repeats 3 [--ahead]          (one GPU)
 
 rows: lockstep's rows a second over plain decoding's. Plain decoding is the ceiling: both rows of every pair as ordinary
-requests, sampled by vLLM itself, all for a fixed number of tokens. traces: whole traces a second, which end by
-themselves: the privileged student's rows sampled plainly by vLLM, direct sampling by our own draws, lockstep, lazy with
-and without the student's reading, draft_verify on two engines in this process, and a token-by-token loop in
+requests without seeds, sampled by vLLM itself, all for a fixed number of tokens. traces: whole traces a second, which
+end by themselves: the privileged student's rows sampled plainly by vLLM, direct sampling by our own draws, lockstep,
+lazy with and without the student's reading, draft_verify on two engines in this process, and a token-by-token loop in
 transformers with a KV cache. All are run in turn, so that a machine whose speed drifts favours none. Prints one JSON
-line for each number of pairs.
+line for each number of pairs; several are measured in a process each, with which vLLM gives a GPU's memory back.
+
+With `--ahead` the engine prepares a step before the last one's tokens are known, as vLLM does by itself on a GPU, for
+all ways alike: `plain rows/s` and `plain tokens/s` of such a run are what ours without it is to be held against.
 
 With a shape other than the demo's the weights are made up and every trace has the same length. The temperature is then
 found so that the student is asked about 5 times in 256 tokens, and tau is held against tempered probabilities;
@@ -21,24 +24,24 @@ import argparse
 import itertools
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 
 from synth.config import EngineConfig
-from synth.engine.base import Row
 from synth.engine.vllm import VllmEngine
-from synth.fit import fitted
 from synth.pair import Pair
 from synth.prompts import Contexts, Prompts
 from synth.rollout import Rule, Sampling, mix, uniforms
 from synth.schema.items import Synthesis, load_items
 from synth.strategies.base import RolloutRequest
 from synth.strategies.choice import acceptance
-from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
+from tests.bench.plain import decode
+from tests.bench.shapes import DEMO, SHAPES, Model, fitted, machine, model_of
 from tests.bench.watching import watched
 
 Measured = tuple[float, int]  # seconds, tokens
@@ -60,19 +63,14 @@ def traces(pair: Pair, requests: list[RolloutRequest]) -> Measured:
 
 def plain(engine: VllmEngine, requests: list[RolloutRequest], roles: str) -> Measured:
     """The contexts of every request as ordinary rows: `s` the student's, `p` the privileged student's."""
-    started = time.perf_counter()
-    for request in requests:
-        for role, ids in (("s", request.student_ids), ("p", request.privileged_ids)):
-            if role not in roles:
-                continue
-            row_id, temperature = f"{request.unit_id}/{role}", request.synthesis.temperature
-            engine.add(Row(row_id, ids, request.synthesis.max_tokens, temperature, request.seed, request.stop_ids))
-    tokens, left = 0, len(roles) * len(requests)
-    while left:
-        for row in engine.step():
-            tokens += len(row.token_ids)
-            left -= 1
-    return time.perf_counter() - started, tokens
+    prompts = [
+        ids
+        for request in requests
+        for role, ids in (("s", request.student_ids), ("p", request.privileged_ids))
+        if role in roles
+    ]
+    seconds, tokens, _ = decode(engine._engine, prompts, requests[0].synthesis, requests[0].stop_ids)
+    return seconds, tokens
 
 
 def transformers_loop(model: Any, requests: list[RolloutRequest]) -> Measured:
@@ -92,7 +90,7 @@ def transformers_loop(model: Any, requests: list[RolloutRequest]) -> Measured:
                 with torch.inference_mode():
                     out = model(torch.tensor([new[role]]), past_key_values=caches[role], use_cache=True)
                 caches[role], logits[role] = out.past_key_values, out.logits[:, -1]
-            numbers = torch.from_numpy(uniforms(np.array([request.seed]), np.array([len(tokens)])))
+            numbers = uniforms(torch.tensor([request.seed]), torch.tensor([len(tokens)]))
             token = int(mix(logits["s"], logits["p"], sampling, rule, numbers).token_P)
             tokens.append(token)
             new = {"s": [token], "p": [token]}
@@ -138,7 +136,8 @@ class Bench:
         num_engines = 2 if is_demo else 1
         # lazy from outside holds tau against what vLLM returns, which must then be tempered as well
         vllm_args = model.vllm_args if is_demo else {**model.vllm_args, "logprobs_mode": "processed_logprobs"}
-        self.engine = VllmEngine(fitted(config, num_engines), **vllm_args)
+        ahead = {"async_scheduling": True} if options.ahead else {}
+        self.engine = VllmEngine(fitted(config, model, num_engines), **vllm_args, **ahead)
         self.pair_of = {
             "direct": Pair(self.engine),
             "lockstep": Pair(self.engine, "lockstep"),
@@ -150,7 +149,7 @@ class Bench:
         if is_demo:
             from transformers import AutoModelForCausalLM
 
-            self._student = VllmEngine(fitted(config, 2))
+            self._student = VllmEngine(fitted(config, model, 2), **ahead)
             self.pair_of["draft_verify"] = Pair(self.engine, "draft_verify", self._student)
             self._loop = AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32).eval()
         else:
@@ -217,11 +216,14 @@ class Bench:
             "lockstep ÷ draft_verify": faster("lockstep", "draft_verify"),
             "lazy ÷ transformers loop": faster("lazy", "transformers"),
             "student queries per 256 trace tokens": round(256 * num_questions / runs[-1]["lazy"][1], 2),
+            "plain rows/s": round(statistics.median(per_second("rows, plain", run) for run in runs)),
             "lockstep rows/s": round(statistics.median(per_second("rows, lockstep", run) for run in runs)),
+            "plain tokens/s": round(statistics.median(per_second("plain", run) for run in runs)),
             "lazy tokens/s": round(statistics.median(per_second("lazy", run) for run in runs)),
             "parted": self.pair_of["lockstep"].num_partings,
             "tokens": self.options.tokens,
             **self._rule,
+            "scheduled ahead": self.engine._engine.vllm_config.scheduler_config.async_scheduling,
             "engine": self.engine.name,
             "machine": machine(),
         }
@@ -239,12 +241,16 @@ def main() -> None:
     parser.add_argument("--step-tokens", type=int, default=None, help="fitted if left out")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tau", type=float, default=0.8)
+    parser.add_argument("--ahead", action="store_true", help="let vLLM schedule ahead, which our engine turns off")
     options = parser.parse_args()
-    model = model_of(options.shape)
-    for pairs in options.pairs:
-        bench = Bench(model, options.shape == "demo", pairs, options)
-        print(json.dumps(bench.result(), ensure_ascii=False), flush=True)
-        bench.close()
+    if len(options.pairs) > 1:
+        for pairs in options.pairs:
+            again = [sys.executable, "-m", "tests.bench.rollout", *sys.argv[1:], "--pairs", str(pairs)]
+            subprocess.run(again, check=True)
+        return
+    bench = Bench(model_of(options.shape), options.shape == "demo", options.pairs[0], options)
+    print(json.dumps(bench.result(), ensure_ascii=False), flush=True)
+    bench.close()
 
 
 if __name__ == "__main__":

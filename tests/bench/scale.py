@@ -1,9 +1,11 @@
 """How throughput grows with pairs in one engine, and with engines on one machine.
 
     OMP_NUM_THREADS=1 python -m tests.bench.scale [--shape demo] [--pairs 8 … 512] [--actors 1 2] [--tokens 128]
+    python -m tests.bench.scale --shape qwen2.5-7b [--tokens 256] [--ahead]                  (one GPU)
 
 Pairs: one engine in this process, lockstep and lazy, in turn. Actors: a pool on a local Ray, as a worker uses it, with
-the same number of units each time. Every trace has the same length. Prints one JSON line for each.
+the same number of units each time. Every trace has the same length. Prints one JSON line for each. Actors are left out
+for shapes whose weights are made up, so those need no Ray. `--ahead`: see tests/bench/rollout.py.
 """
 
 from __future__ import annotations
@@ -16,13 +18,11 @@ from typing import Any
 
 from synth.config import EngineConfig, SynthConfig
 from synth.engine.vllm import VllmEngine
-from synth.fit import fitted
 from synth.pair import Pair
-from synth.pool import Pool, ray_cluster
 from synth.prompts import Prompts
 from synth.schema.items import Synthesis, load_items
 from synth.strategies.base import RolloutRequest
-from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
+from tests.bench.shapes import DEMO, SHAPES, Model, fitted, machine, model_of
 
 STRATEGIES = ("lockstep", "lazy")
 
@@ -45,11 +45,18 @@ def requests(model: Model, number: int, tokens: int) -> list[RolloutRequest]:
     ]
 
 
+def longest(everything: list[RolloutRequest]) -> int:
+    """Tokens that a row may reach, and one to spare."""
+    prompt = max(max(len(one.student_ids), len(one.privileged_ids)) for one in everything)
+    return prompt + everything[0].synthesis.max_tokens + 1
+
+
 def by_pairs(options: argparse.Namespace, model: Model) -> None:
     most = max(options.pairs)
-    config = EngineConfig(model=model.folder, dtype=model.dtype, rows=2 * most, model_tokens=512)
-    engine = VllmEngine(fitted(config), **model.vllm_args)
     everything = requests(model, most, options.tokens)
+    config = EngineConfig(model=model.folder, dtype=model.dtype, rows=2 * most, model_tokens=longest(everything))
+    ahead = {"async_scheduling": True} if options.ahead else {}
+    engine = VllmEngine(fitted(config, model), **model.vllm_args, **ahead)
     for number in options.pairs:
         rates: dict[str, float] = {}
         for strategy in STRATEGIES:
@@ -67,8 +74,10 @@ def by_pairs(options: argparse.Namespace, model: Model) -> None:
 
 async def by_actors(options: argparse.Namespace, model: Model, actors: int) -> float:
     """Tokens a second from the first submission to the last trace."""
-    engine = EngineConfig(model=model.folder, dtype=model.dtype, rows=128, model_tokens=512)
+    from synth.pool import Pool
+
     everything = requests(model, options.units, options.tokens)
+    engine = EngineConfig(model=model.folder, dtype=model.dtype, rows=128, model_tokens=longest(everything))
     async with Pool(SynthConfig(engine=engine, actors=actors, score_student=False)) as pool:
         while pool.room() < 2 * actors:  # until all of them are ready
             await asyncio.sleep(0.1)
@@ -86,7 +95,7 @@ async def by_actors(options: argparse.Namespace, model: Model, actors: int) -> f
 
 
 def emit(options: argparse.Namespace, **figures: Any) -> None:
-    known = {"bench": "scale", "shape": options.shape, "tokens": options.tokens}
+    known = {"bench": "scale", "shape": options.shape, "tokens": options.tokens, "ahead": options.ahead}
     print(json.dumps({**known, **figures, "machine": machine()}, ensure_ascii=False), flush=True)
 
 
@@ -97,11 +106,14 @@ def main() -> None:
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--units", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--ahead", action="store_true", help="let vLLM schedule ahead: one engine's figures only")
     options = parser.parse_args()
     model = model_of(options.shape)
     by_pairs(options, model)
-    if model.vllm_args:
+    if model.vllm_args or options.ahead:
         return  # weights made up in each actor would need another way to tell vLLM so
+    from synth.pool import ray_cluster
+
     for actors in options.actors:
         with ray_cluster():
             rate = asyncio.run(by_actors(options, model, actors))

@@ -9,8 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from synth.config import EngineConfig
+from synth.fit import fit, shape_of, this_device
 
 DEMO = Path(__file__).parents[2] / "deploy" / "demo"
 _QWEN = {
@@ -78,6 +82,23 @@ def model_of(shape: str) -> Model:
 
 def write_config(folder: Path, shape: str, **changes: Any) -> None:
     (folder / "config.json").write_text(json.dumps(_QWEN | SHAPES[shape] | changes, indent=1))
+
+
+def fitted(config: EngineConfig, model: Model, num_engines: int = 1) -> EngineConfig:
+    """As the program fits it, but the bytes of weights that vLLM will make up, and that lie in no file, are counted."""
+    shape = shape_of(model.folder, model.dtype)
+    if model.vllm_args:
+        shape = replace(shape, weights_bytes=2 * num_weights(model.folder))  # bfloat16
+    return fit(config, shape, this_device(), num_engines).put_into(config, num_engines)
+
+
+def num_weights(folder: Path) -> int:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def machine() -> str:

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    options.tau, options.step_tokens = 0.8, None
+    options.tau, options.step_tokens, options.ahead = 0.8, None, False
     bench = Bench(model_of("demo"), True, options.pairs, options)
     clock = watch(bench)
     found: dict[str, Any] = {}
