@@ -14,6 +14,7 @@ from typing import Any
 
 from synth.config import EngineConfig, SynthConfig
 from synth.engine.base import Engine, Finished, Limits, Records
+from synth.engine.versions import check_vllm, vllm_here
 from synth.fit import fitted
 from synth.prompts import Prompts
 from synth.schema.models import adapter_rank
@@ -172,6 +173,8 @@ def start_engine(
         from synth.engine.fake import FakeEngine
 
         return FakeEngine(config)
+    if found := vllm_here():  # before the import, which another vLLM may not survive
+        check_vllm(found)
     from synth.engine.vllm import VllmEngine
 
     return VllmEngine(fitted(config, num_engines), max_rank, mixes_adapters)

@@ -168,7 +168,14 @@ class Sequences(NamedTuple):
         """Of each token in its own sequence; none where counting from the row's beginning is right."""
         if self.lengths is None:
             return None
-        return torch.cat([torch.arange(length) for length in self.lengths])[None].to(self.ids_BT.device)
+        return on_device(torch.cat([torch.arange(length) for length in self.lengths])[None], self.ids_BT.device)
+
+    @property
+    def ends(self) -> Tensor | None:
+        """Where the first sequence begins and where each ends, int32, as attention over a pack wants it."""
+        if self.lengths is None:
+            return None
+        return on_device(torch.tensor([0, *self.lengths]).cumsum(0).to(torch.int32), self.ids_BT.device)
 
     def trace_positions(self, hidden_BTD: Tensor) -> Tensor:
         """Joins the trace positions of all sequences to [R, D]; prompts and padding are left behind."""
@@ -179,7 +186,7 @@ def pad(prompts: Sequence[Sequence[int]], traces: Sequence[Sequence[int]], devic
     """Each prompt followed by its trace. Padding may be any id: a causal model's real tokens never look right."""
     rows = [[*prompt, *trace] for prompt, trace in zip(prompts, traces, strict=True)]
     width = max(map(len, rows))
-    ids_BT = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    ids_BT = on_device(torch.tensor([row + [0] * (width - len(row)) for row in rows]), device)
     starts = [len(prompt) - 1 for prompt in prompts]
     spans = [slice(start, start + len(trace)) for start, trace in zip(starts, traces, strict=True)]
     return Sequences(ids_BT, tuple(enumerate(spans)))
@@ -192,9 +199,8 @@ def pack(prompts: Sequence[Sequence[int]], traces: Sequence[Sequence[int]], devi
     for prompt, trace in zip(prompts, traces, strict=True):
         spans.append((0, slice(begin + len(prompt) - 1, begin + len(prompt) - 1 + len(trace))))
         begin += len(prompt) + len(trace)
-    return Sequences(
-        torch.tensor([[token for row in rows for token in row]], device=device), tuple(spans), tuple(map(len, rows))
-    )
+    ids_1T = on_device(torch.tensor([[token for row in rows for token in row]]), device)
+    return Sequences(ids_1T, tuple(spans), tuple(map(len, rows)))
 
 
 def student_input(examples: Sequence[Example], device: torch.device, packed: bool = False) -> Sequences:
@@ -210,7 +216,12 @@ def reference_input(examples: Sequence[Example], device: torch.device, packed: b
 
 def joined_traces(examples: Sequence[Example], device: torch.device) -> Tensor:
     """The trace ids of all examples, [R]."""
-    return torch.tensor([token for example in examples for token in example.trace_ids], device=device)
+    return on_device(torch.tensor([token for example in examples for token in example.trace_ids]), device)
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Sent to a GPU without waiting for it: it fetches pinned memory by itself, when it gets there."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def out_of_memory(examples: Sequence[Example], config: TrainConfig) -> DailError:

@@ -2,8 +2,9 @@
 
 PEFT's own layer casts each layer's input to the adapter's float32, and autograd keeps that copy: half as much memory
 again for a model in bfloat16, and products at float32's speed. Here the small matrices are cast instead, as vLLM will
-multiply them too. In float32 both layers do the same operations. PEFT builds, switches, saves and loads the adapter
-either way.
+multiply them too. The scale is applied between them, where there are fewest numbers; that changes no bit if it is a
+power of two. In float32 both layers do the same operations otherwise. PEFT builds, switches, saves and loads the
+adapter either way.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class LeanLinear(Linear):
         if self.disable_adapters:
             return result
         (name,) = self.active_adapters
-        inner = linear(self.lora_dropout[name](x), self.lora_A[name].weight.to(x.dtype))
-        return result + linear(inner, self.lora_B[name].weight.to(x.dtype)) * self.scaling[name]
+        inner = linear(self.lora_dropout[name](x), self.lora_A[name].weight.to(x.dtype)) * self.scaling[name]
+        return result + linear(inner, self.lora_B[name].weight.to(x.dtype))
 
 
 def make_lean(config: LoraConfig) -> None:

@@ -64,8 +64,10 @@ class Roles:
         # No attention mask: sequences are causal, and a mask would cost the fast kernel. No cache: it would be filled
         # for nothing.
         decoder = self.peft.get_base_model().get_decoder()
-        lengths = {} if batch.lengths is None else {"pack_lengths": batch.lengths, "position_ids": batch.positions_BT}
-        return batch.trace_positions(decoder(input_ids=batch.ids_BT, use_cache=False, **lengths).last_hidden_state)
+        pack: dict[str, Any] = {}
+        if batch.lengths is not None:
+            pack = {"pack_lengths": batch.lengths, "pack_ends": batch.ends, "position_ids": batch.positions_BT}
+        return batch.trace_positions(decoder(input_ids=batch.ids_BT, use_cache=False, **pack).last_hidden_state)
 
     def adapter(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
@@ -135,7 +137,8 @@ def _lora(config: TrainConfig) -> LoraConfig:
 def choose_packing(roles: Roles, examples: Sequence[Example]) -> Roles:
     """Joins sequences without padding if that gives what each gives alone, tried out on a few; else pads.
 
-    Some architectures want of their attention what `train.attention` has not.
+    Some architectures want of their attention what `train.attention` has not, and torch's kernel wants a newer GPU. Why
+    is said.
     """
     alone = [pad([e.student_prompt_ids], [e.trace_ids], roles.device) for e in examples]
     with torch.no_grad():
@@ -146,8 +149,13 @@ def choose_packing(roles: Roles, examples: Sequence[Example]) -> Roles:
             roles.peft.get_base_model().set_attn_implementation(PACKED)
             packed_RD = roles.student(student_input(examples, roles.device, packed=True))
             error = float((packed_RD - wanted_RD).norm() / wanted_RD.norm())
-        except (NotImplementedError, TypeError, ValueError) as problem:
-            say(f"sequences are padded: {roles.peft.config.model_type} models cannot be packed ({problem})")
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as problem:  # what is not implemented is a RuntimeError, too
+            say(
+                f"sequences are padded, which takes longer: {roles.peft.config.model_type} models cannot be packed on "
+                f"the {roles.device.type} with torch {torch.__version__} ({type(problem).__name__}: {problem})"
+            )
         else:
             if error <= _PACKED_ERROR[wanted_RD.dtype]:
                 return replace(roles, packs=True)

@@ -32,7 +32,7 @@ from synth.schema.console import progress, say
 from synth.schema.models import ModelIdentity
 from train.checkpoint import refused, replace
 from train.config import TrainConfig
-from train.data import Example, microbatches, out_of_memory, reference_input
+from train.data import Example, microbatches, on_device, out_of_memory, reference_input
 from train.loss import Reference, Weights, floors, reference_of
 from train.model import Roles
 from train.ranks import Ranks
@@ -142,14 +142,14 @@ class ReferenceCache:
         return privileged, negative
 
     def floors(self, examples: Sequence[Example], roles: Roles, weights: Weights, chunk: int) -> Tensor:
-        """The least that each token's loss can be [R], computed when a trace is first seen and then remembered."""
+        """The least that each token's loss can be [R], computed when a trace is first seen, and kept on the device."""
         new = [example for example in examples if example.reference_key not in self._floors]
         if new:
             privileged, negative = self.of(new, roles.device)
-            found_R = floors(privileged, negative, roles.head.matrix_VD, weights, chunk).cpu()
+            found_R = floors(privileged, negative, roles.head.matrix_VD, weights, chunk)
             lengths = [len(example.trace_ids) for example in new]
             self._floors |= dict(zip((example.reference_key for example in new), found_R.split(lengths), strict=True))
-        return torch.cat([self._floors[example.reference_key] for example in examples]).to(roles.device)
+        return torch.cat([self._floors[example.reference_key] for example in examples])
 
     def _joined(self, examples: Sequence[Example], role: str, device: torch.device) -> Reference:
         hidden, lse = [], []
@@ -157,7 +157,7 @@ class ReferenceCache:
             key = example.reference_key
             hidden.append(self._part_of[key].get_tensor(f"{key}.{role}"))
             lse.append(self._part_of[key].get_tensor(f"{key}.{role}_lse"))
-        return Reference(torch.cat(hidden).to(device), torch.cat(lse).to(device))
+        return Reference(on_device(torch.cat(hidden), device), on_device(torch.cat(lse), device))
 
     def _know(self, file: safe_open) -> None:
         names = file.keys()
@@ -250,10 +250,10 @@ def _compute(group: list[Example], roles: Roles, config: TrainConfig) -> dict[st
         both_RD = roles.reference(reference_input(group, roles.device, roles.packs))
         for role, hidden_RD in zip(_ROLES, both_RD.chunk(2), strict=True):
             reference = reference_of(hidden_RD, roles.head.matrix_VD, config.token_chunk)
-            split = zip(group, reference.hidden_RD.split(lengths), reference.lse_R.split(lengths), strict=True)
-            for example, hidden, lse in split:
-                found[f"{example.reference_key}.{role}"] = hidden.cpu().contiguous().clone()
-                found[f"{example.reference_key}.{role}_lse"] = lse.cpu().contiguous().clone()
+            hidden_RD, lse_R = reference.hidden_RD.cpu(), reference.lse_R.cpu()  # all at once: each copy is waited for
+            for example, hidden, lse in zip(group, hidden_RD.split(lengths), lse_R.split(lengths), strict=True):
+                found[f"{example.reference_key}.{role}"] = hidden.clone()
+                found[f"{example.reference_key}.{role}_lse"] = lse.clone()
     return found
 
 

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from train.config import TrainConfig
-from train.data import Example, joined_traces, microbatches, out_of_memory, reference_input, student_input
+from train.data import Example, joined_traces, microbatches, on_device, out_of_memory, reference_input, student_input
 from train.loss import Figures, adapted_kl_loss, adapted_nll_loss, folded_kl_loss, kl_loss, kl_weights, nll_loss
 from train.model import Roles
 from train.ranks import Ranks
@@ -37,28 +37,31 @@ class Scorer:
             DailError: out of memory.
         """
         self._seed_dropout(step)
-        sums, counts = Counter[str](), Counter[str]()
+        sums: dict[str, Tensor] = {}
+        counts = Counter[str]()
         parts = microbatches(self.ranks.share(batch), self.config.microbatch_tokens, packed=self.roles.packs)
         for examples, is_ours in self.ranks.in_step(parts, [batch[0]]):
             figures = self.backward(examples, batch, is_ours)
             if is_ours:
-                sums.update({name: float(value.sum()) for name, value in figures.items()})
+                sums |= {name: value.sum().double() + sums.get(name, 0) for name, value in figures.items()}
                 counts.update({name: len(value) for name, value in figures.items()})
         weights = list(self.roles.adapter().values())
         self.ranks.add_gradients(weights)
+        norm = clip_grad_norm_(weights, self.config.max_grad_norm)
+        # here alone the host waits for the GPU, once for all numbers
+        *read, norm_read = torch.stack([*sums.values(), norm.double()]).tolist()
         totals, numbers = Counter[str](), Counter[str]()
-        for some_sums, some_counts in self.ranks.gather((sums, counts)):
+        for some_sums, some_counts in self.ranks.gather((dict(zip(sums, read, strict=True)), counts)):
             totals.update(some_sums)
             numbers.update(some_counts)
-        norm = clip_grad_norm_(weights, self.config.max_grad_norm)
-        return {**{name: value / numbers[name] for name, value in totals.items()}, "grad_norm": float(norm)}
+        return {**{name: value / numbers[name] for name, value in totals.items()}, "grad_norm": norm_read}
 
     def backward(self, examples: Sequence[Example], batch: Sequence[Example], is_ours: bool = True) -> Figures:
         """Adds the gradient of some of the batch's traces; nothing if they are not this rank's own."""
         try:
             loss_R, figures = self.score(examples)
-            weight_R = token_weights(examples, batch, self.config, self.mean_trace_tokens).to(loss_R)
-            (loss_R * weight_R * is_ours).sum().backward()
+            weight_R = token_weights(examples, batch, self.config, self.mean_trace_tokens).to(loss_R.dtype)
+            (loss_R * on_device(weight_R, loss_R.device) * is_ours).sum().backward()
         except torch.OutOfMemoryError:
             raise out_of_memory(examples, self.config) from None
         return figures

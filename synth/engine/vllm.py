@@ -234,6 +234,8 @@ def _engine_args(config: EngineConfig, max_rank: int | None, vllm_args: dict[str
         "worker_extension_cls": "synth.engine.vllm.DrawingWorker",
         "seed": 0,
     }
+    if hasattr(EngineArgs, "enable_batch_sharded_sampling"):
+        ours["enable_batch_sharded_sampling"] = False  # a rank would draw for a part of the rows, and pairs would part
     if max_rank is not None:
         ours |= {"enable_lora": True, "max_lora_rank": _lora_rank(max_rank), "max_loras": 2}
     kv_cache_gib = config.kv_cache_gib or (_CPU_KV_CACHE_GIB if current_platform.is_cpu() else None)

@@ -27,9 +27,9 @@ TOKEN_BYTES = 4096  # of the demo model's KV cache
 TIGHT = {"model": DEMO_MODEL, "dtype": "float32", "rows": 12, "kv_cache_gib": 3840 * TOKEN_BYTES / 2**30}
 
 
-@pytest.fixture(scope="module", params=["small steps", "no prefix cache"])
+@pytest.fixture(scope="module", params=["small-steps", "no-prefix-cache"])
 def tight_engine(request: pytest.FixtureRequest) -> Iterator[VllmEngine]:
-    if request.param == "small steps":
+    if request.param == "small-steps":
         engine = VllmEngine(EngineConfig(step_tokens=320, **TIGHT), block_size=BLOCK)
     else:
         engine = VllmEngine(EngineConfig(step_tokens=1100, **TIGHT), block_size=BLOCK, enable_prefix_caching=False)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from synth.schema.models import identify
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_model import CPU, other_model, stir
+from train import attention
 from train.attention import PACKED, packed_attention, register
 from train.config import TrainConfig
 from train.data import Example, ModelLimits, load_examples, pack, student_input
@@ -29,6 +35,129 @@ def roles(tiny_model: Path, examples: tuple[Example, ...]) -> Roles:
     assert roles.packs
     stir(roles)
     return roles
+
+
+def kernel_of_torch_2_11(
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int, *,
+    return_aux: None = None, scale: float | None = None, window_size: tuple[int, int] = (-1, -1),
+) -> Tensor:  # fmt: skip
+    """A stand-in for `varlen_attn`: takes what that version's takes, and finds each sequence by its ends alone."""
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32 and torch.equal(cu_seq_q, cu_seq_k)
+    assert window_size == (-1, 0) and cu_seq_q[-1] == len(query)
+    assert max_q == max_k == cu_seq_q.diff().max()
+    group = query.shape[1] // key.shape[1]
+    parts = []
+    for begin, end in pairwise(cu_seq_q.tolist()):
+        keys, values = (states[begin:end].repeat_interleave(group, 1) for states in (key, value))
+        scores = torch.einsum("qhd,khd->hqk", query[begin:end], keys) * (scale or query.shape[2] ** -0.5)
+        future = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
+        parts.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(future, -torch.inf).softmax(-1), values))
+    return torch.cat(parts)
+
+
+def kernel_of_torch_2_12(
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor | None, max_q: int, max_k: int, *,
+    return_aux: None = None, scale: float | None = None, window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False, seqused_k: None = None, block_table: None = None, num_splits: int | None = None,
+) -> Tensor:  # fmt: skip
+    """Wants to be told that several heads share their keys."""
+    if query.shape[1] != key.shape[1] and not enable_gqa:
+        raise ValueError("Expect query and key/value to have the same number of heads")
+    assert cu_seq_k is not None
+    return kernel_of_torch_2_11(
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window_size
+    )
+
+
+@pytest.fixture(params=[kernel_of_torch_2_11, kernel_of_torch_2_12], ids=["torch 2.11", "torch 2.12"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Packs go through the kernel, as on a GPU; the number of sequences of every call."""
+    calls: list[int] = []
+
+    @functools.wraps(request.param)
+    def counted(*args: Any, **settings: Any) -> Tensor:
+        calls.append(len(args[3]) - 1)
+        return request.param(*args, **settings)
+
+    monkeypatch.setattr(attention, "varlen_attn", counted)
+    monkeypatch.setattr(attention, "has_kernel", lambda _: True)
+    return calls
+
+
+@pytest.mark.parametrize("heads_of_keys", [4, 2, 1])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_one_call_for_a_pack_attends_as_each_sequence_alone(kernel: list[int], heads_of_keys: int, scale: float | None):
+    torch.manual_seed(0)
+    lengths, module = [5, 1, 7], torch.nn.Module()
+    query, key, value = (
+        torch.randn(1, heads, 13, 8, dtype=torch.float64, requires_grad=True)
+        for heads in (4, heads_of_keys, heads_of_keys)
+    )
+    ends = torch.tensor([0, 5, 6, 13], dtype=torch.int32)
+    together, _ = packed_attention(module, query, key, value, None, scale, pack_lengths=lengths, pack_ends=ends)
+    assert kernel == [3]
+    split = zip(*(states.split(lengths, 2) for states in (query, key, value)), strict=True)
+    alone = torch.cat([packed_attention(module, *states, None, scale)[0] for states in split], 1)
+    assert kernel == [3]
+    assert torch.allclose(together, alone, rtol=0, atol=1e-12)
+    outer = torch.randn_like(alone)
+    for got, wanted in zip(
+        *(torch.autograd.grad(out, (query, key, value), outer) for out in (together, alone)), strict=True
+    ):
+        assert torch.allclose(got, wanted, rtol=0, atol=1e-12)
+
+
+def test_a_model_is_packed_in_one_call_a_layer_and_has_the_gradients_of_pads(
+    kernel: list[int], tiny_model: Path, examples: tuple[Example, ...]
+):
+    roles = choose_packing(load_roles(tiny_model, TrainConfig(dtype="float32"), CPU), examples[:3])
+    assert roles.packs and kernel == [3, 3]
+    stir(roles)
+    packed = gradients(roles, examples)
+    assert kernel[2:] == [6, 6, 12, 12]  # the student's pass, then that of both references
+    padded = gradients(replace(roles, packs=False), examples)
+    assert len(kernel) == 6
+    for name, gradient in packed.items():
+        assert torch.allclose(gradient, padded[name], rtol=1e-4, atol=1e-5), name
+
+
+def gradients(roles: Roles, examples: tuple[Example, ...], tokens: int = 10_000) -> dict[str, Tensor]:
+    config = TrainConfig(dtype="float32", microbatch_tokens=tokens, max_grad_norm=1e9)
+    Scorer(roles, config, 10.0).gradients(examples)
+    found = {name: weight.grad.clone() for name, weight in roles.adapter().items() if weight.grad is not None}
+    roles.peft.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no kernel image"), TypeError("unexpected keyword 'scale'")])
+def test_a_kernel_that_fails_is_told_once_with_its_reason_and_sequences_are_padded(
+    tiny_model: Path,
+    examples: tuple[Example, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    failure: Exception,
+):
+    def fail(*_: object, **__: object) -> Tensor:
+        raise failure
+
+    monkeypatch.setattr(attention, "varlen_attn", fail)
+    monkeypatch.setattr(attention, "has_kernel", lambda _: True)
+    roles = choose_packing(load_roles(tiny_model, TrainConfig(dtype="float32"), CPU), examples[:3])
+    assert not roles.packs and roles.peft.config._attn_implementation != PACKED
+    said = capsys.readouterr().err
+    assert said.count("padded") == 1 and f"{type(failure).__name__}: {failure}" in said and torch.__version__ in said
+
+
+def test_a_kernel_without_memory_is_no_reason_to_pad(
+    tiny_model: Path, examples: tuple[Example, ...], monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object, **__: object) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(attention, "varlen_attn", fail)
+    monkeypatch.setattr(attention, "has_kernel", lambda _: True)
+    with pytest.raises(torch.OutOfMemoryError):
+        choose_packing(load_roles(tiny_model, TrainConfig(dtype="float32"), CPU), examples[:3])
 
 
 def test_packed_and_padded_hidden_states_agree(roles: Roles, examples: tuple[Example, ...]):
@@ -57,13 +186,8 @@ def test_another_sequence_changes_no_bit_of_its_neighbours(roles: Roles):
 
 
 def test_gradients_of_packs_pads_and_single_traces_agree(roles: Roles, examples: tuple[Example, ...]):
-    found = []
-    for packs, tokens in ((True, 10_000), (True, 1), (False, 10_000)):
-        config = TrainConfig(dtype="float32", microbatch_tokens=tokens, max_grad_norm=1e9)
-        ways = Roles(roles.peft, roles.head, roles.device, packs)
-        Scorer(ways, config, 10.0).gradients(examples)
-        found.append({name: w.grad.clone() for name, w in roles.adapter().items() if w.grad is not None})
-        roles.peft.zero_grad()
+    ways = ((True, 10_000), (True, 1), (False, 10_000))
+    found = [gradients(replace(roles, packs=packs), examples, tokens) for packs, tokens in ways]
     for other in found[1:]:
         for name, gradient in found[0].items():
             assert torch.allclose(gradient, other[name], rtol=1e-4, atol=1e-5), name
@@ -96,10 +220,8 @@ def test_a_model_that_packs_wrongly_is_seen_and_padded(
     tiny_model: Path, examples: tuple[Example, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """A model that drops the lengths on the way to its attention would let sequences see each other."""
-    import train.attention as module
-
-    real = module.packed_attention
-    monkeypatch.setattr(module, "packed_attention", lambda *a, pack_lengths=None, **k: real(*a, **k))
+    real = attention.packed_attention
+    monkeypatch.setattr(attention, "packed_attention", lambda *a, pack_lengths=None, **k: real(*a, **k))
     roles = choose_packing(load_roles(tiny_model, TrainConfig(dtype="float32"), CPU), examples[:3])
     assert not roles.packs and "are off by" in capsys.readouterr().err
 

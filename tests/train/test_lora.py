@@ -37,8 +37,11 @@ def gradients(roles: Roles, examples: tuple[Example, ...], **settings: object) -
     return {name: weight.grad.clone() for name, weight in roles.adapter().items() if weight.grad is not None}
 
 
-def test_in_float32_states_and_gradients_are_peft_s_bit_for_bit(tiny_model: Path, examples: tuple[Example, ...]):
-    lean, plain = (stirred(tiny_model, lora=lora) for lora in ("lean", "peft"))
+@pytest.mark.parametrize("rank", [32, 8])  # at alpha 32: scales 1 and 4
+def test_in_float32_states_and_gradients_are_peft_s_bit_for_bit(
+    tiny_model: Path, examples: tuple[Example, ...], rank: int
+):
+    lean, plain = (stirred(tiny_model, lora=lora, lora_rank=rank) for lora in ("lean", "peft"))
     assert any(isinstance(module, LeanLinear) for module in lean.peft.modules())
     assert not any(isinstance(module, LeanLinear) for module in plain.peft.modules())
     batch = student_input(examples, CPU)
@@ -46,6 +49,11 @@ def test_in_float32_states_and_gradients_are_peft_s_bit_for_bit(tiny_model: Path
     ours, theirs = gradients(lean, examples), gradients(plain, examples)
     assert ours.keys() == theirs.keys() and len(ours) == 2 * 7 * 2
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_any_other_scale_is_peft_s_up_to_rounding(tiny_model: Path, examples: tuple[Example, ...]):
+    ours, theirs = (gradients(stirred(tiny_model, lora=lora, lora_rank=5), examples) for lora in ("lean", "peft"))
+    assert all((ours[name] - theirs[name]).norm() <= 1e-5 * theirs[name].norm() for name in ours)
 
 
 def kept(roles: Roles, examples: tuple[Example, ...]) -> list[Tensor]:
