@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from synth.schema.base import ApiError, is_loopback
+from dail.synth.schema.base import ApiError, is_loopback
 
 _TIMEOUT = httpx.Timeout(60, connect=5)
 _SHOWN_FAULTS = 10

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from serve.bodies import BatchIn, faults
-from serve.problems import RequestError
-from synth.schema.base import InputError, pointer
-from synth.schema.items import strict_json
+from dail.serve.bodies import BatchIn, faults
+from dail.serve.problems import RequestError
+from dail.synth.schema.base import InputError, pointer
+from dail.synth.schema.items import strict_json
 
 BODY_BYTES = 64 << 20
 _MAX_DEPTH = 32

@@ -7,8 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from serve.tables import PREFIXES
-from synth.schema.tokens import Tokens
+from dail.serve.tables import PREFIXES
+from dail.synth.schema.tokens import Tokens
 
 _TOKENS: TypeAdapter[Tokens] = TypeAdapter(Tokens)
 

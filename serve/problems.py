@@ -15,9 +15,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from serve.bodies import Fault, Problem
-from serve.service import Conflict, NotFound
-from synth.schema.base import DailError, InputError, StorageError, plainly, pointer
+from dail.serve.bodies import Fault, Problem
+from dail.serve.service import Conflict, NotFound
+from dail.synth.schema.base import DailError, InputError, StorageError, plainly, pointer
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from serve.bodies import (
+from dail.serve.bodies import (
     BatchIn,
     BatchOut,
     BatchPage,
@@ -37,10 +37,10 @@ from serve.bodies import (
     Tokens,
     UnitCounts,
 )
-from serve.store import BatchRecord, NewBatch, Store, Tally, Transaction, UnitRecord
-from serve.tables import wal_is_safe
-from synth.schema.base import DailError, InputError, IntegrityError, StorageError, canonical, fingerprint
-from synth.schema.leases import (
+from dail.serve.store import BatchRecord, NewBatch, Store, Tally, Transaction, UnitRecord
+from dail.serve.tables import wal_is_safe
+from dail.synth.schema.base import DailError, InputError, IntegrityError, StorageError, canonical, fingerprint
+from dail.synth.schema.leases import (
     WORKER_STOPPED,
     Commit,
     Fail,
@@ -53,10 +53,10 @@ from synth.schema.leases import (
     shard_key,
     unit_id,
 )
-from synth.schema.manifest import Manifest, build_manifest, config_fingerprint, encode_manifest, manifest_key
-from synth.schema.models import ModelIdentity
-from synth.schema.objects import Objects
-from synth.schema.shards import decode_shard
+from dail.synth.schema.manifest import Manifest, build_manifest, config_fingerprint, encode_manifest, manifest_key
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.objects import Objects
+from dail.synth.schema.shards import decode_shard
 
 MAX_FAILURES = 3  # a retryable failure is tried again until the third
 MAX_LEASES = 10  # a unit that ten workers took and lost is likely what kills them

@@ -18,12 +18,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from serve.prefixes import Prefixes
-from serve.tables import BATCHES, ITEMS, MANIFESTS, METADATA, NOW, SHARDS, STORE_VERSION, UNITS, make_engine
-from synth.schema.base import StorageError
-from synth.schema.items import ExpertSolution, Synthesis
-from synth.schema.leases import Failure, ShardRef, Unit, UnitState
-from synth.schema.models import ModelIdentity
+from dail.serve.prefixes import Prefixes
+from dail.serve.tables import BATCHES, ITEMS, MANIFESTS, METADATA, NOW, SHARDS, STORE_VERSION, UNITS, make_engine
+from dail.synth.schema.base import StorageError
+from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.schema.leases import Failure, ShardRef, Unit, UnitState
+from dail.synth.schema.models import ModelIdentity
 
 _SHARD_COLUMNS = [SHARDS.c[name] for name in ShardRef.model_fields]
 _OPEN = ("queued", "leased")

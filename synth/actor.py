@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,14 +17,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 import ray
 
-from synth.config import SynthConfig
-from synth.engine.base import Limits
-from synth.schema.base import EngineDead, ItemError, UsageError
-from synth.schema.tokens import Tokens
-from synth.strategies.base import Rollout, RolloutRequest
+from dail.synth.config import SynthConfig
+from dail.synth.engine.base import Limits
+from dail.synth.schema.base import EngineDead, ItemError, UsageError
+from dail.synth.schema.tokens import Tokens
+from dail.synth.strategies.base import Rollout, RolloutRequest
 
 if TYPE_CHECKING:  # torch must not be imported before `start` has set the environment it reads
-    from synth.pair import Pair
+    from dail.synth.pair import Pair
 
 MakePair = Callable[[SynthConfig], "Pair"]
 
@@ -69,15 +68,13 @@ class Health:
 
 
 def make_pair(config: SynthConfig) -> Pair:
-    from synth.pair import start_pair
+    from dail.synth.pair import start_pair
 
     return start_pair(config)
 
 
 class EngineActor:
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="dail-actor-")
-        os.chdir(self._folder.name)
         self._pair: Pair | None = None
         self._moved: float | None = None  # when the last step ended; none between exchanges
         self._told: dict[str, int] = {}  # by unit, how many of its trace's tokens the pool knows
@@ -126,7 +123,6 @@ class EngineActor:
     def stop(self) -> None:
         if self._pair is not None:
             self._pair.close()
-        self._folder.cleanup()
 
     def _news(self, progress: dict[str, Tokens]) -> dict[str, Tokens]:
         told, self._told = self._told, {unit_id: len(tokens) for unit_id, tokens in progress.items()}

@@ -12,13 +12,13 @@ from typing import Any
 
 import httpx
 
-from synth.config import SynthConfig
-from synth.fit import GIB, Device, Sizes, fit, shape_of, this_device
-from synth.local import make_batch
-from synth.pool import ray_cluster
-from synth.preview import Forecast, Preview, forecast, run_preview
-from synth.prompts import Contexts, Prompts
-from synth.schema.base import (
+from dail.synth.config import SynthConfig
+from dail.synth.fit import GIB, Device, Sizes, fit, shape_of, this_device
+from dail.synth.local import make_batch
+from dail.synth.pool import ray_cluster
+from dail.synth.preview import Forecast, Preview, forecast, run_preview
+from dail.synth.prompts import Contexts, Prompts
+from dail.synth.schema.base import (
     EXIT_BATCH_FAILED,
     EXIT_ERROR,
     EXIT_OK,
@@ -28,11 +28,11 @@ from synth.schema.base import (
     Frozen,
     ItemError,
 )
-from synth.schema.console import progress
-from synth.schema.items import Synthesis, load_items
-from synth.schema.leases import Unit
-from synth.schema.models import ROLES, ModelIdentity, identify
-from synth.traces import prepare
+from dail.synth.schema.console import progress
+from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.schema.leases import Unit
+from dail.synth.schema.models import ROLES, ModelIdentity, identify
+from dail.synth.traces import prepare
 
 _DASHBOARD_PORT, _PROBE_S = 8265, 2.0
 _SHOWN_CHARACTERS, _SHOWN_IDS, _SHOWN_ITEMS = 1500, 24, 5

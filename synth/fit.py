@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synth.config import EngineConfig
-from synth.schema.base import UsageError
-from synth.schema.memory import main_memory
+from dail.synth.config import EngineConfig
+from dail.synth.schema.base import UsageError
+from dail.synth.schema.memory import main_memory
 
 GIB = 2**30
 _MOST_ROWS = {"cuda": 512, "cpu": 256}

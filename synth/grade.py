@@ -18,16 +18,14 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from synth.schema.base import DailError, UsageError
-from synth.waypoints import final_answer
+from dail.synth.schema.base import DailError, UsageError
+from dail.synth.waypoints import final_answer
 
 Method = Literal["integer", "math-verify", "none", "timeout"]
 
-_ROOMS = Path(__file__).parents[1]
 _START_S = 120.0  # of the child: importing sympy, on a busy machine
 _MEMORY_BYTES = 4 << 30  # of the child's address space; an ordinary comparison needs a tenth of it
 _ANSWER_CHARS = 2000  # a longer one is a text in a box; the parser's regular expressions are not linear
@@ -108,16 +106,15 @@ def _integer(text: str) -> int | None:
 
 
 class _Child:
-    """`python -m synth.grade`: one JSON line in, one out. It ends when our end of its pipe closes."""
+    """`python -m dail.synth.grade`: one JSON line in, one out. It ends when our end of its pipe closes."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "synth.grade", str(timeout_s)],
+            [sys.executable, "-P", "-m", "dail.synth.grade", str(timeout_s)],  # -P: not the folder we stand in
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # the parser's complaints about what a model wrote
-            cwd=_ROOMS,  # first on its path, so that no file of the user's shadows a room
             start_new_session=True,  # Ctrl-C is for us
         )
         try:
@@ -126,7 +123,7 @@ class _Child:
             self.kill()
             raise DailError(
                 f"the grading process did not start (exit code {self._process.returncode}); "
-                f"run `{sys.executable} -m synth.grade 5` in {_ROOMS} to see why"
+                f"run `{sys.executable} -m dail.synth.grade 5` to see why"
             ) from None
 
     def equal(self, given: str, wanted: str) -> bool:

@@ -27,8 +27,8 @@ from typing import IO, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from synth.config import SynthConfig
-from synth.schema.base import (
+from dail.synth.config import SynthConfig
+from dail.synth.schema.base import (
     EXIT_BATCH_FAILED,
     EXIT_OK,
     EXIT_SOME_FAILED,
@@ -37,15 +37,15 @@ from synth.schema.base import (
     UsageError,
     fingerprint,
 )
-from synth.schema.console import say
-from synth.schema.items import ExpertSolution, Synthesis, load_items
-from synth.schema.leases import WORKER_STOPPED, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit, unit_id
-from synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest
-from synth.schema.models import ModelIdentity, chat_template, identify
-from synth.schema.objects import Objects
-from synth.schema.tokens import Tokens
-from synth.source import Progress, Standing
-from synth.worker import run_worker
+from dail.synth.schema.console import say
+from dail.synth.schema.items import ExpertSolution, Synthesis, load_items
+from dail.synth.schema.leases import WORKER_STOPPED, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit, unit_id
+from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest
+from dail.synth.schema.models import ModelIdentity, chat_template, identify
+from dail.synth.schema.objects import Objects
+from dail.synth.schema.tokens import Tokens
+from dail.synth.source import Progress, Standing
+from dail.synth.worker import run_worker
 
 _PREFIX: TypeAdapter[Tokens] = TypeAdapter(Tokens)
 MAX_ATTEMPTS = 3  # of a unit whose failures may be someone else's fault

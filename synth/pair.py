@@ -12,21 +12,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from synth.config import EngineConfig, SynthConfig
-from synth.engine.base import Engine, Finished, Limits, Records
-from synth.fit import fitted
-from synth.prompts import Prompts
-from synth.schema.models import adapter_rank
-from synth.schema.tokens import Tokens
-from synth.strategies.admission import Admission
-from synth.strategies.base import Rollout, RolloutRequest
-from synth.strategies.choice import Wanted, choose
-from synth.strategies.draft_verify import DraftVerify
-from synth.strategies.lazy import Lazy
-from synth.strategies.lockstep import Lockstep
-from synth.strategies.single import Single
-from synth.strategies.staged import Entry, Staged
-from synth.strategies.stops import Decode, Stops
+from dail.synth.config import EngineConfig, SynthConfig
+from dail.synth.engine.base import Engine, Finished, Limits, Records
+from dail.synth.fit import fitted
+from dail.synth.prompts import Prompts
+from dail.synth.schema.models import adapter_rank
+from dail.synth.schema.tokens import Tokens
+from dail.synth.strategies.admission import Admission
+from dail.synth.strategies.base import Rollout, RolloutRequest
+from dail.synth.strategies.choice import Wanted, choose
+from dail.synth.strategies.draft_verify import DraftVerify
+from dail.synth.strategies.lazy import Lazy
+from dail.synth.strategies.lockstep import Lockstep
+from dail.synth.strategies.single import Single
+from dail.synth.strategies.staged import Entry, Staged
+from dail.synth.strategies.stops import Decode, Stops
 
 RECORDS_EVERY = 32  # steps, in which all records are read; in between those of rows that ended
 
@@ -169,9 +169,9 @@ def start_engine(
         UsageError: the engine refused the model folder or the settings.
     """
     if config.kind == "fake":
-        from synth.engine.fake import FakeEngine
+        from dail.synth.engine.fake import FakeEngine
 
         return FakeEngine(config)
-    from synth.engine.vllm import VllmEngine
+    from dail.synth.engine.vllm import VllmEngine
 
     return VllmEngine(fitted(config, num_engines), max_rank, mixes_adapters)

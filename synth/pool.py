@@ -12,7 +12,6 @@ import math
 import os
 import signal
 import socket
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -24,14 +23,14 @@ from typing import Any, Self
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from synth.actor import Exchange, Health, MakePair, RemoteEngine, Started, UnitFailure, make_pair
-from synth.config import SynthConfig
-from synth.engine.base import Limits
-from synth.schema.base import DailError, EngineDead, UsageError
-from synth.schema.console import say
-from synth.schema.tokens import Tokens
-from synth.strategies.base import Rollout, RolloutRequest
-from synth.strategies.choice import contexts
+from dail.synth.actor import Exchange, Health, MakePair, RemoteEngine, Started, UnitFailure, make_pair
+from dail.synth.config import SynthConfig
+from dail.synth.engine.base import Limits
+from dail.synth.schema.base import DailError, EngineDead, UsageError
+from dail.synth.schema.console import say
+from dail.synth.schema.tokens import Tokens
+from dail.synth.strategies.base import Rollout, RolloutRequest
+from dail.synth.strategies.choice import contexts
 
 EXCHANGE_S = 0.5
 LOAD = 1.25  # of what the engine holds: the rest waits inside the actor, so freed rows are taken at once
@@ -47,28 +46,21 @@ _OBJECT_STORE_BYTES = 256 << 20  # traces are small; Ray would take 30 % of the 
 
 @contextmanager
 def ray_cluster(log_to_driver: bool = False) -> Iterator[None]:
-    """Joins the cluster of RAY_ADDRESS, else starts Ray on this machine; all from within a fresh, empty folder.
-
-    Ray puts the driver's folder first on every worker's path: from a user's folder, a `synth.py` there would be
-    imported in place of this package.
-    """
+    """Joins the cluster of RAY_ADDRESS, else starts Ray on this machine."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address, home = os.environ.get("RAY_ADDRESS"), Path.cwd()
+    address = os.environ.get("RAY_ADDRESS")
     if address:
         _check_address(address)
-    with tempfile.TemporaryDirectory(prefix="dail-run-") as folder:
-        os.chdir(folder)
-        try:
-            quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.ERROR}
-            if address:
-                ray.init(**quiet)
-            else:
-                ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
-            yield
-        finally:
-            ray.shutdown()
-            os.chdir(home)
+    try:
+        quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.ERROR}
+        if address:
+            ray.init(**quiet)
+        else:
+            ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _check_address(address: str) -> None:

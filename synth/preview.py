@@ -11,14 +11,14 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from synth.config import SynthConfig
-from synth.engine.base import Limits
-from synth.pool import Pool, Results
-from synth.prompts import Prompts
-from synth.schema.base import DailError, Frozen, ItemError
-from synth.schema.console import progress
-from synth.schema.leases import Unit
-from synth.traces import Prepared, prepare, shard_of, trace_row
+from dail.synth.config import SynthConfig
+from dail.synth.engine.base import Limits
+from dail.synth.pool import Pool, Results
+from dail.synth.prompts import Prompts
+from dail.synth.schema.base import DailError, Frozen, ItemError
+from dail.synth.schema.console import progress
+from dail.synth.schema.leases import Unit
+from dail.synth.traces import Prepared, prepare, shard_of, trace_row
 
 ITEMS = 5
 _STANDARD_ERRORS = 2.0  # to either end of a forecast's range

@@ -14,10 +14,10 @@ from typing import Any
 
 import jinja2
 
-from synth.schema.base import ItemError, UsageError
-from synth.schema.items import ExpertSolution, Message
-from synth.schema.models import ROLES, TEMPLATES, chat_template
-from synth.waypoints import final_answer, waypoints
+from dail.synth.schema.base import ItemError, UsageError
+from dail.synth.schema.items import ExpertSolution, Message
+from dail.synth.schema.models import ROLES, TEMPLATES, chat_template
+from dail.synth.waypoints import final_answer, waypoints
 
 _JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
 

@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol, TypeVar
 import httpx
 from pydantic import ValidationError
 
-from synth.schema.base import ApiError, DailError, Frozen, describe
-from synth.schema.console import say
-from synth.schema.leases import (
+from dail.synth.schema.base import ApiError, DailError, Frozen, describe
+from dail.synth.schema.console import say
+from dail.synth.schema.leases import (
     Commit,
     Fail,
     Failure,
@@ -23,8 +23,8 @@ from synth.schema.leases import (
     ShardRef,
     Unit,
 )
-from synth.schema.models import ModelIdentity
-from synth.schema.tokens import Tokens
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.tokens import Tokens
 
 AWAY_S = 30 * 60.0  # how long an API that cannot be reached is waited for
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0

@@ -6,14 +6,14 @@ import datetime as dt
 import json
 from dataclasses import dataclass
 
-from synth.prompts import Contexts, Prompts
-from synth.schema.base import ItemError
-from synth.schema.leases import ShardRef, Unit, shard_key, unit_seed
-from synth.schema.manifest import config_fingerprint
-from synth.schema.objects import sha256
-from synth.schema.shards import TraceMessage, TraceRow, encode_shard
-from synth.schema.tokens import Tokens
-from synth.strategies.base import Rollout, RolloutRequest
+from dail.synth.prompts import Contexts, Prompts
+from dail.synth.schema.base import ItemError
+from dail.synth.schema.leases import ShardRef, Unit, shard_key, unit_seed
+from dail.synth.schema.manifest import config_fingerprint
+from dail.synth.schema.objects import sha256
+from dail.synth.schema.shards import TraceMessage, TraceRow, encode_shard
+from dail.synth.schema.tokens import Tokens
+from dail.synth.strategies.base import Rollout, RolloutRequest
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from synth.config import SynthConfig
-from synth.engine.base import Limits
-from synth.pool import Pool, ray_cluster
-from synth.prompts import Prompts
-from synth.schema import console
-from synth.schema.base import DailError, StorageError
-from synth.schema.leases import CHECKPOINT_MOST, WORKER_STOPPED, Failure, Unit
-from synth.schema.objects import Objects
-from synth.source import Fenced, Progress, Standing, UnitSource
-from synth.strategies.base import Rollout
-from synth.traces import Prepared, prepare, shard_of, trace_row
+from dail.synth.config import SynthConfig
+from dail.synth.engine.base import Limits
+from dail.synth.pool import Pool, ray_cluster
+from dail.synth.prompts import Prompts
+from dail.synth.schema import console
+from dail.synth.schema.base import DailError, StorageError
+from dail.synth.schema.leases import CHECKPOINT_MOST, WORKER_STOPPED, Failure, Unit
+from dail.synth.schema.objects import Objects
+from dail.synth.source import Fenced, Progress, Standing, UnitSource
+from dail.synth.strategies.base import Rollout
+from dail.synth.traces import Prepared, prepare, shard_of, trace_row
 
 _POLL_S, _LONGEST_POLL_S = 0.2, 2.0
 _BEATS_PER_LEASE = 4

@@ -57,8 +57,8 @@ def adapter_engine() -> Iterator[Any]:
 
 
 def _engine(max_rank: int | None) -> Iterator[Any]:
-    from synth.config import EngineConfig
-    from synth.engine.vllm import VllmEngine
+    from dail.synth.config import EngineConfig
+    from dail.synth.engine.vllm import VllmEngine
 
     config = EngineConfig(model=DEMO_MODEL, dtype="float32", rows=64, step_tokens=8192, kv_cache_gib=0.5)
     engine = VllmEngine(config, max_rank, mixes_adapters=max_rank is not None)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.cli import VERBS
+from dail.serve.cli import VERBS
 from tests.conftest import ROOT
 
 DAIL = Path(sys.executable).parent / "dail"
@@ -52,7 +52,7 @@ def imported_by(code: str) -> set[str]:
 
 def test_the_contracts_between_rooms_need_no_heavy_package():
     names = sorted(path.stem for path in (ROOT / "synth" / "schema").glob("[!_]*.py"))
-    assert imported_by("import " + ", ".join(f"synth.schema.{name}" for name in names)) == set()
+    assert imported_by("import " + ", ".join(f"dail.synth.schema.{name}" for name in names)) == set()
 
 
 def test_the_list_of_verbs_is_instant_and_loads_nothing_heavy():
@@ -62,12 +62,12 @@ def test_the_list_of_verbs_is_instant_and_loads_nothing_heavy():
         assert run(DAIL, "--help").stdout.count("\n") > len(VERBS)
         times.append(time.monotonic() - started)
     assert min(times) < 1.0
-    assert imported_by("import serve.cli as c; c.dail.main(['--help'], standalone_mode=False)") == set()
+    assert imported_by("import dail.serve.cli as c; c.dail.main(['--help'], standalone_mode=False)") == set()
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb_loads_no_heavy_package(verb: str):
-    code = f"import serve.cli as c; c.dail.main([{verb!r}, '--help'], standalone_mode=False)"
+    code = f"import dail.serve.cli as c; c.dail.main([{verb!r}, '--help'], standalone_mode=False)"
     assert imported_by(code) == set()
 
 

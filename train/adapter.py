@@ -11,10 +11,10 @@ from pathlib import Path
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from synth.schema.base import Frozen, IntegrityError
-from train.checkpoint import RunRecord, refused, sync
-from train.metrics import METRICS_FILE
-from train.model import Roles
+from dail.synth.schema.base import Frozen, IntegrityError
+from dail.train.checkpoint import RunRecord, refused, sync
+from dail.train.metrics import METRICS_FILE
+from dail.train.model import Roles
 
 ADAPTER_FOLDER = "adapter"
 PROVENANCE_FILE = "dail.json"

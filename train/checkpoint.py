@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from synth.schema.base import (
+from dail.synth.schema.base import (
     TOOL_VERSION,
     DailError,
     Frozen,
@@ -32,8 +32,8 @@ from synth.schema.base import (
     describe,
     fingerprint,
 )
-from synth.schema.models import ModelIdentity
-from train.config import FREE_ON_RESUME, TrainConfig
+from dail.synth.schema.models import ModelIdentity
+from dail.train.config import FREE_ON_RESUME, TrainConfig
 
 RUN_FILE = "run.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"

@@ -8,13 +8,13 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from synth.pool import ray_cluster
-from synth.schema.base import DailError
-from train import adapter
-from train.checkpoint import steps_done
-from train.config import TrainConfig
-from train.loop import Result, check, result_of, run
-from train.ranks import Ranks, joined
+from dail.synth.pool import ray_cluster
+from dail.synth.schema.base import DailError
+from dail.train import adapter
+from dail.train.checkpoint import steps_done
+from dail.train.config import TrainConfig
+from dail.train.loop import Result, check, result_of, run
+from dail.train.ranks import Ranks, joined
 
 _RESTARTS = 3
 
@@ -22,7 +22,7 @@ _RESTARTS = 3
 def run_on_ray(
     model_folder: Path, manifest: Path, out: Path, config: TrainConfig, references: Path | None, workers: int
 ) -> Result:
-    """As `train.loop.run` on so many ranks, a GPU each where the cluster has any. All nodes must see the paths.
+    """As `dail.train.loop.run` on so many ranks, a GPU each where the cluster has any. All nodes must see the paths.
 
     Raises:
         DailError: also what a rank met, after it was tried again.

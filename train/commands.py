@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from synth.schema.base import UsageError
-from synth.schema.console import emit, say
-from train.config import TrainConfig
+from dail.synth.schema.base import UsageError
+from dail.synth.schema.console import emit, say
+from dail.train.config import TrainConfig
 
 
 def _of_a_run(command: Callable[..., None]) -> Callable[..., None]:

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synth.schema.base import DailError, IntegrityError, UsageError, canonical
-from synth.schema.console import progress
-from synth.schema.manifest import Manifest, read_manifest, read_rows
-from synth.schema.models import ModelIdentity
-from synth.schema.shards import TraceRow
-from train.config import TrainConfig
+from dail.synth.schema.base import DailError, IntegrityError, UsageError, canonical
+from dail.synth.schema.console import progress
+from dail.synth.schema.manifest import Manifest, read_manifest, read_rows
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.shards import TraceRow
+from dail.train.config import TrainConfig
 
 
 class ModelLimits(NamedTuple):

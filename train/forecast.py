@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from synth.schema.base import UsageError
-from synth.schema.console import say
-from synth.schema.memory import main_memory
-from train.data import Example, TrainingSet, microbatches, student_input
-from train.model import Roles, recompute
-from train.sharding import own_part
-from train.step import Scorer
+from dail.synth.schema.base import UsageError
+from dail.synth.schema.console import say
+from dail.synth.schema.memory import main_memory
+from dail.train.data import Example, TrainingSet, microbatches, student_input
+from dail.train.model import Roles, recompute
+from dail.train.sharding import own_part
+from dail.train.step import Scorer
 
 GIB = 2**30
 _PIECES = (64, 128)  # tokens on which what autograd keeps is counted

@@ -13,19 +13,19 @@ from pathlib import Path
 import torch
 from torch.optim import AdamW, Optimizer
 
-from synth.schema.base import DailError, UsageError
-from synth.schema.console import progress, say
-from synth.schema.manifest import read_manifest
-from synth.schema.models import identify
-from train import adapter, checkpoint, forecast
-from train.checkpoint import RunRecord
-from train.config import TrainConfig
-from train.data import Example, TrainingSet, load_examples
-from train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
-from train.model import check_roles, choose_packing, device_and_dtype, load_roles, read_limits
-from train.ranks import Ranks
-from train.references import ReferenceCache, fill, made_with
-from train.step import Scorer, learning_rate, update
+from dail.synth.schema.base import DailError, UsageError
+from dail.synth.schema.console import progress, say
+from dail.synth.schema.manifest import read_manifest
+from dail.synth.schema.models import identify
+from dail.train import adapter, checkpoint, forecast
+from dail.train.checkpoint import RunRecord
+from dail.train.config import TrainConfig
+from dail.train.data import Example, TrainingSet, load_examples
+from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
+from dail.train.model import check_roles, choose_packing, device_and_dtype, load_roles, read_limits
+from dail.train.ranks import Ranks
+from dail.train.references import ReferenceCache, fill, made_with
+from dail.train.step import Scorer, learning_rate, update
 
 GAMMA_WARNING = 0.5
 _ALONE = Ranks()

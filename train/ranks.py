@@ -24,7 +24,7 @@ import torch.distributed.nn
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
-from train.data import Example
+from dail.train.data import Example
 
 _PATIENCE = dt.timedelta(hours=2)  # the first rank may be long at reading or writing while others wait
 T = TypeVar("T")

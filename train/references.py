@@ -27,15 +27,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from synth.schema.base import Frozen, IntegrityError, StorageError, UsageError
-from synth.schema.console import progress, say
-from synth.schema.models import ModelIdentity
-from train.checkpoint import refused, replace
-from train.config import TrainConfig
-from train.data import Example, microbatches, out_of_memory, reference_input
-from train.loss import Reference, Weights, floors, reference_of
-from train.model import Roles
-from train.ranks import Ranks
+from dail.synth.schema.base import Frozen, IntegrityError, StorageError, UsageError
+from dail.synth.schema.console import progress, say
+from dail.synth.schema.models import ModelIdentity
+from dail.train.checkpoint import refused, replace
+from dail.train.config import TrainConfig
+from dail.train.data import Example, microbatches, out_of_memory, reference_input
+from dail.train.loss import Reference, Weights, floors, reference_of
+from dail.train.model import Roles
+from dail.train.ranks import Ranks
 
 INDEX_FILE, LOCK_FILE = "references.json", ".lock"
 PART_BYTES = 256 << 20

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synth.engine.base import AloneRecord, PairRecord, Pause, Records, Row
-from synth.rollout import Mixed, Rule, Sampling, Watched, mix, uniforms, watch
+from dail.synth.engine.base import AloneRecord, PairRecord, Pause, Records, Row
+from dail.synth.rollout import Mixed, Rule, Sampling, Watched, mix, uniforms, watch
 
 T = TypeVar("T")
 

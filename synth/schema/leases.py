@@ -15,10 +15,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from synth.schema.base import Frozen, canonical
-from synth.schema.items import ExpertSolution, Synthesis
-from synth.schema.models import ModelIdentity
-from synth.schema.tokens import Tokens
+from dail.synth.schema.base import Frozen, canonical
+from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.tokens import Tokens
 
 CHECKPOINT_MOST = 4096  # tokens in one heartbeat
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from synth.schema.base import TOOL_VERSION, Frozen, IntegrityError, UsageError, canonical, describe, fingerprint
-from synth.schema.items import Synthesis
-from synth.schema.leases import ShardRef
-from synth.schema.models import ModelIdentity
-from synth.schema.objects import Objects
-from synth.schema.shards import SCHEMA_VERSION, TraceRow, decode_shard
+from dail.synth.schema.base import TOOL_VERSION, Frozen, IntegrityError, UsageError, canonical, describe, fingerprint
+from dail.synth.schema.items import Synthesis
+from dail.synth.schema.leases import ShardRef
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.objects import Objects
+from dail.synth.schema.shards import SCHEMA_VERSION, TraceRow, decode_shard
 
 
 class Manifest(Frozen):

@@ -11,7 +11,7 @@ import json
 import re
 from pathlib import Path
 
-from synth.schema.base import Frozen, UsageError
+from dail.synth.schema.base import Frozen, UsageError
 
 ROLES = ("student", "privileged_student", "negative_reference")
 TEMPLATES = Path(__file__).parent.parent / "templates"

@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from synth.schema.base import IntegrityError, StorageError
+from dail.synth.schema.base import IntegrityError, StorageError
 
 _NAME = r"(?!\.+(?:/|$))[A-Za-z0-9_.-]+"  # not of dots alone
 _KEY = re.compile(rf"{_NAME}(?:/{_NAME})*")

@@ -3,13 +3,13 @@
 A row is admitted only when a row is free, the next step can prefill what is not cached of its prompt beside all
 running rows, and the KV cache can hold it at full length. So the scheduler never splits a prefill, never preempts, and
 the two rows of a pair, admitted together, stay in step for life. Prompts that no step can prefill whole are prefilled
-into the prefix cache first (`synth.strategies.staged`).
+into the prefix cache first (`dail.synth.strategies.staged`).
 """
 
 from __future__ import annotations
 
-from synth.engine.base import Limits
-from synth.schema.base import ItemError
+from dail.synth.engine.base import Limits
+from dail.synth.schema.base import ItemError
 
 
 class Admission:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from synth.engine.base import Finished, FinishReason, Records
-from synth.schema.items import Synthesis
-from synth.schema.tokens import Tokens
+from dail.synth.engine.base import Finished, FinishReason, Records
+from dail.synth.schema.items import Synthesis
+from dail.synth.schema.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from synth.engine.base import Acceptance
-from synth.schema.items import Synthesis
-from synth.strategies.base import RolloutRequest
+from dail.synth.engine.base import Acceptance
+from dail.synth.schema.items import Synthesis
+from dail.synth.strategies.base import RolloutRequest
 
 Wanted = Literal["auto", "lockstep", "lazy", "draft_verify"]
 Chosen = Literal["lockstep", "lazy", "draft_verify", "single"]

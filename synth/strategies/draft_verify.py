@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from synth.engine.base import Acceptance, AloneRecord, AloneRow, PairRecord, Row, Score
-from synth.schema.base import ItemError
-from synth.strategies.base import RolloutRequest
-from synth.strategies.choice import acceptance
-from synth.strategies.staged import Entry, Stage, Staged, Trace, alone_row
-from synth.strategies.stops import Stops
+from dail.synth.engine.base import Acceptance, AloneRecord, AloneRow, PairRecord, Row, Score
+from dail.synth.schema.base import ItemError
+from dail.synth.strategies.base import RolloutRequest
+from dail.synth.strategies.choice import acceptance
+from dail.synth.strategies.staged import Entry, Stage, Staged, Trace, alone_row
+from dail.synth.strategies.stops import Stops
 
 LONGEST_DRAFT = 32
 _FIRST_DRAFT = 4

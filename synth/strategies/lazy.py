@@ -1,9 +1,9 @@
 """Mixed-policy rollouts with a lazy student: it is asked only where its word matters (paper §2.1).
 
 The privileged student decodes alone. The student's word can change the trace only where a token that the privileged
-student did not draw would stand (`synth.rollout.watch`). There the privileged row pauses, the student is asked for one
-token after the trace so far, and the privileged row goes on after whichever token the rule gives. From tau 0.5 on at
-most one such token exists (a tie aside), so questions are rare: about one decode row a token instead of two.
+student did not draw would stand (`dail.synth.rollout.watch`). There the privileged row pauses, the student is asked for
+one token after the trace so far, and the privileged row goes on after whichever token the rule gives. From tau 0.5 on
+at most one such token exists (a tie aside), so questions are rare: about one decode row a token instead of two.
 
 All draws use the numbers that lockstep and the reference would use, so the traces are the same, token for token. Who
 wrote a token is known where nobody was confident (the privileged student) and where the student was asked. Elsewhere it
@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from synth.engine.base import AloneRecord, AloneRow, PairRecord, Pause, Row, Score
-from synth.schema.base import ItemError
-from synth.schema.items import Synthesis
-from synth.schema.tokens import Tokens
-from synth.strategies.base import RolloutRequest
-from synth.strategies.choice import acceptance, lazy_is_exact
-from synth.strategies.staged import Entry, Stage, Staged, Trace, alone_row
-from synth.strategies.stops import Stops
+from dail.synth.engine.base import AloneRecord, AloneRow, PairRecord, Pause, Row, Score
+from dail.synth.schema.base import ItemError
+from dail.synth.schema.items import Synthesis
+from dail.synth.schema.tokens import Tokens
+from dail.synth.strategies.base import RolloutRequest
+from dail.synth.strategies.choice import acceptance, lazy_is_exact
+from dail.synth.strategies.staged import Entry, Stage, Staged, Trace, alone_row
+from dail.synth.strategies.stops import Stops
 
 
 @dataclass

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from synth.engine.base import AloneRecord, AloneRow, PairRecord, PairRow, Row
-from synth.schema.tokens import Tokens
-from synth.strategies.base import RolloutRequest
-from synth.strategies.choice import acceptance
-from synth.strategies.staged import Stage, Staged, Trace, alone_row
+from dail.synth.engine.base import AloneRecord, AloneRow, PairRecord, PairRow, Row
+from dail.synth.schema.tokens import Tokens
+from dail.synth.strategies.base import RolloutRequest
+from dail.synth.strategies.choice import acceptance
+from dail.synth.strategies.staged import Stage, Staged, Trace, alone_row
 
 
 class Lockstep(Staged[Trace]):

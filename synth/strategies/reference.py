@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synth.engine.base import FinishReason
-from synth.rollout import Rule, Sampling, mix, uniforms
-from synth.strategies.base import Rollout, RolloutRequest
-from synth.strategies.choice import acceptance
+from dail.synth.engine.base import FinishReason
+from dail.synth.rollout import Rule, Sampling, mix, uniforms
+from dail.synth.strategies.base import Rollout, RolloutRequest
+from dail.synth.strategies.choice import acceptance
 
 _CPU = torch.device("cpu")
 

@@ -6,11 +6,11 @@ write, a student's the one with tau 0, and either goes on after a prefix as if i
 
 from __future__ import annotations
 
-from synth.engine.base import AloneRecord, AloneRow, PairRecord
-from synth.schema.tokens import Tokens
-from synth.strategies.base import Rollout, RolloutRequest
-from synth.strategies.staged import Entry, Stage, Staged, Trace, alone_row
-from synth.strategies.stops import Stops
+from dail.synth.engine.base import AloneRecord, AloneRow, PairRecord
+from dail.synth.schema.tokens import Tokens
+from dail.synth.strategies.base import Rollout, RolloutRequest
+from dail.synth.strategies.staged import Entry, Stage, Staged, Trace, alone_row
+from dail.synth.strategies.stops import Stops
 
 
 class Single(Staged[Trace]):

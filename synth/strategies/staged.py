@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from synth.engine.base import AloneRecord, AloneRow, Engine, Finished, FinishReason, PairRecord, Records, Row
-from synth.schema.base import EngineDead
-from synth.schema.tokens import Tokens
-from synth.strategies.admission import Admission
-from synth.strategies.base import Rollout, RolloutRequest
-from synth.strategies.stops import Stops
+from dail.synth.engine.base import AloneRecord, AloneRow, Engine, Finished, FinishReason, PairRecord, Records, Row
+from dail.synth.schema.base import EngineDead
+from dail.synth.schema.tokens import Tokens
+from dail.synth.strategies.admission import Admission
+from dail.synth.strategies.base import Rollout, RolloutRequest
+from dail.synth.strategies.stops import Stops
 
 _MOST_PARTINGS = 5  # of one pair without a token in between
 

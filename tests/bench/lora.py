@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
+from dail.train.config import TrainConfig
+from dail.train.data import Example, student_input
+from dail.train.forecast import count
+from dail.train.model import Roles, load_roles
+from dail.train.step import Scorer
 from tests.bench.shapes import SHAPES, machine, write_config
 from tests.bench.train import make_weights
-from train.config import TrainConfig
-from train.data import Example, student_input
-from train.forecast import count
-from train.model import Roles, load_roles
-from train.step import Scorer
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

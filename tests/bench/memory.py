@@ -16,13 +16,13 @@ import sys
 
 import torch
 
-from synth.config import EngineConfig
-from synth.engine.vllm import VllmEngine
-from synth.fit import GIB, fitted, shape_of
-from synth.pair import Pair
-from synth.prompts import Prompts
-from synth.schema.items import Synthesis, load_items
-from synth.strategies.base import RolloutRequest
+from dail.synth.config import EngineConfig
+from dail.synth.engine.vllm import VllmEngine
+from dail.synth.fit import GIB, fitted, shape_of
+from dail.synth.pair import Pair
+from dail.synth.prompts import Prompts
+from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.strategies.base import RolloutRequest
 from tests.bench.shapes import DEMO, SHAPES, machine, model_of
 
 _BLOCK = 128

@@ -28,16 +28,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from synth.config import EngineConfig
-from synth.engine.base import Row
-from synth.engine.vllm import VllmEngine
-from synth.fit import fitted
-from synth.pair import Pair
-from synth.prompts import Contexts, Prompts
-from synth.rollout import Rule, Sampling, mix, uniforms
-from synth.schema.items import Synthesis, load_items
-from synth.strategies.base import RolloutRequest
-from synth.strategies.choice import acceptance
+from dail.synth.config import EngineConfig
+from dail.synth.engine.base import Row
+from dail.synth.engine.vllm import VllmEngine
+from dail.synth.fit import fitted
+from dail.synth.pair import Pair
+from dail.synth.prompts import Contexts, Prompts
+from dail.synth.rollout import Rule, Sampling, mix, uniforms
+from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.strategies.base import RolloutRequest
+from dail.synth.strategies.choice import acceptance
 from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
 from tests.bench.watching import watched
 

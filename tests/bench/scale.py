@@ -14,14 +14,14 @@ import json
 import time
 from typing import Any
 
-from synth.config import EngineConfig, SynthConfig
-from synth.engine.vllm import VllmEngine
-from synth.fit import fitted
-from synth.pair import Pair
-from synth.pool import Pool, ray_cluster
-from synth.prompts import Prompts
-from synth.schema.items import Synthesis, load_items
-from synth.strategies.base import RolloutRequest
+from dail.synth.config import EngineConfig, SynthConfig
+from dail.synth.engine.vllm import VllmEngine
+from dail.synth.fit import fitted
+from dail.synth.pair import Pair
+from dail.synth.pool import Pool, ray_cluster
+from dail.synth.prompts import Prompts
+from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.strategies.base import RolloutRequest
 from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
 
 STRATEGIES = ("lockstep", "lazy")

@@ -18,8 +18,8 @@ from typing import Any
 from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
-from synth.prompts import Prompts
-from synth.schema.items import load_items
+from dail.synth.prompts import Prompts
+from dail.synth.schema.items import load_items
 from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
 
 NGRAMS = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.6)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    import synth.engine.vllm  # noqa: F401  (sets what vLLM reads from the environment)
+    import dail.synth.engine.vllm  # noqa: F401  (sets what vLLM reads from the environment)
 
     model = model_of(options.shape)
     prompts, items = Prompts(model.folder), load_items(DEMO / "expert_solutions.jsonl")

@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from synth.schema.manifest import read_rows
-from synth.schema.models import identify
+from dail.synth.schema.manifest import read_rows
+from dail.synth.schema.models import identify
+from dail.train.config import TrainConfig
 from tests.bench.shapes import SHAPES, machine, model_of
 from tests.bench.train import make_weights, row
 from tests.train.conftest import write_manifest
-from train.config import TrainConfig
 
 
 class Epoch(NamedTuple):
@@ -48,7 +48,7 @@ def peak_mib() -> float:
 
 
 def ours(folder: Path, manifest: Path, out: Path, references: str) -> Epoch:
-    from train.loop import run
+    from dail.train.loop import run
 
     config = TrainConfig.model_validate({"epochs": 1, "dtype": dtype(), "references": references})
     result = run(folder, manifest, out / references, config, out / "shared")

@@ -5,8 +5,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from serve.client import Client
-from synth.schema.base import ApiError
+from dail.serve.client import Client
+from dail.synth.schema.base import ApiError
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from serve.app import create_app
-from serve.intake import BODY_BYTES
-from serve.problems import MEDIA_TYPE
+from dail.serve.app import create_app
+from dail.serve.intake import BODY_BYTES
+from dail.serve.problems import MEDIA_TYPE
 from tests.serve.conftest import items
 
 CANARY = "canary-7f3a"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serve.settings import load_settings
-from synth.schema.base import UsageError, is_loopback
+from dail.serve.settings import load_settings
+from dail.synth.schema.base import UsageError, is_loopback
 
 TOKEN = "a-token-of-16-or-more"
 

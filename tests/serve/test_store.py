@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serve.store import NewBatch, Store
-from serve.tables import STORE_VERSION, wal_is_safe
-from synth.schema.base import StorageError
-from synth.schema.items import ExpertSolution, Synthesis
-from synth.schema.leases import unit_id
+from dail.serve.store import NewBatch, Store
+from dail.serve.tables import STORE_VERSION, wal_is_safe
+from dail.synth.schema.base import StorageError
+from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.schema.leases import unit_id
 
 
 @pytest.fixture

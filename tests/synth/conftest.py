@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,12 +12,10 @@ def cluster() -> Iterator[None]:
     """A local Ray, started the way a worker starts it."""
     import ray
 
-    from synth.pool import ray_cluster
+    from dail.synth.pool import ray_cluster
     from tests.synth import faulty_pair, stub_pair
 
-    home = Path.cwd()
     with ray_cluster():
-        os.chdir(home)
         for module in (stub_pair, faulty_pair):
             ray.cloudpickle.register_pickle_by_value(module)  # actors have no tests on their path
         yield

@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from synth.config import SynthConfig
+from dail.synth.config import SynthConfig
 
 
 def faulty_pair(config: SynthConfig, folder: Path) -> Any:
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    from synth.pair import start_pair
+    from dail.synth.pair import start_pair
 
     pair = start_pair(config)
     engine = pair._entries[0].engine._engine

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synth.config import EngineConfig, SynthConfig
-from synth.engine.base import Limits
-from synth.schema.base import EngineDead, ItemError, UsageError
-from synth.schema.items import Synthesis
-from synth.schema.tokens import Tokens
-from synth.strategies.base import Rollout, RolloutRequest
+from dail.synth.config import EngineConfig, SynthConfig
+from dail.synth.engine.base import Limits
+from dail.synth.schema.base import EngineDead, ItemError, UsageError
+from dail.synth.schema.items import Synthesis
+from dail.synth.schema.tokens import Tokens
+from dail.synth.strategies.base import Rollout, RolloutRequest
 
 
 @dataclass

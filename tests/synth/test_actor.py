@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from synth import actor
-from synth.actor import EngineActor
-from synth.schema.base import EngineDead, UsageError
+from dail.synth import actor
+from dail.synth.actor import EngineActor
+from dail.synth.schema.base import EngineDead, UsageError
 from tests.synth.stub_pair import Refusing, StubPair, config, request
 
 
@@ -25,8 +25,7 @@ def exited(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 @pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineActor:
-    monkeypatch.chdir(tmp_path)  # put back afterwards: the actor leaves for its own folder
+def engine(tmp_path: Path) -> EngineActor:
     started = EngineActor()
     started.start(config(), partial(StubPair, marker=tmp_path / "done"), None)
     return started
@@ -64,8 +63,7 @@ def test_a_failed_step_ends_the_process_and_tells_the_cause(engine: EngineActor,
     assert exited.wait(5.0)
 
 
-def test_settings_that_never_work_do_not_look_like_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_settings_that_never_work_do_not_look_like_a_crash(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a poem"):
         EngineActor().start(config(), partial(Refusing, marker=tmp_path / "done"), None)
 
@@ -74,8 +72,3 @@ def test_health_is_quiet_between_exchanges(engine: EngineActor) -> None:
     engine.exchange([request("a")], [], for_s=0.001)
     assert engine.health().quiet_s == 0.0
     assert engine.health().pid == os.getpid()
-
-
-def test_the_actor_stands_in_a_fresh_folder(engine: EngineActor, tmp_path: Path) -> None:
-    assert Path.cwd() != tmp_path
-    assert not list(Path.cwd().iterdir())

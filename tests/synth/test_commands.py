@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from synth import commands
-from synth.schema.base import UsageError
+from dail.synth import commands
+from dail.synth.schema.base import UsageError
 
 
 @pytest.mark.parametrize("api", ["127.0.0.1:8765", "localhost:8765", "http://", "http://host:port", "ftp://host"])

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 import torch
 
-from synth.config import EngineConfig
-from synth.engine import draws
-from synth.engine.fake import FakeEngine
-from synth.pair import Pair
-from synth.schema.items import Synthesis
-from synth.strategies import reference as reference_module
-from synth.strategies.base import RolloutRequest
-from synth.strategies.choice import acceptance, lazy_is_exact
-from synth.strategies.reference import Reference
+from dail.synth.config import EngineConfig
+from dail.synth.engine import draws
+from dail.synth.engine.fake import FakeEngine
+from dail.synth.pair import Pair
+from dail.synth.schema.items import Synthesis
+from dail.synth.strategies import reference as reference_module
+from dail.synth.strategies.base import RolloutRequest
+from dail.synth.strategies.choice import acceptance, lazy_is_exact
+from dail.synth.strategies.reference import Reference
 
 VOCABULARY, LENGTH = 3, 3
 STOP = 2  # ends a trace early, so that traces of several lengths are among them

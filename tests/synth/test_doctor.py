@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from synth import doctor
-from synth.config import EngineConfig, SynthConfig
-from synth.doctor import describe, examine
-from synth.preview import Forecast, Preview, PreviewTrace, forecast, spread
-from synth.prompts import Prompts
-from synth.schema.base import UsageError
-from synth.schema.items import Synthesis, load_items
+from dail.synth import doctor
+from dail.synth.config import EngineConfig, SynthConfig
+from dail.synth.doctor import describe, examine
+from dail.synth.preview import Forecast, Preview, PreviewTrace, forecast, spread
+from dail.synth.prompts import Prompts
+from dail.synth.schema.base import UsageError
+from dail.synth.schema.items import Synthesis, load_items
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, OLYMPIAD, ROOT
 
 FAKE = SynthConfig(engine=EngineConfig(model=DEMO_MODEL, kind="fake"))

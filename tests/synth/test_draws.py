@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from synth.engine.base import Acceptance, AloneRow, PairRow, Row
-from synth.engine.draws import Draws, Slot
+from dail.synth.engine.base import Acceptance, AloneRow, PairRow, Row
+from dail.synth.engine.draws import Draws, Slot
 
 
 def drawn(steps: int) -> tuple[Draws, dict[str, list[int]]]:

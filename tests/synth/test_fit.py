@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from synth.config import EngineConfig
-from synth.fit import GIB, Device, Shape, fit, fitted, shape_of, this_device
-from synth.schema.base import UsageError
+from dail.synth.config import EngineConfig
+from dail.synth.fit import GIB, Device, Shape, fit, fitted, shape_of, this_device
+from dail.synth.schema.base import UsageError
 from tests.conftest import DEMO_MODEL
 
 H100 = Device("cuda", "H100", 80 * GIB, 79 * GIB)

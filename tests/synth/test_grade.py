@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from synth.grade import Grader, Verdict
+from dail.synth.grade import Grader, Verdict
 
 ENDLESS = r"\boxed{9^{9^{9^9}}}"
 
@@ -164,7 +164,7 @@ def test_closing_leaves_no_process() -> None:
 @pytest.mark.parametrize("last_words", ["time.sleep(60)", rf"grader.grade(r'{ENDLESS}', '3')"])
 def test_a_killed_parent_leaves_no_process(tmp_path: Path, last_words: str) -> None:
     program = (
-        "import time; from synth.grade import Grader; grader = Grader(2.0); grader.grade(r'\\boxed{1/2}', '0.5');"
+        "import time; from dail.synth.grade import Grader; grader = Grader(2.0); grader.grade(r'\\boxed{1/2}', '0.5');"
         f"print(grader._child._process.pid, flush=True); {last_words}"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
@@ -177,7 +177,8 @@ def test_a_killed_parent_leaves_no_process(tmp_path: Path, last_words: str) -> N
 
 
 def test_a_users_own_files_do_not_shadow_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "synth.py").write_text("raise SystemExit('the wrong synth')")
+    for name in ("synth", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
     monkeypatch.chdir(tmp_path)
     with Grader() as grader:
         assert grader.grade(boxed("1/2"), "0.5").correct

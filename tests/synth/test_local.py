@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 
-from synth import local, pool
-from synth.config import EngineConfig, SynthConfig
-from synth.local import Entry, LocalSource, Summary, make_batch, open_ledger, synthesise
-from synth.pool import Pool
-from synth.prompts import Prompts
-from synth.schema.base import IntegrityError, UsageError
-from synth.schema.items import ExpertSolution, Synthesis
-from synth.schema.leases import Failure, Unit
-from synth.schema.manifest import read_manifest, read_rows
-from synth.schema.models import identify
-from synth.schema.tokens import Tokens
-from synth.source import Progress, UnitSource
-from synth.worker import Worker
+from dail.synth import local, pool
+from dail.synth.config import EngineConfig, SynthConfig
+from dail.synth.local import Entry, LocalSource, Summary, make_batch, open_ledger, synthesise
+from dail.synth.pool import Pool
+from dail.synth.prompts import Prompts
+from dail.synth.schema.base import IntegrityError, UsageError
+from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.schema.leases import Failure, Unit
+from dail.synth.schema.manifest import read_manifest, read_rows
+from dail.synth.schema.models import identify
+from dail.synth.schema.tokens import Tokens
+from dail.synth.source import Progress, UnitSource
+from dail.synth.worker import Worker
 from tests.conftest import DEMO_MODEL
 from tests.synth.stub_pair import StubPair
 

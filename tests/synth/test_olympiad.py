@@ -6,16 +6,16 @@ import json
 
 import pytest
 
-from synth.config import EngineConfig
-from synth.engine.fake import FakeEngine
-from synth.pair import Pair
-from synth.prompts import Prompts
-from synth.schema.items import Synthesis, load_items
-from synth.schema.leases import Unit, unit_id
-from synth.schema.models import identify
-from synth.schema.shards import TraceRow, decode_shard, encode_shard
-from synth.traces import prepare, trace_row
-from synth.waypoints import final_answer
+from dail.synth.config import EngineConfig
+from dail.synth.engine.fake import FakeEngine
+from dail.synth.pair import Pair
+from dail.synth.prompts import Prompts
+from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.schema.leases import Unit, unit_id
+from dail.synth.schema.models import identify
+from dail.synth.schema.shards import TraceRow, decode_shard, encode_shard
+from dail.synth.traces import prepare, trace_row
+from dail.synth.waypoints import final_answer
 from tests.conftest import DEMO_MODEL, OLYMPIAD
 
 TOKENS = 32

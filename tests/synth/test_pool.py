@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from synth import pool as pool_module
-from synth.actor import UnitFailure
-from synth.pool import Pool, ray_cluster
-from synth.schema.base import EngineDead, UsageError
-from synth.strategies.base import Rollout
+from dail.synth import pool as pool_module
+from dail.synth.actor import UnitFailure
+from dail.synth.pool import Pool, ray_cluster
+from dail.synth.schema.base import EngineDead, UsageError
+from dail.synth.strategies.base import Rollout
 from tests.synth.stub_pair import Refusing, StubPair, config, request
 
 pytestmark = pytest.mark.usefixtures("cluster")

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from synth import pool as pool_module
-from synth.config import EngineConfig, SynthConfig
-from synth.pair import RECORDS_EVERY, Pair
-from synth.pool import Pool
-from synth.prompts import Prompts
-from synth.schema.items import Synthesis, load_items
-from synth.strategies.base import Rollout, RolloutRequest
+from dail.synth import pool as pool_module
+from dail.synth.config import EngineConfig, SynthConfig
+from dail.synth.pair import RECORDS_EVERY, Pair
+from dail.synth.pool import Pool
+from dail.synth.prompts import Prompts
+from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.strategies.base import Rollout, RolloutRequest
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS
 from tests.synth.faulty_pair import faulty_pair
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from synth.prompts import Prompts, role_messages
-from synth.schema.base import ItemError, UsageError
-from synth.schema.items import ExpertSolution
+from dail.synth.prompts import Prompts, role_messages
+from dail.synth.schema.base import ItemError, UsageError
+from dail.synth.schema.items import ExpertSolution
 from tests.conftest import DEMO_MODEL
 
 PROBLEM = "Compute $\\sqrt{16} + 3 \\cdot 19$ — exactly."

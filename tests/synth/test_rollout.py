@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from synth.engine.base import Acceptance
-from synth.rollout import Rule, Sampling, draw, mix, mixed_distribution, uniforms, watch
+from dail.synth.engine.base import Acceptance
+from dail.synth.rollout import Rule, Sampling, draw, mix, mixed_distribution, uniforms, watch
 
 DRAWS = 40_000
 VOCABULARY = 6

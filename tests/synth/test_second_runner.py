@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from synth.config import EngineConfig
-from synth.engine.base import AloneRow, Finished, FinishReason, Records, Row
-from synth.engine.draws import Slot
-from synth.engine.fake import FakeEngine, Running
-from synth.pair import Pair
+from dail.synth.config import EngineConfig
+from dail.synth.engine.base import AloneRow, Finished, FinishReason, Records, Row
+from dail.synth.engine.draws import Slot
+from dail.synth.engine.fake import FakeEngine, Running
+from dail.synth.pair import Pair
 from tests.synth.test_strategies import LOGITS, STRATEGIES, ids, request, run
 
 interface = pytest.importorskip("vllm.v1.worker.gpu.sample.logits_processor", reason="this vLLM has no second runner")
@@ -30,7 +30,7 @@ class SecondRunner:
     step, and the processor learns of a row's progress from the length of what it sees alone."""
 
     def __init__(self, engine: FakeEngine) -> None:
-        from synth.engine.vllm import Drawing
+        from dail.synth.engine.vllm import Drawing
 
         self._engine, self._chance = engine, random.Random(3)
         self._processor = Drawing(None, SimpleNamespace(device=torch.device("cpu")))
@@ -38,7 +38,7 @@ class SecondRunner:
         self._slots: dict[int, Slot] = {}
 
     def index(self, slots: dict[int, Slot]) -> None:
-        from synth.engine.vllm import _sampling
+        from dail.synth.engine.vllm import _sampling
 
         self._slots = slots
         rows = {slot.row.row_id: slot.row for slot in slots.values()}
@@ -109,7 +109,7 @@ def test_the_second_runner_draws_the_same_traces(strategy: str, tau: float, slow
 
 
 def test_a_number_that_is_used_again_forgets_its_first_row() -> None:
-    from synth.engine.vllm import Drawing, _sampling
+    from dail.synth.engine.vllm import Drawing, _sampling
 
     processor = Drawing(None, SimpleNamespace(device=torch.device("cpu")))
     row = Row("plain", [1, 2, 3], 5, 0.7, 1, frozenset())

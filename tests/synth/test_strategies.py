@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from synth.config import EngineConfig
-from synth.engine.base import Limits
-from synth.engine.fake import FakeEngine, made_up
-from synth.pair import Pair
-from synth.schema.base import ItemError
-from synth.schema.items import Synthesis
-from synth.schema.tokens import Tokens
-from synth.strategies.admission import Admission
-from synth.strategies.base import Rollout, RolloutRequest
-from synth.strategies.reference import Reference
+from dail.synth.config import EngineConfig
+from dail.synth.engine.base import Limits
+from dail.synth.engine.fake import FakeEngine, made_up
+from dail.synth.pair import Pair
+from dail.synth.schema.base import ItemError
+from dail.synth.schema.items import Synthesis
+from dail.synth.schema.tokens import Tokens
+from dail.synth.strategies.admission import Admission
+from dail.synth.strategies.base import Rollout, RolloutRequest
+from dail.synth.strategies.reference import Reference
 
 VOCABULARY = 20
 STOP = frozenset([0])

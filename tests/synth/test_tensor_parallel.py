@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from synth.pair import Pair
+from dail.synth.pair import Pair
 from tests.conftest import ROOT
 from tests.synth.two_ranks import draw
 

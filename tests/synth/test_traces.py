@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from synth.config import EngineConfig
-from synth.engine.fake import FakeEngine
-from synth.pair import Pair
-from synth.prompts import Prompts
-from synth.schema.base import ItemError
-from synth.schema.items import ExpertSolution, Synthesis
-from synth.schema.leases import Unit
-from synth.schema.models import ModelIdentity, identify
-from synth.schema.shards import decode_shard
-from synth.schema.tokens import Tokens
-from synth.strategies.base import Rollout
-from synth.traces import Prepared, prepare, shard_of, trace_row
+from dail.synth.config import EngineConfig
+from dail.synth.engine.fake import FakeEngine
+from dail.synth.pair import Pair
+from dail.synth.prompts import Prompts
+from dail.synth.schema.base import ItemError
+from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.schema.leases import Unit
+from dail.synth.schema.models import ModelIdentity, identify
+from dail.synth.schema.shards import decode_shard
+from dail.synth.schema.tokens import Tokens
+from dail.synth.strategies.base import Rollout
+from dail.synth.traces import Prepared, prepare, shard_of, trace_row
 from tests.conftest import DEMO_MODEL
 
 

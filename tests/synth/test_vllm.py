@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from synth.engine.base import Row
-from synth.pair import Pair
-from synth.prompts import Prompts
-from synth.rollout import mixed_distribution
-from synth.schema.items import Synthesis, load_items
-from synth.strategies.base import RolloutRequest
-from synth.strategies.reference import Reference
+from dail.synth.engine.base import Row
+from dail.synth.pair import Pair
+from dail.synth.prompts import Prompts
+from dail.synth.rollout import mixed_distribution
+from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.strategies.base import RolloutRequest
+from dail.synth.strategies.reference import Reference
+from dail.train.evals.run import drive
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS
-from train.evals.run import drive
 
 pytestmark = pytest.mark.vllm
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from synth.config import EngineConfig
-from synth.engine.vllm import VllmEngine
-from synth.pair import Pair
-from synth.prompts import Prompts
-from synth.schema.items import Synthesis, load_items
-from synth.strategies.admission import Admission
-from synth.strategies.base import Rollout, RolloutRequest
+from dail.synth.config import EngineConfig
+from dail.synth.engine.vllm import VllmEngine
+from dail.synth.pair import Pair
+from dail.synth.prompts import Prompts
+from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.strategies.admission import Admission
+from dail.synth.strategies.base import Rollout, RolloutRequest
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, OLYMPIAD
 
 pytestmark = pytest.mark.vllm

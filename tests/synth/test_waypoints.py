@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.waypoints import LONGEST_WAYPOINT, final_answer, waypoints
+from dail.synth.waypoints import LONGEST_WAYPOINT, final_answer, waypoints
 
 INTEGERS = st.integers(0, 9999).map(str)
 FLOATS = st.decimals(0, 99, places=2).map(str)

@@ -11,25 +11,25 @@ from typing import Any
 import httpx
 import pytest
 
-from synth import source as source_module
-from synth import worker as worker_module
-from synth.actor import UnitFailure
-from synth.config import EngineConfig
-from synth.engine.base import Limits
-from synth.engine.fake import FakeEngine
-from synth.pair import Pair
-from synth.pool import Results, Written
-from synth.prompts import Prompts
-from synth.schema.base import ApiError, EngineDead, StorageError
-from synth.schema.items import ExpertSolution, Synthesis
-from synth.schema.leases import CHECKPOINT_MOST, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit
-from synth.schema.models import ModelIdentity, identify
-from synth.schema.objects import Objects
-from synth.schema.shards import decode_shard
-from synth.schema.tokens import Tokens
-from synth.source import Fenced, HttpSource, Progress, Standing
-from synth.strategies.base import RolloutRequest
-from synth.worker import Worker
+from dail.synth import source as source_module
+from dail.synth import worker as worker_module
+from dail.synth.actor import UnitFailure
+from dail.synth.config import EngineConfig
+from dail.synth.engine.base import Limits
+from dail.synth.engine.fake import FakeEngine
+from dail.synth.pair import Pair
+from dail.synth.pool import Results, Written
+from dail.synth.prompts import Prompts
+from dail.synth.schema.base import ApiError, EngineDead, StorageError
+from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.schema.leases import CHECKPOINT_MOST, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit
+from dail.synth.schema.models import ModelIdentity, identify
+from dail.synth.schema.objects import Objects
+from dail.synth.schema.shards import decode_shard
+from dail.synth.schema.tokens import Tokens
+from dail.synth.source import Fenced, HttpSource, Progress, Standing
+from dail.synth.strategies.base import RolloutRequest
+from dail.synth.worker import Worker
 from tests.conftest import DEMO_MODEL
 
 

@@ -6,11 +6,11 @@ import json
 import sys
 import time
 
-from synth.config import EngineConfig
-from synth.pair import Pair, start_engine
-from synth.prompts import Prompts
-from synth.schema.items import Synthesis, load_items
-from synth.strategies.base import Rollout, RolloutRequest
+from dail.synth.config import EngineConfig
+from dail.synth.pair import Pair, start_engine
+from dail.synth.prompts import Prompts
+from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.strategies.base import Rollout, RolloutRequest
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS
 
 

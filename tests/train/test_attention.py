@@ -8,14 +8,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from synth.schema.models import identify
+from dail.synth.schema.models import identify
+from dail.train.attention import PACKED, packed_attention, register
+from dail.train.config import TrainConfig
+from dail.train.data import Example, ModelLimits, load_examples, pack, student_input
+from dail.train.model import Roles, choose_packing, load_roles
+from dail.train.step import Scorer
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_model import CPU, other_model, stir
-from train.attention import PACKED, packed_attention, register
-from train.config import TrainConfig
-from train.data import Example, ModelLimits, load_examples, pack, student_input
-from train.model import Roles, choose_packing, load_roles
-from train.step import Scorer
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_model_that_packs_wrongly_is_seen_and_padded(
     tiny_model: Path, examples: tuple[Example, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """A model that drops the lengths on the way to its attention would let sequences see each other."""
-    import train.attention as module
+    import dail.train.attention as module
 
     real = module.packed_attention
     monkeypatch.setattr(module, "packed_attention", lambda *a, pack_lengths=None, **k: real(*a, **k))

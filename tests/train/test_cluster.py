@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from dail.train.loop import run
 from tests.conftest import ROOT
 from tests.train.conftest import MakeManifest
 from tests.train.test_loop import SETTINGS
 from tests.train.test_ranks import agree
-from train.loop import run
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from synth.schema.base import UsageError
-from synth.schema.memory import main_memory
-from synth.schema.models import identify
+from dail.synth.schema.base import UsageError
+from dail.synth.schema.memory import main_memory
+from dail.synth.schema.models import identify
+from dail.train import forecast
+from dail.train.config import TrainConfig
+from dail.train.data import ModelLimits, TrainingSet, load_examples
+from dail.train.model import load_roles
+from dail.train.step import Scorer
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_lora import kept
 from tests.train.test_model import CPU
-from train import forecast
-from train.config import TrainConfig
-from train.data import ModelLimits, TrainingSet, load_examples
-from train.model import load_roles
-from train.step import Scorer
 
 
 @pytest.fixture

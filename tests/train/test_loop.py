@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from synth.schema.base import DailError, StorageError, UsageError
+from dail.synth.schema.base import DailError, StorageError, UsageError
+from dail.train import loop, loss
+from dail.train.config import TrainConfig
+from dail.train.loop import Result, run
+from dail.train.step import Scorer
 from tests.conftest import ROOT
 from tests.train.conftest import MakeManifest
-from train import loop, loss
-from train.config import TrainConfig
-from train.loop import Result, run
-from train.step import Scorer
 
 SETTINGS = TrainConfig(epochs=2, checkpoint_every=2, lora_rank=4, lr=3e-3, dtype="float32")  # 3 steps an epoch
 
@@ -118,8 +118,8 @@ def test_a_run_killed_outright_ends_with_the_same_weights(
     settings = SETTINGS.model_copy(update={"epochs": 20})
     unbroken = train("unbroken", settings)
     code = (
-        "import sys; from pathlib import Path; from train.loop import run; from train.config import TrainConfig; "
-        "run(*map(Path, sys.argv[1:4]), TrainConfig.model_validate_json(sys.argv[4]))"
+        "import sys; from pathlib import Path; from dail.train.config import TrainConfig; "
+        "from dail.train.loop import run; run(*map(Path, sys.argv[1:4]), TrainConfig.model_validate_json(sys.argv[4]))"
     )
     arguments = [tiny_model, make_manifest(10), tmp_path / "killed", settings.model_dump_json()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here; another split of the sums rounds otherwise

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from synth.schema.base import UsageError
-from synth.schema.models import identify
+from dail.synth.schema.base import UsageError
+from dail.synth.schema.models import identify
+from dail.train.config import TrainConfig
+from dail.train.data import Example, ModelLimits, load_examples, student_input
+from dail.train.lora import LeanLinear
+from dail.train.model import Roles, check_roles, load_roles, recompute
+from dail.train.step import Scorer
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_model import CPU, literal_loss, stir
-from train.config import TrainConfig
-from train.data import Example, ModelLimits, load_examples, student_input
-from train.lora import LeanLinear
-from train.model import Roles, check_roles, load_roles, recompute
-from train.step import Scorer
 
 
 @pytest.fixture

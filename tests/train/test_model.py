@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from synth.schema.base import UsageError
-from synth.schema.models import identify
+from dail.synth.schema.base import UsageError
+from dail.synth.schema.models import identify
+from dail.train.config import TrainConfig
+from dail.train.data import Example, ModelLimits, load_examples, pad, reference_input, student_input
+from dail.train.loss import Head
+from dail.train.model import Roles, check_roles, device_and_dtype, load_roles, read_limits
+from dail.train.step import Scorer
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
-from train.config import TrainConfig
-from train.data import Example, ModelLimits, load_examples, pad, reference_input, student_input
-from train.loss import Head
-from train.model import Roles, check_roles, device_and_dtype, load_roles, read_limits
-from train.step import Scorer
 
 CPU = torch.device("cpu")
 

@@ -14,15 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from synth.schema.base import UsageError
+from dail.synth.schema.base import UsageError
+from dail.train import references as module
+from dail.train.config import TrainConfig
+from dail.train.loop import run
+from dail.train.ranks import Ranks, joined
 from tests.conftest import ROOT
 from tests.train.conftest import MakeManifest
 from tests.train.test_data import example
 from tests.train.test_loop import SETTINGS, lines
-from train import references as module
-from train.config import TrainConfig
-from train.loop import run
-from train.ranks import Ranks, joined
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -105,7 +105,7 @@ def test_no_thread_of_the_ranks_connection_outlives_it(tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(
         "import os, pathlib, torch\n"
-        "from train.ranks import joined\n"
+        "from dail.train.ranks import joined\n"
         "def threads(): return [p.read_text() for p in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
         "with joined() as ranks:\n"
         "    ranks.gather(1)\n"

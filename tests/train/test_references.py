@@ -13,21 +13,21 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from synth.schema.base import IntegrityError, StorageError, UsageError
-from synth.schema.models import identify
+from dail.synth.schema.base import IntegrityError, StorageError, UsageError
+from dail.synth.schema.models import identify
+from dail.train import references as module
+from dail.train.commands import cache as cache_verb
+from dail.train.commands import train
+from dail.train.config import TrainConfig
+from dail.train.data import Example, ModelLimits, load_examples, reference_input
+from dail.train.loop import compute_references, run
+from dail.train.loss import Weights, reference_of
+from dail.train.model import Roles, load_roles
+from dail.train.references import INDEX_FILE, MadeWith, ReferenceCache, fill, made_with, size_bytes
+from dail.train.step import Scorer
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_loop import SETTINGS, lines, weights
 from tests.train.test_model import CPU, stir
-from train import references as module
-from train.commands import cache as cache_verb
-from train.commands import train
-from train.config import TrainConfig
-from train.data import Example, ModelLimits, load_examples, reference_input
-from train.loop import compute_references, run
-from train.loss import Weights, reference_of
-from train.model import Roles, load_roles
-from train.references import INDEX_FILE, MadeWith, ReferenceCache, fill, made_with, size_bytes
-from train.step import Scorer
 
 CONFIG = TrainConfig(dtype="float32", microbatch_tokens=150)
 

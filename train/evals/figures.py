@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from train.curves import ADAPTER, BASE, INK, panels, style, svg
-from train.evals.results import GroupResult
-from train.evals.samples import Subject
+from dail.train.curves import ADAPTER, BASE, INK, panels, style, svg
+from dail.train.evals.results import GroupResult
+from dail.train.evals.samples import Subject
 
 _LOOK: dict[Subject, dict[str, Any]] = {
     "base": {"color": BASE, "marker": "o", "linestyle": (0, (4, 2))},

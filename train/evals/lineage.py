@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synth.schema.base import IntegrityError, UsageError
-from synth.schema.console import say
-from synth.schema.items import strict_json
-from synth.schema.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelIdentity, adapter_rank
+from dail.synth.schema.base import IntegrityError, UsageError
+from dail.synth.schema.console import say
+from dail.synth.schema.items import strict_json
+from dail.synth.schema.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelIdentity, adapter_rank
 
 _PROVENANCE = "dail.json"
 

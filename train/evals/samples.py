@@ -16,11 +16,11 @@ from typing import Any, Literal, Self
 
 from pydantic import ValidationError
 
-from synth.schema.base import Frozen, StorageError, canonical
-from synth.schema.console import say
-from synth.schema.models import ModelIdentity
-from train.evals.config import EvalConfig
-from train.evals.problems import EvalProblem
+from dail.synth.schema.base import Frozen, StorageError, canonical
+from dail.synth.schema.console import say
+from dail.synth.schema.models import ModelIdentity
+from dail.train.evals.config import EvalConfig
+from dail.train.evals.problems import EvalProblem
 
 Subject = Literal["base", "adapter"]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from synth.schema.base import Config, UsageError, canonical, fingerprint, pointer
+from dail.synth.schema.base import Config, UsageError, canonical, fingerprint, pointer
 
 
 class Inner(Config):

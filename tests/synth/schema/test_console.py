@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from synth.schema import console
-from synth.schema.console import emit, progress, say
+from dail.synth.schema import console
+from dail.synth.schema.console import emit, progress, say
 
 
 @pytest.fixture

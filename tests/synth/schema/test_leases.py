@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synth.schema.items import ExpertSolution, Synthesis
-from synth.schema.leases import shard_key, unit_id, unit_seed
-from synth.schema.models import ModelIdentity
-from synth.schema.objects import Objects
+from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.schema.leases import shard_key, unit_id, unit_seed
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.objects import Objects
 
 ITEM: dict[str, Any] = {"problem": "1+1?", "solution": "é: \\boxed{2}", "answer": "2", "id": "a", "metadata": {"n": 1}}
 MODEL: dict[str, str] = {"name": "m", "revision": "r", "tokenizer_hash": "t", "template_hash": "c"}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from synth.schema.base import IntegrityError, StorageError
-from synth.schema.objects import Objects, sha256
+from dail.synth.schema.base import IntegrityError, StorageError
+from dail.synth.schema.objects import Objects, sha256
 
 KEY, DATA = "shards/b/u/e0-0123.parquet", b"some bytes"
 
