@@ -14,14 +14,14 @@ from pydantic.json_schema import models_json_schema
 
 from dail.serve import batches, health, leases
 from dail.serve.bodies import BatchIn, Problem, Result
-from dail.serve.problems import answer_with_problems
+from dail.serve.errors import answer_with_problems
 from dail.serve.service import Service
 from dail.serve.settings import Settings
-from dail.serve.store import Store
-from dail.synth.schema.base import TOOL_VERSION, DailError
-from dail.synth.schema.leases import Commit, Fail, Heartbeat, LeaseRequest
+from dail.serve.store.transaction import Store
+from dail.synth.core.config import TOOL_VERSION, DailError
+from dail.synth.core.files import Objects
 from dail.synth.schema.models import identify
-from dail.synth.schema.objects import Objects
+from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseRequest
 
 SWEEP_S = 1.0
 

@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 
-from dail.serve.problems import RequestError
+from dail.serve.errors import RequestError
 from dail.serve.settings import Settings
 
 _bearer = HTTPBearer(auto_error=False, description="DAIL_TOKEN; not needed where the server has none")

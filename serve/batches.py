@@ -20,8 +20,8 @@ from dail.serve.bodies import (
     Result,
     ShardPage,
 )
-from dail.serve.intake import batch_body, documents
-from dail.serve.problems import RESPONSES
+from dail.serve.errors import RESPONSES
+from dail.serve.request_body import batch_body, documents
 from dail.serve.service import Service
 from dail.synth.schema.manifest import Manifest
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import click
 
-from dail.serve.client import Client
-from dail.synth.schema.base import (
+from dail.synth.core.config import (
     EXIT_BATCH_FAILED,
     EXIT_CANCELLED,
     EXIT_OK,
@@ -23,7 +22,8 @@ from dail.synth.schema.base import (
     DailError,
     UsageError,
 )
-from dail.synth.schema.console import Progress, emit, progress, say
+from dail.synth.core.console import Progress, emit, progress, say
+from dail.synth.core.http import Client
 from dail.synth.schema.items import Synthesis, load_items
 
 DEFAULT_API = "http://127.0.0.1:8765"

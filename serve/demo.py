@@ -18,13 +18,13 @@ from typing import IO, Any
 
 import click
 
-from dail.serve.client import Client
 from dail.serve.commands import follow
-from dail.synth.schema.base import EXIT_OK, TOOL_VERSION, DailError, UsageError, fingerprint
-from dail.synth.schema.console import emit, say
+from dail.synth.core.config import EXIT_OK, TOOL_VERSION, DailError, UsageError, fingerprint
+from dail.synth.core.console import emit, say
+from dail.synth.core.files import sha256
+from dail.synth.core.http import Client
 from dail.synth.schema.items import Synthesis, load_items
 from dail.synth.schema.models import identify
-from dail.synth.schema.objects import sha256
 
 BUNDLE = Path(__file__).parent.parent / "deploy" / "demo"
 CONFIG = BUNDLE.parent / "configs" / "cpu-tiny.toml"

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Depends, Response
 from dail.serve.auth import people_only
 from dail.serve.batches import TheService
 from dail.serve.bodies import MAX_ITEMS, Limits, Ready
-from dail.serve.intake import BODY_BYTES
-from dail.serve.problems import RESPONSES
+from dail.serve.errors import RESPONSES
+from dail.serve.request_body import BODY_BYTES
 from dail.synth.schema.items import PROBLEM_BYTES, SOLUTION_BYTES
 
 router = APIRouter(tags=["health"], responses=RESPONSES)

@@ -1,4 +1,4 @@
-"""Routes for workers: lease units, say they are alive, commit shards. The bodies are in `dail.synth.schema.leases`."""
+"""Routes for workers: lease units, say they are alive, commit shards. The bodies are in `dail.synth.schema.units`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends
 
 from dail.serve.auth import workers_only
 from dail.serve.batches import TheService
-from dail.serve.intake import body_of, documents
-from dail.serve.problems import RESPONSES
-from dail.synth.schema.leases import Commit, Fail, Heartbeat, HeartbeatReply, LeaseReply, LeaseRequest
+from dail.serve.errors import RESPONSES
+from dail.serve.request_body import body_of, documents
+from dail.synth.schema.units import Commit, Fail, Heartbeat, HeartbeatReply, LeaseReply, LeaseRequest
 
 router = APIRouter(
     prefix="/internal/v1/leases", tags=["workers"], dependencies=[Depends(workers_only)], responses=RESPONSES

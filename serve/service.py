@@ -37,10 +37,14 @@ from dail.serve.bodies import (
     Tokens,
     UnitCounts,
 )
-from dail.serve.store import BatchRecord, NewBatch, Store, Tally, Transaction, UnitRecord
-from dail.serve.tables import wal_is_safe
-from dail.synth.schema.base import DailError, InputError, IntegrityError, StorageError, canonical, fingerprint
-from dail.synth.schema.leases import (
+from dail.serve.store.tables import wal_is_safe
+from dail.serve.store.transaction import BatchRecord, NewBatch, Store, Tally, Transaction, UnitRecord
+from dail.synth.core.config import DailError, InputError, IntegrityError, StorageError, canonical, fingerprint
+from dail.synth.core.files import Objects
+from dail.synth.schema.manifest import Manifest, build_manifest, config_fingerprint, encode_manifest, manifest_key
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.shards import decode_shard
+from dail.synth.schema.units import (
     WORKER_STOPPED,
     Commit,
     Fail,
@@ -53,10 +57,6 @@ from dail.synth.schema.leases import (
     shard_key,
     unit_id,
 )
-from dail.synth.schema.manifest import Manifest, build_manifest, config_fingerprint, encode_manifest, manifest_key
-from dail.synth.schema.models import ModelIdentity
-from dail.synth.schema.objects import Objects
-from dail.synth.schema.shards import decode_shard
 
 MAX_FAILURES = 3  # a retryable failure is tried again until the third
 MAX_LEASES = 10  # a unit that ten workers took and lost is likely what kills them

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from dail.synth.config import SynthConfig
-from dail.synth.schema import console
-from dail.synth.schema.base import UsageError, is_loopback
+from dail.synth.core import console
+from dail.synth.core.config import UsageError, is_loopback
 from dail.synth.schema.items import Synthesis
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def worker(
     Inside `ray job submit` it uses that cluster, elsewhere it starts Ray on this machine. SIGTERM and Ctrl-C hand the
     units back and stop every engine. DAIL_TOKEN is sent as bearer token.
     """
+    from dail.synth.run.unit_source import HttpSource
+    from dail.synth.run.worker import run_worker
     from dail.synth.schema.models import identify
-    from dail.synth.source import HttpSource
-    from dail.synth.worker import run_worker
 
     settings = _settings(config, model, actors, overrides)
     identity = identify(settings.engine.model, student=settings.student)
@@ -94,7 +94,7 @@ def synth(
     Ctrl-C loses nothing: the same command resumes. Other settings or items in the same --out make another batch beside
     the first. Exit code 3: some items failed; 4: all did.
     """
-    from dail.synth.local import synthesise
+    from dail.synth.run.local import synthesise
 
     summary = synthesise(file.resolve(), out.resolve(), *_both(config, model, actors, overrides))
     if as_json:
@@ -135,7 +135,7 @@ def doctor(
     Takes what `dail synth` takes. Exit code 1: Ray's dashboard is open to anybody; 3: some items cannot run; 4: none
     can.
     """
-    from dail.synth.doctor import describe, examine
+    from dail.synth.run.doctor import describe, examine
 
     settings, synthesis = _both(config, model, actors, overrides)
     report = examine(file.resolve() if file else None, settings, synthesis, not no_preview)

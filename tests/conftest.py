@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     beside it the other files run, each whole."""
     for item in items:
         room = item.path.relative_to(ROOT / "tests").parts[0]
-        starts_engines = room in ("flow", "synth") or item.path.name == "test_cluster.py"
+        starts_engines = room in ("flow", "synth") or item.path.name == "test_ray_train.py"
         item.add_marker(pytest.mark.xdist_group("engines" if starts_engines else str(item.path)))
 
 

@@ -93,7 +93,7 @@ def test_the_version_is_said():
 
 def test_one_file_knows_vllm_and_three_know_ray():
     assert importers("vllm") == {"synth/engine/vllm.py"}
-    assert importers("ray") == {"synth/actor.py", "synth/pool.py", "train/cluster.py"}
+    assert importers("ray") == {"synth/run/actor.py", "synth/run/pool.py", "train/ray_train.py"}
 
 
 def test_only_the_trainer_knows_peft():

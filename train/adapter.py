@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from dail.synth.schema.base import Frozen, IntegrityError
+from dail.synth.core.config import Frozen, IntegrityError
 from dail.train.checkpoint import RunRecord, refused, sync
 from dail.train.metrics import METRICS_FILE
 from dail.train.model import Roles

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dail.synth.schema.base import (
+from dail.synth.core.config import (
     TOOL_VERSION,
     DailError,
     Frozen,

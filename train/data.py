@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dail.synth.schema.base import DailError, IntegrityError, UsageError, canonical
-from dail.synth.schema.console import progress
+from dail.synth.core.config import DailError, IntegrityError, UsageError, canonical
+from dail.synth.core.console import progress
 from dail.synth.schema.manifest import Manifest, read_manifest, read_rows
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceRow

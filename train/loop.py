@@ -13,17 +13,17 @@ from pathlib import Path
 import torch
 from torch.optim import AdamW, Optimizer
 
-from dail.synth.schema.base import DailError, UsageError
-from dail.synth.schema.console import progress, say
+from dail.synth.core.config import DailError, UsageError
+from dail.synth.core.console import progress, say
 from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import identify
-from dail.train import adapter, checkpoint, forecast
+from dail.train import adapter, checkpoint, memory
 from dail.train.checkpoint import RunRecord
 from dail.train.config import TrainConfig
 from dail.train.data import Example, TrainingSet, load_examples
+from dail.train.distributed import Ranks
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
 from dail.train.model import check_roles, choose_packing, device_and_dtype, load_roles, read_limits
-from dail.train.ranks import Ranks
 from dail.train.references import ReferenceCache, fill, made_with
 from dail.train.step import Scorer, learning_rate, update
 
@@ -76,12 +76,12 @@ def run(
         checkpoint.claim(out, record)
     scorer = start_scorer(model_folder, record.config, data, ranks)
     roles = scorer.roles
-    forecast.fit(scorer, data)
+    memory.fit(scorer, data)
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
     with metrics(out, done, record) if ranks.is_first else nullcontext() as log:
         scorer = replace(scorer, cache=reference_cache(references or out / REFERENCES, scorer, data, record))
-        forecast.time_left(scorer, data, done, data.num_steps(config))
+        memory.time_left(scorer, data, done, data.num_steps(config))
         steps = optimise(scorer, optimizer, data, out, record, done, log)
     if ranks.is_first:
         adapter.save_adapter(out, roles, record, steps)

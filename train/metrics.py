@@ -11,11 +11,11 @@ from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from dail.synth.schema.base import StorageError, UsageError
-from dail.synth.schema.console import say
+from dail.synth.core.config import StorageError, UsageError
+from dail.synth.core.console import say
+from dail.train.charts import standalone, training_curves
 from dail.train.checkpoint import RunRecord, refused, replace
 from dail.train.config import TrainConfig
-from dail.train.curves import standalone, training_curves
 
 METRICS_FILE, CURVES_FILE = "metrics.jsonl", "curves.svg"
 _PROJECT = "dail"

@@ -19,14 +19,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from dail.synth.schema.base import UsageError
-from dail.synth.schema.console import say
+from dail.synth.core.config import UsageError
+from dail.synth.core.console import say
 from dail.train.attention import PACKED, register
 from dail.train.config import TrainConfig
 from dail.train.data import Example, ModelLimits, Sequences, pad, student_input
+from dail.train.distributed import Ranks
 from dail.train.lora import make_lean
 from dail.train.loss import Head
-from dail.train.ranks import Ranks
 from dail.train.sharding import shard
 
 _ALONE = Ranks()

@@ -27,15 +27,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dail.synth.schema.base import Frozen, IntegrityError, StorageError, UsageError
-from dail.synth.schema.console import progress, say
+from dail.synth.core.config import Frozen, IntegrityError, StorageError, UsageError
+from dail.synth.core.console import progress, say
 from dail.synth.schema.models import ModelIdentity
 from dail.train.checkpoint import refused, replace
 from dail.train.config import TrainConfig
 from dail.train.data import Example, microbatches, out_of_memory, reference_input
+from dail.train.distributed import Ranks
 from dail.train.loss import Reference, Weights, floors, reference_of
 from dail.train.model import Roles
-from dail.train.ranks import Ranks
 
 INDEX_FILE, LOCK_FILE = "references.json", ".lock"
 PART_BYTES = 256 << 20

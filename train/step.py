@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 
 from dail.train.config import TrainConfig
 from dail.train.data import Example, joined_traces, microbatches, out_of_memory, reference_input, student_input
+from dail.train.distributed import Ranks
 from dail.train.loss import Figures, adapted_kl_loss, adapted_nll_loss, folded_kl_loss, kl_loss, kl_weights, nll_loss
 from dail.train.model import Roles
-from dail.train.ranks import Ranks
 from dail.train.references import ReferenceCache
 
 

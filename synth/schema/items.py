@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AfterValidator, Discriminator, Field, JsonValue, StringConstraints, Tag, ValidationError
 
-from dail.synth.schema.base import Config, Frozen, InputError, UsageError, canonical, plainly, pointer
+from dail.synth.core.config import Config, Frozen, InputError, UsageError, canonical, plainly, pointer
 
 PROBLEM_BYTES = 64 * 1024
 SOLUTION_BYTES = 512 * 1024

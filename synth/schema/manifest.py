@@ -12,12 +12,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dail.synth.schema.base import TOOL_VERSION, Frozen, IntegrityError, UsageError, canonical, describe, fingerprint
+from dail.synth.core.config import TOOL_VERSION, Frozen, IntegrityError, UsageError, canonical, describe, fingerprint
+from dail.synth.core.files import Objects
 from dail.synth.schema.items import Synthesis
-from dail.synth.schema.leases import ShardRef
 from dail.synth.schema.models import ModelIdentity
-from dail.synth.schema.objects import Objects
 from dail.synth.schema.shards import SCHEMA_VERSION, TraceRow, decode_shard
+from dail.synth.schema.units import ShardRef
 
 
 class Manifest(Frozen):

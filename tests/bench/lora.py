@@ -19,7 +19,7 @@ import torch
 
 from dail.train.config import TrainConfig
 from dail.train.data import Example, student_input
-from dail.train.forecast import count
+from dail.train.memory import count
 from dail.train.model import Roles, load_roles
 from dail.train.step import Scorer
 from tests.bench.shapes import SHAPES, machine, write_config

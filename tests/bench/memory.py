@@ -17,12 +17,12 @@ import sys
 import torch
 
 from dail.synth.config import EngineConfig
+from dail.synth.engine.sizing import GIB, fitted, shape_of
 from dail.synth.engine.vllm import VllmEngine
-from dail.synth.fit import GIB, fitted, shape_of
-from dail.synth.pair import Pair
-from dail.synth.prompts import Prompts
+from dail.synth.method.prompts import Prompts
+from dail.synth.rollout.base import RolloutRequest
+from dail.synth.rollout.pair import Pair
 from dail.synth.schema.items import Synthesis, load_items
-from dail.synth.strategies.base import RolloutRequest
 from tests.bench.shapes import DEMO, SHAPES, machine, model_of
 
 _BLOCK = 128

@@ -30,14 +30,14 @@ import torch
 
 from dail.synth.config import EngineConfig
 from dail.synth.engine.base import Row
+from dail.synth.engine.sizing import fitted
 from dail.synth.engine.vllm import VllmEngine
-from dail.synth.fit import fitted
-from dail.synth.pair import Pair
-from dail.synth.prompts import Contexts, Prompts
-from dail.synth.rollout import Rule, Sampling, mix, uniforms
+from dail.synth.method.acceptance import Rule, Sampling, mix, uniforms
+from dail.synth.method.prompts import Contexts, Prompts
+from dail.synth.rollout.base import RolloutRequest
+from dail.synth.rollout.pair import Pair
+from dail.synth.rollout.select import acceptance
 from dail.synth.schema.items import Synthesis, load_items
-from dail.synth.strategies.base import RolloutRequest
-from dail.synth.strategies.choice import acceptance
 from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
 from tests.bench.watching import watched
 

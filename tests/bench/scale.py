@@ -15,13 +15,13 @@ import time
 from typing import Any
 
 from dail.synth.config import EngineConfig, SynthConfig
+from dail.synth.engine.sizing import fitted
 from dail.synth.engine.vllm import VllmEngine
-from dail.synth.fit import fitted
-from dail.synth.pair import Pair
-from dail.synth.pool import Pool, ray_cluster
-from dail.synth.prompts import Prompts
+from dail.synth.method.prompts import Prompts
+from dail.synth.rollout.base import RolloutRequest
+from dail.synth.rollout.pair import Pair
+from dail.synth.run.pool import Pool, ray_cluster
 from dail.synth.schema.items import Synthesis, load_items
-from dail.synth.strategies.base import RolloutRequest
 from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
 
 STRATEGIES = ("lockstep", "lazy")

@@ -18,7 +18,7 @@ from typing import Any
 from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
-from dail.synth.prompts import Prompts
+from dail.synth.method.prompts import Prompts
 from dail.synth.schema.items import load_items
 from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
 

@@ -5,8 +5,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from dail.serve.client import Client
-from dail.synth.schema.base import ApiError
+from dail.synth.core.config import ApiError
+from dail.synth.core.http import Client
 
 
 @pytest.fixture

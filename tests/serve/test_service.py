@@ -12,11 +12,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from dail.serve.bodies import BatchIn
 from dail.serve.service import Conflict, Service
-from dail.serve.store import Store
-from dail.synth.schema.leases import Commit, Fail, Heartbeat, LeaseRequest
+from dail.serve.store.transaction import Store
+from dail.synth.core.files import Objects
 from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import ModelIdentity
-from dail.synth.schema.objects import Objects
+from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseRequest
 from tests.serve.conftest import items, lapse_leases
 from tests.serve.worker import write_shard
 

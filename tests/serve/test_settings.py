@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dail.serve.settings import load_settings
-from dail.synth.schema.base import UsageError, is_loopback
+from dail.synth.core.config import UsageError, is_loopback
 
 TOKEN = "a-token-of-16-or-more"
 

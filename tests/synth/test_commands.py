@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from dail.synth import commands
-from dail.synth.schema.base import UsageError
+from dail.synth.core.config import UsageError
 
 
 @pytest.mark.parametrize("api", ["127.0.0.1:8765", "localhost:8765", "http://", "http://host:port", "ftp://host"])

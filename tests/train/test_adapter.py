@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from dail.synth.schema.base import IntegrityError, StorageError
+from dail.synth.core.config import IntegrityError, StorageError
 from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import identify
 from dail.train.adapter import Provenance, finished, save_adapter

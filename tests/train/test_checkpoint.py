@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from dail.synth.schema.base import IntegrityError, StorageError, UsageError
+from dail.synth.core.config import IntegrityError, StorageError, UsageError
 from dail.synth.schema.models import ModelIdentity
 from dail.train.checkpoint import CHECKPOINT_FILE, RUN_FILE, RunRecord, claim, find_run, restore, save, steps_done
 from dail.train.config import TrainConfig

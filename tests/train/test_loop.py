@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dail.synth.schema.base import DailError, StorageError, UsageError
+from dail.synth.core.config import DailError, StorageError, UsageError
 from dail.train import loop, loss
 from dail.train.config import TrainConfig
 from dail.train.loop import Result, run

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from dail.synth.schema.base import UsageError
+from dail.synth.core.config import UsageError
 from dail.synth.schema.models import identify
 from dail.train.config import TrainConfig
 from dail.train.data import Example, ModelLimits, load_examples, student_input

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from dail.synth.schema.base import UsageError
+from dail.synth.core.config import UsageError
 from dail.synth.schema.models import identify
 from dail.train.config import TrainConfig
 from dail.train.data import Example, ModelLimits, load_examples, pad, reference_input, student_input

@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from dail.synth.schema.base import IntegrityError, StorageError, UsageError
+from dail.synth.core.config import IntegrityError, StorageError, UsageError
 from dail.synth.schema.models import identify
 from dail.train import references as module
 from dail.train.commands import cache as cache_verb

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from dail.synth.prompts import Prompts
-from dail.synth.schema.base import StorageError, UsageError
-from dail.synth.schema.console import emit, say
+from dail.synth.core.config import StorageError, UsageError
+from dail.synth.core.console import emit, say
+from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import identify
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.lineage import read_adapter

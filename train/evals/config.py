@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from dail.synth.config import EngineConfig
-from dail.synth.schema.base import Config
+from dail.synth.core.config import Config
 
 
 class EvalConfig(Config):

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dail.synth.schema.base import IntegrityError, UsageError
-from dail.synth.schema.console import say
+from dail.synth.core.config import IntegrityError, UsageError
+from dail.synth.core.console import say
 from dail.synth.schema.items import strict_json
 from dail.synth.schema.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelIdentity, adapter_rank
 

@@ -15,12 +15,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from dail.synth.prompts import Prompts
-from dail.synth.schema.base import DailError
+from dail.synth.core.config import DailError
+from dail.synth.method.prompts import Prompts
 from dail.synth.schema.items import Synthesis
 from dail.synth.schema.manifest import Manifest
-from dail.train.curves import training_curves
-from dail.train.evals.figures import pass_curves
+from dail.train.charts import training_curves
+from dail.train.evals.charts import pass_curves
 from dail.train.evals.lineage import Adapter
 from dail.train.evals.results import Evaluation, GroupResult, PassAtK
 from dail.train.evals.traces import Trace, some_traces

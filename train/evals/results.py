@@ -11,14 +11,14 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from dail.synth.grade import Method
-from dail.synth.schema.base import Frozen
+from dail.synth.core.config import Frozen
+from dail.synth.method.grading import Method
 from dail.synth.schema.models import ModelIdentity
+from dail.train.evals.completions import Subject
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.passk import bootstrap, ks, pass_at_k
 from dail.train.evals.problems import EvalProblem
 from dail.train.evals.run import Judged
-from dail.train.evals.samples import Subject
 
 ALL = "all problems"
 

@@ -16,18 +16,18 @@ from itertools import chain, groupby
 from pathlib import Path
 
 from dail.synth.config import EngineConfig
+from dail.synth.core.config import ItemError, UsageError, canonical
+from dail.synth.core.console import progress, say
+from dail.synth.engine.admission import Admission
 from dail.synth.engine.base import Engine, Finished, Limits, Row
-from dail.synth.grade import Grader, Verdict
-from dail.synth.pair import start_engine
-from dail.synth.prompts import Prompts
-from dail.synth.schema.base import ItemError, UsageError, canonical
-from dail.synth.schema.console import progress, say
+from dail.synth.method.grading import Grader, Verdict
+from dail.synth.method.prompts import Prompts
+from dail.synth.rollout.pair import start_engine
 from dail.synth.schema.models import ModelIdentity
-from dail.synth.strategies.admission import Admission
+from dail.train.evals.completions import Completion, SampleFile, Subject, completion_key
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.lineage import Adapter
 from dail.train.evals.problems import EvalProblem
-from dail.train.evals.samples import Completion, SampleFile, Subject, completion_key
 
 MakeEngine = Callable[[EngineConfig, int | None], Engine]
 

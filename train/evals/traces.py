@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dail.synth.core.files import Objects
 from dail.synth.schema.manifest import Manifest, output_root, read_manifest
-from dail.synth.schema.objects import Objects
 from dail.synth.schema.shards import TraceRow, decode_shard
 
 NUM_TRACES = 12

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dail.synth.schema.base import IntegrityError
-from dail.synth.schema.objects import Objects, sha256
+from dail.synth.core.config import IntegrityError
+from dail.synth.core.files import Objects, sha256
 from dail.synth.schema.shards import SCHEMA, TraceMessage, TraceRow, decode_shard, encode_shard
 from tests.synth.schema.conftest import ROW
 

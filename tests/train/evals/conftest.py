@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from dail.synth.core.files import Objects
 from dail.synth.engine.base import Finished, Limits, Records, Row
-from dail.synth.prompts import Prompts
+from dail.synth.method.prompts import Prompts
+from dail.synth.run.trace_rows import shard_of
 from dail.synth.schema.items import Synthesis
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key
 from dail.synth.schema.models import ModelIdentity, identify
-from dail.synth.schema.objects import Objects
 from dail.synth.schema.shards import TraceRow
-from dail.synth.traces import shard_of
 from dail.train.adapter import Provenance
 from dail.train.checkpoint import RunRecord
 from dail.train.config import TrainConfig

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dail.synth.config import EngineConfig
+from dail.synth.core.config import EngineDead, UsageError
 from dail.synth.engine.base import Engine, Row
-from dail.synth.prompts import Prompts
-from dail.synth.schema.base import EngineDead, UsageError
+from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.lineage import Adapter

@@ -13,8 +13,8 @@ from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel
 
-from dail.synth.prompts import Prompts
-from dail.synth.schema.base import IntegrityError
+from dail.synth.core.config import IntegrityError
+from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.traces import NUM_TRACES, some_traces, token_pieces
 from tests.train.evals.conftest import trace_row, write_manifest
