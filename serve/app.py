@@ -18,7 +18,8 @@ from dail.serve.errors import answer_with_problems
 from dail.serve.service import Service
 from dail.serve.settings import Settings
 from dail.serve.store.transaction import Store
-from dail.synth.core.config import TOOL_VERSION, DailError
+from dail.synth.core.config import TOOL_VERSION
+from dail.synth.core.errors import DailError
 from dail.synth.core.files import Objects
 from dail.synth.schema.models import identify
 from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseRequest

@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
 
 from dail.serve.settings import ModelName
-from dail.synth.core.config import Frozen, InputError, plainly, pointer
-from dail.synth.schema.items import ExpertSolution, Short, Synthesis, check_items
+from dail.synth.core.config import Frozen
+from dail.synth.core.errors import InputError, plainly, pointer
+from dail.synth.schema.items import ExpertSolution, Short, check_items
 from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Failure, ShardRef, UnitState
 
 MAX_ITEMS = 10_000

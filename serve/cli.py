@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from dail.synth.core.config import DailError
+from dail.synth.core.errors import DailError
 
 VERBS = {
     "demo": ("dail.serve.demo:demo", "The whole story on this machine: serve, synthesise, train, evaluate, report."),

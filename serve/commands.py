@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from dail.synth.core.config import (
+from dail.synth.core.console import Progress, emit, progress, say
+from dail.synth.core.errors import (
     EXIT_BATCH_FAILED,
     EXIT_CANCELLED,
     EXIT_OK,
@@ -22,9 +23,9 @@ from dail.synth.core.config import (
     DailError,
     UsageError,
 )
-from dail.synth.core.console import Progress, emit, progress, say
 from dail.synth.core.http import Client
-from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.schema.items import load_items
+from dail.synth.schema.synthesis import Synthesis
 
 DEFAULT_API = "http://127.0.0.1:8765"
 _POLL_S = 1.0

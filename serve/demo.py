@@ -19,12 +19,14 @@ from typing import IO, Any
 import click
 
 from dail.serve.commands import follow
-from dail.synth.core.config import EXIT_OK, TOOL_VERSION, DailError, UsageError, fingerprint
+from dail.synth.core.config import TOOL_VERSION, fingerprint
 from dail.synth.core.console import emit, say
+from dail.synth.core.errors import EXIT_OK, DailError, UsageError
 from dail.synth.core.files import sha256
 from dail.synth.core.http import Client
-from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.schema.items import load_items
 from dail.synth.schema.models import identify
+from dail.synth.schema.synthesis import Synthesis
 
 BUNDLE = Path(__file__).parent.parent / "deploy" / "demo"
 CONFIG = BUNDLE.parent / "configs" / "cpu-tiny.toml"

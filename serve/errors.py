@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from dail.serve.bodies import Fault, Problem
 from dail.serve.service import Conflict, NotFound
-from dail.synth.core.config import DailError, InputError, StorageError, plainly, pointer
+from dail.synth.core.errors import DailError, InputError, StorageError, plainly, pointer
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5

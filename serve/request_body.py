@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from dail.serve.bodies import BatchIn, faults
 from dail.serve.errors import RequestError
-from dail.synth.core.config import InputError, pointer
+from dail.synth.core.errors import InputError, pointer
 from dail.synth.schema.items import strict_json
 
 BODY_BYTES = 64 << 20

@@ -39,7 +39,8 @@ from dail.serve.bodies import (
 )
 from dail.serve.store.tables import wal_is_safe
 from dail.serve.store.transaction import BatchRecord, NewBatch, Store, Tally, Transaction, UnitRecord
-from dail.synth.core.config import DailError, InputError, IntegrityError, StorageError, canonical, fingerprint
+from dail.synth.core.config import canonical, fingerprint
+from dail.synth.core.errors import DailError, InputError, IntegrityError, StorageError
 from dail.synth.core.files import Objects
 from dail.synth.schema.manifest import Manifest, build_manifest, config_fingerprint, encode_manifest, manifest_key
 from dail.synth.schema.models import ModelIdentity

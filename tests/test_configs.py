@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dail.synth.config import SynthConfig
-from dail.synth.core.config import UsageError
-from dail.synth.schema.items import Synthesis
+from dail.synth.core.errors import UsageError
+from dail.synth.schema.synthesis import Synthesis
 from dail.train.config import TrainConfig
 from tests.conftest import ROOT
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from dail.synth.core.config import UsageError
 from dail.synth.core.console import emit, say
+from dail.synth.core.errors import UsageError
 from dail.train.config import TrainConfig
 
 

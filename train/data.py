@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dail.synth.core.config import DailError, IntegrityError, UsageError, canonical
+from dail.synth.core.config import canonical
 from dail.synth.core.console import progress
+from dail.synth.core.errors import DailError, IntegrityError, UsageError
 from dail.synth.schema.manifest import Manifest, read_manifest, read_rows
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceRow

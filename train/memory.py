@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from dail.synth.core.config import UsageError
 from dail.synth.core.console import say
+from dail.synth.core.errors import UsageError
 from dail.synth.core.machine import main_memory
 from dail.train.data import Example, TrainingSet, microbatches, student_input
 from dail.train.model import Roles, recompute
 from dail.train.sharding import own_part
-from dail.train.step import Scorer
+from dail.train.step import GradientStep
 
 GIB = 2**30
 _PIECES = (64, 128)  # tokens on which what autograd keeps is counted
@@ -41,7 +41,7 @@ class Needs:
         return max(0, int((free - self.fixed) / self.per_token))
 
 
-def fit(scorer: Scorer, data: TrainingSet, free: float | None = None) -> None:
+def fit(scorer: GradientStep, data: TrainingSet, free: float | None = None) -> None:
     """Says how much memory the run needs; lets activations be computed again where that is needed and allowed.
 
     Args:
@@ -66,7 +66,7 @@ def fit(scorer: Scorer, data: TrainingSet, free: float | None = None) -> None:
         raise UsageError(_refusal(scorer, data, needs, tokens, free))
 
 
-def time_left(scorer: Scorer, data: TrainingSet, done: int, total: int) -> None:
+def time_left(scorer: GradientStep, data: TrainingSet, done: int, total: int) -> None:
     """Says how long the steps that are left will take, by a pass of the dearest microbatch, after one to warm up."""
     if done == total:
         return
@@ -84,7 +84,7 @@ def time_left(scorer: Scorer, data: TrainingSet, done: int, total: int) -> None:
     say(f"time: about {_duration(per_token * tokens / scorer.ranks.size)} for {total - done} steps")
 
 
-def count(scorer: Scorer, example: Example) -> Needs:
+def count(scorer: GradientStep, example: Example) -> Needs:
     """Counted, not measured: the same on every device, and without filling it."""
     few, many = (_kept_bytes(scorer.roles, example, tokens) for tokens in _PIECES)
     per_token = (many - few) / (_PIECES[1] - _PIECES[0])
@@ -140,13 +140,13 @@ def _recomputed(needs: Needs, roles: Roles) -> Needs:
     return replace(needs, per_token=needs.per_token / layers + layers * matrix_VD.shape[1] * matrix_VD.element_size())
 
 
-def _dearest(scorer: Scorer, examples: Sequence[Example]) -> list[Example]:
+def _dearest(scorer: GradientStep, examples: Sequence[Example]) -> list[Example]:
     """The longest traces that one microbatch may hold."""
     longest = sorted(examples, key=lambda example: -example.student_tokens)[: scorer.config.batch_size]
     return microbatches(longest, scorer.config.microbatch_tokens, packed=scorer.roles.packs)[0]
 
 
-def _refusal(scorer: Scorer, data: TrainingSet, needs: Needs, tokens: int, free: float) -> str:
+def _refusal(scorer: GradientStep, data: TrainingSet, needs: Needs, tokens: int, free: float) -> str:
     config, fits = scorer.config, needs.tokens_within(free)
     longest = max(example.student_tokens for example in data.examples)
     if fits >= longest:

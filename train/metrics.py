@@ -11,11 +11,12 @@ from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from dail.synth.core.config import StorageError, UsageError
 from dail.synth.core.console import say
+from dail.synth.core.errors import StorageError, UsageError
+from dail.synth.core.files import refused, replace
 from dail.train.charts import standalone, training_curves
-from dail.train.checkpoint import RunRecord, refused, replace
 from dail.train.config import TrainConfig
+from dail.train.record import RunRecord
 
 METRICS_FILE, CURVES_FILE = "metrics.jsonl", "curves.svg"
 _PROJECT = "dail"

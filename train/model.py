@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from dail.synth.core.config import UsageError
 from dail.synth.core.console import say
+from dail.synth.core.errors import UsageError
 from dail.train.attention import PACKED, register
 from dail.train.config import TrainConfig
 from dail.train.data import Example, ModelLimits, Sequences, pad, student_input

@@ -8,7 +8,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from dail.synth.core.config import DailError
+from dail.synth.core.errors import DailError
 from dail.synth.run.pool import ray_cluster
 from dail.train import adapter
 from dail.train.checkpoint import steps_done

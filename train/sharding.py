@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from dail.synth.core.config import UsageError
+from dail.synth.core.errors import UsageError
 from dail.train.distributed import Ranks
 
 

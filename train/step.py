@@ -21,7 +21,7 @@ from dail.train.references import ReferenceCache
 
 
 @dataclass(frozen=True)
-class Scorer:
+class GradientStep:
     """What every step needs and none changes. Without a cache the references are computed in each step."""
 
     roles: Roles

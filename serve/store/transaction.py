@@ -20,9 +20,10 @@ from sqlalchemy.exc import DBAPIError
 
 from dail.serve.store.checkpoints import Prefixes
 from dail.serve.store.tables import BATCHES, ITEMS, MANIFESTS, METADATA, NOW, SHARDS, STORE_VERSION, UNITS, make_engine
-from dail.synth.core.config import StorageError
-from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.core.errors import StorageError
+from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Failure, ShardRef, Unit, UnitState
 
 _SHARD_COLUMNS = [SHARDS.c[name] for name in ShardRef.model_fields]

@@ -1,19 +1,8 @@
-"""What every room builds on: the frozen model, TOML with overrides, fingerprints, and the error tree.
-
-DailError                 exit 1   something of ours stopped; the message says what to do
-├── UsageError            exit 2   a flag, a setting or a file the user named cannot be used
-├── InputError            exit 2   expert solutions that cannot be used (`pointer` says where)
-├── IntegrityError        exit 1   bytes that are not what the manifest or the lineage says
-├── StorageError          exit 1   a disk or object store that refused
-├── ApiError              exit 1   the API refused or could not be reached
-├── ItemError             (a row)  one unit cannot run; its neighbours go on
-└── EngineDead            exit 1   the engine is gone; the actor around it ends itself
-"""
+"""What every room builds on: the frozen model, TOML with overrides, and fingerprints."""
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import tomllib
 from collections.abc import Sequence
@@ -22,76 +11,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+
+from dail.synth.core.errors import UsageError, describe
 
 TOOL_VERSION = version("dail")
 
 _TABLES = ("synth", "synthesis", "train", "eval")  # of a config file; each verb reads its own
-
-_PLAINLY = {
-    "extra_forbidden": "there is no such name; check its spelling or remove it",
-    "missing": "it is missing",
-    "model_type": "wanted an object with names and values",
-}
-
-EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_BATCH_FAILED, EXIT_CANCELLED = 0, 1, 2, 3, 4, 5
-
-
-class DailError(Exception):
-    """An error a user can act on: what, what was got, what was wanted, what to do."""
-
-    code = "error"
-    exit_code = EXIT_ERROR
-
-
-class UsageError(DailError):
-    code = "usage"
-    exit_code = EXIT_USAGE
-
-
-class InputError(DailError):
-    """Refused expert solutions.
-
-    `problems` holds one (JSON pointer, code, detail) per fault.
-    """
-
-    code = "invalid_input"
-    exit_code = EXIT_USAGE
-
-    def __init__(self, message: str, problems: Sequence[tuple[str, str, str]] = ()) -> None:
-        super().__init__(message)
-        self.problems = tuple(problems)
-
-
-class IntegrityError(DailError):
-    code = "integrity"
-
-
-class StorageError(DailError):
-    code = "storage"
-
-
-class ApiError(DailError):
-    """`status` is the HTTP status, 0 when the API could not be reached."""
-
-    code = "api"
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class ItemError(DailError):
-    """One unit cannot run. `code` names the reason; `retryable` says whether another try may help."""
-
-    def __init__(self, code: str, message: str, retryable: bool = False) -> None:
-        super().__init__(message)
-        self.code = code
-        self.retryable = retryable
-
-
-class EngineDead(DailError):
-    code = "engine_dead"
 
 
 class Frozen(BaseModel):
@@ -163,27 +88,6 @@ def _override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def describe(error: ValidationError) -> str:
-    """One line per fault of a validation: JSON pointer, what is wrong, and the value's type (never the value)."""
-    return "; ".join(
-        f"{pointer(fault['loc'])}: {plainly(fault)}" for fault in error.errors(include_url=False, include_input=False)
-    )
-
-
-def plainly(fault: ErrorDetails) -> str:
-    """What is wrong, for someone who does not know pydantic."""
-    return _PLAINLY.get(fault["type"], fault["msg"].removeprefix("Value error, "))
-
-
-def pointer(loc: Sequence[str | int]) -> str:
-    """A pydantic location as a JSON pointer (RFC 6901).
-
-    >>> pointer(("items", 3, "solution"))
-    '/items/3/solution'
-    """
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in loc) or "/"
-
-
 def canonical(value: Any) -> bytes:
     """The one JSON spelling that is hashed: sorted keys, no spaces, UTF-8."""
     if isinstance(value, BaseModel):
@@ -194,11 +98,3 @@ def canonical(value: Any) -> bytes:
 def fingerprint(value: Any) -> str:
     """`sha256:` and 64 hex digits of the canonical JSON."""
     return "sha256:" + hashlib.sha256(canonical(value)).hexdigest()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host of a URL is this very machine, which a proxy of the environment would not find."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,4 +1,4 @@
-"""Create-only object writes and checked reads. Nothing here is ever overwritten, renamed over or listed."""
+"""Files that are written whole or not at all: objects, which are made once and never changed, and single files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import errno
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
-from dail.synth.core.config import IntegrityError, StorageError
+from dail.synth.core.errors import DailError, IntegrityError, StorageError
 
 _NAME = r"(?!\.+(?:/|$))[A-Za-z0-9_.-]+"  # not of dots alone
 _KEY = re.compile(rf"{_NAME}(?:/{_NAME})*")
@@ -20,7 +21,10 @@ def sha256(data: bytes) -> str:
 
 
 class Objects:
-    """Objects under one local folder. Keys are slash-separated names made by our own code."""
+    """Objects under one local folder, created once and read with checks: never overwritten, renamed over or listed.
+
+    Keys are slash-separated names made by our own code.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -49,7 +53,7 @@ class Objects:
                 file.flush()
                 os.fsync(file.fileno())
             _link(staged, path, data)
-            _sync_folder(path.parent)
+            sync(path.parent)
         except OSError as error:
             hint = "free some space and rerun" if error.errno == errno.ENOSPC else "check the folder and rerun"
             raise StorageError(f"cannot write {path}: {error.strerror}; nothing was committed; {hint}") from error
@@ -88,8 +92,35 @@ def _link(staged: Path, path: Path, data: bytes) -> None:
             raise StorageError(f"object {path} exists with other content; objects are never overwritten") from None
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Gives `path` the content that `write` puts into a file of another name: durably, and whole or not at all.
+
+    Raises:
+        StorageError: the disk refused; whatever was at `path` before is still there.
+    """
+    staged = path.with_name(f".{path.name}.new")
+    try:
+        write(staged)
+        sync(staged)
+        os.replace(staged, path)
+        sync(path.parent)
+    except OSError as error:
+        raise refused(path, error) from error
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def refused(path: Path, error: Exception) -> DailError:
+    """What to tell when the disk would not take `path`; safetensors reports its errors as text only."""
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    hint = "free some space" if full else "check the folder"
+    kept = "what was there before is kept" if path.exists() else "nothing was written"
+    return StorageError(f"cannot write {path}: {error}; {kept}; {hint} and rerun to go on from the last checkpoint")
+
+
+def sync(path: Path) -> None:
+    """Forces a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

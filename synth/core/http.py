@@ -1,7 +1,15 @@
-"""The API as the verbs see it: JSON in and out, every refusal an ApiError that says what to do."""
+"""The API as verbs and workers see it: every refusal is an ApiError that says what to do.
+
+A verb asks once, with `Client`, since somebody sits before it. A worker, with `PatientClient`, asks again while the API
+is away: its rollouts go on meanwhile.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
+import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -9,10 +17,31 @@ from typing import Any, Self
 
 import httpx
 
-from dail.synth.core.config import ApiError, is_loopback
+from dail.synth.core.console import say
+from dail.synth.core.errors import ApiError, UsageError
 
 _TIMEOUT = httpx.Timeout(60, connect=5)
 _SHOWN_FAULTS = 10
+_WORKER_TIMEOUT_S = 30.0
+AWAY_S = 30 * 60.0  # how long an API that cannot be reached is waited for
+_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this very machine, which a proxy of the environment would not find."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _way_to(url: httpx.URL, token: str | None) -> dict[str, Any]:
+    return {
+        "base_url": url,
+        "headers": {"Authorization": f"Bearer {token}"} if token else {},
+        # a proxy from the environment would take requests to this very machine elsewhere
+        "trust_env": not is_loopback(url.host),
+    }
 
 
 class Client:
@@ -20,11 +49,8 @@ class Client:
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self.url = url.rstrip("/")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            # A proxy from the environment would take requests to this very machine elsewhere.
-            trust_env = not is_loopback(httpx.URL(self.url).host)
-            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=trust_env)
+            self._http = httpx.Client(**_way_to(httpx.URL(self.url), token), timeout=_TIMEOUT)
         except httpx.InvalidURL as error:
             raise ApiError(f"{url!r} is no URL ({error}); wanted one like http://127.0.0.1:8765") from None
 
@@ -89,3 +115,64 @@ def _refusal(response: httpx.Response) -> ApiError:
 def _stranger(response: httpx.Response) -> ApiError:
     said = f"{response.request.url} answered {response.status_code}, but not like a dail API; check --api"
     return ApiError(said, response.status_code)
+
+
+def worker_http(api: str, token: str | None) -> httpx.AsyncClient:
+    """The connection of a worker to an API. Raises UsageError if `api` is no URL."""
+    try:
+        url = httpx.URL(api.rstrip("/") + "/internal/v1/")
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise UsageError(f"--api {api!r} is no URL; wanted one like http://127.0.0.1:8765")
+    return httpx.AsyncClient(**_way_to(url, token), timeout=_WORKER_TIMEOUT_S)
+
+
+class PatientClient:
+    """Posts, again and again while the API is away or busy; so every call must be safe to repeat."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self._away = False
+
+    async def post(self, path: str, body: Any) -> bytes:
+        """The reply's bytes. Waits for an API that is away or busy, up to AWAY_S; then raises ApiError."""
+        deadline, pause_s = time.monotonic() + AWAY_S, _PAUSE_S
+        while True:
+            try:
+                response = await self._http.post(path, json=body)
+                if response.status_code < 500 and response.status_code != 429:
+                    self._say_away("")
+                    return _checked(response)
+                why, status = f"it answered {response.status_code}", response.status_code
+            except httpx.TransportError as error:
+                why, status = f"{type(error).__name__}: {error}", 0
+            if time.monotonic() + pause_s > deadline:
+                raise ApiError(f"the API at {self._http.base_url} was away for {AWAY_S / 60:.0f} min: {why}", status)
+            self._say_away(why)
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _say_away(self, why: str) -> None:
+        if why and not self._away:
+            say(f"the API at {self._http.base_url} is away ({why}); rollouts go on, calls are repeated")
+        elif self._away and not why:
+            say("the API is back")
+        self._away = bool(why)
+
+
+def _checked(response: httpx.Response) -> bytes:
+    if response.is_success:
+        return response.content
+    hint = "; set DAIL_TOKEN to a worker token" if response.status_code in (401, 403) else ""
+    raise ApiError(
+        f"POST {response.url} was refused with {response.status_code}: {_detail(response)}{hint}", response.status_code
+    )
+
+
+def _detail(response: httpx.Response) -> str:
+    """What a problem+json body says, else the beginning of whatever was sent."""
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200]

@@ -8,7 +8,7 @@ into the prefix cache first (`dail.synth.rollout.scheduler`).
 
 from __future__ import annotations
 
-from dail.synth.core.config import ItemError
+from dail.synth.core.errors import ItemError
 from dail.synth.engine.base import Limits
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dail.synth.config import EngineConfig
-from dail.synth.core.config import UsageError
+from dail.synth.core.errors import UsageError
 from dail.synth.core.machine import main_memory
 
 GIB = 2**30

@@ -36,7 +36,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunnerProcessor
 
 from dail.synth.config import EngineConfig
-from dail.synth.core.config import EngineDead, UsageError
+from dail.synth.core.errors import EngineDead, UsageError
 from dail.synth.engine.base import SCORE_TOP, Finished, FinishReason, Limits, Records, Row, Score
 from dail.synth.engine.sampling import Draws, Slot, pause_id
 

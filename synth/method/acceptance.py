@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dail.synth.engine.base import Acceptance
+from dail.synth.schema.synthesis import Acceptance
 
 _BLOCK = 128  # divides most vocabularies, so that they need no padding
 _KINDS = ("absolute", "relative", "topk")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
-from dail.synth.core.config import DailError, UsageError
+from dail.synth.core.errors import DailError, UsageError
 from dail.synth.method.waypoints import final_answer
 
 Method = Literal["integer", "math-verify", "none", "timeout"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from dail.synth.core.config import ItemError, UsageError
+from dail.synth.core.errors import ItemError, UsageError
 from dail.synth.method.waypoints import final_answer, waypoints
 from dail.synth.schema.items import ExpertSolution, Message
 from dail.synth.schema.models import ROLES, TEMPLATES, chat_template

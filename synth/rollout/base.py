@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dail.synth.engine.base import Finished, FinishReason, Records
-from dail.synth.schema.items import Synthesis
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 
 

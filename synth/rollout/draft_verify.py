@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dail.synth.core.config import ItemError
-from dail.synth.engine.base import Acceptance, AloneRecord, AloneRow, PairRecord, Row, Score
+from dail.synth.core.errors import ItemError
+from dail.synth.engine.base import AloneRecord, AloneRow, PairRecord, Row, Score
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.scheduler import Entry, Stage, Staged, Trace, alone_row
 from dail.synth.rollout.select import acceptance
 from dail.synth.rollout.stop_strings import Stops
+from dail.synth.schema.synthesis import Acceptance
 
 LONGEST_DRAFT = 32
 _FIRST_DRAFT = 4

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from dail.synth.core.config import ItemError
+from dail.synth.core.errors import ItemError
 from dail.synth.engine.base import AloneRecord, AloneRow, PairRecord, Pause, Row, Score
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.scheduler import Entry, Stage, Staged, Trace, alone_row
 from dail.synth.rollout.select import acceptance, lazy_is_exact
 from dail.synth.rollout.stop_strings import Stops
-from dail.synth.schema.items import Synthesis
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from dail.synth.config import EngineConfig, SynthConfig
 from dail.synth.engine.admission import Admission
 from dail.synth.engine.base import Engine, Finished, Limits, Records
-from dail.synth.engine.sizing import fitted
+from dail.synth.engine.start import start_engine
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.direct import Single
@@ -153,25 +153,3 @@ def _decoder(model: Path) -> Decode:
         return Prompts(model).tokenizer
 
     return lambda ids: str(tokenizer().decode(list(ids), skip_special_tokens=False))
-
-
-def start_engine(
-    config: EngineConfig, max_rank: int | None = None, num_engines: int = 1, mixes_adapters: bool = False
-) -> Engine:
-    """Starts the engine of a config, with the sizes that it leaves out fitted to this process's device.
-
-    Args:
-        max_rank: largest rank of the PEFT adapters that rows may name; none: no adapters.
-        num_engines: that share the device.
-        mixes_adapters: whether rows with an adapter and rows without may run at one time.
-
-    Raises:
-        UsageError: the engine refused the model folder or the settings.
-    """
-    if config.kind == "fake":
-        from dail.synth.engine.fake import FakeEngine
-
-        return FakeEngine(config)
-    from dail.synth.engine.vllm import VllmEngine
-
-    return VllmEngine(fitted(config, num_engines), max_rank, mixes_adapters)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from dail.synth.core.config import EngineDead
+from dail.synth.core.errors import EngineDead
 from dail.synth.engine.admission import Admission
 from dail.synth.engine.base import AloneRecord, AloneRow, Engine, Finished, FinishReason, PairRecord, Records, Row
 from dail.synth.rollout.base import Rollout, RolloutRequest

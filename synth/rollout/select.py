@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from dail.synth.engine.base import Acceptance
 from dail.synth.rollout.base import RolloutRequest
-from dail.synth.schema.items import Synthesis
+from dail.synth.schema.synthesis import Acceptance, Synthesis
 
 Wanted = Literal["auto", "lockstep", "lazy", "draft_verify"]
 Chosen = Literal["lockstep", "lazy", "draft_verify", "single"]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 import ray
 
 from dail.synth.config import SynthConfig
-from dail.synth.core.config import EngineDead, ItemError, UsageError
+from dail.synth.core.errors import EngineDead, ItemError, UsageError
 from dail.synth.engine.base import Limits
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.schema.trace_tokens import Tokens

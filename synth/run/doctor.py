@@ -13,25 +13,18 @@ from typing import Any
 import httpx
 
 from dail.synth.config import SynthConfig
-from dail.synth.core.config import (
-    EXIT_BATCH_FAILED,
-    EXIT_ERROR,
-    EXIT_OK,
-    EXIT_SOME_FAILED,
-    TOOL_VERSION,
-    DailError,
-    Frozen,
-    ItemError,
-)
+from dail.synth.core.config import TOOL_VERSION, Frozen
 from dail.synth.core.console import progress
+from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_ERROR, EXIT_OK, EXIT_SOME_FAILED, DailError, ItemError
 from dail.synth.engine.sizing import GIB, Device, Sizes, fit, shape_of, this_device
 from dail.synth.method.prompts import Contexts, Prompts
 from dail.synth.run.local import make_batch
 from dail.synth.run.pool import ray_cluster
 from dail.synth.run.preview import Forecast, Preview, forecast, run_preview
 from dail.synth.run.trace_rows import prepare
-from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.schema.items import load_items
 from dail.synth.schema.models import ROLES, ModelIdentity, identify
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Unit
 
 _DASHBOARD_PORT, _PROBE_S = 8265, 2.0

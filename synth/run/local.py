@@ -28,22 +28,16 @@ from typing import IO, Any
 from pydantic import TypeAdapter, ValidationError
 
 from dail.synth.config import SynthConfig
-from dail.synth.core.config import (
-    EXIT_BATCH_FAILED,
-    EXIT_OK,
-    EXIT_SOME_FAILED,
-    Frozen,
-    IntegrityError,
-    UsageError,
-    fingerprint,
-)
+from dail.synth.core.config import Frozen, fingerprint
 from dail.synth.core.console import say
+from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_OK, EXIT_SOME_FAILED, IntegrityError, UsageError
 from dail.synth.core.files import Objects
 from dail.synth.run.unit_source import Progress, Standing
 from dail.synth.run.worker import run_worker
-from dail.synth.schema.items import ExpertSolution, Synthesis, load_items
+from dail.synth.schema.items import ExpertSolution, load_items
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest
 from dail.synth.schema.models import ModelIdentity, chat_template, identify
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import WORKER_STOPPED, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit, unit_id
 

@@ -24,8 +24,8 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from dail.synth.config import SynthConfig
-from dail.synth.core.config import DailError, EngineDead, UsageError
 from dail.synth.core.console import say
+from dail.synth.core.errors import DailError, EngineDead, UsageError
 from dail.synth.engine.base import Limits
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.select import contexts

@@ -12,8 +12,9 @@ import time
 from collections.abc import Sequence
 
 from dail.synth.config import SynthConfig
-from dail.synth.core.config import DailError, Frozen, ItemError
+from dail.synth.core.config import Frozen
 from dail.synth.core.console import progress
+from dail.synth.core.errors import DailError, ItemError
 from dail.synth.engine.base import Limits
 from dail.synth.method.prompts import Prompts
 from dail.synth.run.pool import Pool, Results

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 from dataclasses import dataclass
 
-from dail.synth.core.config import ItemError
+from dail.synth.core.errors import ItemError
 from dail.synth.core.files import sha256
 from dail.synth.method.prompts import Contexts, Prompts
 from dail.synth.rollout.base import Rollout, RolloutRequest

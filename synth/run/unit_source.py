@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
 from typing import NamedTuple, Protocol, TypeVar
 
 import httpx
 from pydantic import ValidationError
 
-from dail.synth.core.config import ApiError, DailError, Frozen, describe
-from dail.synth.core.console import say
+from dail.synth.core.config import Frozen
+from dail.synth.core.errors import ApiError, DailError, describe
+from dail.synth.core.http import PatientClient
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import (
@@ -26,8 +24,6 @@ from dail.synth.schema.units import (
     Unit,
 )
 
-AWAY_S = 30 * 60.0  # how long an API that cannot be reached is waited for
-_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _DROPPED = (404, 409, 410)  # fenced, or the batch was deleted
 
 Reply = TypeVar("Reply", bound=Frozen)
@@ -84,13 +80,12 @@ class HttpSource:
     """Leases from an API. Calls are repeated while the API is away; every call is safe to repeat."""
 
     def __init__(self, client: httpx.AsyncClient, worker: str, model: ModelIdentity) -> None:
-        self._client, self._worker, self._model = client, worker, model
+        self._client, self._worker, self._model = PatientClient(client), worker, model
         self._num_leased = self._num_ended = 0
-        self._away = False
 
     async def lease(self, count: int) -> LeaseReply:
         request = LeaseRequest(worker=self._worker, count=min(count, 4096), model=self._model)
-        reply = _parse(LeaseReply, await self._post("leases", request))
+        reply = _parse(LeaseReply, await self._client.post("leases", request.model_dump(mode="json")))
         self._num_leased += len(reply.units)
         return reply
 
@@ -122,53 +117,11 @@ class HttpSource:
 
     async def _post_for(self, unit: Unit, verb: str, body: Frozen) -> bytes:
         try:
-            return await self._post(f"leases/{unit.unit_id}/{verb}", body)
+            return await self._client.post(f"leases/{unit.unit_id}/{verb}", body.model_dump(mode="json"))
         except ApiError as error:
             if error.status in _DROPPED:
                 raise Fenced(str(error)) from None
             raise
-
-    async def _post(self, path: str, body: Frozen) -> bytes:
-        """The reply's bytes. Waits for an API that is away or busy, up to AWAY_S; then raises ApiError."""
-        deadline, pause_s = time.monotonic() + AWAY_S, _PAUSE_S
-        while True:
-            try:
-                response = await self._client.post(path, json=body.model_dump(mode="json"))
-                if response.status_code < 500 and response.status_code != 429:
-                    self._say_away("")
-                    return _checked(response)
-                why, status = f"it answered {response.status_code}", response.status_code
-            except httpx.TransportError as error:
-                why, status = f"{type(error).__name__}: {error}", 0
-            if time.monotonic() + pause_s > deadline:
-                raise ApiError(f"the API at {self._client.base_url} was away for {AWAY_S / 60:.0f} min: {why}", status)
-            self._say_away(why)
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-    def _say_away(self, why: str) -> None:
-        if why and not self._away:
-            say(f"the API at {self._client.base_url} is away ({why}); rollouts go on, calls are repeated")
-        elif self._away and not why:
-            say("the API is back")
-        self._away = bool(why)
-
-
-def _checked(response: httpx.Response) -> bytes:
-    if response.is_success:
-        return response.content
-    hint = "; set DAIL_TOKEN to a worker token" if response.status_code in (401, 403) else ""
-    raise ApiError(
-        f"POST {response.url} was refused with {response.status_code}: {_detail(response)}{hint}", response.status_code
-    )
-
-
-def _detail(response: httpx.Response) -> str:
-    """What a problem+json body says, else the beginning of whatever was sent."""
-    try:
-        return str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return response.text[:200]
 
 
 def _parse(kind: type[Reply], data: bytes) -> Reply:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dail.synth.config import SynthConfig
 from dail.synth.core import console
-from dail.synth.core.config import DailError, StorageError
+from dail.synth.core.errors import DailError, StorageError
 from dail.synth.core.files import Objects
 from dail.synth.engine.base import Limits
 from dail.synth.method.prompts import Prompts

@@ -11,7 +11,8 @@ import json
 import re
 from pathlib import Path
 
-from dail.synth.core.config import Frozen, UsageError
+from dail.synth.core.config import Frozen
+from dail.synth.core.errors import UsageError
 
 ROLES = ("student", "privileged_student", "negative_reference")
 TEMPLATES = Path(__file__).parents[1] / "method" / "templates"

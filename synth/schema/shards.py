@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dail.synth.core.config import TOOL_VERSION, Frozen, IntegrityError
+from dail.synth.core.config import TOOL_VERSION, Frozen
+from dail.synth.core.errors import IntegrityError
 from dail.synth.schema.items import Kind
 
 SCHEMA_VERSION = 2

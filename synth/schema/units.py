@@ -16,8 +16,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from dail.synth.core.config import Frozen, canonical
-from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 
 CHECKPOINT_MOST = 4096  # tokens in one heartbeat

@@ -37,7 +37,8 @@ from dail.synth.method.prompts import Contexts, Prompts
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
 from dail.synth.rollout.select import acceptance
-from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.schema.items import load_items
+from dail.synth.schema.synthesis import Synthesis
 from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
 from tests.bench.watching import watched
 

@@ -21,7 +21,8 @@ from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
 from dail.synth.run.pool import Pool, ray_cluster
-from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.schema.items import load_items
+from dail.synth.schema.synthesis import Synthesis
 from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
 
 STRATEGIES = ("lockstep", "lazy")

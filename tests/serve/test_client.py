@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from dail.synth.core.config import ApiError
+from dail.synth.core.errors import ApiError
 from dail.synth.core.http import Client
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dail.serve.settings import load_settings
-from dail.synth.core.config import UsageError, is_loopback
+from dail.synth.core.errors import UsageError
+from dail.synth.core.http import is_loopback
 
 TOKEN = "a-token-of-16-or-more"
 

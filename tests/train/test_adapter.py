@@ -12,15 +12,16 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from dail.synth.core.config import IntegrityError, StorageError
+from dail.synth.core.errors import IntegrityError, StorageError
 from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import identify
-from dail.train.adapter import Provenance, finished, save_adapter
+from dail.train.adapter import finished, save_adapter
 from dail.train.checkpoint import find_run
 from dail.train.config import TrainConfig
 from dail.train.data import pad
 from dail.train.loop import Result, run
 from dail.train.model import load_roles
+from dail.train.record import Provenance
 from tests.train.conftest import MakeManifest
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from dail.train.attention import PACKED, packed_attention, register
 from dail.train.config import TrainConfig
 from dail.train.data import Example, ModelLimits, load_examples, pack, student_input
 from dail.train.model import Roles, choose_packing, load_roles
-from dail.train.step import Scorer
+from dail.train.step import GradientStep
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_model import CPU, other_model, stir
 
@@ -61,7 +61,7 @@ def test_gradients_of_packs_pads_and_single_traces_agree(roles: Roles, examples:
     for packs, tokens in ((True, 10_000), (True, 1), (False, 10_000)):
         config = TrainConfig(dtype="float32", microbatch_tokens=tokens, max_grad_norm=1e9)
         ways = Roles(roles.peft, roles.head, roles.device, packs)
-        Scorer(ways, config, 10.0).gradients(examples)
+        GradientStep(ways, config, 10.0).gradients(examples)
         found.append({name: w.grad.clone() for name, w in roles.adapter().items() if w.grad is not None})
         roles.peft.zero_grad()
     for other in found[1:]:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from dail.serve.cli import dail
-from dail.synth.core.config import EXIT_USAGE, DailError, UsageError
+from dail.synth.core.errors import EXIT_USAGE, DailError, UsageError
 from tests.train.conftest import MakeManifest
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dail.synth.core.config import UsageError
+from dail.synth.core.errors import UsageError
 from dail.train.config import FREE_ON_RESUME, TrainConfig
 
 

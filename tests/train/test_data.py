@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dail.synth.core.config import DailError, IntegrityError, UsageError
+from dail.synth.core.errors import DailError, IntegrityError, UsageError
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.train.data import Example, ModelLimits, TrainingSet, load_examples, microbatches, pad, reference_input
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest, trace_row, write_manifest

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dail.synth.core.config import UsageError
+from dail.synth.core.errors import UsageError
 from dail.train import references as module
 from dail.train.config import TrainConfig
 from dail.train.distributed import Ranks, joined

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dail.synth.core.config import UsageError
+from dail.synth.core.errors import UsageError
 from dail.synth.core.machine import main_memory
 from dail.synth.schema.models import identify
 from dail.train import memory
 from dail.train.config import TrainConfig
 from dail.train.data import ModelLimits, TrainingSet, load_examples
 from dail.train.model import load_roles
-from dail.train.step import Scorer
+from dail.train.step import GradientStep
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_lora import kept
 from tests.train.test_model import CPU
@@ -25,9 +25,9 @@ def data(make_manifest: MakeManifest, tiny_model: Path) -> TrainingSet:
     return load_examples(make_manifest(8), identify(tiny_model), ModelLimits(CONTEXT, VOCABULARY))
 
 
-def scorer(tiny_model: Path, **settings: object) -> Scorer:
+def scorer(tiny_model: Path, **settings: object) -> GradientStep:
     config = TrainConfig.model_validate({"dtype": "float32", "lora_rank": 2, "token_chunk": 16, **settings})
-    return Scorer(load_roles(tiny_model, config, CPU), config, 15.0)
+    return GradientStep(load_roles(tiny_model, config, CPU), config, 15.0)
 
 
 def test_what_a_token_needs_is_what_autograd_keeps_of_it(tiny_model: Path, data: TrainingSet):
@@ -46,7 +46,7 @@ def test_a_run_that_fits_says_what_it_needs(tiny_model: Path, data: TrainingSet,
     assert "memory: " in said and "GiB of weights" in said and "again" not in said
 
 
-def limits(of_run: Scorer, data: TrainingSet) -> tuple[int, memory.Needs]:
+def limits(of_run: GradientStep, data: TrainingSet) -> tuple[int, memory.Needs]:
     return max(example.student_tokens for example in data.examples), memory.count(of_run, data.examples[0])
 
 
@@ -114,6 +114,6 @@ def test_out_of_memory_names_the_settings_that_take_less(
     def full(*args: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Scorer, "score", full)
+    monkeypatch.setattr(GradientStep, "score", full)
     with pytest.raises(Exception, match=r"lower microbatch_tokens \(now 4096\) or token_chunk \(now 16\), or set rec"):
         of_run.gradients(data.examples[:4])

@@ -16,7 +16,7 @@ import pytest
 from accelerate import tracking
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dail.synth.core.config import StorageError, UsageError
+from dail.synth.core.errors import StorageError, UsageError
 from dail.train import metrics as module
 from dail.train.metrics import CURVES_FILE, METRICS_FILE, check_trackers, metrics
 from tests.conftest import ROOT

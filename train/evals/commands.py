@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from dail.synth.core.config import StorageError, UsageError
 from dail.synth.core.console import emit, say
+from dail.synth.core.errors import StorageError, UsageError
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import identify
 from dail.train.evals.config import EvalConfig

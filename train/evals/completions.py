@@ -16,8 +16,9 @@ from typing import Any, Literal, Self
 
 from pydantic import ValidationError
 
-from dail.synth.core.config import Frozen, StorageError, canonical
+from dail.synth.core.config import Frozen, canonical
 from dail.synth.core.console import say
+from dail.synth.core.errors import StorageError
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.problems import EvalProblem

@@ -15,10 +15,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from dail.synth.core.config import DailError
+from dail.synth.core.errors import DailError
 from dail.synth.method.prompts import Prompts
-from dail.synth.schema.items import Synthesis
 from dail.synth.schema.manifest import Manifest
+from dail.synth.schema.synthesis import Synthesis
 from dail.train.charts import training_curves
 from dail.train.evals.charts import pass_curves
 from dail.train.evals.lineage import Adapter

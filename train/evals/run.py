@@ -16,13 +16,14 @@ from itertools import chain, groupby
 from pathlib import Path
 
 from dail.synth.config import EngineConfig
-from dail.synth.core.config import ItemError, UsageError, canonical
+from dail.synth.core.config import canonical
 from dail.synth.core.console import progress, say
+from dail.synth.core.errors import ItemError, UsageError
 from dail.synth.engine.admission import Admission
 from dail.synth.engine.base import Engine, Finished, Limits, Row
+from dail.synth.engine.start import start_engine
 from dail.synth.method.grading import Grader, Verdict
 from dail.synth.method.prompts import Prompts
-from dail.synth.rollout.pair import start_engine
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.completions import Completion, SampleFile, Subject, completion_key
 from dail.train.evals.config import EvalConfig

@@ -8,8 +8,9 @@ import pytest
 
 from dail.serve.store.tables import STORE_VERSION, wal_is_safe
 from dail.serve.store.transaction import NewBatch, Store
-from dail.synth.core.config import StorageError
-from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.core.errors import StorageError
+from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import unit_id
 
 

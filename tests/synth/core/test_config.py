@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from dail.synth.core.config import Config, UsageError, canonical, fingerprint, pointer
+from dail.synth.core.config import Config, canonical, fingerprint
+from dail.synth.core.errors import UsageError, pointer
 
 
 class Inner(Config):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dail.synth.core.config import IntegrityError, StorageError
+from dail.synth.core.errors import IntegrityError, StorageError
 from dail.synth.core.files import Objects, sha256
 
 KEY, DATA = "shards/b/u/e0-0123.parquet", b"some bytes"

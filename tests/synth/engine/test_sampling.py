@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from dail.synth.engine.base import Acceptance, AloneRow, PairRow, Row
+from dail.synth.engine.base import AloneRow, PairRow, Row
 from dail.synth.engine.sampling import Draws, Slot
+from dail.synth.schema.synthesis import Acceptance
 
 
 def drawn(steps: int) -> tuple[Draws, dict[str, list[int]]]:

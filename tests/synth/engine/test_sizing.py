@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dail.synth.config import EngineConfig
-from dail.synth.core.config import UsageError
+from dail.synth.core.errors import UsageError
 from dail.synth.engine.sizing import GIB, Device, Shape, fit, fitted, shape_of, this_device
 from tests.conftest import DEMO_MODEL
 

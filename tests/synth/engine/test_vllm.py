@@ -15,7 +15,8 @@ from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
 from dail.synth.rollout.reference import Reference
-from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.schema.items import load_items
+from dail.synth.schema.synthesis import Synthesis
 from dail.train.evals.run import drive
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS
 

@@ -14,7 +14,8 @@ from dail.synth.engine.vllm import VllmEngine
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.pair import Pair
-from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.schema.items import load_items
+from dail.synth.schema.synthesis import Synthesis
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, OLYMPIAD
 
 pytestmark = pytest.mark.vllm

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dail.synth.engine.base import Acceptance
 from dail.synth.method.acceptance import Rule, Sampling, draw, mix, mixed_distribution, uniforms, watch
+from dail.synth.schema.synthesis import Acceptance
 
 DRAWS = 40_000
 VOCABULARY = 6

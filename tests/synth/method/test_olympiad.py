@@ -12,9 +12,10 @@ from dail.synth.method.prompts import Prompts
 from dail.synth.method.waypoints import final_answer
 from dail.synth.rollout.pair import Pair
 from dail.synth.run.trace_rows import prepare, trace_row
-from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.schema.items import load_items
 from dail.synth.schema.models import identify
 from dail.synth.schema.shards import TraceRow, decode_shard, encode_shard
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Unit, unit_id
 from tests.conftest import DEMO_MODEL, OLYMPIAD
 

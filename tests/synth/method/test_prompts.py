@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dail.synth.core.config import ItemError, UsageError
+from dail.synth.core.errors import ItemError, UsageError
 from dail.synth.method.prompts import Prompts, role_messages
 from dail.synth.schema.items import ExpertSolution
 from tests.conftest import DEMO_MODEL

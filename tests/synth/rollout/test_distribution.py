@@ -25,7 +25,7 @@ from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
 from dail.synth.rollout.reference import Reference
 from dail.synth.rollout.select import acceptance, lazy_is_exact
-from dail.synth.schema.items import Synthesis
+from dail.synth.schema.synthesis import Synthesis
 
 VOCABULARY, LENGTH = 3, 3
 STOP = 2  # ends a trace early, so that traces of several lengths are among them

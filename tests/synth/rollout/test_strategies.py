@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from dail.synth.config import EngineConfig
-from dail.synth.core.config import ItemError
+from dail.synth.core.errors import ItemError
 from dail.synth.engine.admission import Admission
 from dail.synth.engine.base import Limits
 from dail.synth.engine.fake import FakeEngine, made_up
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.pair import Pair
 from dail.synth.rollout.reference import Reference
-from dail.synth.schema.items import Synthesis
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 
 VOCABULARY = 20

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dail.synth.config import EngineConfig, SynthConfig
-from dail.synth.core.config import EngineDead, ItemError, UsageError
+from dail.synth.core.errors import EngineDead, ItemError, UsageError
 from dail.synth.engine.base import Limits
 from dail.synth.rollout.base import Rollout, RolloutRequest
-from dail.synth.schema.items import Synthesis
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 
 

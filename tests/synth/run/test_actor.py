@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dail.synth.core.config import EngineDead, UsageError
+from dail.synth.core.errors import EngineDead, UsageError
 from dail.synth.run import actor
 from dail.synth.run.actor import EngineActor
 from tests.synth.run.stub_pair import Refusing, StubPair, config, request

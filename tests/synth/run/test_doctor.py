@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from dail.synth.config import EngineConfig, SynthConfig
-from dail.synth.core.config import UsageError
+from dail.synth.core.errors import UsageError
 from dail.synth.method.prompts import Prompts
 from dail.synth.run import doctor
 from dail.synth.run.doctor import describe, examine
 from dail.synth.run.preview import Forecast, Preview, PreviewTrace, forecast, spread
-from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.schema.items import load_items
+from dail.synth.schema.synthesis import Synthesis
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, OLYMPIAD, ROOT
 
 FAKE = SynthConfig(engine=EngineConfig(model=DEMO_MODEL, kind="fake"))

@@ -17,16 +17,17 @@ from typing import Any
 import pytest
 
 from dail.synth.config import EngineConfig, SynthConfig
-from dail.synth.core.config import IntegrityError, UsageError
+from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.method.prompts import Prompts
 from dail.synth.run import local, pool
 from dail.synth.run.local import Entry, LocalSource, Summary, make_batch, open_ledger, synthesise
 from dail.synth.run.pool import Pool
 from dail.synth.run.unit_source import Progress, UnitSource
 from dail.synth.run.worker import Worker
-from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.manifest import read_manifest, read_rows
 from dail.synth.schema.models import identify
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import Failure, Unit
 from tests.conftest import DEMO_MODEL

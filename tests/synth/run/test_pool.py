@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dail.synth.core.config import EngineDead, UsageError
+from dail.synth.core.errors import EngineDead, UsageError
 from dail.synth.rollout.base import Rollout
 from dail.synth.run import pool as pool_module
 from dail.synth.run.actor import UnitFailure

@@ -20,7 +20,8 @@ from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.pair import RECORDS_EVERY, Pair
 from dail.synth.run import pool as pool_module
 from dail.synth.run.pool import Pool
-from dail.synth.schema.items import Synthesis, load_items
+from dail.synth.schema.items import load_items
+from dail.synth.schema.synthesis import Synthesis
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS
 from tests.synth.run.faulty_pair import faulty_pair
 

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 
 from dail.synth.config import EngineConfig
-from dail.synth.core.config import ItemError
+from dail.synth.core.errors import ItemError
 from dail.synth.engine.fake import FakeEngine
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout
 from dail.synth.rollout.pair import Pair
 from dail.synth.run.trace_rows import Prepared, prepare, shard_of, trace_row
-from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.shards import decode_shard
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import Unit
 from tests.conftest import DEMO_MODEL

@@ -12,22 +12,23 @@ import httpx
 import pytest
 
 from dail.synth.config import EngineConfig
-from dail.synth.core.config import ApiError, EngineDead, StorageError
+from dail.synth.core import http as http_module
+from dail.synth.core.errors import ApiError, EngineDead, StorageError
 from dail.synth.core.files import Objects
 from dail.synth.engine.base import Limits
 from dail.synth.engine.fake import FakeEngine
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
-from dail.synth.run import unit_source as source_module
 from dail.synth.run import worker as worker_module
 from dail.synth.run.actor import UnitFailure
 from dail.synth.run.pool import Results, Written
 from dail.synth.run.unit_source import Fenced, HttpSource, Progress, Standing
 from dail.synth.run.worker import Worker
-from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.shards import decode_shard
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import CHECKPOINT_MOST, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit
 from tests.conftest import DEMO_MODEL
@@ -279,8 +280,8 @@ def http_source(answer: Callable[[httpx.Request], httpx.Response], model: ModelI
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_module, "_PAUSE_S", 0.001)
-    monkeypatch.setattr(source_module, "AWAY_S", 0.5)
+    monkeypatch.setattr(http_module, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(http_module, "AWAY_S", 0.5)
 
 
 def test_a_lease_crosses_http(model: ModelIdentity) -> None:

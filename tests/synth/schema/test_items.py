@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dail.synth.core.config import InputError, UsageError
+from dail.synth.core.errors import InputError, UsageError
 from dail.synth.schema.items import PROBLEM_BYTES, SOLUTION_BYTES, check_items, load_items, strict_json
 
 ITEM: dict[str, Any] = {"problem": "1+1?", "solution": "It is \\boxed{2}."}

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from dail.synth.core.config import IntegrityError, UsageError
+from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.core.files import Objects, sha256
-from dail.synth.schema.items import Synthesis
 from dail.synth.schema.manifest import (
     build_manifest,
     encode_manifest,
@@ -24,6 +23,7 @@ from dail.synth.schema.manifest import (
 )
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceRow, encode_shard
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import ShardRef, shard_key
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

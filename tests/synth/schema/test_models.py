@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dail.synth.core.config import UsageError
+from dail.synth.core.errors import UsageError
 from dail.synth.schema import models
 from dail.synth.schema.models import ROLES, adapter_rank, chat_template, identify
 from tests.conftest import safetensors_of

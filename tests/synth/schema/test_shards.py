@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dail.synth.core.config import IntegrityError
+from dail.synth.core.errors import IntegrityError
 from dail.synth.core.files import Objects, sha256
 from dail.synth.schema.shards import SCHEMA, TraceMessage, TraceRow, decode_shard, encode_shard
 from tests.synth.schema.conftest import ROW

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dail.synth.core.files import Objects
-from dail.synth.schema.items import ExpertSolution, Synthesis
+from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import shard_key, unit_id, unit_seed
 
 ITEM: dict[str, Any] = {"problem": "1+1?", "solution": "é: \\boxed{2}", "answer": "2", "id": "a", "metadata": {"n": 1}}

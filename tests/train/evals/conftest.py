@@ -14,13 +14,12 @@ from dail.synth.core.files import Objects
 from dail.synth.engine.base import Finished, Limits, Records, Row
 from dail.synth.method.prompts import Prompts
 from dail.synth.run.trace_rows import shard_of
-from dail.synth.schema.items import Synthesis
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.shards import TraceRow
-from dail.train.adapter import Provenance
-from dail.train.checkpoint import RunRecord
+from dail.synth.schema.synthesis import Synthesis
 from dail.train.config import TrainConfig
+from dail.train.record import Provenance, RunRecord
 from tests.conftest import DEMO_MODEL
 
 NOW = dt.datetime(2026, 11, 21, 12, 0, tzinfo=dt.UTC)

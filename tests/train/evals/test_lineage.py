@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dail.synth.core.config import IntegrityError, UsageError
+from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.lineage import read_adapter
 from tests.train.evals.conftest import write_adapter

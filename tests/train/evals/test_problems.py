@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dail.synth.core.config import InputError, UsageError
+from dail.synth.core.errors import InputError, UsageError
 from dail.train.evals.problems import load_problems
 from tests.conftest import EXPERT_SOLUTIONS
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dail.synth.config import EngineConfig
-from dail.synth.core.config import EngineDead, UsageError
+from dail.synth.core.errors import EngineDead, UsageError
 from dail.synth.engine.base import Engine, Row
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import ModelIdentity

@@ -13,7 +13,7 @@ from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel
 
-from dail.synth.core.config import IntegrityError
+from dail.synth.core.errors import IntegrityError
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.traces import NUM_TRACES, some_traces, token_pieces
