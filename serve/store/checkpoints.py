@@ -1,4 +1,4 @@
-"""The SQL of checkpoints: what is kept of traces that have not ended, in pieces, for the next attempt."""
+"""Checkpoints: what is kept of traces that have not ended, in pieces, for the next attempt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dail.synth.schema.trace_tokens import Tokens
 _TOKENS: TypeAdapter[Tokens] = TypeAdapter(Tokens)
 
 
-class Prefixes:
+class Checkpoints:
     """Part of a transaction. Units are named by their number in the store."""
 
     def __init__(self, connection: sa.Connection) -> None:

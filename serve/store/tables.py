@@ -1,4 +1,4 @@
-"""The tables of the store, and how its file is opened. Their rows are read and written in `store.py` alone."""
+"""The tables of the store, and how its file is opened. Their rows are read and written in this folder alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ STORE_VERSION = 2
 _BUSY_S = 30
 _CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
 NOW = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
+
+OPEN = ("queued", "leased")  # states of a unit that has not ended
 
 METADATA = sa.MetaData()
 

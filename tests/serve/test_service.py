@@ -157,8 +157,8 @@ def test_a_batch_killed_between_manifest_and_end_is_ended_by_the_next_start(tmp_
     (unit,) = service.lease(LeaseRequest(worker="w", count=1, model=MODEL)).units
     shard = write_shard(service.objects.root, unit)
     with service.store.write() as tx:
-        tx.commit(tx.held(unit.unit_id, "w", unit.epoch), shard)
-        tx.settle(batch.id)
+        tx.units.commit(tx.units.held(unit.unit_id, "w", unit.epoch), shard)
+        tx.batches.settle(batch.id)
     service._finish(batch.id)
     first = service.batch(batch.id).manifest
     with service.store.write() as tx:  # as if the last write had not happened

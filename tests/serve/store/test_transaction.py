@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dail.serve.store.batches import NewBatch
 from dail.serve.store.tables import STORE_VERSION, wal_is_safe
-from dail.serve.store.transaction import NewBatch, Store
+from dail.serve.store.transaction import Store
 from dail.synth.core.errors import StorageError
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.synthesis import Synthesis
@@ -57,85 +58,85 @@ def test_what_is_acknowledged_is_synced_to_the_disk(store):
 
 def test_a_transaction_that_fails_leaves_nothing(store, model):
     with pytest.raises(RuntimeError), store.write() as tx:
-        tx.add_batch(new_batch(model))
+        tx.batches.add(new_batch(model))
         raise RuntimeError
     with store.read() as tx:
-        assert tx.batch("b1") is None
+        assert tx.batches.get("b1") is None
 
 
 def test_reads_of_one_transaction_see_one_moment(store, model):
     with store.read() as before:
-        assert before.batches(None, None, 10) == []
+        assert before.batches.page(None, None, 10) == []
         writer = threading.Thread(target=_write, args=(store, model))
         writer.start()
-        assert before.batches(None, None, 10) == []
+        assert before.batches.page(None, None, 10) == []
     writer.join()
     with store.read() as after:
-        assert len(after.batches(None, None, 10)) == 1
+        assert len(after.batches.page(None, None, 10)) == 1
 
 
 def _write(store, model):
     with store.write() as tx:
-        tx.add_batch(new_batch(model))
+        tx.batches.add(new_batch(model))
 
 
 def test_no_update_is_lost_under_four_threads(store, model):
     with store.write() as tx:
-        tx.add_batch(new_batch(model))
-        (leased,) = tx.claim("model", "w", 1, 60)
+        tx.batches.add(new_batch(model))
+        (leased,) = tx.units.claim("model", "w", 1, 60)
 
     def count_up(_):
         for _ in range(10):
             with store.write() as tx:
-                unit = tx.held(leased.unit_id, "w", leased.epoch)
-                tx.renew(unit, 60, unit.tokens + 1, 0)
+                unit = tx.units.held(leased.unit_id, "w", leased.epoch)
+                tx.units.renew(unit, 60, unit.tokens + 1, 0)
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(count_up, range(4)))
     with store.read() as tx:
-        assert tx.tally("b1").tokens == 40
+        assert tx.batches.tally("b1").tokens == 40
 
 
 def test_a_change_of_state_that_comes_too_late_moves_nothing(store, model):
     with store.write() as tx:
-        tx.add_batch(new_batch(model))
-        (leased,) = tx.claim("model", "w", 1, 60)
-        unit = tx.held(leased.unit_id, "w", leased.epoch)
-        assert tx.hand_back(unit) == 1
-        assert tx.renew(unit, 60, 1, 1) == 0
-        assert tx.hand_back(unit) == 0
+        tx.batches.add(new_batch(model))
+        (leased,) = tx.units.claim("model", "w", 1, 60)
+        unit = tx.units.held(leased.unit_id, "w", leased.epoch)
+        assert tx.units.hand_back(unit) == 1
+        assert tx.units.renew(unit, 60, 1, 1) == 0
+        assert tx.units.hand_back(unit) == 0
 
 
 def test_a_batch_is_ended_only_once_it_is_settled(store, model):
     with store.write() as tx:
-        tx.add_batch(new_batch(model))
-        assert tx.settle("b1") == 0
-        assert tx.end("b1", None) == 0
-        tx.start_cancel("b1")
-        tx.cancel_units("b1")
-        assert [tx.settle("b1"), tx.settle("b1")] == [1, 0]
-        assert [tx.end("b1", None), tx.end("b1", None)] == [1, 0]
-        assert tx.batch("b1").status == "cancelled"
+        tx.batches.add(new_batch(model))
+        assert tx.batches.settle("b1") == 0
+        assert tx.batches.end("b1", None) == 0
+        tx.batches.start_cancel("b1")
+        tx.units.cancel("b1")
+        assert [tx.batches.settle("b1"), tx.batches.settle("b1")] == [1, 0]
+        assert [tx.batches.end("b1", None), tx.batches.end("b1", None)] == [1, 0]
+        assert tx.batches.get("b1").status == "cancelled"
 
 
 def test_a_worker_gets_units_of_its_own_model_only(store, model):
     with store.write() as tx:
-        tx.add_batch(new_batch(model))
-        assert tx.claim("another model", "w", 1, 60) == []
-        assert len(tx.claim("model", "w", 1, 60)) == 1
+        tx.batches.add(new_batch(model))
+        assert tx.units.claim("another model", "w", 1, 60) == []
+        assert len(tx.units.claim("model", "w", 1, 60)) == 1
 
 
 def test_the_state_of_an_item_follows_from_its_units(store, model):
     with store.write() as tx:
-        tx.add_batch(new_batch(model, num_samples=2))
-        seen = [tx.item_status("b1", "i0")]
-        first, second = (tx.held(unit.unit_id, "w", unit.epoch) for unit in tx.claim("model", "w", 2, 60))
-        seen.append(tx.item_status("b1", "i0"))
-        tx.hand_back(first)
-        tx.hand_back(second)
-        tx.start_cancel("b1")
-        tx.cancel_units("b1")
-        seen.append(tx.item_status("b1", "i0"))
+        tx.batches.add(new_batch(model, num_samples=2))
+        seen = [tx.batches.item_status("b1", "i0")]
+        first, second = (tx.units.held(unit.unit_id, "w", unit.epoch) for unit in tx.units.claim("model", "w", 2, 60))
+        seen.append(tx.batches.item_status("b1", "i0"))
+        tx.units.hand_back(first)
+        tx.units.hand_back(second)
+        tx.batches.start_cancel("b1")
+        tx.units.cancel("b1")
+        seen.append(tx.batches.item_status("b1", "i0"))
     assert seen == ["queued", "running", "cancelled"]
 
 
