@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import click
 
@@ -38,16 +39,20 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         module, _, name = VERBS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
         try:
-            command: click.Command = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as error:
-            package = module.split(".")[1]
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:  # of a verb's own imports, or of what it imports on use
+            verb = ctx.invoked_subcommand
+            package = VERBS[verb][0].split(".")[1] if verb in VERBS else ""
             if package not in _EXTRAS or (error.name or "").partition(".")[0] == "dail":
                 raise
             raise click.ClickException(
-                f"`dail {cmd_name}` needs the package {error.name}; run: pip install 'dail[{_EXTRAS[package]}]'"
+                f"`dail {verb}` needs the package {error.name}; run: pip install 'dail[{_EXTRAS[package]}]'"
             ) from None
-        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):

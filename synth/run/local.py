@@ -244,7 +244,7 @@ class Summary(Frozen):
 
 
 def synthesise(file: Path, out: Path, config: SynthConfig, synthesis: Synthesis) -> Summary:
-    """Draws the traces that are still missing. All paths must be absolute: the process changes its folder.
+    """Draws the traces that are still missing.
 
     Raises:
         UsageError, InputError: file, model or settings cannot be used; nothing was started.
