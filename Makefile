@@ -15,7 +15,7 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/mypy
+	MYPYPATH=$(VENV)/src $(BIN)/mypy
 
 # long tests: faults again and again, large samples
 soak: env

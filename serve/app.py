@@ -12,16 +12,17 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 
-from serve import batches, health, leases
-from serve.bodies import BatchIn, Problem, Result
-from serve.problems import answer_with_problems
-from serve.service import Service
-from serve.settings import Settings
-from serve.store import Store
-from synth.schema.base import TOOL_VERSION, DailError
-from synth.schema.leases import Commit, Fail, Heartbeat, LeaseRequest
-from synth.schema.models import identify
-from synth.schema.objects import Objects
+from dail.serve import batches, health, leases
+from dail.serve.bodies import BatchIn, Problem, Result
+from dail.serve.errors import answer_with_problems
+from dail.serve.service import Service
+from dail.serve.settings import Settings
+from dail.serve.store.transaction import Store
+from dail.synth.core.config import TOOL_VERSION
+from dail.synth.core.errors import DailError
+from dail.synth.core.files import Objects
+from dail.synth.schema.models import identify
+from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseRequest
 
 SWEEP_S = 1.0
 

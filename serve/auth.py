@@ -9,8 +9,8 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 
-from serve.problems import RequestError
-from serve.settings import Settings
+from dail.serve.errors import RequestError
+from dail.serve.settings import Settings
 
 _bearer = HTTPBearer(auto_error=False, description="DAIL_TOKEN; not needed where the server has none")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]

@@ -8,12 +8,22 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from serve.auth import people_only
-from serve.bodies import BatchIn, BatchOut, BatchPage, BatchStatus, ItemOut, ItemPage, ItemStatus, Result, ShardPage
-from serve.intake import batch_body, documents
-from serve.problems import RESPONSES
-from serve.service import Service
-from synth.schema.manifest import Manifest
+from dail.serve.auth import people_only
+from dail.serve.bodies import (
+    BatchIn,
+    BatchOut,
+    BatchPage,
+    BatchStatus,
+    ItemOut,
+    ItemPage,
+    ItemStatus,
+    Result,
+    ShardPage,
+)
+from dail.serve.errors import RESPONSES
+from dail.serve.request_body import batch_body, documents
+from dail.serve.service import Service
+from dail.synth.schema.manifest import Manifest
 
 
 def service_of(request: Request) -> Service:

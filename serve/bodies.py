@@ -1,4 +1,4 @@
-"""Bodies of requests and of replies, apart from each other. A worker's bodies are in `synth.schema.leases`."""
+"""Bodies of requests and of replies, apart from each other. A worker's bodies are in `dail.synth.schema.units`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
 
-from serve.settings import ModelName
-from synth.schema.base import Frozen, InputError, plainly, pointer
-from synth.schema.items import ExpertSolution, Short, Synthesis, check_items
-from synth.schema.leases import Failure, ShardRef, UnitState
-from synth.schema.models import ModelIdentity
+from dail.serve.settings import ModelName
+from dail.synth.core.config import Frozen
+from dail.synth.core.errors import InputError, plainly, pointer
+from dail.synth.schema.items import ExpertSolution, Short, check_items
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.units import Failure, ShardRef, UnitState
 
 MAX_ITEMS = 10_000
 _MAX_METADATA = 16

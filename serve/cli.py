@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import click
 
-from synth.schema.base import DailError
+from dail.synth.core.errors import DailError
 
 VERBS = {
-    "demo": ("serve.demo:demo", "The whole story on this machine: serve, synthesise, train, evaluate, report."),
-    "serve": ("serve.commands:serve", "Start the API that takes batches of expert solutions."),
-    "worker": ("synth.commands:worker", "Lease units from an API and roll them out on this Ray cluster."),
-    "submit": ("serve.commands:submit", "POST a file of expert solutions as a batch."),
-    "watch": ("serve.commands:watch", "Follow a batch until it ends."),
-    "results": ("serve.commands:results", "Shards, manifest and failures of a batch."),
-    "synth": ("synth.commands:synth", "Expert solutions to shards on this machine, without a server."),
-    "doctor": ("synth.commands:doctor", "Look at machine, model and expert solutions, and forecast a run."),
-    "train": ("train.commands:train", "Train a LoRA adapter on a manifest."),
-    "cache": ("train.commands:cache", "Compute both references of a manifest's traces once, for runs to come."),
-    "eval": ("train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
+    "demo": ("dail.serve.demo:demo", "The whole story on this machine: serve, synthesise, train, evaluate, report."),
+    "serve": ("dail.serve.commands:serve", "Start the API that takes batches of expert solutions."),
+    "worker": ("dail.synth.commands:worker", "Lease units from an API and roll them out on this Ray cluster."),
+    "submit": ("dail.serve.commands:submit", "POST a file of expert solutions as a batch."),
+    "watch": ("dail.serve.commands:watch", "Follow a batch until it ends."),
+    "results": ("dail.serve.commands:results", "Shards, manifest and failures of a batch."),
+    "synth": ("dail.synth.commands:synth", "Expert solutions to shards on this machine, without a server."),
+    "doctor": ("dail.synth.commands:doctor", "Look at machine, model and expert solutions, and forecast a run."),
+    "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
+    "cache": ("dail.train.commands:cache", "Compute both references of a manifest's traces once, for runs to come."),
+    "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
 }
-# What each room needs beyond `pip install dail`, to answer a missing import with the line that cures it.
+# What each package needs beyond `pip install dail`, to answer a missing import with the line that cures it.
 _EXTRAS = {"synth": "worker", "train": "train"}
 
 
@@ -38,16 +39,20 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         module, _, name = VERBS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
         try:
-            command: click.Command = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as error:
-            room = module.partition(".")[0]
-            if room not in _EXTRAS or (error.name or "").partition(".")[0] in ("synth", "train", "serve"):
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:  # of a verb's own imports, or of what it imports on use
+            verb = ctx.invoked_subcommand
+            package = VERBS[verb][0].split(".")[1] if verb in VERBS else ""
+            if package not in _EXTRAS or (error.name or "").partition(".")[0] == "dail":
                 raise
             raise click.ClickException(
-                f"`dail {cmd_name}` needs the package {error.name}; run: pip install 'dail[{_EXTRAS[room]}]'"
+                f"`dail {verb}` needs the package {error.name}; run: pip install 'dail[{_EXTRAS[package]}]'"
             ) from None
-        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):

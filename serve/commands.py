@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from serve.client import Client
-from synth.schema.base import (
+from dail.synth.core.console import Progress, emit, progress, say
+from dail.synth.core.errors import (
     EXIT_BATCH_FAILED,
     EXIT_CANCELLED,
     EXIT_OK,
@@ -23,8 +23,9 @@ from synth.schema.base import (
     DailError,
     UsageError,
 )
-from synth.schema.console import Progress, emit, progress, say
-from synth.schema.items import Synthesis, load_items
+from dail.synth.core.http import Client
+from dail.synth.schema.items import load_items
+from dail.synth.schema.synthesis import Synthesis
 
 DEFAULT_API = "http://127.0.0.1:8765"
 _POLL_S = 1.0
@@ -67,8 +68,8 @@ def serve(
     # Here, so that the other verbs start without the web framework and the store.
     import uvicorn
 
-    from serve.app import create_app
-    from serve.settings import load_settings
+    from dail.serve.app import create_app
+    from dail.serve.settings import load_settings
 
     named = {"models": _registered("--model", models), "students": _registered("--student", students)}
     settings = load_settings(host=host, port=port, data_dir=data_dir, **named)

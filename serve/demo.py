@@ -18,13 +18,15 @@ from typing import IO, Any
 
 import click
 
-from serve.client import Client
-from serve.commands import follow
-from synth.schema.base import EXIT_OK, TOOL_VERSION, DailError, UsageError, fingerprint
-from synth.schema.console import emit, say
-from synth.schema.items import Synthesis, load_items
-from synth.schema.models import identify
-from synth.schema.objects import sha256
+from dail.serve.commands import follow
+from dail.synth.core.config import TOOL_VERSION, fingerprint
+from dail.synth.core.console import emit, say
+from dail.synth.core.errors import EXIT_OK, DailError, UsageError
+from dail.synth.core.files import sha256
+from dail.synth.core.http import Client
+from dail.synth.schema.items import load_items
+from dail.synth.schema.models import identify
+from dail.synth.schema.synthesis import Synthesis
 
 BUNDLE = Path(__file__).parent.parent / "deploy" / "demo"
 CONFIG = BUNDLE.parent / "configs" / "cpu-tiny.toml"
@@ -195,7 +197,7 @@ class Children:
 
 
 def _spawn(args: Sequence[object], stdout: int | IO[str], stderr: IO[str] | None) -> subprocess.Popen[str]:
-    # the installed script, so that no folder of the user's can shadow our packages
+    # the installed script: `python -m` would look into the user's folder first
     command = [sys.executable, str(Path(sys.executable).with_name("dail")), *map(str, args)]
     # a model this small gains nothing from a second thread, and idle threads that spin slow the others down
     env = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ}

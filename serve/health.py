@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Response
 
-from serve.auth import people_only
-from serve.batches import TheService
-from serve.bodies import MAX_ITEMS, Limits, Ready
-from serve.intake import BODY_BYTES
-from serve.problems import RESPONSES
-from synth.schema.items import PROBLEM_BYTES, SOLUTION_BYTES
+from dail.serve.auth import people_only
+from dail.serve.batches import TheService
+from dail.serve.bodies import MAX_ITEMS, Limits, Ready
+from dail.serve.errors import RESPONSES
+from dail.serve.request_body import BODY_BYTES
+from dail.synth.schema.items import PROBLEM_BYTES, SOLUTION_BYTES
 
 router = APIRouter(tags=["health"], responses=RESPONSES)
 

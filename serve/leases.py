@@ -1,4 +1,4 @@
-"""Routes for workers: lease units, say they are alive, commit shards. The bodies are in `synth.schema.leases`."""
+"""Routes for workers: lease units, say they are alive, commit shards. The bodies are in `dail.synth.schema.units`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from serve.auth import workers_only
-from serve.batches import TheService
-from serve.intake import body_of, documents
-from serve.problems import RESPONSES
-from synth.schema.leases import Commit, Fail, Heartbeat, HeartbeatReply, LeaseReply, LeaseRequest
+from dail.serve.auth import workers_only
+from dail.serve.batches import TheService
+from dail.serve.errors import RESPONSES
+from dail.serve.request_body import body_of, documents
+from dail.synth.schema.units import Commit, Fail, Heartbeat, HeartbeatReply, LeaseReply, LeaseRequest
 
 router = APIRouter(
     prefix="/internal/v1/leases", tags=["workers"], dependencies=[Depends(workers_only)], responses=RESPONSES

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from serve.bodies import (
+from dail.serve.bodies import (
     BatchIn,
     BatchOut,
     BatchPage,
@@ -37,10 +37,17 @@ from serve.bodies import (
     Tokens,
     UnitCounts,
 )
-from serve.store import BatchRecord, NewBatch, Store, Tally, Transaction, UnitRecord
-from serve.tables import wal_is_safe
-from synth.schema.base import DailError, InputError, IntegrityError, StorageError, canonical, fingerprint
-from synth.schema.leases import (
+from dail.serve.store.batches import BatchRecord, NewBatch, Tally
+from dail.serve.store.tables import wal_is_safe
+from dail.serve.store.transaction import Store, Transaction
+from dail.serve.store.units import UnitRecord
+from dail.synth.core.config import canonical, fingerprint
+from dail.synth.core.errors import DailError, InputError, IntegrityError, StorageError
+from dail.synth.core.files import Objects
+from dail.synth.schema.manifest import Manifest, build_manifest, config_fingerprint, encode_manifest, manifest_key
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.shards import decode_shard
+from dail.synth.schema.units import (
     WORKER_STOPPED,
     Commit,
     Fail,
@@ -53,10 +60,6 @@ from synth.schema.leases import (
     shard_key,
     unit_id,
 )
-from synth.schema.manifest import Manifest, build_manifest, config_fingerprint, encode_manifest, manifest_key
-from synth.schema.models import ModelIdentity
-from synth.schema.objects import Objects
-from synth.schema.shards import decode_shard
 
 MAX_FAILURES = 3  # a retryable failure is tried again until the third
 MAX_LEASES = 10  # a unit that ten workers took and lost is likely what kills them
@@ -88,19 +91,19 @@ class Service:
     def start(self) -> None:
         """Takes up where a stopped or killed server left off."""
         with self.store.write() as tx:
-            tx.extend_leases(self.lease_s)
+            tx.units.extend_leases(self.lease_s)
         self.sweep()
 
     def sweep(self) -> None:
         """What no request triggers: leases that nobody renews, manifests that could not be written before."""
         with self.store.write() as tx:
-            open_batches = [_existing(tx, batch_id) for batch_id in tx.open_batches()]
+            open_batches = [_existing(tx, batch_id) for batch_id in tx.batches.open_ids()]
             for batch in open_batches:
                 if batch.status == "cancelling":
-                    tx.cancel_units(batch.id)
+                    tx.units.cancel(batch.id)
                 lost = Failure(code="lease_lost", detail=f"{MAX_LEASES} workers took this unit and fell silent")
-                tx.fail_lost(batch.id, MAX_LEASES, lost)
-                tx.settle(batch.id)
+                tx.units.fail_lost(batch.id, MAX_LEASES, lost)
+                tx.batches.settle(batch.id)
         for batch in open_batches:
             self._finish(batch.id)
 
@@ -126,14 +129,14 @@ class Service:
             units=_units(body, model),
         )
         with self.store.write() as tx:
-            known = tx.batch_of_key(key)
+            known = tx.batches.of_key(key)
             if known is not None and known.body_hash != body_hash:
                 raise InputError(
                     f"this Idempotency-Key was used for {known.id}, which has another body; use a new key",
                     [("", "idempotency_key_reused", "the body differs from the first one under this key")],
                 )
             if known is None:
-                tx.add_batch(new)
+                tx.batches.add(new)
             return self._view(tx, known.id if known else new.id), known is None
 
     def batch(self, batch_id: str) -> BatchOut:
@@ -144,8 +147,8 @@ class Service:
         with self.store.read() as tx:
             if after is not None:
                 _existing(tx, after)
-            records = tx.batches(status, after, limit + 1)
-            data = tuple(self._batch_out(record, tx.tally(record.id)) for record in records[:limit])
+            records = tx.batches.page(status, after, limit + 1)
+            data = tuple(self._batch_out(record, tx.batches.tally(record.id)) for record in records[:limit])
         return BatchPage(
             data=data,
             first_id=data[0].id if data else None,
@@ -157,10 +160,10 @@ class Service:
         """Queued units end at once; workers hear of it at their next heartbeat. Committed traces are kept."""
         with self.store.write() as tx:
             batch = _existing(tx, batch_id)
-            if not tx.start_cancel(batch_id) and batch.status not in ("cancelling", "cancelled"):
+            if not tx.batches.start_cancel(batch_id) and batch.status not in ("cancelling", "cancelled"):
                 raise Conflict("batch_ended", f"{batch_id} is {batch.status}: it has no unit left to cancel")
-            tx.cancel_units(batch_id)
-            tx.settle(batch_id)
+            tx.units.cancel(batch_id)
+            tx.batches.settle(batch_id)
         self._finish(batch_id)
         return self.batch(batch_id)
 
@@ -169,9 +172,9 @@ class Service:
             _existing(tx, batch_id)
             if after is not None:
                 self._item_status(tx, batch_id, after)
-            found = tx.items(batch_id, status, after, limit + 1)
+            found = tx.batches.items(batch_id, status, after, limit + 1)
             page = found[:limit]
-            units = tx.units_of_items(batch_id, [item_id for item_id, _ in page])
+            units = tx.units.of_items(batch_id, [item_id for item_id, _ in page])
         data = tuple(_item_out(item_id, state, units) for item_id, state in page)
         return ItemPage(
             data=data,
@@ -184,12 +187,12 @@ class Service:
         with self.store.read() as tx:
             _existing(tx, batch_id)
             status = self._item_status(tx, batch_id, item_id)
-            return _item_out(item_id, status, tx.units_of_items(batch_id, [item_id]))
+            return _item_out(item_id, status, tx.units.of_items(batch_id, [item_id]))
 
     def shards(self, batch_id: str) -> ShardPage:
         with self.store.read() as tx:
             _existing(tx, batch_id)
-            return ShardPage(data=tuple(tx.shards(batch_id)), output_root=str(self.objects.root))
+            return ShardPage(data=tuple(tx.shards.of_batch(batch_id)), output_root=str(self.objects.root))
 
     def manifest(self, batch_id: str) -> Manifest:
         with self.store.read() as tx:
@@ -210,7 +213,7 @@ class Service:
         last = 0
         while True:
             with self.store.read() as tx:
-                ended = tx.ended_units(batch_id, last, _RESULTS_PAGE)
+                ended = tx.units.ended(batch_id, last, _RESULTS_PAGE)
             if not ended:
                 return
             for unit, shard in ended:
@@ -238,7 +241,7 @@ class Service:
     def lease(self, request: LeaseRequest) -> LeaseReply:
         model_key = _model_key(request.model)
         with self.store.write() as tx:
-            units = tx.claim(model_key, request.worker, request.count, self.lease_s)
+            units = tx.units.claim(model_key, request.worker, request.count, self.lease_s)
         if not units and model_key not in map(_model_key, self.models.values()):
             raise InputError(
                 f"no batch here wants the model {request.model.name} at revision {request.model.revision}; "
@@ -250,24 +253,24 @@ class Service:
     def heartbeat(self, unit_id: str, beat: Heartbeat) -> HeartbeatReply:
         with self.store.write() as tx:
             unit = _held(tx, unit_id, beat.worker, beat.epoch)
-            tx.renew(unit, self.lease_s, beat.tokens, beat.student_tokens)
+            tx.units.renew(unit, self.lease_s, beat.tokens, beat.student_tokens)
             if beat.checkpoint:
-                tx.prefixes.add(unit.n, beat.start, beat.checkpoint)
+                tx.checkpoints.add(unit.n, beat.start, beat.checkpoint)
             cancel = _existing(tx, unit.batch_id).status == "cancelling"
-            return HeartbeatReply(cancel=cancel, known=tx.prefixes.length(unit.n))
+            return HeartbeatReply(cancel=cancel, known=tx.checkpoints.length(unit.n))
 
     def commit(self, unit_id: str, commit: Commit) -> None:
         """The shard's row is the commit. Saying it twice is no error: the first reply may have been lost."""
         shard = commit.shard
         with self.store.read() as tx:
-            if tx.shard(unit_id, shard.key) == shard:
+            if tx.shards.get(unit_id, shard.key) == shard:
                 return
             unit = _held(tx, unit_id, commit.worker, commit.epoch)
         self._check_shard(unit, shard)
         with self.store.write() as tx:
             unit = _held(tx, unit_id, commit.worker, commit.epoch)
-            tx.commit(unit, shard)
-            is_settled = tx.settle(unit.batch_id)
+            tx.units.commit(unit, shard)
+            is_settled = tx.batches.settle(unit.batch_id)
         if is_settled:
             self._finish(unit.batch_id)
 
@@ -276,14 +279,14 @@ class Service:
         with self.store.write() as tx:
             unit = _held(tx, unit_id, fail.worker, fail.epoch)
             if _existing(tx, unit.batch_id).status == "cancelling":
-                tx.give_up(unit, "cancelled", error)
+                tx.units.give_up(unit, "cancelled", error)
             elif fail.code == WORKER_STOPPED:
-                tx.hand_back(unit)
+                tx.units.hand_back(unit)
             elif fail.retryable and unit.failures + 1 < MAX_FAILURES:
-                tx.give_up(unit, "queued", error)
+                tx.units.give_up(unit, "queued", error)
             else:
-                tx.give_up(unit, "failed", error)
-            is_settled = tx.settle(unit.batch_id)
+                tx.units.give_up(unit, "failed", error)
+            is_settled = tx.batches.settle(unit.batch_id)
         if is_settled:
             self._finish(unit.batch_id)
 
@@ -316,7 +319,7 @@ class Service:
             batch = _existing(tx, batch_id)
             if batch.settled_at is None or batch.ended_at is not None:
                 return
-            shards = tx.shards(batch_id)
+            shards = tx.shards.of_batch(batch_id)
         reference = None
         try:
             if shards:
@@ -326,7 +329,7 @@ class Service:
                 self.objects.put(key, encode_manifest(manifest))
                 reference = (key, manifest.digest)
             with self.store.write() as tx:
-                tx.end(batch_id, reference)
+                tx.batches.end(batch_id, reference)
         except StorageError as error:
             log.warning("%s is not ended yet: %s", batch_id, error)
 
@@ -378,7 +381,7 @@ class Service:
         return ", ".join(sorted(self.models)) or "no model; start it with `dail serve --model NAME=FOLDER`"
 
     def _view(self, tx: Transaction, batch_id: str) -> BatchOut:
-        return self._batch_out(_existing(tx, batch_id), tx.tally(batch_id))
+        return self._batch_out(_existing(tx, batch_id), tx.batches.tally(batch_id))
 
     def _batch_out(self, batch: BatchRecord, tally: Tally) -> BatchOut:
         life_s = (batch.ended_at or tally.now) - (batch.in_progress_at or tally.now)
@@ -409,14 +412,14 @@ class Service:
         )
 
     def _item_status(self, tx: Transaction, batch_id: str, item_id: str) -> str:
-        status = tx.item_status(batch_id, item_id)
+        status = tx.batches.item_status(batch_id, item_id)
         if status is None:
             raise NotFound(f"{batch_id} has no such item; GET /v1/batches/{batch_id}/items lists them")
         return status
 
 
 def _existing(tx: Transaction, batch_id: str) -> BatchRecord:
-    batch = tx.batch(batch_id)
+    batch = tx.batches.get(batch_id)
     if batch is None:
         raise NotFound("there is no such batch; GET /v1/batches lists them")
     return batch
@@ -424,7 +427,7 @@ def _existing(tx: Transaction, batch_id: str) -> BatchRecord:
 
 def _held(tx: Transaction, unit: str, worker: str, epoch: int) -> UnitRecord:
     """The fence: only who holds the unit's newest lease may speak for it."""
-    held = tx.held(unit, worker, epoch)
+    held = tx.units.held(unit, worker, epoch)
     if held is None:
         raise Conflict("fenced", "this lease is over: the unit has ended or went to another worker; drop it")
     return held

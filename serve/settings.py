@@ -8,7 +8,8 @@ from typing import Annotated, Any, Self
 from pydantic import Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from synth.schema.base import UsageError, describe, is_loopback
+from dail.synth.core.errors import UsageError, describe
+from dail.synth.core.http import is_loopback
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 Token = Annotated[SecretStr, Field(min_length=16)]

@@ -7,19 +7,14 @@ import os
 import secrets
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from synth.config import SynthConfig
-from synth.schema import console
-from synth.schema.base import UsageError, is_loopback
-from synth.schema.items import Synthesis
+from dail.synth.config import SynthConfig
+from dail.synth.core import console
+from dail.synth.core.errors import UsageError
+from dail.synth.schema.synthesis import Synthesis
 
-if TYPE_CHECKING:
-    import httpx
-
-_API_TIMEOUT_S = 30.0
 _CONFIG = click.option(
     "--config", type=click.Path(path_type=Path), help="TOML with the tables [synth] and [synthesis]."
 )
@@ -57,13 +52,14 @@ def worker(
     Inside `ray job submit` it uses that cluster, elsewhere it starts Ray on this machine. SIGTERM and Ctrl-C hand the
     units back and stop every engine. DAIL_TOKEN is sent as bearer token.
     """
-    from synth.schema.models import identify
-    from synth.source import HttpSource
-    from synth.worker import run_worker
+    from dail.synth.core.http import worker_http
+    from dail.synth.run.unit_source import HttpSource
+    from dail.synth.run.worker import run_worker
+    from dail.synth.schema.models import identify
 
     settings = _settings(config, model, actors, overrides)
     identity = identify(settings.engine.model, student=settings.student)
-    client = _client(api, os.environ.get("DAIL_TOKEN"))
+    client = worker_http(api, os.environ.get("DAIL_TOKEN"))
     source = HttpSource(client, name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}", identity)
     console.say(f"leasing units of model {identity.name} from {api}; Ctrl-C hands them back")
     stopped = run_worker(settings, source, idle_exit_s)
@@ -94,7 +90,7 @@ def synth(
     Ctrl-C loses nothing: the same command resumes. Other settings or items in the same --out make another batch beside
     the first. Exit code 3: some items failed; 4: all did.
     """
-    from synth.local import synthesise
+    from dail.synth.run.local import synthesise
 
     summary = synthesise(file.resolve(), out.resolve(), *_both(config, model, actors, overrides))
     if as_json:
@@ -135,7 +131,7 @@ def doctor(
     Takes what `dail synth` takes. Exit code 1: Ray's dashboard is open to anybody; 3: some items cannot run; 4: none
     can.
     """
-    from synth.doctor import describe, examine
+    from dail.synth.run.doctor import describe, examine
 
     settings, synthesis = _both(config, model, actors, overrides)
     report = examine(file.resolve() if file else None, settings, synthesis, not no_preview)
@@ -144,24 +140,6 @@ def doctor(
     else:
         click.echo(describe(report))
     return report.exit_code
-
-
-def _client(api: str, token: str | None) -> httpx.AsyncClient:
-    import httpx
-
-    try:
-        url = httpx.URL(api.rstrip("/") + "/internal/v1/")
-    except httpx.InvalidURL:
-        url = httpx.URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        raise UsageError(f"--api {api!r} is no URL; wanted one like http://127.0.0.1:8765")
-    return httpx.AsyncClient(
-        base_url=url,
-        headers={"Authorization": f"Bearer {token}"} if token else {},
-        timeout=_API_TIMEOUT_S,
-        # a proxy from the environment would take requests to this very machine elsewhere
-        trust_env=not is_loopback(url.host),
-    )
 
 
 def _both(

@@ -7,11 +7,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from synth.schema.base import Config
+from dail.synth.core.config import Config
 
 
 class EngineConfig(Config):
-    """One engine. Sizes left out are fitted to model and device (`synth.fit`)."""
+    """One engine. Sizes left out are fitted to model and device (`dail.synth.engine.sizing`)."""
 
     model: Path = Field(description="folder with safetensors, tokenizer and chat template")
     kind: Literal["vllm", "fake"] = Field("vllm", description="the fake engine draws from known, made-up distributions")

@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     beside it the other files run, each whole."""
     for item in items:
         room = item.path.relative_to(ROOT / "tests").parts[0]
-        starts_engines = room in ("flow", "synth") or item.path.name == "test_cluster.py"
+        starts_engines = room in ("flow", "synth") or item.path.name == "test_ray_train.py"
         item.add_marker(pytest.mark.xdist_group("engines" if starts_engines else str(item.path)))
 
 
@@ -57,8 +57,8 @@ def adapter_engine() -> Iterator[Any]:
 
 
 def _engine(max_rank: int | None) -> Iterator[Any]:
-    from synth.config import EngineConfig
-    from synth.engine.vllm import VllmEngine
+    from dail.synth.config import EngineConfig
+    from dail.synth.engine.vllm import VllmEngine
 
     config = EngineConfig(model=DEMO_MODEL, dtype="float32", rows=64, step_tokens=8192, kv_cache_gib=0.5)
     engine = VllmEngine(config, max_rank, mixes_adapters=max_rank is not None)

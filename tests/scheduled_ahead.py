@@ -1,7 +1,7 @@
 """A pytest plugin: vLLM schedules a step while the one before is still computed, which our engine turns off, and vLLM
 itself on a CPU. May follow `-p tests.second_runner`.
 
-    python -m pytest -p tests.scheduled_ahead tests/synth/test_vllm.py
+    python -m pytest -p tests.scheduled_ahead tests/synth/engine/test_vllm.py
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ def pytest_sessionstart() -> None:
     """Not sooner, since importing vLLM reads what tests/conftest.py sets in the environment."""
     from vllm.platforms.cpu import CpuPlatform
 
-    from synth.engine import vllm as engine
+    from dail.synth.engine import vllm as engine
 
     settle, arguments = CpuPlatform.check_and_update_config.__func__, engine._engine_args
 

@@ -1,6 +1,6 @@
 """A pytest plugin: vLLM's second model runner, for real, on a CPU, with Triton's interpreter in place of its compiler.
 
-    TORCHDYNAMO_DISABLE=1 python -m pytest -p tests.second_runner tests/synth/test_vllm.py
+    TORCHDYNAMO_DISABLE=1 python -m pytest -p tests.second_runner tests/synth/engine/test_vllm.py
 
 vLLM takes that runner by default on a GPU since 0.31 and never on a CPU. A step takes about a tenth of a second instead
 of milliseconds. Importing this is what does it, so it must come before vLLM.

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from synth.config import SynthConfig
-from synth.schema.base import UsageError
-from synth.schema.items import Synthesis
+from dail.synth.config import SynthConfig
+from dail.synth.core.errors import UsageError
+from dail.synth.schema.synthesis import Synthesis
+from dail.train.config import TrainConfig
 from tests.conftest import ROOT
-from train.config import TrainConfig
 
 CONFIGS = ROOT / "deploy" / "configs"
 QWEN25, QWEN3 = CONFIGS / "qwen2.5-7b-verifiable.toml", CONFIGS / "qwen3-8b-proof.toml"

@@ -11,23 +11,13 @@ from pathlib import Path
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from synth.schema.base import Frozen, IntegrityError
-from train.checkpoint import RunRecord, refused, sync
-from train.metrics import METRICS_FILE
-from train.model import Roles
+from dail.synth.core.errors import IntegrityError
+from dail.synth.core.files import refused, sync
+from dail.train.metrics import METRICS_FILE
+from dail.train.model import Roles
+from dail.train.record import PROVENANCE_FILE, Provenance, RunRecord
 
 ADAPTER_FOLDER = "adapter"
-PROVENANCE_FILE = "dail.json"
-
-
-class Provenance(Frozen):
-    """dail.json. `metrics` is relative to the adapter folder."""
-
-    run: RunRecord
-    fingerprint: str
-    steps: int
-    metrics: str
-    finished_at: dt.datetime
 
 
 def finished(out: Path) -> Provenance | None:

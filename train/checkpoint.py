@@ -9,10 +9,7 @@ dropout, so no state of random number generators. Files are replaced whole or no
 
 from __future__ import annotations
 
-import datetime as dt
-import errno
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,47 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from synth.schema.base import (
-    TOOL_VERSION,
-    DailError,
-    Frozen,
-    IntegrityError,
-    StorageError,
-    UsageError,
-    describe,
-    fingerprint,
-)
-from synth.schema.models import ModelIdentity
-from train.config import FREE_ON_RESUME, TrainConfig
+from dail.synth.core.errors import IntegrityError, StorageError, UsageError, describe
+from dail.synth.core.files import replace
+from dail.train.record import RunRecord
 
 RUN_FILE = "run.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
-
-
-class RunRecord(Frozen):
-    """What a run folder is for. Two records with the same `fingerprint` give the same adapter."""
-
-    config: TrainConfig
-    model: ModelIdentity
-    model_folder: str
-    manifest: str
-    manifest_digest: str
-    batch_id: str
-    started_at: dt.datetime
-    tool_version: str = TOOL_VERSION
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.decisive())
-
-    def decisive(self) -> dict[str, object]:
-        """What the adapter depends on; where files lie does not count."""
-        return {
-            **self.config.model_dump(mode="json", exclude=set(FREE_ON_RESUME)),
-            "model revision": self.model.revision,
-            "tokenizer": self.model.tokenizer_hash,
-            "manifest digest": self.manifest_digest,
-        }
 
 
 def find_run(out: Path, record: RunRecord) -> RunRecord | None:
@@ -110,7 +72,7 @@ def save(out: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, step: i
         for moment in ("exp_avg", "exp_avg_sq"):
             tensors[f"{moment}.{name}"] = optimizer.state[weight].get(moment, torch.zeros_like(weight))
     header = {"step": str(step), "run": run}
-    replace(out / CHECKPOINT_FILE, lambda path: save_file(tensors, path, metadata=header))
+    replace(out / CHECKPOINT_FILE, lambda path: save_tensors(path, tensors, header))
 
 
 def restore(out: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, run: str) -> int:
@@ -153,36 +115,9 @@ def steps_done(out: Path) -> int:
         return 0
 
 
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Gives `path` the content that `write` puts into a file of another name: durably, and whole or not at all.
-
-    Raises:
-        StorageError: the disk refused; whatever was at `path` before is still there.
-    """
-    staged = path.with_name(f".{path.name}.new")
+def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None) -> None:
+    """As `save_file`, but what a disk refused is an OSError; safetensors reports it as text of its own kind."""
     try:
-        write(staged)
-        sync(staged)
-        os.replace(staged, path)
-        sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise refused(path, error) from error
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-def refused(path: Path, error: Exception) -> DailError:
-    """What to tell when the disk would not take `path`; safetensors reports its errors as text only."""
-    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-    hint = "free some space" if full else "check the folder"
-    kept = "what was there before is kept" if path.exists() else "nothing was written"
-    return StorageError(f"cannot write {path}: {error}; {kept}; {hint} and rerun to go on from the last checkpoint")
-
-
-def sync(path: Path) -> None:
-    """Forces a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        save_file(tensors, path, metadata=header)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from synth.schema.base import UsageError
-from synth.schema.console import emit, say
-from train.config import TrainConfig
+from dail.synth.core.console import emit, say
+from dail.synth.core.errors import UsageError
+from dail.train.config import TrainConfig
 
 
 def _of_a_run(command: Callable[..., None]) -> Callable[..., None]:
@@ -58,10 +58,10 @@ def train(
     """
     config = TrainConfig.load(config_file, "train", overrides)
     if ray_workers:
-        result = _room("cluster").run_on_ray(model_folder, manifest, out, config, references, ray_workers)
+        result = _room("ray_train").run_on_ray(model_folder, manifest, out, config, references, ray_workers)
         _tell(result, as_json)
         return
-    with _room("ranks").joined() as ranks:
+    with _room("distributed").joined() as ranks:
         result = _room("loop").run(model_folder, manifest, out, config, references, ranks)
         _tell(result, as_json and ranks.is_first)
 
@@ -83,7 +83,7 @@ def cache(
     run the wait: gamma, learning rate, rank and epochs are free. A stopped pass goes on with the same command.
     """
     config = TrainConfig.load(config_file, "train", overrides)
-    with _room("ranks").joined() as ranks:
+    with _room("distributed").joined() as ranks:
         held = _room("loop").compute_references(model_folder, manifest, references, config, ranks)
         say(f"references: {held.num_traces} traces, {held.size_bytes / 2**30:.3g} GiB in {references}")
         if as_json and ranks.is_first:
@@ -95,9 +95,9 @@ def _room(name: str) -> Any:
     # Read when torch is imported. By default its idle threads spin, which on a busy machine costs more than it gives.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return import_module(f"train.{name}")
+        return import_module(f"dail.train.{name}")
     except ModuleNotFoundError as error:
-        extra = "cluster" if name == "cluster" else "train"
+        extra = "cluster" if name == "ray_train" else "train"
         raise UsageError(f"the trainer needs the package {error.name}; run: pip install 'dail[{extra}]'") from None
     except ImportError as error:  # Ray says so of its own extras
         raise UsageError(f"{error}; run: pip install 'dail[cluster]'") from None

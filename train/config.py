@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from synth.schema.base import Config
+from dail.synth.core.config import Config
 
 Reduction = Literal["trace_sum", "trace_mean", "token_mean"]
 Schedule = Literal["linear", "cosine", "constant"]

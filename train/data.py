@@ -15,12 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synth.schema.base import DailError, IntegrityError, UsageError, canonical
-from synth.schema.console import progress
-from synth.schema.manifest import Manifest, read_manifest, read_rows
-from synth.schema.models import ModelIdentity
-from synth.schema.shards import TraceRow
-from train.config import TrainConfig
+from dail.synth.core.config import canonical
+from dail.synth.core.console import progress
+from dail.synth.core.errors import DailError, IntegrityError, UsageError
+from dail.synth.schema.manifest import Manifest, read_manifest, read_rows
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.shards import TraceRow
+from dail.train.config import TrainConfig
 
 
 class ModelLimits(NamedTuple):

@@ -13,19 +13,19 @@ from pathlib import Path
 import torch
 from torch.optim import AdamW, Optimizer
 
-from synth.schema.base import DailError, UsageError
-from synth.schema.console import progress, say
-from synth.schema.manifest import read_manifest
-from synth.schema.models import identify
-from train import adapter, checkpoint, forecast
-from train.checkpoint import RunRecord
-from train.config import TrainConfig
-from train.data import Example, TrainingSet, load_examples
-from train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
-from train.model import check_roles, choose_packing, device_and_dtype, load_roles, read_limits
-from train.ranks import Ranks
-from train.references import ReferenceCache, fill, made_with
-from train.step import Scorer, learning_rate, update
+from dail.synth.core.console import progress, say
+from dail.synth.core.errors import DailError, UsageError
+from dail.synth.schema.manifest import read_manifest
+from dail.synth.schema.models import identify
+from dail.train import adapter, checkpoint, memory
+from dail.train.config import TrainConfig
+from dail.train.data import Example, TrainingSet, load_examples
+from dail.train.distributed import Ranks
+from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
+from dail.train.model import check_roles, choose_packing, device_and_dtype, load_roles, read_limits
+from dail.train.record import RunRecord
+from dail.train.references import ReferenceCache, fill, made_with
+from dail.train.step import GradientStep, learning_rate, update
 
 GAMMA_WARNING = 0.5
 _ALONE = Ranks()
@@ -76,19 +76,19 @@ def run(
         checkpoint.claim(out, record)
     scorer = start_scorer(model_folder, record.config, data, ranks)
     roles = scorer.roles
-    forecast.fit(scorer, data)
+    memory.fit(scorer, data)
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
     with metrics(out, done, record) if ranks.is_first else nullcontext() as log:
         scorer = replace(scorer, cache=reference_cache(references or out / REFERENCES, scorer, data, record))
-        forecast.time_left(scorer, data, done, data.num_steps(config))
+        memory.time_left(scorer, data, done, data.num_steps(config))
         steps = optimise(scorer, optimizer, data, out, record, done, log)
     if ranks.is_first:
         adapter.save_adapter(out, roles, record, steps)
     return result_of(out, steps, done)
 
 
-def start_scorer(model_folder: Path, config: TrainConfig, data: TrainingSet, ranks: Ranks) -> Scorer:
+def start_scorer(model_folder: Path, config: TrainConfig, data: TrainingSet, ranks: Ranks) -> GradientStep:
     """The model in its three roles, tried out on the first traces; no cache yet."""
     device, _ = device_and_dtype(config)
     say(f"loading the weights as {config.dtype} on the {device.type}")
@@ -101,10 +101,10 @@ def start_scorer(model_folder: Path, config: TrainConfig, data: TrainingSet, ran
             f"the weights of {model_folder} do not fit on the {device.type} as {config.dtype}; free it of other "
             "programs, take a larger one, or start several ranks with shard_weights=true"
         ) from None
-    return Scorer(roles, config, data.mean_trace_tokens, ranks=replace(ranks, share_weights=config.shard_weights))
+    return GradientStep(roles, config, data.mean_trace_tokens, ranks=replace(ranks, share_weights=config.shard_weights))
 
 
-def reference_cache(folder: Path, scorer: Scorer, data: TrainingSet, record: RunRecord) -> ReferenceCache | None:
+def reference_cache(folder: Path, scorer: GradientStep, data: TrainingSet, record: RunRecord) -> ReferenceCache | None:
     """What the folded loss reads of the references, computed first where it is missing; none where it reads nothing."""
     config, roles = record.config, scorer.roles
     if config.objective == "nll" or config.references == "live" or not roles.folds:
@@ -115,7 +115,7 @@ def reference_cache(folder: Path, scorer: Scorer, data: TrainingSet, record: Run
 
 
 def optimise(
-    scorer: Scorer,
+    scorer: GradientStep,
     optimizer: Optimizer,
     data: TrainingSet,
     out: Path,

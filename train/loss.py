@@ -40,7 +40,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import Module
 from torch.utils.checkpoint import checkpoint
 
-from train.config import Objective
+from dail.train.config import Objective
 
 Figures = dict[str, Tensor]  # name → one number per token that was measured; `loss` is always there, for all
 _ROWS = 32  # whose probabilities are normalised at a time

@@ -11,11 +11,12 @@ from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from synth.schema.base import StorageError, UsageError
-from synth.schema.console import say
-from train.checkpoint import RunRecord, refused, replace
-from train.config import TrainConfig
-from train.curves import standalone, training_curves
+from dail.synth.core.console import say
+from dail.synth.core.errors import StorageError, UsageError
+from dail.synth.core.files import refused, replace
+from dail.train.charts import standalone, training_curves
+from dail.train.config import TrainConfig
+from dail.train.record import RunRecord
 
 METRICS_FILE, CURVES_FILE = "metrics.jsonl", "curves.svg"
 _PROJECT = "dail"

@@ -19,15 +19,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from synth.schema.base import UsageError
-from synth.schema.console import say
-from train.attention import PACKED, register
-from train.config import TrainConfig
-from train.data import Example, ModelLimits, Sequences, pad, student_input
-from train.lora import make_lean
-from train.loss import Head
-from train.ranks import Ranks
-from train.sharding import shard
+from dail.synth.core.console import say
+from dail.synth.core.errors import UsageError
+from dail.train.attention import PACKED, register
+from dail.train.config import TrainConfig
+from dail.train.data import Example, ModelLimits, Sequences, pad, student_input
+from dail.train.distributed import Ranks
+from dail.train.lora import make_lean
+from dail.train.loss import Head
+from dail.train.sharding import shard
 
 _ALONE = Ranks()
 _PACKED_ERROR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative, of hidden states
@@ -137,8 +137,8 @@ def _lora(config: TrainConfig) -> LoraConfig:
 def choose_packing(roles: Roles, examples: Sequence[Example]) -> Roles:
     """Joins sequences without padding if that gives what each gives alone, tried out on a few; else pads.
 
-    Some architectures want of their attention what `train.attention` has not, and torch's kernel wants a newer GPU. Why
-    is said.
+    Some architectures want of their attention what `dail.train.attention` has not, and torch's kernel wants a newer
+    GPU. Why is said.
     """
     alone = [pad([e.student_prompt_ids], [e.trace_ids], roles.device) for e in examples]
     with torch.no_grad():

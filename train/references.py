@@ -24,18 +24,19 @@ from typing import IO
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from synth.schema.base import Frozen, IntegrityError, StorageError, UsageError
-from synth.schema.console import progress, say
-from synth.schema.models import ModelIdentity
-from train.checkpoint import refused, replace
-from train.config import TrainConfig
-from train.data import Example, microbatches, on_device, out_of_memory, reference_input
-from train.loss import Reference, Weights, floors, reference_of
-from train.model import Roles
-from train.ranks import Ranks
+from dail.synth.core.config import Frozen
+from dail.synth.core.console import progress, say
+from dail.synth.core.errors import IntegrityError, StorageError, UsageError
+from dail.synth.core.files import refused, replace
+from dail.synth.schema.models import ModelIdentity
+from dail.train.checkpoint import save_tensors
+from dail.train.config import TrainConfig
+from dail.train.data import Example, microbatches, on_device, out_of_memory, reference_input
+from dail.train.distributed import Ranks
+from dail.train.loss import Reference, Weights, floors, reference_of
+from dail.train.model import Roles
 
 INDEX_FILE, LOCK_FILE = "references.json", ".lock"
 PART_BYTES = 256 << 20
@@ -126,7 +127,7 @@ class ReferenceCache:
         path = self.folder / f"part-{len(self._index.parts) + self.ranks.rank:05d}.safetensors"
         part = None
         if tensors:
-            replace(path, lambda staged: save_file(tensors, staged))
+            replace(path, lambda staged: save_tensors(staged, tensors))
             part = Part(file=path.name, size_bytes=path.stat().st_size, sha256=_digest(path))
         new = [one for (one,) in self.ranks.gather((part,)) if one is not None]
         self._index = self._index.model_copy(update={"parts": (*self._index.parts, *new)})

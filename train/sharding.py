@@ -14,8 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from synth.schema.base import UsageError
-from train.ranks import Ranks
+from dail.synth.core.errors import UsageError
+from dail.train.distributed import Ranks
 
 
 def own_part(weight: Tensor) -> Tensor:

@@ -12,16 +12,24 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from train.config import TrainConfig
-from train.data import Example, joined_traces, microbatches, on_device, out_of_memory, reference_input, student_input
-from train.loss import Figures, adapted_kl_loss, adapted_nll_loss, folded_kl_loss, kl_loss, kl_weights, nll_loss
-from train.model import Roles
-from train.ranks import Ranks
-from train.references import ReferenceCache
+from dail.train.config import TrainConfig
+from dail.train.data import (
+    Example,
+    joined_traces,
+    microbatches,
+    on_device,
+    out_of_memory,
+    reference_input,
+    student_input,
+)
+from dail.train.distributed import Ranks
+from dail.train.loss import Figures, adapted_kl_loss, adapted_nll_loss, folded_kl_loss, kl_loss, kl_weights, nll_loss
+from dail.train.model import Roles
+from dail.train.references import ReferenceCache
 
 
 @dataclass(frozen=True)
-class Scorer:
+class GradientStep:
     """What every step needs and none changes. Without a cache the references are computed in each step."""
 
     roles: Roles

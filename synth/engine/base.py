@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from dail.synth.schema.synthesis import Acceptance
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -26,23 +28,6 @@ class Limits:
     kv_tokens: int
     kv_block: int
     caches_prompts: bool = True
-
-
-@dataclass(frozen=True)
-class Acceptance:
-    """When a proposal t of the student stands, by the privileged student's distribution p.
-
-        absolute   p(t) >= tau                       the paper's rule (§2.1)
-        relative   p(t) >= tau * max p
-        topk       at most k tokens have p >= p(t)   as in speculative knowledge distillation; tau plays no part
-
-    `tempered`: p is taken at the row's temperature, else at temperature 1. It is never cut by top-p or top-k.
-    """
-
-    kind: Literal["absolute", "relative", "topk"]
-    tau: float
-    k: int
-    tempered: bool
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synth.config import EngineConfig
-from synth.engine.base import SCORE_TOP, Finished, FinishReason, Limits, Records, Row, Score
-from synth.engine.draws import Draws, Slot, pause_id
-from synth.rollout import Sampling, draw, uniforms
+from dail.synth.config import EngineConfig
+from dail.synth.engine.base import SCORE_TOP, Finished, FinishReason, Limits, Records, Row, Score
+from dail.synth.engine.sampling import Draws, Slot, pause_id
+from dail.synth.method.acceptance import Sampling, draw, uniforms
 
 ROWS, STEP_TOKENS = 256, 8192
 Logits = Callable[[Sequence[int]], Tensor]  # context ids → logits [V]

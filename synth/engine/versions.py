@@ -11,7 +11,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from synth.schema.base import Frozen, UsageError
+from dail.synth.core.config import Frozen
+from dail.synth.core.errors import UsageError
 
 # What the engine takes from vLLM was compared in the source of all twelve releases of this range, 0.24.0 to 0.33.0, on
 # 2026-11-26. The first model runner's logits processors are the same in all of them. The second runner takes any since

@@ -35,11 +35,11 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunnerProcessor
 
-from synth.config import EngineConfig
-from synth.engine.base import SCORE_TOP, Finished, FinishReason, Limits, Records, Row, Score
-from synth.engine.draws import Draws, Slot, pause_id
-from synth.engine.versions import Choices, check_vllm
-from synth.schema.base import EngineDead, UsageError
+from dail.synth.config import EngineConfig
+from dail.synth.core.errors import EngineDead, UsageError
+from dail.synth.engine.base import SCORE_TOP, Finished, FinishReason, Limits, Records, Row, Score
+from dail.synth.engine.sampling import Draws, Slot, pause_id
+from dail.synth.engine.versions import Choices, check_vllm
 
 try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SecondRunnerProcessor
@@ -231,7 +231,7 @@ def _engine_args(config: EngineConfig, max_rank: int | None, vllm_args: dict[str
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "logits_processors": [Drawing],
-        "worker_extension_cls": "synth.engine.vllm.DrawingWorker",
+        "worker_extension_cls": "dail.synth.engine.vllm.DrawingWorker",
         "seed": 0,
     }
     if hasattr(EngineArgs, "enable_batch_sharded_sampling"):

@@ -1,4 +1,4 @@
-"""Expert solutions and what to make of them: the input of the whole system, from a file or from a POST."""
+"""Expert solutions: the input of the whole system, from a file or from a POST."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AfterValidator, Discriminator, Field, JsonValue, StringConstraints, Tag, ValidationError
 
-from synth.schema.base import Config, Frozen, InputError, UsageError, canonical, plainly, pointer
+from dail.synth.core.config import Frozen, canonical
+from dail.synth.core.errors import InputError, UsageError, plainly, pointer
 
 PROBLEM_BYTES = 64 * 1024
 SOLUTION_BYTES = 512 * 1024
@@ -115,44 +116,6 @@ class ExpertSolution(Frozen):
     def resolved_kind(self) -> Kind:
         """`kind`, or verifiable when there is an answer, else proof."""
         return self.kind or ("verifiable" if self.answer is not None else "proof")
-
-
-class Synthesis(Config):
-    """How traces are drawn (paper §2.1, App. B.2). Part of every unit's identity."""
-
-    method: Literal["mixed", "direct", "student", "expert"] = Field(
-        "mixed",
-        description="mixed-policy rollouts; direct sampling from the privileged student; the student alone; or the "
-        "expert solution itself as the trace, for fine-tuning on it (the paper's baseline)",
-    )
-    acceptance: Literal["absolute", "relative", "topk"] = Field(
-        "absolute",
-        description="a student token stands if the privileged student gives it tau (the paper's rule); tau times the "
-        "largest probability; or if at most acceptance_k tokens are as likely as it",
-    )
-    tau: float = Field(0.8, gt=0, le=1, description="a student token stands if the privileged student gives it this")
-    acceptance_k: int = Field(25, ge=1, description="of acceptance=topk; no other rule reads it")
-    temperature: float = Field(0.6, ge=0, le=2, description="of both draws; 0 is greedy")
-    probability_space: Literal["raw", "tempered"] = Field(
-        "raw", description="whether tau is held against probabilities before or after temperature"
-    )
-    top_p: float = Field(1.0, gt=0, le=1, description="both draws take the likeliest tokens that have this together")
-    top_k: int = Field(0, ge=0, description="both draws take one of so many likeliest tokens; 0 takes all")
-    stop: tuple[StopString, ...] = Field(
-        (), max_length=16, description="texts that end a trace, which keeps them; besides the model's own stop tokens"
-    )
-    samples_per_item: int = Field(1, ge=1, le=64, description="traces per expert solution")
-    max_tokens: int = Field(16384, ge=1, le=131072, description="a longer trace is cut; the paper cuts at 256 for LRMs")
-    thinking: bool | None = Field(None, description="enable_thinking of the chat template; none where it has no switch")
-    seed: int = Field(0, ge=0, lt=2**63, description="of all draws; another seed makes another set of traces")
-
-    def identity(self) -> dict[str, JsonValue]:
-        """What shapes a trace. A setting that changes nothing is left out, so that names made without it stay."""
-        settings: dict[str, JsonValue] = self.model_dump(mode="json", exclude={"samples_per_item"})
-        if self.acceptance != "topk":
-            del settings["acceptance_k"]
-        without_effect: dict[str, JsonValue] = {"acceptance": "absolute", "top_p": 1.0, "top_k": 0, "stop": []}
-        return {name: value for name, value in settings.items() if without_effect.get(name, ...) != value}
 
 
 def check_items(values: list[Any]) -> list[ExpertSolution]:

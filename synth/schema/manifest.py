@@ -12,12 +12,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from synth.schema.base import TOOL_VERSION, Frozen, IntegrityError, UsageError, canonical, describe, fingerprint
-from synth.schema.items import Synthesis
-from synth.schema.leases import ShardRef
-from synth.schema.models import ModelIdentity
-from synth.schema.objects import Objects
-from synth.schema.shards import SCHEMA_VERSION, TraceRow, decode_shard
+from dail.synth.core.config import TOOL_VERSION, Frozen, canonical, fingerprint
+from dail.synth.core.errors import IntegrityError, UsageError, describe
+from dail.synth.core.files import Objects
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.shards import SCHEMA_VERSION, TraceRow, decode_shard
+from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.units import ShardRef
 
 
 class Manifest(Frozen):

@@ -11,10 +11,11 @@ import json
 import re
 from pathlib import Path
 
-from synth.schema.base import Frozen, UsageError
+from dail.synth.core.config import Frozen
+from dail.synth.core.errors import UsageError
 
 ROLES = ("student", "privileged_student", "negative_reference")
-TEMPLATES = Path(__file__).parent.parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "method" / "templates"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
 

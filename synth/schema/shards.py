@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synth.schema.base import TOOL_VERSION, Frozen, IntegrityError
-from synth.schema.items import Kind
+from dail.synth.core.config import TOOL_VERSION, Frozen
+from dail.synth.core.errors import IntegrityError
+from dail.synth.schema.items import Kind
 
 SCHEMA_VERSION = 2
 _IDS = pa.list_(pa.field("element", pa.int32(), nullable=False))

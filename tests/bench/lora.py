@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
+from dail.train.config import TrainConfig
+from dail.train.data import Example, student_input
+from dail.train.memory import count
+from dail.train.model import Roles, load_roles
+from dail.train.step import GradientStep
 from tests.bench.shapes import SHAPES, machine, write_config
 from tests.bench.train import make_weights
-from train.config import TrainConfig
-from train.data import Example, student_input
-from train.forecast import count
-from train.model import Roles, load_roles
-from train.step import Scorer
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -50,7 +50,7 @@ def main() -> None:
         write_config(folder, options.shape, num_hidden_layers=1, vocab_size=1024)
         make_weights(folder, torch.bfloat16)
         scorers = {
-            lora: Scorer(load_roles(folder, config, DEVICE), config, 1.0)
+            lora: GradientStep(load_roles(folder, config, DEVICE), config, 1.0)
             for lora in ("lean", "peft")
             for config in [TrainConfig.model_validate({"dtype": "bfloat16", "lora": lora})]
         }

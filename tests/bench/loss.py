@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
+from dail.train.loss import Head, Reference, Weights, floors, folded_kl_loss, kl_loss, reference_of
 from tests.bench.shapes import machine
-from train.loss import Head, Reference, Weights, floors, folded_kl_loss, kl_loss, reference_of
 
 GAMMA, CHUNK = 0.1, 256
 WEIGHTS = Weights(1.0, -GAMMA)

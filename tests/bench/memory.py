@@ -16,13 +16,14 @@ import sys
 
 import torch
 
-from synth.config import EngineConfig
-from synth.engine.vllm import VllmEngine
-from synth.fit import GIB, shape_of
-from synth.pair import Pair
-from synth.prompts import Prompts
-from synth.schema.items import Synthesis, load_items
-from synth.strategies.base import RolloutRequest
+from dail.synth.config import EngineConfig
+from dail.synth.engine.sizing import GIB, shape_of
+from dail.synth.engine.vllm import VllmEngine
+from dail.synth.method.prompts import Prompts
+from dail.synth.rollout.base import RolloutRequest
+from dail.synth.rollout.pair import Pair
+from dail.synth.schema.items import load_items
+from dail.synth.schema.synthesis import Synthesis
 from tests.bench.shapes import DEMO, SHAPES, fitted, machine, model_of
 
 _BLOCK = 128

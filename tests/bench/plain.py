@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
-from synth.schema.items import Synthesis
+from dail.synth.schema.synthesis import Synthesis
 
 _rows = itertools.count()
 

@@ -16,12 +16,13 @@ import json
 import time
 from typing import Any
 
-from synth.config import EngineConfig, SynthConfig
-from synth.engine.vllm import VllmEngine
-from synth.pair import Pair
-from synth.prompts import Prompts
-from synth.schema.items import Synthesis, load_items
-from synth.strategies.base import RolloutRequest
+from dail.synth.config import EngineConfig, SynthConfig
+from dail.synth.engine.vllm import VllmEngine
+from dail.synth.method.prompts import Prompts
+from dail.synth.rollout.base import RolloutRequest
+from dail.synth.rollout.pair import Pair
+from dail.synth.schema.items import load_items
+from dail.synth.schema.synthesis import Synthesis
 from tests.bench.shapes import DEMO, SHAPES, Model, fitted, machine, model_of
 
 STRATEGIES = ("lockstep", "lazy")
@@ -74,7 +75,7 @@ def by_pairs(options: argparse.Namespace, model: Model) -> None:
 
 async def by_actors(options: argparse.Namespace, model: Model, actors: int) -> float:
     """Tokens a second from the first submission to the last trace."""
-    from synth.pool import Pool
+    from dail.synth.run.pool import Pool
 
     everything = requests(model, options.units, options.tokens)
     engine = EngineConfig(model=model.folder, dtype=model.dtype, rows=128, model_tokens=longest(everything))
@@ -112,7 +113,7 @@ def main() -> None:
     by_pairs(options, model)
     if model.vllm_args or options.ahead:
         return  # weights made up in each actor would need another way to tell vLLM so
-    from synth.pool import ray_cluster
+    from dail.synth.run.pool import ray_cluster
 
     for actors in options.actors:
         with ray_cluster():

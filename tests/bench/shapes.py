@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from synth.config import EngineConfig
-from synth.fit import fit, shape_of, this_device
+from dail.synth.config import EngineConfig
+from dail.synth.engine.sizing import fit, shape_of, this_device
 
 DEMO = Path(__file__).parents[2] / "deploy" / "demo"
 _QWEN = {

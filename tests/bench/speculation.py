@@ -20,10 +20,11 @@ from typing import Any
 from vllm import EngineArgs, LLMEngine
 from vllm.platforms import current_platform
 
-import synth.engine.vllm  # noqa: F401  (sets what vLLM reads from the environment)
-from synth.fit import shape_of
-from synth.prompts import Prompts
-from synth.schema.items import Synthesis, load_items
+import dail.synth.engine.vllm  # noqa: F401  (sets what vLLM reads from the environment)
+from dail.synth.engine.sizing import shape_of
+from dail.synth.method.prompts import Prompts
+from dail.synth.schema.items import load_items
+from dail.synth.schema.synthesis import Synthesis
 from tests.bench.plain import decode
 from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
 

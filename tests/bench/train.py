@@ -23,15 +23,15 @@ from pathlib import Path
 
 import torch
 
-from synth.schema.models import ModelIdentity, identify
-from synth.schema.shards import TraceRow
+from dail.synth.schema.models import ModelIdentity, identify
+from dail.synth.schema.shards import TraceRow
+from dail.train import loop, step
+from dail.train.config import TrainConfig
+from dail.train.loop import run
+from dail.train.model import Roles
 from tests.bench.clock import Clock
 from tests.bench.shapes import DEMO, SHAPES, machine, model_of
 from tests.train.conftest import trace_row, write_manifest
-from train import loop, step
-from train.config import TrainConfig
-from train.loop import run
-from train.model import Roles
 
 LABELS = (
     "student's forward pass",

@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from synth.schema.manifest import read_rows
-from synth.schema.models import identify
+from dail.synth.schema.manifest import read_rows
+from dail.synth.schema.models import identify
+from dail.train.config import TrainConfig
 from tests.bench.shapes import SHAPES, machine
 from tests.bench.train import row, weights_of
 from tests.train.conftest import write_manifest
-from train.config import TrainConfig
 
 BATCH = 4
 OUT_OF_MEMORY = "out of memory"
@@ -53,7 +53,7 @@ def peak_mib() -> float:
 
 
 def ours(folder: Path, manifest: Path, out: Path, references: str) -> Epoch:
-    from train.loop import run
+    from dail.train.loop import run
 
     config = TrainConfig.model_validate({"epochs": 1, "dtype": dtype(), "references": references})
     result = run(folder, manifest, out / references, config, out / "shared")

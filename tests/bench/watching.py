@@ -1,7 +1,7 @@
 """Strategy lazy from outside: vLLM samples the privileged student's rows itself and hands every token's `logprobs=1` to
 Python, which stops a row and asks the student where its word matters. What the pause on the device is measured against.
 
-The same distribution as `synth.strategies.lazy` at temperature 1, without its seeds, records, or stop strings.
+The same distribution as `dail.synth.rollout.lazy` at temperature 1, without its seeds, records, or stop strings.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
-from synth.strategies.base import RolloutRequest
+from dail.synth.rollout.base import RolloutRequest
 
 _rows = itertools.count()
 

@@ -13,8 +13,8 @@ import argparse
 import json
 from typing import Any
 
-from synth.engine.draws import Draws
-from synth.pair import Pair
+from dail.synth.engine.sampling import Draws
+from dail.synth.rollout.pair import Pair
 from tests.bench.clock import Clock
 from tests.bench.rollout import Bench, traces
 from tests.bench.shapes import machine, model_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
-from synth.engine.versions import VLLM
+from dail.synth.engine.versions import VLLM
 from tests.conftest import ROOT
 
 SETUP = ROOT / "deploy" / "setup.sh"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from synth.engine.base import AloneRow, Row
-from synth.schema.items import load_items
-from synth.schema.manifest import read_manifest, read_rows
+from dail.synth.engine.base import AloneRow, Row
+from dail.synth.schema.items import load_items
+from dail.synth.schema.manifest import read_manifest, read_rows
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, ROOT
 from tests.flow.conftest import BIN, dail, running, wait_for
 

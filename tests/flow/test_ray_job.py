@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from synth.schema.manifest import read_rows
+from dail.synth.schema.manifest import read_rows
 from tests.conftest import DEMO_MODEL, OLYMPIAD, ROOT
 from tests.flow.conftest import BIN, running, wait_for
 

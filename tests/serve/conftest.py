@@ -17,13 +17,13 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from serve.app import create_app
-from serve.settings import Settings
-from synth.schema.models import ModelIdentity, identify
+from dail.serve.app import create_app
+from dail.serve.settings import Settings
+from dail.synth.schema.models import ModelIdentity, identify
 from tests.conftest import safetensors_of
 from tests.serve.worker import FakeWorker
 
-DAIL = (sys.executable, "-c", "from serve.cli import main; main()")
+DAIL = (sys.executable, "-c", "from dail.serve.cli import main; main()")
 
 
 def make_model(folder: Path) -> Path:

@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from serve.app import create_app
+from dail.serve.app import create_app
 
 PEOPLE, WORKERS = "p" * 20, "w" * 20
 

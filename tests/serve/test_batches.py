@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from synth.schema.manifest import read_manifest, read_rows
+from dail.synth.schema.manifest import read_manifest, read_rows
 from tests.serve.conftest import items
 
 

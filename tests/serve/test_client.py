@@ -5,8 +5,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from serve.client import Client
-from synth.schema.base import ApiError
+from dail.synth.core.errors import ApiError
+from dail.synth.core.http import Client
 
 
 @pytest.fixture

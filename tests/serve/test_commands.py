@@ -11,9 +11,9 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from serve import commands
-from serve.app import create_app
-from serve.cli import main
+from dail.serve import commands
+from dail.serve.app import create_app
+from dail.serve.cli import main
 from tests.serve.conftest import DAIL, clean_environment, items, start_api
 from tests.serve.worker import FakeWorker
 

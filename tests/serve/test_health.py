@@ -26,5 +26,5 @@ def test_the_openapi_page_needs_nothing_from_elsewhere(api):
 
 def test_the_api_starts_without_the_heavy_packages():
     heavy = "{'torch', 'ray', 'vllm', 'transformers', 'peft'}"
-    code = f"import sys, serve.app, serve.commands; print({heavy} & set(sys.modules))"
+    code = f"import sys, dail.serve.app, dail.serve.commands; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

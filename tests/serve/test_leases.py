@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 from starlette.testclient import TestClient
 
-from serve.app import create_app
-from synth.schema.tokens import Tokens
+from dail.serve.app import create_app
+from dail.synth.schema.trace_tokens import Tokens
 from tests.serve.conftest import items, lapse_leases
 from tests.serve.worker import FakeWorker
 

@@ -10,13 +10,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from serve.bodies import BatchIn
-from serve.service import Conflict, Service
-from serve.store import Store
-from synth.schema.leases import Commit, Fail, Heartbeat, LeaseRequest
-from synth.schema.manifest import read_manifest
-from synth.schema.models import ModelIdentity
-from synth.schema.objects import Objects
+from dail.serve.bodies import BatchIn
+from dail.serve.service import Conflict, Service
+from dail.serve.store.transaction import Store
+from dail.synth.core.files import Objects
+from dail.synth.schema.manifest import read_manifest
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseRequest
 from tests.serve.conftest import items, lapse_leases
 from tests.serve.worker import write_shard
 
@@ -157,8 +157,8 @@ def test_a_batch_killed_between_manifest_and_end_is_ended_by_the_next_start(tmp_
     (unit,) = service.lease(LeaseRequest(worker="w", count=1, model=MODEL)).units
     shard = write_shard(service.objects.root, unit)
     with service.store.write() as tx:
-        tx.commit(tx.held(unit.unit_id, "w", unit.epoch), shard)
-        tx.settle(batch.id)
+        tx.units.commit(tx.units.held(unit.unit_id, "w", unit.epoch), shard)
+        tx.batches.settle(batch.id)
     service._finish(batch.id)
     first = service.batch(batch.id).manifest
     with service.store.write() as tx:  # as if the last write had not happened
@@ -169,7 +169,7 @@ def test_a_batch_killed_between_manifest_and_end_is_ended_by_the_next_start(tmp_
 
 
 def test_no_batch_is_taken_when_the_disk_is_nearly_full(api, monkeypatch):
-    monkeypatch.setattr("serve.service._free_bytes", lambda _: 1000)
+    monkeypatch.setattr("dail.serve.service._free_bytes", lambda _: 1000)
     response = api.post("/v1/batches", json={"items": items(1)})
     assert (response.status_code, response.json()["code"]) == (507, "storage")
     assert "Retry-After" in response.headers

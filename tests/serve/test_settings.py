@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from serve.settings import load_settings
-from synth.schema.base import UsageError, is_loopback
+from dail.serve.settings import load_settings
+from dail.synth.core.errors import UsageError
+from dail.synth.core.http import is_loopback
 
 TOKEN = "a-token-of-16-or-more"
 

@@ -6,11 +6,11 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
-from synth.schema.leases import Commit, Fail, Heartbeat, LeaseReply, LeaseRequest, ShardRef, Unit, shard_key
-from synth.schema.manifest import config_fingerprint
-from synth.schema.models import ModelIdentity
-from synth.schema.objects import Objects, sha256
-from synth.schema.shards import TraceMessage, TraceRow, encode_shard
+from dail.synth.core.files import Objects, sha256
+from dail.synth.schema.manifest import config_fingerprint
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.shards import TraceMessage, TraceRow, encode_shard
+from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseReply, LeaseRequest, ShardRef, Unit, shard_key
 
 
 class FakeWorker:

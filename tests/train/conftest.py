@@ -12,12 +12,12 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from synth.schema.items import Synthesis
-from synth.schema.manifest import build_manifest, encode_manifest, manifest_key
-from synth.schema.models import ModelIdentity, identify
-from synth.schema.objects import Objects
-from synth.schema.shards import TraceRow
-from synth.traces import shard_of
+from dail.synth.core.files import Objects
+from dail.synth.run.trace_rows import shard_of
+from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key
+from dail.synth.schema.models import ModelIdentity, identify
+from dail.synth.schema.shards import TraceRow
+from dail.synth.schema.synthesis import Synthesis
 
 VOCABULARY, CONTEXT = 96, 128
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

@@ -12,16 +12,17 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from synth.schema.base import IntegrityError, StorageError
-from synth.schema.manifest import read_manifest
-from synth.schema.models import identify
+from dail.synth.core.errors import IntegrityError, StorageError
+from dail.synth.schema.manifest import read_manifest
+from dail.synth.schema.models import identify
+from dail.train.adapter import finished, save_adapter
+from dail.train.checkpoint import find_run
+from dail.train.config import TrainConfig
+from dail.train.data import pad
+from dail.train.loop import Result, run
+from dail.train.model import load_roles
+from dail.train.record import Provenance
 from tests.train.conftest import MakeManifest
-from train.adapter import Provenance, finished, save_adapter
-from train.checkpoint import find_run
-from train.config import TrainConfig
-from train.data import pad
-from train.loop import Result, run
-from train.model import load_roles
 
 CPU = torch.device("cpu")
 SETTINGS = TrainConfig(epochs=1, lora_rank=4, lr=3e-3, dtype="float32")

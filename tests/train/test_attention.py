@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from synth.schema.models import identify
+from dail.synth.schema.models import identify
+from dail.train import attention
+from dail.train.attention import PACKED, packed_attention, register
+from dail.train.config import TrainConfig
+from dail.train.data import Example, ModelLimits, load_examples, pack, student_input
+from dail.train.model import Roles, choose_packing, load_roles
+from dail.train.step import GradientStep
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_model import CPU, other_model, stir
-from train import attention
-from train.attention import PACKED, packed_attention, register
-from train.config import TrainConfig
-from train.data import Example, ModelLimits, load_examples, pack, student_input
-from train.model import Roles, choose_packing, load_roles
-from train.step import Scorer
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_a_model_is_packed_in_one_call_a_layer_and_has_the_gradients_of_pads(
 
 def gradients(roles: Roles, examples: tuple[Example, ...], tokens: int = 10_000) -> dict[str, Tensor]:
     config = TrainConfig(dtype="float32", microbatch_tokens=tokens, max_grad_norm=1e9)
-    Scorer(roles, config, 10.0).gradients(examples)
+    GradientStep(roles, config, 10.0).gradients(examples)
     found = {name: weight.grad.clone() for name, weight in roles.adapter().items() if weight.grad is not None}
     roles.peft.zero_grad()
     return found

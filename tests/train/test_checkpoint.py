@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from synth.schema.base import IntegrityError, StorageError, UsageError
-from synth.schema.models import ModelIdentity
-from train.checkpoint import CHECKPOINT_FILE, RUN_FILE, RunRecord, claim, find_run, restore, save, steps_done
-from train.config import TrainConfig
+from dail.synth.core.errors import IntegrityError, StorageError, UsageError
+from dail.synth.schema.models import ModelIdentity
+from dail.train.checkpoint import CHECKPOINT_FILE, RUN_FILE, claim, find_run, restore, save, steps_done
+from dail.train.config import TrainConfig
+from dail.train.record import RunRecord
 
 
 def record(**settings: object) -> RunRecord:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from serve.cli import dail
-from synth.schema.base import EXIT_USAGE, DailError, UsageError
+from dail.serve.cli import dail
+from dail.synth.core.errors import EXIT_USAGE, DailError, UsageError
 from tests.train.conftest import MakeManifest
 
 
@@ -77,5 +77,5 @@ def test_bad_data_leaves_no_run_folder_behind(tiny_model: Path, make_manifest: M
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys, train.commands; sys.exit('torch' in sys.modules)"
+    code = "import sys, dail.train.commands; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

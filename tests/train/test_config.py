@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from synth.schema.base import UsageError
-from train.config import FREE_ON_RESUME, TrainConfig
+from dail.synth.core.errors import UsageError
+from dail.train.config import FREE_ON_RESUME, TrainConfig
 
 
 def test_the_defaults_are_the_paper_s():

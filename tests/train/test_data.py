@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from synth.schema.base import DailError, IntegrityError, UsageError
-from synth.schema.models import ModelIdentity, identify
+from dail.synth.core.errors import DailError, IntegrityError, UsageError
+from dail.synth.schema.models import ModelIdentity, identify
+from dail.train.data import Example, ModelLimits, TrainingSet, load_examples, microbatches, pad, reference_input
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest, trace_row, write_manifest
-from train.data import Example, ModelLimits, TrainingSet, load_examples, microbatches, pad, reference_input
 
 LIMITS = ModelLimits(CONTEXT, VOCABULARY)
 CPU = torch.device("cpu")

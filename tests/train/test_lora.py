@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from synth.schema.base import UsageError
-from synth.schema.models import identify
+from dail.synth.core.errors import UsageError
+from dail.synth.schema.models import identify
+from dail.train.config import TrainConfig
+from dail.train.data import Example, ModelLimits, load_examples, student_input
+from dail.train.lora import LeanLinear
+from dail.train.model import Roles, check_roles, load_roles, recompute
+from dail.train.step import GradientStep
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_model import CPU, literal_loss, stir
-from train.config import TrainConfig
-from train.data import Example, ModelLimits, load_examples, student_input
-from train.lora import LeanLinear
-from train.model import Roles, check_roles, load_roles, recompute
-from train.step import Scorer
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def stirred(tiny_model: Path, **settings: object) -> Roles:
 
 def gradients(roles: Roles, examples: tuple[Example, ...], **settings: object) -> dict[str, Tensor]:
     config = TrainConfig.model_validate({"max_grad_norm": 1e9, **settings})
-    Scorer(roles, config, 10.0).gradients(examples)
+    GradientStep(roles, config, 10.0).gradients(examples)
     return {name: weight.grad.clone() for name, weight in roles.adapter().items() if weight.grad is not None}
 
 
@@ -110,7 +110,7 @@ def test_an_adapted_head_gets_its_gradient_and_the_fold_is_given_up(
     check_roles(roles, examples[0])
     assert "the adapter reaches the head" in capsys.readouterr().err and not roles.folds
     stir(roles)
-    loss_R, figures = Scorer(roles, config.model_copy(update={"objective": objective}), 1.0).score(examples)
+    loss_R, figures = GradientStep(roles, config.model_copy(update={"objective": objective}), 1.0).score(examples)
     loss_R.sum().backward()
     got = {name: weight.grad.clone() for name, weight in roles.adapter().items() if weight.grad is not None}
     assert any("lm_head" in name for name in got) and len(got) == len(roles.adapter())
@@ -140,7 +140,7 @@ def test_dropout_reaches_the_student_alone_and_depends_on_seed_and_step(
     found = []
     for seed, step in ((0, 3), (0, 3), (0, 4), (1, 3)):
         roles.peft.zero_grad()
-        Scorer(roles, TrainConfig(lora_dropout=0.5, seed=seed), 10.0).gradients(examples, step)
+        GradientStep(roles, TrainConfig(lora_dropout=0.5, seed=seed), 10.0).gradients(examples, step)
         found.append(next(iter(roles.adapter().values())).grad.clone())
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2]) and not torch.equal(found[0], found[3])

@@ -13,8 +13,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.bench.loss import inputs
-from train.loss import (
+from dail.train.loss import (
     APART,
     Head,
     Weights,
@@ -26,6 +25,7 @@ from train.loss import (
     project,
     reference_of,
 )
+from tests.bench.loss import inputs
 
 R, D, V = 13, 8, 41
 CONTRASTIVE = Weights(1.0, -0.1)

@@ -16,11 +16,11 @@ import pytest
 from accelerate import tracking
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from synth.schema.base import StorageError, UsageError
+from dail.synth.core.errors import StorageError, UsageError
+from dail.train import metrics as module
+from dail.train.metrics import CURVES_FILE, METRICS_FILE, check_trackers, metrics
 from tests.conftest import ROOT
 from tests.train.test_checkpoint import record
-from train import metrics as module
-from train.metrics import CURVES_FILE, METRICS_FILE, check_trackers, metrics
 
 RECORD = record()
 
@@ -71,7 +71,7 @@ def test_trackio_has_every_step_and_the_settings(tmp_path: Path, monkeypatch: py
     pytest.importorskip("trackio")
     code = (
         "import sys; from pathlib import Path; from tests.train.test_checkpoint import record; "
-        "from train.metrics import metrics\n"
+        "from dail.train.metrics import metrics\n"
         "with metrics(Path(sys.argv[1]), 0, record(trackers=['trackio'], gamma=0.3)) as log:\n"
         "    [log.write(step, {'loss': step / 2}) for step in (1, 2, 3)]"
     )

@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from synth.schema.base import UsageError
-from synth.schema.models import identify
+from dail.synth.core.errors import UsageError
+from dail.synth.schema.models import identify
+from dail.train.config import TrainConfig
+from dail.train.data import Example, ModelLimits, load_examples, pad, reference_input, student_input
+from dail.train.loss import Head
+from dail.train.model import Roles, check_roles, device_and_dtype, load_roles, read_limits
+from dail.train.step import GradientStep
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
-from train.config import TrainConfig
-from train.data import Example, ModelLimits, load_examples, pad, reference_input, student_input
-from train.loss import Head
-from train.model import Roles, check_roles, device_and_dtype, load_roles, read_limits
-from train.step import Scorer
 
 CPU = torch.device("cpu")
 
@@ -96,7 +96,7 @@ def test_microbatches_add_up_to_the_whole_batch(roles: Roles, examples: tuple[Ex
     results = []
     for tokens in (4096, 1):
         config = TrainConfig(microbatch_tokens=tokens, max_grad_norm=1e9)
-        figures = Scorer(roles, config, mean_trace_tokens=15.0).gradients(examples)
+        figures = GradientStep(roles, config, mean_trace_tokens=15.0).gradients(examples)
         results.append(
             (figures, [weight.grad.clone() for weight in roles.adapter().values() if weight.grad is not None])
         )
@@ -114,7 +114,7 @@ def test_a_smaller_batch_is_still_divided_by_the_batch_size(roles: Roles, exampl
     for size in (1, 4):
         roles.peft.zero_grad()
         config = TrainConfig(batch_size=size, max_grad_norm=1e9)
-        norms[size] = Scorer(roles, config, 15.0).gradients(examples[:1])["grad_norm"]
+        norms[size] = GradientStep(roles, config, 15.0).gradients(examples[:1])["grad_norm"]
     assert norms[4] == pytest.approx(norms[1] / 4, rel=1e-4)
 
 
@@ -123,7 +123,7 @@ def test_equal_contexts_and_a_fresh_adapter_give_no_gradient(roles: Roles, examp
         Example("u", e.student_prompt_ids, e.student_prompt_ids, e.student_prompt_ids, e.trace_ids) for e in examples
     ]
     for gamma in (0.0, 0.1, 0.9):
-        assert Scorer(roles, TrainConfig(gamma=gamma), 15.0).gradients(same)["grad_norm"] < 1e-5
+        assert GradientStep(roles, TrainConfig(gamma=gamma), 15.0).gradients(same)["grad_norm"] < 1e-5
 
 
 def test_only_the_adapter_is_trained_in_float32_and_the_head_is_not_adapted(tiny_model: Path):
@@ -182,7 +182,7 @@ def test_heads_that_do_more_than_multiply_train_with_whole_logits(
     check_roles(roles, examples[0])
     assert "cannot be folded" in capsys.readouterr().err
     stir(roles)
-    loss_R, _ = Scorer(roles, TrainConfig(dtype="float32"), 1.0).score(examples)
+    loss_R, _ = GradientStep(roles, TrainConfig(dtype="float32"), 1.0).score(examples)
     loss_R.sum().backward()
     ours = {name: weight.grad.clone() for name, weight in roles.adapter().items() if weight.grad is not None}
     roles.peft.zero_grad()

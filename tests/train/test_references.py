@@ -13,21 +13,21 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from synth.schema.base import IntegrityError, StorageError, UsageError
-from synth.schema.models import identify
+from dail.synth.core.errors import IntegrityError, StorageError, UsageError
+from dail.synth.schema.models import identify
+from dail.train import references as module
+from dail.train.commands import cache as cache_verb
+from dail.train.commands import train
+from dail.train.config import TrainConfig
+from dail.train.data import Example, ModelLimits, load_examples, reference_input
+from dail.train.loop import compute_references, run
+from dail.train.loss import Weights, reference_of
+from dail.train.model import Roles, load_roles
+from dail.train.references import INDEX_FILE, MadeWith, ReferenceCache, fill, made_with, size_bytes
+from dail.train.step import GradientStep
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_loop import SETTINGS, lines, weights
 from tests.train.test_model import CPU, stir
-from train import references as module
-from train.commands import cache as cache_verb
-from train.commands import train
-from train.config import TrainConfig
-from train.data import Example, ModelLimits, load_examples, reference_input
-from train.loop import compute_references, run
-from train.loss import Weights, reference_of
-from train.model import Roles, load_roles
-from train.references import INDEX_FILE, MadeWith, ReferenceCache, fill, made_with, size_bytes
-from train.step import Scorer
 
 CONFIG = TrainConfig(dtype="float32", microbatch_tokens=150)
 
@@ -79,7 +79,7 @@ def test_cached_and_live_losses_and_gradients_agree(
     config = CONFIG.model_copy(update={"objective": objective})
     found = []
     for cache in (filled(), None):
-        loss_R, figures = Scorer(roles, config, 1.0, cache).score(examples[:4])
+        loss_R, figures = GradientStep(roles, config, 1.0, cache).score(examples[:4])
         loss_R.sum().backward()
         found.append(
             (loss_R, figures["floor"], {n: w.grad.clone() for n, w in roles.adapter().items() if w.grad is not None})

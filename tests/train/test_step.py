@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dail.train.config import TrainConfig
+from dail.train.step import learning_rate, token_weights
 from tests.train.test_data import example
-from train.config import TrainConfig
-from train.step import learning_rate, token_weights
 
 TRACES = [example(5, 4), example(5, 10), example(5, 6)]
 

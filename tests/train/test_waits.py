@@ -14,14 +14,14 @@ from torch.optim import AdamW
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from synth.schema.models import identify
+from dail.synth.schema.models import identify
+from dail.train import attention, loop
+from dail.train.config import TrainConfig
+from dail.train.data import ModelLimits, load_examples, on_device
+from dail.train.model import Roles, load_roles, recompute
+from dail.train.step import GradientStep
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_model import CPU
-from train import attention, loop
-from train.config import TrainConfig
-from train.data import ModelLimits, load_examples, on_device
-from train.model import Roles, load_roles, recompute
-from train.step import Scorer
 
 aten = torch.ops.aten
 CARD = torch.device("meta")  # in place of a GPU: computes nothing, but knows which tensors lie on it
@@ -165,7 +165,7 @@ def waited_for(
     def run(packs: bool = True, **settings: object) -> list[str]:
         config = TrainConfig.model_validate({"epochs": 2, "dtype": "bfloat16", "microbatch_tokens": 1, **settings})
         record = loop._record(tiny_model, manifest, config)
-        on_host = Scorer(load_roles(tiny_model, config, CPU), config, data.mean_trace_tokens)
+        on_host = GradientStep(load_roles(tiny_model, config, CPU), config, data.mean_trace_tokens)
         cache = loop.reference_cache(tmp_path / "references", on_host, data, record)
         scorer = replace(on_host, roles=on_card(tiny_model, config, packs), cache=cache)
         optimizer = AdamW(scorer.roles.adapter().values())

@@ -1,0 +1,1 @@
+"""What an adapter is worth: pass@k and a report."""

@@ -11,15 +11,15 @@ from typing import Any
 
 import click
 
-from synth.prompts import Prompts
-from synth.schema.base import StorageError, UsageError
-from synth.schema.console import emit, say
-from synth.schema.models import identify
-from train.evals.config import EvalConfig
-from train.evals.lineage import read_adapter
-from train.evals.problems import load_problems
-from train.evals.report import points, render, trace_lineage
-from train.evals.results import (
+from dail.synth.core.console import emit, say
+from dail.synth.core.errors import StorageError, UsageError
+from dail.synth.method.prompts import Prompts
+from dail.synth.schema.models import identify
+from dail.train.evals.config import EvalConfig
+from dail.train.evals.lineage import read_adapter
+from dail.train.evals.problems import load_problems
+from dail.train.evals.report import points, render, trace_lineage
+from dail.train.evals.results import (
     AdapterRef,
     Evaluation,
     GroupResult,
@@ -30,7 +30,7 @@ from train.evals.results import (
     summarise,
     versions,
 )
-from train.evals.run import evaluate as run_evaluation
+from dail.train.evals.run import evaluate as run_evaluation
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from synth.config import EngineConfig
-from synth.schema.base import Config
+from dail.synth.config import EngineConfig
+from dail.synth.core.config import Config
 
 
 class EvalConfig(Config):

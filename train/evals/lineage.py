@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synth.schema.base import IntegrityError, UsageError
-from synth.schema.console import say
-from synth.schema.items import strict_json
-from synth.schema.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelIdentity, adapter_rank
-
-_PROVENANCE = "dail.json"
+from dail.synth.core.console import say
+from dail.synth.core.errors import IntegrityError, UsageError
+from dail.synth.schema.items import strict_json
+from dail.synth.schema.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelIdentity, adapter_rank
+from dail.train.record import PROVENANCE_FILE
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Adapter:
 def read_adapter(folder: Path, model: ModelIdentity) -> Adapter:
     """Raises UsageError (no PEFT LoRA adapter) or IntegrityError (of another base model)."""
     rank = adapter_rank(folder)
-    provenance = _provenance(folder / _PROVENANCE)
+    provenance = _provenance(folder / PROVENANCE_FILE)
     if provenance:
         _check_base(folder, provenance["model"], model)
     with open(folder / ADAPTER_WEIGHTS, "rb") as weights:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 LEVEL = 0.95
 RESAMPLES = 2000
 
@@ -34,6 +32,8 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
         raise ValueError(f"pass@{k} of {num_correct} correct in {num_samples}: wanted 0 <= c <= n and 1 <= k <= n")
     if num_samples - num_correct < k:
         return 1.0
+    import numpy as np
+
     ratios = 1.0 - k / np.arange(num_samples - num_correct + 1, num_samples + 1)
     return float(1.0 - np.prod(ratios))
 
@@ -54,6 +54,8 @@ def bootstrap(values: Sequence[float], seed: int, least: float = 0.0) -> Interva
     Args:
         least: the smallest value possible; the largest is 1.
     """
+    import numpy as np  # here, so that `dail eval --help` needs none
+
     mean = float(np.mean(values))
     if len(values) == 1:
         return Interval(mean, least, 1.0)

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
-from synth.schema.base import Frozen, InputError, UsageError, describe
-from synth.schema.items import ItemId, Problem, Short, strict_json
+from dail.synth.core.config import Frozen
+from dail.synth.core.errors import InputError, UsageError, describe
+from dail.synth.schema.items import ItemId, Problem, Short, strict_json
 
 # A file of expert solutions is a file of problems too; these of its columns play no part here.
 _EXPERT_COLUMNS = ("solution", "kind", "source", "license")

@@ -15,15 +15,15 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from synth.prompts import Prompts
-from synth.schema.base import DailError
-from synth.schema.items import Synthesis
-from synth.schema.manifest import Manifest
-from train.curves import training_curves
-from train.evals.figures import pass_curves
-from train.evals.lineage import Adapter
-from train.evals.results import Evaluation, GroupResult, PassAtK
-from train.evals.traces import Trace, some_traces
+from dail.synth.core.errors import DailError
+from dail.synth.method.prompts import Prompts
+from dail.synth.schema.manifest import Manifest
+from dail.synth.schema.synthesis import Synthesis
+from dail.train.charts import training_curves
+from dail.train.evals.charts import pass_curves
+from dail.train.evals.lineage import Adapter
+from dail.train.evals.results import Evaluation, GroupResult, PassAtK
+from dail.train.evals.traces import Trace, some_traces
 
 _HERE = Path(__file__).parent
 _MANY_PROBLEMS = 400  # the table of single problems holds no more; eval.json has all

@@ -11,14 +11,14 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from synth.grade import Method
-from synth.schema.base import Frozen
-from synth.schema.models import ModelIdentity
-from train.evals.config import EvalConfig
-from train.evals.passk import bootstrap, ks, pass_at_k
-from train.evals.problems import EvalProblem
-from train.evals.run import Judged
-from train.evals.samples import Subject
+from dail.synth.core.config import Frozen
+from dail.synth.method.grading import Method
+from dail.synth.schema.models import ModelIdentity
+from dail.train.evals.completions import Subject
+from dail.train.evals.config import EvalConfig
+from dail.train.evals.passk import bootstrap, ks, pass_at_k
+from dail.train.evals.problems import EvalProblem
+from dail.train.evals.run import Judged
 
 ALL = "all problems"
 

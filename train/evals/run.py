@@ -15,19 +15,20 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
 
-from synth.config import EngineConfig
-from synth.engine.base import Engine, Finished, Limits, Row
-from synth.grade import Grader, Verdict
-from synth.pair import start_engine
-from synth.prompts import Prompts
-from synth.schema.base import ItemError, UsageError, canonical
-from synth.schema.console import progress, say
-from synth.schema.models import ModelIdentity
-from synth.strategies.admission import Admission
-from train.evals.config import EvalConfig
-from train.evals.lineage import Adapter
-from train.evals.problems import EvalProblem
-from train.evals.samples import Completion, SampleFile, Subject, completion_key
+from dail.synth.config import EngineConfig
+from dail.synth.core.config import canonical
+from dail.synth.core.console import progress, say
+from dail.synth.core.errors import ItemError, UsageError
+from dail.synth.engine.admission import Admission
+from dail.synth.engine.base import Engine, Finished, Limits, Row
+from dail.synth.engine.start import start_engine
+from dail.synth.method.grading import Grader, Verdict
+from dail.synth.method.prompts import Prompts
+from dail.synth.schema.models import ModelIdentity
+from dail.train.evals.completions import Completion, SampleFile, Subject, completion_key
+from dail.train.evals.config import EvalConfig
+from dail.train.evals.lineage import Adapter
+from dail.train.evals.problems import EvalProblem
 
 MakeEngine = Callable[[EngineConfig, int | None], Engine]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from synth.schema.manifest import Manifest, output_root, read_manifest
-from synth.schema.objects import Objects
-from synth.schema.shards import TraceRow, decode_shard
+from dail.synth.core.files import Objects
+from dail.synth.schema.manifest import Manifest, output_root, read_manifest
+from dail.synth.schema.shards import TraceRow, decode_shard
 
 NUM_TRACES = 12
 NUM_TOKENS = 1500  # shown of one trace; a browser takes no more of many

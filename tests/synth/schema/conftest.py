@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from synth.schema.models import ModelIdentity
-from synth.schema.shards import TraceRow
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.shards import TraceRow
 
 ROW: dict[str, Any] = {
     "unit_id": "0" * 32,

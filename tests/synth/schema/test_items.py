@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synth.schema.base import InputError, UsageError
-from synth.schema.items import PROBLEM_BYTES, SOLUTION_BYTES, check_items, load_items, strict_json
+from dail.synth.core.errors import InputError, UsageError
+from dail.synth.schema.items import PROBLEM_BYTES, SOLUTION_BYTES, check_items, load_items, strict_json
 
 ITEM: dict[str, Any] = {"problem": "1+1?", "solution": "It is \\boxed{2}."}
 USER = {"role": "user", "content": "1+1?"}

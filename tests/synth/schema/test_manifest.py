@@ -11,13 +11,20 @@ from typing import Any
 
 import pytest
 
-from synth.schema.base import IntegrityError, UsageError
-from synth.schema.items import Synthesis
-from synth.schema.leases import ShardRef, shard_key
-from synth.schema.manifest import build_manifest, encode_manifest, manifest_key, output_root, read_manifest, read_rows
-from synth.schema.models import ModelIdentity
-from synth.schema.objects import Objects, sha256
-from synth.schema.shards import TraceRow, encode_shard
+from dail.synth.core.errors import IntegrityError, UsageError
+from dail.synth.core.files import Objects, sha256
+from dail.synth.schema.manifest import (
+    build_manifest,
+    encode_manifest,
+    manifest_key,
+    output_root,
+    read_manifest,
+    read_rows,
+)
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.shards import TraceRow, encode_shard
+from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.units import ShardRef, shard_key
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 

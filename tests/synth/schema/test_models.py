@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from synth.schema import models
-from synth.schema.base import UsageError
-from synth.schema.models import ROLES, adapter_rank, chat_template, identify
+from dail.synth.core.errors import UsageError
+from dail.synth.schema import models
+from dail.synth.schema.models import ROLES, adapter_rank, chat_template, identify
 from tests.conftest import safetensors_of
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synth.schema.base import IntegrityError
-from synth.schema.objects import Objects, sha256
-from synth.schema.shards import SCHEMA, TraceMessage, TraceRow, decode_shard, encode_shard
+from dail.synth.core.errors import IntegrityError
+from dail.synth.core.files import Objects, sha256
+from dail.synth.schema.shards import SCHEMA, TraceMessage, TraceRow, decode_shard, encode_shard
 from tests.synth.schema.conftest import ROW
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -10,18 +10,17 @@ from typing import Any
 
 import pytest
 
-from synth.engine.base import Finished, Limits, Records, Row
-from synth.prompts import Prompts
-from synth.schema.items import Synthesis
-from synth.schema.manifest import build_manifest, encode_manifest, manifest_key
-from synth.schema.models import ModelIdentity, identify
-from synth.schema.objects import Objects
-from synth.schema.shards import TraceRow
-from synth.traces import shard_of
+from dail.synth.core.files import Objects
+from dail.synth.engine.base import Finished, Limits, Records, Row
+from dail.synth.method.prompts import Prompts
+from dail.synth.run.trace_rows import shard_of
+from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key
+from dail.synth.schema.models import ModelIdentity, identify
+from dail.synth.schema.shards import TraceRow
+from dail.synth.schema.synthesis import Synthesis
+from dail.train.config import TrainConfig
+from dail.train.record import Provenance, RunRecord
 from tests.conftest import DEMO_MODEL
-from train.adapter import Provenance
-from train.checkpoint import RunRecord
-from train.config import TrainConfig
 
 NOW = dt.datetime(2026, 11, 21, 12, 0, tzinfo=dt.UTC)
 HOSTILE = "<script>alert(1)</script>"

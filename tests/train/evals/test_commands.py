@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from synth.engine.base import Engine, Row
-from synth.prompts import Prompts
-from synth.schema.base import UsageError
-from synth.schema.models import ModelIdentity
+from dail.synth.core.errors import UsageError
+from dail.synth.engine.base import Engine, Row
+from dail.synth.method.prompts import Prompts
+from dail.synth.schema.models import ModelIdentity
+from dail.train.evals import run
+from dail.train.evals.commands import evaluate
+from dail.train.evals.results import Evaluation
 from tests.conftest import DEMO_MODEL
 from tests.train.evals.conftest import HOSTILE, TableEngine, write_adapter
-from train.evals import run
-from train.evals.commands import evaluate
-from train.evals.results import Evaluation
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_the_base_model_alone_has_no_difference(problems: Path, tmp_path: Path) 
 
 
 def test_settings_reach_the_engine_and_unknown_ones_are_refused(problems: Path, tmp_path: Path) -> None:
-    from synth.schema.base import UsageError
+    from dail.synth.core.errors import UsageError
 
     dail_eval(problems, tmp_path / "e", "--set", "engine.rows=8", "--temperature", "1", "--seed", "5")
     settings = Evaluation.model_validate_json((tmp_path / "e" / "eval.json").read_bytes()).settings

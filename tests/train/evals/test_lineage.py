@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from synth.schema.base import IntegrityError, UsageError
-from synth.schema.models import ModelIdentity
+from dail.synth.core.errors import IntegrityError, UsageError
+from dail.synth.schema.models import ModelIdentity
+from dail.train.evals.lineage import read_adapter
 from tests.train.evals.conftest import write_adapter
-from train.evals.lineage import read_adapter
 
 
 def test_a_trained_adapter_knows_its_run(trained: Path, model: ModelIdentity) -> None:

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from train.evals.passk import bootstrap, ks, pass_at_k
+from dail.train.evals.passk import bootstrap, ks, pass_at_k
 
 
 def by_counting(num_samples: int, num_correct: int, k: int) -> Fraction:

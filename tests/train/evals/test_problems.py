@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from synth.schema.base import InputError, UsageError
+from dail.synth.core.errors import InputError, UsageError
+from dail.train.evals.problems import load_problems
 from tests.conftest import EXPERT_SOLUTIONS
-from train.evals.problems import load_problems
 
 
 def write(path: Path, *lines: Any) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.evals.results import ALL, Judgement, ProblemResult, by_group, summarise
+from dail.train.evals.results import ALL, Judgement, ProblemResult, by_group, summarise
 
 
 def judgement(sample: int, correct: bool) -> Judgement:

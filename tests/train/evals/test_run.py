@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from synth.config import EngineConfig
-from synth.engine.base import Engine, Row
-from synth.prompts import Prompts
-from synth.schema.base import EngineDead, UsageError
-from synth.schema.models import ModelIdentity
+from dail.synth.config import EngineConfig
+from dail.synth.core.errors import EngineDead, UsageError
+from dail.synth.engine.base import Engine, Row
+from dail.synth.method.prompts import Prompts
+from dail.synth.schema.models import ModelIdentity
+from dail.train.evals.config import EvalConfig
+from dail.train.evals.lineage import Adapter
+from dail.train.evals.problems import EvalProblem
+from dail.train.evals.run import Judged, evaluate
 from tests.conftest import DEMO_MODEL
 from tests.train.evals.conftest import TableEngine
-from train.evals.config import EvalConfig
-from train.evals.lineage import Adapter
-from train.evals.problems import EvalProblem
-from train.evals.run import Judged, evaluate
 
 PROBLEMS = [EvalProblem(id=f"p{number}", problem=f"Say {number}.", answer=str(number)) for number in range(3)]
 Answer = Callable[[Row], Sequence[int]]

@@ -13,11 +13,11 @@ from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel
 
-from synth.prompts import Prompts
-from synth.schema.base import IntegrityError
-from synth.schema.models import ModelIdentity
+from dail.synth.core.errors import IntegrityError
+from dail.synth.method.prompts import Prompts
+from dail.synth.schema.models import ModelIdentity
+from dail.train.evals.traces import NUM_TRACES, some_traces, token_pieces
 from tests.train.evals.conftest import trace_row, write_manifest
-from train.evals.traces import NUM_TRACES, some_traces, token_pieces
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -1,0 +1,103 @@
+"""Errors as application/problem+json (RFC 9457): ours, and those that FastAPI and Starlette make themselves.
+
+A problem never repeats what was sent: only where it is (a JSON pointer), what is wrong and what is wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from dail.serve.bodies import Fault, Problem
+from dail.serve.service import Conflict, NotFound
+from dail.synth.core.errors import DailError, InputError, StorageError, plainly, pointer
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 5
+_MAX_FAULTS = 100
+_MAX_POINTER = 256
+_STATUS: dict[type[DailError], int] = {NotFound: 404, Conflict: 409, InputError: 422, StorageError: 507}
+_HINTS = {404: "there is no such path; /docs lists them", 405: "the path does not take this method; /docs lists them"}
+
+# For the `responses` of a router: every error has this one shape.
+RESPONSES: dict[int | str, dict[str, object]] = {
+    "4XX": {
+        "description": "Refused: `code` and `errors` say why",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
+
+log = logging.getLogger("dail.serve")
+
+
+class RequestError(DailError):
+    """A request that is refused before any rule looks at it."""
+
+    def __init__(
+        self, status: int, code: str, message: str, problems: Sequence[tuple[str, str, str]] = (), **headers: str
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.problems = tuple(problems)
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def answer_with_problems(app: FastAPI) -> None:
+    """Every error of the app leaves it as a problem."""
+
+    @app.exception_handler(DailError)
+    def of_ours(request: Request, error: DailError) -> JSONResponse:
+        if isinstance(error, RequestError):
+            return _problem(error.status, error.code, str(error), error.problems, error.headers)
+        status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+        problems = error.problems if isinstance(error, InputError) else ()
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 507 else {}
+        return _problem(status, error.code, str(error), problems, headers)
+
+    @app.exception_handler(RequestValidationError)
+    def of_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = [(pointer(fault["loc"]), fault["type"], plainly(fault)) for fault in error.errors()]
+        return _problem(422, "invalid_parameter", "a parameter was refused", problems)
+
+    @app.exception_handler(HTTPException)
+    def of_starlette(request: Request, error: HTTPException) -> JSONResponse:
+        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        return _problem(
+            error.status_code, code, _HINTS.get(error.status_code, "the request was refused"), (), error.headers
+        )
+
+    @app.exception_handler(Exception)
+    def of_mistakes(request: Request, error: Exception) -> JSONResponse:
+        return _problem(500, "internal", "a mistake of ours; the server's log tells more under this request_id")
+
+
+def _problem(
+    status: int,
+    code: str,
+    detail: str,
+    problems: Sequence[tuple[str, str, str]] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    request_id = f"req_{secrets.token_hex(8)}"
+    if status >= 500:
+        log.error("%s %s %s: %s", request_id, status, code, detail)
+    body = Problem(
+        type=f"urn:dail:problem:{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        code=code,
+        detail=detail,
+        errors=tuple(
+            Fault(pointer=where[:_MAX_POINTER], code=kind, detail=what) for where, kind, what in problems[:_MAX_FAULTS]
+        ),
+        request_id=request_id,
+    )
+    return JSONResponse(body.model_dump(), status, dict(headers or {}), MEDIA_TYPE)

@@ -1,0 +1,1 @@
+"""The store behind the API, by table."""

@@ -1,0 +1,224 @@
+"""Batches and the items in them: stored with a POST, ended when no unit is open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from dail.serve.store.checkpoints import Checkpoints
+from dail.serve.store.tables import BATCHES, ITEMS, MANIFESTS, NOW, OPEN, UNITS
+from dail.serve.store.units import item_states
+from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.synthesis import Synthesis
+
+
+@dataclass(frozen=True)
+class NewBatch:
+    """What a POST makes, before it is stored. `units` holds (unit id, item id, sample)."""
+
+    id: str
+    idempotency_key: str
+    body_hash: str
+    model: ModelIdentity
+    model_key: str
+    synthesis: Synthesis
+    run_label: str | None
+    metadata: Mapping[str, str]
+    items: Sequence[ExpertSolution]
+    units: Sequence[tuple[str, str, int]]
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    id: str
+    body_hash: str
+    status: str
+    model: ModelIdentity
+    synthesis: Synthesis
+    run_label: str | None
+    metadata: dict[str, str]
+    generation: int
+    created_at: float
+    in_progress_at: float | None
+    cancelling_at: float | None
+    settled_at: float | None
+    ended_at: float | None
+    manifest: tuple[str, str] | None  # key, digest
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of one batch at one moment. `items` and `units` are by state, states without any left out."""
+
+    items: Mapping[str, int]
+    units: Mapping[str, int]
+    tokens: int
+    student_tokens: float
+    now: float
+
+
+class Batches:
+    """Part of a transaction."""
+
+    def __init__(self, connection: sa.Connection, checkpoints: Checkpoints) -> None:
+        self._sql, self._checkpoints = connection, checkpoints
+
+    def add(self, new: NewBatch) -> None:
+        self._sql.execute(
+            BATCHES.insert().values(
+                id=new.id,
+                idempotency_key=new.idempotency_key,
+                body_hash=new.body_hash,
+                status="in_progress",
+                model=new.model.model_dump_json(),
+                model_key=new.model_key,
+                synthesis=new.synthesis.model_dump_json(),
+                run_label=new.run_label,
+                metadata=dict(new.metadata),
+            )
+        )
+        bodies = [
+            {"batch_id": new.id, "item_id": item.id, "position": position, "body": item.model_dump_json()}
+            for position, item in enumerate(new.items)
+        ]
+        self._sql.execute(ITEMS.insert(), bodies)
+        units = [
+            {"unit_id": unit, "batch_id": new.id, "item_id": item, "sample": sample} for unit, item, sample in new.units
+        ]
+        self._sql.execute(UNITS.insert(), units)
+
+    def get(self, batch_id: str) -> BatchRecord | None:
+        return self._one_batch(BATCHES.c.id == batch_id)
+
+    def of_key(self, idempotency_key: str) -> BatchRecord | None:
+        return self._one_batch(BATCHES.c.idempotency_key == idempotency_key)
+
+    def page(self, status: str | None, after: str | None, limit: int) -> list[BatchRecord]:
+        """Newest first."""
+        query = _select_batches().order_by(BATCHES.c.n.desc()).limit(limit)
+        if status is not None:
+            query = query.where(BATCHES.c.status == status)
+        if after is not None:
+            query = query.where(BATCHES.c.n < sa.select(BATCHES.c.n).where(BATCHES.c.id == after).scalar_subquery())
+        return [_batch_record(row) for row in self._sql.execute(query)]
+
+    def open_ids(self) -> list[str]:
+        """Batches that have not ended."""
+        return list(self._sql.scalars(sa.select(BATCHES.c.id).where(BATCHES.c.ended_at.is_(None))))
+
+    def start_cancel(self, batch_id: str) -> int:
+        return self._change(
+            BATCHES.update()
+            .where(BATCHES.c.id == batch_id, BATCHES.c.status == "in_progress")
+            .values(status="cancelling", cancelling_at=NOW)
+        )
+
+    def settle(self, batch_id: str) -> int:
+        """in_progress → finalizing, or a mark on a cancelling batch, once no unit is queued or leased."""
+        is_open = sa.exists().where(UNITS.c.batch_id == batch_id, UNITS.c.state.in_(OPEN))
+        status = sa.case((BATCHES.c.status == "in_progress", "finalizing"), else_=BATCHES.c.status)
+        return self._change(
+            BATCHES.update()
+            .where(
+                BATCHES.c.id == batch_id,
+                BATCHES.c.status.in_(("in_progress", "cancelling")),
+                BATCHES.c.settled_at.is_(None),
+                ~is_open,
+            )
+            .values(status=status, settled_at=NOW)
+        )
+
+    def end(self, batch_id: str, manifest: tuple[str, str] | None) -> int:
+        """finalizing → completed, cancelling → cancelled; the manifest is (key, digest)."""
+        status = sa.case((BATCHES.c.status == "finalizing", "completed"), else_="cancelled")
+        ended = self._change(
+            BATCHES.update()
+            .where(
+                BATCHES.c.id == batch_id,
+                BATCHES.c.status.in_(("finalizing", "cancelling")),
+                BATCHES.c.settled_at.is_not(None),
+            )
+            .values(status=status, ended_at=NOW)
+        )
+        if ended and manifest is not None:
+            generation = sa.select(BATCHES.c.generation).where(BATCHES.c.id == batch_id).scalar_subquery()
+            row = {"batch_id": batch_id, "generation": generation, "key": manifest[0], "digest": manifest[1]}
+            self._sql.execute(MANIFESTS.insert().values(row))
+        if ended:
+            self._checkpoints.drop(sa.select(UNITS.c.n).where(UNITS.c.batch_id == batch_id))
+        return ended
+
+    def tally(self, batch_id: str) -> Tally:
+        states = item_states(batch_id)
+        by_item = self._sql.execute(sa.select(states.c.status, sa.func.count()).group_by(states.c.status))
+        by_unit = self._sql.execute(
+            sa.select(UNITS.c.state, sa.func.count(), sa.func.sum(UNITS.c.tokens), sa.func.sum(UNITS.c.student_tokens))
+            .where(UNITS.c.batch_id == batch_id)
+            .group_by(UNITS.c.state)
+        ).all()
+        return Tally(
+            items=dict(by_item.tuples().all()),
+            units={state: count for state, count, _, _ in by_unit},
+            tokens=sum(tokens for _, _, tokens, _ in by_unit),
+            student_tokens=sum(tokens for _, _, _, tokens in by_unit),
+            now=self._sql.scalar(sa.select(NOW)) or 0.0,
+        )
+
+    def items(self, batch_id: str, status: str | None, after: str | None, limit: int) -> list[tuple[str, str]]:
+        """(item id, state) in the order they were posted."""
+        states = item_states(batch_id)
+        query = (
+            sa.select(ITEMS.c.item_id, states.c.status)
+            .join(states, states.c.item_id == ITEMS.c.item_id)
+            .where(ITEMS.c.batch_id == batch_id)
+            .order_by(ITEMS.c.position)
+            .limit(limit)
+        )
+        if status is not None:
+            query = query.where(states.c.status == status)
+        if after is not None:
+            query = query.where(ITEMS.c.position > self._position(batch_id, after))
+        return [(row.item_id, row.status) for row in self._sql.execute(query)]
+
+    def item_status(self, batch_id: str, item_id: str) -> str | None:
+        states = item_states(batch_id)
+        return self._sql.scalar(sa.select(states.c.status).where(states.c.item_id == item_id))
+
+    def _position(self, batch_id: str, item_id: str) -> Any:
+        query = sa.select(ITEMS.c.position).where(ITEMS.c.batch_id == batch_id, ITEMS.c.item_id == item_id)
+        return query.scalar_subquery()
+
+    def _one_batch(self, condition: Any) -> BatchRecord | None:
+        row = self._sql.execute(_select_batches().where(condition)).one_or_none()
+        return _batch_record(row) if row else None
+
+    def _change(self, statement: sa.Update) -> int:
+        return self._sql.execute(statement).rowcount
+
+
+def _select_batches() -> sa.Select:
+    manifest = sa.and_(MANIFESTS.c.batch_id == BATCHES.c.id, MANIFESTS.c.generation == BATCHES.c.generation)
+    return sa.select(BATCHES, MANIFESTS.c.key, MANIFESTS.c.digest).outerjoin(MANIFESTS, manifest)
+
+
+def _batch_record(row: sa.Row) -> BatchRecord:
+    return BatchRecord(
+        id=row.id,
+        body_hash=row.body_hash,
+        status=row.status,
+        model=ModelIdentity.model_validate_json(row.model),
+        synthesis=Synthesis.model_validate_json(row.synthesis),
+        run_label=row.run_label,
+        metadata=row.metadata,
+        generation=row.generation,
+        created_at=row.created_at,
+        in_progress_at=row.in_progress_at,
+        cancelling_at=row.cancelling_at,
+        settled_at=row.settled_at,
+        ended_at=row.ended_at,
+        manifest=(row.key, row.digest) if row.key else None,
+    )

@@ -1,0 +1,30 @@
+"""Shards: the files that committed units became."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from dail.serve.store.tables import SHARDS
+from dail.synth.schema.units import ShardRef
+
+SHARD_COLUMNS = [SHARDS.c[name] for name in ShardRef.model_fields]
+
+
+class Shards:
+    """Part of a transaction. Units are named by their number in the store."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._sql = connection
+
+    def add(self, unit: int, batch_id: str, shard: ShardRef) -> None:
+        row = {"unit": unit, "batch_id": batch_id, **shard.model_dump()}
+        self._sql.execute(SHARDS.insert().values(row))
+
+    def get(self, unit_id: str, key: str) -> ShardRef | None:
+        query = sa.select(*SHARD_COLUMNS).where(SHARDS.c.unit_id == unit_id, SHARDS.c.key == key)
+        row = self._sql.execute(query).one_or_none()
+        return ShardRef.model_validate(row._mapping) if row else None
+
+    def of_batch(self, batch_id: str) -> list[ShardRef]:
+        query = sa.select(*SHARD_COLUMNS).where(SHARDS.c.batch_id == batch_id).order_by(SHARDS.c.unit)
+        return [ShardRef.model_validate(row._mapping) for row in self._sql.execute(query)]

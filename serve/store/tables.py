@@ -1,0 +1,135 @@
+"""The tables of the store, and how its file is opened. Their rows are read and written in this folder alone."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+STORE_VERSION = 2
+_BUSY_S = 30
+_CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
+NOW = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
+
+OPEN = ("queued", "leased")  # states of a unit that has not ended
+
+METADATA = sa.MetaData()
+
+BATCHES = sa.Table(
+    "batches",
+    METADATA,
+    sa.Column("n", sa.Integer, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("idempotency_key", sa.Text, nullable=False, unique=True),
+    sa.Column("body_hash", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False, index=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("model_key", sa.Text, nullable=False),  # what a worker's model must equal
+    sa.Column("synthesis", sa.Text, nullable=False),
+    sa.Column("run_label", sa.Text),
+    sa.Column("metadata", sa.JSON, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False, default=1),
+    sa.Column("created_at", sa.Float, nullable=False, default=NOW),
+    sa.Column("in_progress_at", sa.Float),  # first lease
+    sa.Column("cancelling_at", sa.Float),
+    sa.Column("settled_at", sa.Float),  # every unit terminal
+    sa.Column("ended_at", sa.Float),
+)
+ITEMS = sa.Table(
+    "items",
+    METADATA,
+    sa.Column("batch_id", sa.Text, sa.ForeignKey("batches.id"), primary_key=True),
+    sa.Column("item_id", sa.Text, primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Index("items_in_order", "batch_id", "position", unique=True),
+)
+UNITS = sa.Table(
+    "units",
+    METADATA,
+    sa.Column("n", sa.Integer, primary_key=True),
+    sa.Column("unit_id", sa.Text, nullable=False),
+    sa.Column("batch_id", sa.Text, nullable=False),
+    sa.Column("item_id", sa.Text, nullable=False),
+    sa.Column("sample", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, default="queued"),
+    sa.Column("owner", sa.Text),
+    sa.Column("epoch", sa.Integer, nullable=False, default=0),
+    sa.Column("lease_until", sa.Float),
+    sa.Column("leases", sa.Integer, nullable=False, default=0),
+    sa.Column("failures", sa.Integer, nullable=False, default=0),
+    sa.Column("tokens", sa.Integer, nullable=False, default=0),
+    sa.Column("student_tokens", sa.Float, nullable=False, default=0),
+    sa.Column("error_code", sa.Text),
+    sa.Column("error_detail", sa.Text),
+    sa.Column("error_retryable", sa.Boolean),
+    sa.ForeignKeyConstraint(["batch_id", "item_id"], ["items.batch_id", "items.item_id"]),
+    sa.UniqueConstraint("batch_id", "unit_id"),
+    sa.Index("units_of_item", "batch_id", "item_id", "state"),
+    sa.Index("units_of_batch", "batch_id", "state"),
+    sa.Index("units_by_state", "state", "n"),
+    sa.Index("units_by_id", "unit_id"),
+)
+PREFIXES = sa.Table(  # checkpoints of traces that have not ended, in pieces
+    "prefixes",
+    METADATA,
+    sa.Column("unit", sa.Integer, sa.ForeignKey("units.n"), primary_key=True),
+    sa.Column("start", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("tokens", sa.Text, nullable=False),
+)
+SHARDS = sa.Table(
+    "shards",
+    METADATA,
+    sa.Column("unit", sa.Integer, sa.ForeignKey("units.n"), primary_key=True),
+    sa.Column("batch_id", sa.Text, nullable=False, index=True),
+    sa.Column("key", sa.Text, nullable=False, unique=True),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("size_bytes", sa.Integer, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("unit_id", sa.Text, nullable=False),
+    sa.Column("item_id", sa.Text, nullable=False),
+    sa.Column("tokens", sa.Integer, nullable=False),
+    sa.Column("student_tokens", sa.Float, nullable=False),
+)
+MANIFESTS = sa.Table(
+    "manifests",
+    METADATA,
+    sa.Column("batch_id", sa.Text, sa.ForeignKey("batches.id"), primary_key=True),
+    sa.Column("generation", sa.Integer, primary_key=True),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+)
+
+
+def wal_is_safe(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
+    """Whether this SQLite has the fix of the bug that can corrupt a WAL store (3.7.0 to 3.51.2).
+
+    >>> wal_is_safe((3, 51, 3)), wal_is_safe((3, 51, 2)), wal_is_safe((3, 50, 7)), wal_is_safe((3, 44, 6))
+    (True, False, True, True)
+    """
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+
+
+def make_engine(path: Path) -> sa.Engine:
+    """The one way to open the file: writes are serialised, synced, and hold to the foreign keys."""
+    engine = sa.create_engine(
+        f"sqlite:///{path}", connect_args={"timeout": _BUSY_S}, pool_size=_CONNECTIONS, max_overflow=0
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def settle(connection: Any, _: Any) -> None:
+        # Python's own BEGIN is deferred: a read-modify-write under it loses updates of other threads in silence.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA journal_mode={'WAL' if wal_is_safe() else 'DELETE'}")
+        connection.execute("PRAGMA synchronous=FULL")  # NORMAL may roll back acknowledged commits after a power loss
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        is_read = connection.get_execution_options().get("dail_read", False)
+        connection.exec_driver_sql("BEGIN" if is_read else "BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,89 @@
+"""One SQLite file holds the truth: a row in it is the promise, files are only bytes.
+
+All SQL is in this folder, by table; a transaction joins it. Times are Unix seconds by the store's clock: no worker's
+clock counts.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from dail.serve.store.batches import Batches
+from dail.serve.store.checkpoints import Checkpoints
+from dail.serve.store.shards import Shards
+from dail.serve.store.tables import METADATA, STORE_VERSION, make_engine
+from dail.serve.store.units import Units
+from dail.synth.core.errors import StorageError
+
+
+class Store:
+    """Opens the file, or makes it. `write` and `read` give a transaction; nothing else touches SQL."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writing = threading.Lock()  # SQLite's own wait is a sleeping poll, and not fair
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make {path.parent}: {error.strerror}; choose another data folder") from None
+        self._engine = make_engine(path)
+        with self.write() as tx:
+            tx.prepare(path)
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """One BEGIN IMMEDIATE … COMMIT, on disk when it returns. Raises StorageError if the disk refuses."""
+        with self._writing, _refusals(self.path), self._engine.begin() as connection:
+            yield Transaction(connection)
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """One consistent view; does not wait for writers longer than their commit."""
+        with _refusals(self.path), self._engine.connect().execution_options(dail_read=True) as connection:
+            yield Transaction(connection)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error.orig, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+            raise  # our mistake, not the disk's
+        raise StorageError(
+            f"the store {path} refused: {error.orig}; nothing was changed; free some space or check the folder"
+        ) from error
+
+
+class Transaction:
+    """What one connection reads and writes between BEGIN and COMMIT."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._sql = connection
+        self.checkpoints = Checkpoints(connection)
+        self.shards = Shards(connection)
+        self.units = Units(connection, self.checkpoints, self.shards)
+        self.batches = Batches(connection, self.checkpoints)
+
+    def prepare(self, path: Path) -> None:
+        version = self._sql.exec_driver_sql("PRAGMA user_version").scalar_one()
+        if version > STORE_VERSION:
+            raise StorageError(
+                f"the store {path} has version {version}, this build reads up to {STORE_VERSION}; upgrade dail"
+            )
+        METADATA.create_all(self._sql)
+        self.stamp()
+
+    def stamp(self) -> None:
+        """Writes the store's version into its header: also the cheapest real write, for a health check."""
+        self._sql.exec_driver_sql(f"PRAGMA user_version={STORE_VERSION}")

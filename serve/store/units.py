@@ -1,0 +1,270 @@
+"""Units: who holds which, and how each ended.
+
+Every change of state is one guarded UPDATE whose WHERE names the state it leaves; the rules that choose it are in
+`service.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from dail.serve.store.checkpoints import Checkpoints
+from dail.serve.store.shards import SHARD_COLUMNS, Shards
+from dail.serve.store.tables import BATCHES, ITEMS, NOW, OPEN, SHARDS, UNITS
+from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.units import Failure, ShardRef, Unit, UnitState
+
+
+@dataclass(frozen=True)
+class UnitRecord:
+    n: int
+    unit_id: str
+    batch_id: str
+    item_id: str
+    sample: int
+    state: UnitState
+    epoch: int
+    leases: int
+    failures: int
+    tokens: int
+    student_tokens: float
+    error: Failure | None
+
+
+class Units:
+    """Part of a transaction. Methods that change a state return how many rows they moved."""
+
+    def __init__(self, connection: sa.Connection, checkpoints: Checkpoints, shards: Shards) -> None:
+        self._sql, self._checkpoints, self._shards = connection, checkpoints, shards
+
+    def claim(self, model_key: str, worker: str, count: int, lease_s: float) -> list[Unit]:
+        """Leases up to `count` units to the worker: those whose lease ran out first, then queued ones, oldest first.
+
+        The same unit may be in two batches. Only one of them is leased at a time and epochs count over both, so
+        (unit, epoch) names one row.
+        """
+        lapsed = sa.and_(UNITS.c.state == "leased", UNITS.c.lease_until < NOW)
+        chosen: dict[str, int] = {}
+        for free in (lapsed, UNITS.c.state == "queued"):
+            for row in self._sql.execute(_claimable(model_key).where(free).limit(count)).all():
+                if len(chosen) < count:
+                    chosen.setdefault(row.unit_id, row.n)
+        twin = UNITS.alias()
+        last_epoch = sa.select(sa.func.max(twin.c.epoch)).where(twin.c.unit_id == UNITS.c.unit_id).scalar_subquery()
+        self._change(
+            UNITS.update()
+            .where(UNITS.c.n.in_(chosen.values()), sa.or_(UNITS.c.state == "queued", lapsed))
+            .values(
+                state="leased",
+                owner=worker,
+                epoch=last_epoch + 1,
+                lease_until=NOW + lease_s,
+                leases=UNITS.c.leases + 1,
+                tokens=0,
+                student_tokens=0,
+            )
+        )
+        leased = self._leased(list(chosen.values()))
+        self._change(
+            BATCHES.update()
+            .where(BATCHES.c.id.in_({unit.batch_id for unit in leased}), BATCHES.c.in_progress_at.is_(None))
+            .values(in_progress_at=NOW)
+        )
+        return leased
+
+    def _leased(self, numbers: Sequence[int]) -> list[Unit]:
+        query = (
+            sa.select(UNITS, ITEMS.c.body, BATCHES.c.model, BATCHES.c.synthesis)
+            .join(ITEMS, sa.and_(ITEMS.c.batch_id == UNITS.c.batch_id, ITEMS.c.item_id == UNITS.c.item_id))
+            .join(BATCHES, BATCHES.c.id == UNITS.c.batch_id)
+            .where(UNITS.c.n.in_(numbers))
+            .order_by(UNITS.c.n)
+        )
+        return [
+            Unit(
+                unit_id=row.unit_id,
+                batch_id=row.batch_id,
+                item_id=row.item_id,
+                sample=row.sample,
+                epoch=row.epoch,
+                item=ExpertSolution.model_validate_json(row.body),
+                synthesis=Synthesis.model_validate_json(row.synthesis),
+                model=ModelIdentity.model_validate_json(row.model),
+                prefix=self._checkpoints.of(row.n),
+            )
+            for row in self._sql.execute(query)
+        ]
+
+    def held(self, unit_id: str, worker: str, epoch: int) -> UnitRecord | None:
+        """The unit if this worker holds it at this epoch: the fence."""
+        query = sa.select(UNITS).where(
+            UNITS.c.unit_id == unit_id,
+            UNITS.c.owner == worker,
+            UNITS.c.epoch == epoch,
+            UNITS.c.state == "leased",
+        )
+        row = self._sql.execute(query).one_or_none()
+        return _unit_record(row) if row else None
+
+    def renew(self, unit: UnitRecord, lease_s: float, tokens: int, student_tokens: float) -> int:
+        return self._move(unit, "leased", lease_until=NOW + lease_s, tokens=tokens, student_tokens=student_tokens)
+
+    def commit(self, unit: UnitRecord, shard: ShardRef) -> int:
+        moved = self._move(
+            unit,
+            "committed",
+            lease_until=None,
+            tokens=shard.tokens,
+            student_tokens=shard.student_tokens,
+            error_code=None,
+        )
+        if moved:
+            self._shards.add(unit.n, unit.batch_id, shard)
+            self._checkpoints.drop([unit.n])
+        return moved
+
+    def give_up(self, unit: UnitRecord, state: UnitState, error: Failure) -> int:
+        """A failed try: the unit goes to `state` (queued, failed or cancelled) and keeps the reason."""
+        return self._move(
+            unit,
+            state,
+            owner=None,
+            lease_until=None,
+            failures=unit.failures + 1,
+            tokens=0,
+            student_tokens=0,
+            error_code=error.code,
+            error_detail=error.detail,
+            error_retryable=error.retryable,
+        )
+
+    def hand_back(self, unit: UnitRecord) -> int:
+        """As if it had not been leased, but for the epoch."""
+        return self._move(
+            unit, "queued", owner=None, lease_until=None, leases=unit.leases - 1, tokens=0, student_tokens=0
+        )
+
+    def _move(self, unit: UnitRecord, state: UnitState, **values: Any) -> int:
+        return self._change(
+            UNITS.update()
+            .where(UNITS.c.n == unit.n, UNITS.c.state == "leased", UNITS.c.epoch == unit.epoch)
+            .values(state=state, **values)
+        )
+
+    def cancel(self, batch_id: str) -> int:
+        """Units nobody works on: queued, or with a lease that ran out."""
+        idle = sa.or_(UNITS.c.state == "queued", UNITS.c.lease_until < NOW)
+        return self._change(
+            UNITS.update()
+            .where(UNITS.c.batch_id == batch_id, UNITS.c.state.in_(OPEN), idle)
+            .values(state="cancelled", owner=None, lease_until=None)
+        )
+
+    def fail_lost(self, batch_id: str, max_leases: int, error: Failure) -> int:
+        """Units whose lease ran out and that were leased `max_leases` times already."""
+        return self._change(
+            UNITS.update()
+            .where(
+                UNITS.c.batch_id == batch_id,
+                UNITS.c.state == "leased",
+                UNITS.c.lease_until < NOW,
+                UNITS.c.leases >= max_leases,
+            )
+            .values(
+                state="failed",
+                owner=None,
+                lease_until=None,
+                error_code=error.code,
+                error_detail=error.detail,
+                error_retryable=error.retryable,
+            )
+        )
+
+    def extend_leases(self, lease_s: float) -> int:
+        """Workers could not renew while the API was down; that must not cost them their leases."""
+        return self._change(UNITS.update().where(UNITS.c.state == "leased").values(lease_until=NOW + lease_s))
+
+    def of_items(self, batch_id: str, item_ids: Sequence[str]) -> list[UnitRecord]:
+        query = sa.select(UNITS).where(UNITS.c.batch_id == batch_id, UNITS.c.item_id.in_(item_ids))
+        return [_unit_record(row) for row in self._sql.execute(query.order_by(UNITS.c.n))]
+
+    def ended(self, batch_id: str, after: int, limit: int) -> list[tuple[UnitRecord, ShardRef | None]]:
+        """Units that reached their last state, with their shards, in the order they were posted."""
+        query = (
+            sa.select(UNITS, *(column.label(f"shard_{column.name}") for column in SHARD_COLUMNS))
+            .outerjoin(SHARDS, SHARDS.c.unit == UNITS.c.n)
+            .where(UNITS.c.batch_id == batch_id, UNITS.c.n > after, UNITS.c.state.not_in(OPEN))
+            .order_by(UNITS.c.n)
+            .limit(limit)
+        )
+        return [(_unit_record(row), _shard_of(row)) for row in self._sql.execute(query)]
+
+    def _change(self, statement: sa.Update) -> int:
+        return self._sql.execute(statement).rowcount
+
+
+def _claimable(model_key: str) -> sa.Select:
+    twin = UNITS.alias()
+    is_leased_elsewhere = sa.exists().where(
+        twin.c.unit_id == UNITS.c.unit_id,
+        twin.c.n != UNITS.c.n,
+        twin.c.state == "leased",
+        twin.c.lease_until >= NOW,
+    )
+    return (
+        sa.select(UNITS.c.n, UNITS.c.unit_id)
+        .join(BATCHES, BATCHES.c.id == UNITS.c.batch_id)
+        .where(BATCHES.c.status == "in_progress", BATCHES.c.model_key == model_key, ~is_leased_elsewhere)
+        .order_by(UNITS.c.n)
+    )
+
+
+def item_states(batch_id: str) -> sa.Subquery:
+    """An item's state follows from its units' states; it is stored nowhere, so it cannot disagree with them."""
+
+    def num(state: UnitState) -> sa.ColumnElement[int]:
+        return sa.func.sum(sa.case((UNITS.c.state == state, 1), else_=0))
+
+    status = sa.case(
+        (num("leased") > 0, "running"),
+        (num("queued") == sa.func.count(), "queued"),
+        (num("queued") > 0, "running"),
+        (num("failed") > 0, "failed"),
+        (num("expired") > 0, "expired"),
+        (num("cancelled") > 0, "cancelled"),
+        else_="completed",
+    )
+    query = sa.select(UNITS.c.item_id, status.label("status")).where(UNITS.c.batch_id == batch_id)
+    return query.group_by(UNITS.c.item_id).subquery()
+
+
+def _unit_record(row: sa.Row) -> UnitRecord:
+    error = None
+    if row.error_code is not None:
+        error = Failure(code=row.error_code, detail=row.error_detail, retryable=row.error_retryable)
+    return UnitRecord(
+        n=row.n,
+        unit_id=row.unit_id,
+        batch_id=row.batch_id,
+        item_id=row.item_id,
+        sample=row.sample,
+        state=row.state,
+        epoch=row.epoch,
+        leases=row.leases,
+        failures=row.failures,
+        tokens=row.tokens,
+        student_tokens=row.student_tokens,
+        error=error,
+    )
+
+
+def _shard_of(row: sa.Row) -> ShardRef | None:
+    if row.shard_key is None:
+        return None
+    return ShardRef(**{name: row._mapping[f"shard_{name}"] for name in ShardRef.model_fields})

@@ -1,0 +1,1 @@
+"""What knows nothing of traces: errors, settings, files, HTTP, the console, the machine."""

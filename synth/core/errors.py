@@ -1,0 +1,115 @@
+"""Every error that a user can act on, what exit code it has, and how a fault of a validation is told.
+
+DailError                 exit 1   something of ours stopped; the message says what to do
+├── UsageError            exit 2   a flag, a setting or a file the user named cannot be used
+├── InputError            exit 2   expert solutions that cannot be used (`pointer` says where)
+├── IntegrityError        exit 1   bytes that are not what the manifest or the lineage says
+├── StorageError          exit 1   a disk or object store that refused
+├── ApiError              exit 1   the API refused or could not be reached
+├── ItemError             (a row)  one unit cannot run; its neighbours go on
+└── EngineDead            exit 1   the engine is gone; the actor around it ends itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_BATCH_FAILED, EXIT_CANCELLED = 0, 1, 2, 3, 4, 5
+
+_PLAINLY = {
+    "extra_forbidden": "there is no such name; check its spelling or remove it",
+    "missing": "it is missing",
+    "model_type": "wanted an object with names and values",
+}
+
+
+class DailError(Exception):
+    """An error a user can act on: what, what was got, what was wanted, what to do."""
+
+    code = "error"
+    exit_code = EXIT_ERROR
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own way would call a subclass with its message alone: engines and Ray send errors as pickles.
+        return _remade, (type(self), self.args, vars(self))
+
+
+def _remade(kind: type[DailError], args: tuple[Any, ...], state: dict[str, Any]) -> DailError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(state)
+    return error
+
+
+class UsageError(DailError):
+    code = "usage"
+    exit_code = EXIT_USAGE
+
+
+class InputError(DailError):
+    """Refused expert solutions.
+
+    `problems` holds one (JSON pointer, code, detail) per fault.
+    """
+
+    code = "invalid_input"
+    exit_code = EXIT_USAGE
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str, str]] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+class IntegrityError(DailError):
+    code = "integrity"
+
+
+class StorageError(DailError):
+    code = "storage"
+
+
+class ApiError(DailError):
+    """`status` is the HTTP status, 0 when the API could not be reached."""
+
+    code = "api"
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ItemError(DailError):
+    """One unit cannot run. `code` names the reason; `retryable` says whether another try may help."""
+
+    def __init__(self, code: str, message: str, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
+
+
+class EngineDead(DailError):
+    code = "engine_dead"
+
+
+def describe(error: ValidationError) -> str:
+    """One line per fault of a validation: JSON pointer, what is wrong, and the value's type (never the value)."""
+    return "; ".join(
+        f"{pointer(fault['loc'])}: {plainly(fault)}" for fault in error.errors(include_url=False, include_input=False)
+    )
+
+
+def plainly(fault: ErrorDetails) -> str:
+    """What is wrong, for someone who does not know pydantic."""
+    return _PLAINLY.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+
+
+def pointer(loc: Sequence[str | int]) -> str:
+    """A pydantic location as a JSON pointer (RFC 6901).
+
+    >>> pointer(("items", 3, "solution"))
+    '/items/3/solution'
+    """
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in loc) or "/"

@@ -1,0 +1,127 @@
+"""Files that are written whole or not at all: objects, which are made once and never changed, and single files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from dail.synth.core.errors import DailError, IntegrityError, StorageError
+
+_NAME = r"(?!\.+(?:/|$))[A-Za-z0-9_.-]+"  # not of dots alone
+_KEY = re.compile(rf"{_NAME}(?:/{_NAME})*")
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Objects:
+    """Objects under one local folder, created once and read with checks: never overwritten, renamed over or listed.
+
+    Keys are slash-separated names made by our own code.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def path(self, key: str) -> Path:
+        if not _KEY.fullmatch(key) or not (path := (self.root / key).resolve()).is_relative_to(self.root):
+            raise StorageError(f"object key {key!r} is not a plain relative name")
+        return path
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes the object durably, or not at all. Writing the same bytes again is no error.
+
+        The bytes reach the disk under a temporary name first and are then linked, which fails if the key exists:
+        a crash leaves either the whole object or a stray file in `_staging` that no manifest names.
+
+        Raises:
+            StorageError: the key holds other bytes, or the disk refused (full, read-only).
+        """
+        path = self.path(key)
+        staged = self.root / "_staging" / f"{os.getpid()}-{os.urandom(8).hex()}"
+        try:
+            staged.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(staged, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            _link(staged, path, data)
+            sync(path.parent)
+        except OSError as error:
+            hint = "free some space and rerun" if error.errno == errno.ENOSPC else "check the folder and rerun"
+            raise StorageError(f"cannot write {path}: {error.strerror}; nothing was committed; {hint}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                staged.unlink()
+
+    def get(self, key: str, *, size: int, digest: str) -> bytes:
+        """Reads the object and refuses it unless size and sha256 are the expected ones.
+
+        Raises:
+            IntegrityError: missing, torn or rotten; names the file.
+        """
+        path = self.path(key)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise IntegrityError(f"shard {path} is missing; the manifest lists it; restore it or rebuild it") from None
+        except OSError as error:
+            raise IntegrityError(
+                f"shard {path} cannot be read: {error.strerror}; restore it from a copy or rebuild it"
+            ) from error
+        if len(data) != size or sha256(data) != digest:
+            raise IntegrityError(
+                f"shard {path} is damaged: got {len(data)} bytes, sha256 {sha256(data)[:16]}…; "
+                f"the manifest wants {size} bytes, sha256 {digest[:16]}…; restore it from a copy or rebuild it"
+            )
+        return data
+
+
+def _link(staged: Path, path: Path, data: bytes) -> None:
+    try:
+        os.link(staged, path)
+    except FileExistsError:
+        if sha256(path.read_bytes()) != sha256(data):
+            raise StorageError(f"object {path} exists with other content; objects are never overwritten") from None
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Gives `path` the content that `write` puts into a file of another name: durably, and whole or not at all.
+
+    Raises:
+        StorageError: the disk refused; whatever was at `path` before is still there.
+    """
+    staged = path.with_name(f".{path.name}.new")
+    try:
+        write(staged)
+        sync(staged)
+        os.replace(staged, path)
+        sync(path.parent)
+    except OSError as error:
+        raise refused(path, error) from error
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def refused(path: Path, error: Exception) -> DailError:
+    """What to tell when the disk would not take `path`; safetensors reports its errors as text only."""
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    hint = "free some space" if full else "check the folder"
+    kept = "what was there before is kept" if path.exists() else "nothing was written"
+    return StorageError(f"cannot write {path}: {error}; {kept}; {hint} and rerun to go on from the last checkpoint")
+
+
+def sync(path: Path) -> None:
+    """Forces a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

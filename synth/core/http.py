@@ -1,0 +1,178 @@
+"""The API as verbs and workers see it: every refusal is an ApiError that says what to do.
+
+A verb asks once, with `Client`, since somebody sits before it. A worker, with `PatientClient`, asks again while the API
+is away: its rollouts go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from dail.synth.core.console import say
+from dail.synth.core.errors import ApiError, UsageError
+
+_TIMEOUT = httpx.Timeout(60, connect=5)
+_SHOWN_FAULTS = 10
+_WORKER_TIMEOUT_S = 30.0
+AWAY_S = 30 * 60.0  # how long an API that cannot be reached is waited for
+_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this very machine, which a proxy of the environment would not find."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _way_to(url: httpx.URL, token: str | None) -> dict[str, Any]:
+    return {
+        "base_url": url,
+        "headers": {"Authorization": f"Bearer {token}"} if token else {},
+        # a proxy from the environment would take requests to this very machine elsewhere
+        "trust_env": not is_loopback(url.host),
+    }
+
+
+class Client:
+    """One API. `token` goes with every request."""
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.url = url.rstrip("/")
+        try:
+            self._http = httpx.Client(**_way_to(httpx.URL(self.url), token), timeout=_TIMEOUT)
+        except httpx.InvalidURL as error:
+            raise ApiError(f"{url!r} is no URL ({error}); wanted one like http://127.0.0.1:8765") from None
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self._json("GET", path, params=query)
+
+    def post(self, path: str, body: Any = None) -> Any:
+        return self._json("POST", path, json=body)
+
+    def pages(self, path: str, **query: Any) -> Iterator[Any]:
+        """All entries of a list, page by page."""
+        page = self.get(path, limit=100, **query)
+        yield from page["data"]
+        while page["has_more"]:
+            page = self.get(path, limit=100, after=page["last_id"], **query)
+            yield from page["data"]
+
+    def download(self, path: str) -> Iterator[bytes]:
+        with self._refusals(), self._http.stream("GET", path) as response:
+            if not response.is_success:
+                response.read()
+                raise _refusal(response)
+            yield from response.iter_bytes()
+
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        with self._refusals():
+            response = self._http.request(method, path, **options)
+        if not response.is_success:
+            raise _refusal(response)
+        try:
+            return response.json()
+        except ValueError:
+            raise _stranger(response) from None
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.UnsupportedProtocol:
+            raise ApiError(f"{self.url!r} is no URL; wanted one like http://127.0.0.1:8765") from None
+        except httpx.ConnectError:
+            raise ApiError(f"no API at {self.url}; start one with `dail serve`, or name another with --api") from None
+        except httpx.HTTPError as error:
+            raise ApiError(f"the API at {self.url} broke off: {error or type(error).__name__}; run it again") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._http.close()
+
+
+def _refusal(response: httpx.Response) -> ApiError:
+    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+        return _stranger(response)
+    problem = response.json()
+    faults = "".join(f"\n  {fault['pointer']}: {fault['detail']}" for fault in problem["errors"][:_SHOWN_FAULTS])
+    said = f"the API refused ({response.status_code} {problem['code']}): {problem['detail']}{faults}"
+    return ApiError(said, response.status_code)
+
+
+def _stranger(response: httpx.Response) -> ApiError:
+    said = f"{response.request.url} answered {response.status_code}, but not like a dail API; check --api"
+    return ApiError(said, response.status_code)
+
+
+def worker_http(api: str, token: str | None) -> httpx.AsyncClient:
+    """The connection of a worker to an API. Raises UsageError if `api` is no URL."""
+    try:
+        url = httpx.URL(api.rstrip("/") + "/internal/v1/")
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise UsageError(f"--api {api!r} is no URL; wanted one like http://127.0.0.1:8765")
+    return httpx.AsyncClient(**_way_to(url, token), timeout=_WORKER_TIMEOUT_S)
+
+
+class PatientClient:
+    """Posts, again and again while the API is away or busy; so every call must be safe to repeat."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self._away = False
+
+    async def post(self, path: str, body: Any) -> bytes:
+        """The reply's bytes. Waits for an API that is away or busy, up to AWAY_S; then raises ApiError."""
+        deadline, pause_s = time.monotonic() + AWAY_S, _PAUSE_S
+        while True:
+            try:
+                response = await self._http.post(path, json=body)
+                if response.status_code < 500 and response.status_code != 429:
+                    self._say_away("")
+                    return _checked(response)
+                why, status = f"it answered {response.status_code}", response.status_code
+            except httpx.TransportError as error:
+                why, status = f"{type(error).__name__}: {error}", 0
+            if time.monotonic() + pause_s > deadline:
+                raise ApiError(f"the API at {self._http.base_url} was away for {AWAY_S / 60:.0f} min: {why}", status)
+            self._say_away(why)
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _say_away(self, why: str) -> None:
+        if why and not self._away:
+            say(f"the API at {self._http.base_url} is away ({why}); rollouts go on, calls are repeated")
+        elif self._away and not why:
+            say("the API is back")
+        self._away = bool(why)
+
+
+def _checked(response: httpx.Response) -> bytes:
+    if response.is_success:
+        return response.content
+    hint = "; set DAIL_TOKEN to a worker token" if response.status_code in (401, 403) else ""
+    raise ApiError(
+        f"POST {response.url} was refused with {response.status_code}: {_detail(response)}{hint}", response.status_code
+    )
+
+
+def _detail(response: httpx.Response) -> str:
+    """What a problem+json body says, else the beginning of whatever was sent."""
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200]

@@ -1,0 +1,1 @@
+"""The paper's method: prompts, waypoints, the rule of acceptance, grading."""

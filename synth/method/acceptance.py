@@ -1,0 +1,260 @@
+"""The mixed-policy rollout's rule as pure arithmetic (paper §2.1). No clock, no disk, no engine, no state.
+
+    t ~ student(. | x, r)                  the student's proposal
+    keep t   if privileged(t | x, s, r) >= tau
+    else     draw from privileged(. | x, s, r)
+
+Reading the logits is what costs, so each role's are read few times: one softmax serves the draw, the verdict and the
+log-probability. Axes: P pairs or rows, V vocabulary, K candidates, B blocks of W tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dail.synth.schema.synthesis import Acceptance
+
+_BLOCK = 128  # divides most vocabularies, so that they need no padding
+KINDS = ("absolute", "relative", "topk")  # by number in `Rule`
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How P rows draw. The flags say what matters at all, so that nobody has to ask the device."""
+
+    temperature_P: Tensor
+    top_p_P: Tensor
+    top_k_P: Tensor
+    is_heated: bool  # some temperature is not 1
+    is_cut: bool  # some row leaves the unlikely tokens out
+
+    @classmethod
+    def of(cls, settings: Sequence[tuple[float, float, int]], device: torch.device) -> Sampling:
+        """`settings`: temperature (0 is greedy), top-p (1: all), top-k (0: all) of each row."""
+        temperature, top_p, top_k = zip(*settings, strict=True) if settings else ((), (), ())
+        return cls(
+            torch.tensor(temperature, device=device, dtype=torch.float32),
+            torch.tensor(top_p, device=device, dtype=torch.float32),
+            torch.tensor(top_k, device=device, dtype=torch.long),
+            is_heated=any(value != 1 for value in temperature),
+            is_cut=any(value != 1 for value in top_p) or any(top_k),
+        )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a proposal stands, for P rows; see `Acceptance`. `kinds` are those that some row has."""
+
+    kind_P: Tensor
+    tau_P: Tensor
+    k_P: Tensor
+    tempered_P: Tensor
+    kinds: frozenset[str]
+
+    @classmethod
+    def of(cls, rules: Sequence[Acceptance | None], device: torch.device) -> Rule:
+        """None: nothing ever stands."""
+        kinds = [rule.kind if rule else None for rule in rules]
+        return cls(
+            torch.tensor([KINDS.index(kind) if kind else -1 for kind in kinds], device=device, dtype=torch.long),
+            torch.tensor([rule.tau if rule else 0.0 for rule in rules], device=device, dtype=torch.float32),
+            torch.tensor([rule.k if rule else 0 for rule in rules], device=device, dtype=torch.long),
+            torch.tensor([bool(rule and rule.tempered) for rule in rules], device=device, dtype=torch.bool),
+            frozenset(kind for kind in kinds if kind),
+        )
+
+
+class Mixed(NamedTuple):
+    """One step of P pairs. Log-probabilities are natural logs at temperature 1, float32."""
+
+    token_P: Tensor
+    accepted_P: Tensor
+    proposal_P: Tensor
+    student_logprob_P: Tensor
+    privileged_logprob_P: Tensor
+
+
+def mix(student_PV: Tensor, privileged_PV: Tensor, sampling: Sampling, rule: Rule, uniform_P2: Tensor) -> Mixed:
+    """Draws one token per pair from the two rows of logits.
+
+    Args:
+        student_PV, privileged_PV: logits of any float type; the arithmetic is in float32.
+        uniform_P2: in [0, 1); column 0 draws the proposal, column 1 the privileged student's own token.
+    """
+    student, privileged = _View(student_PV, sampling), _View(privileged_PV, sampling)
+    proposal_P = student.draw(uniform_P2[:, 0])
+    accepted_P = privileged.stands(proposal_P[:, None], rule)[:, 0]
+    token_P = torch.where(accepted_P, proposal_P, privileged.draw(uniform_P2[:, 1]))
+    at_P1 = token_P[:, None]
+    logprobs = (role.logprobs(at_P1)[:, 0] for role in (student, privileged))
+    return Mixed(token_P, accepted_P, proposal_P, *logprobs)
+
+
+class Watched(NamedTuple):
+    """One step of P rows that one role draws alone, and where the rule needs the student's word.
+
+    `best_PK` are the likeliest tokens and `stands_PK` whether a proposal of them would stand. Log-probabilities at
+    temperature 1.
+    """
+
+    token_P: Tensor
+    logprob_P: Tensor
+    confident_P: Tensor
+    pause_P: Tensor
+    best_PK: Tensor
+    best_logprob_PK: Tensor
+    stands_PK: Tensor
+
+
+def watch(logits_PV: Tensor, sampling: Sampling, rule: Rule, uniform_P: Tensor) -> Watched:
+    """One role's own draw, exact under a rule by which at most two tokens can stand.
+
+    The student matters only where a token other than the drawn one would stand: if it proposes that token, the token
+    replaces the draw; whatever else it proposes, the draw is what the rule gives. So the trace is the one that `mix`
+    would draw from the same numbers.
+    """
+    view = _View(logits_PV, sampling)
+    token_P = view.draw(uniform_P)
+    best_PK = view.logits_PV.topk(2, dim=-1).indices if rule.kinds else token_P[:, None].expand(-1, 2)
+    stands_PK = view.stands(best_PK, rule)
+    pause_P = (stands_PK & (best_PK != token_P[:, None])).any(-1)
+    logprob_P = view.logprobs(token_P[:, None])[:, 0]
+    return Watched(token_P, logprob_P, stands_PK.any(-1), pause_P, best_PK, view.logprobs(best_PK), stands_PK)
+
+
+def draw(logits_PV: Tensor, sampling: Sampling, uniform_P: Tensor) -> Tensor:
+    """One token per row by inverting the cumulative distribution; temperature 0 takes the first largest logit.
+
+    One uniform number decides a draw, so a draw depends on nothing but its own row and seed.
+    """
+    return _View(logits_PV, sampling).draw(uniform_P)
+
+
+class _View:
+    """A role's logits [P, V] in float32, with what is computed from them once and used several times."""
+
+    def __init__(self, logits_PV: Tensor, sampling: Sampling) -> None:
+        self.logits_PV = logits_PV.float()
+        self._sampling = sampling
+        self._greedy_P = sampling.temperature_P == 0
+        self._heat_P1 = torch.where(self._greedy_P, 1.0, sampling.temperature_P)[:, None]
+        self._peak_P, self._peak_at_P = self.logits_PV.max(-1)
+        heated_PV = self.logits_PV / self._heat_P1 if sampling.is_heated else self.logits_PV
+        self._probability_PV = heated_PV.softmax(-1)  # at the row's temperature
+        if sampling.is_heated:
+            self._log_total_P = self.logits_PV.logsumexp(-1)
+        else:  # the likeliest token's probability is never too small for a logarithm
+            self._log_total_P = self._peak_P - _at(self._probability_PV, self._peak_at_P).log()
+
+    def draw(self, uniform_P: Tensor) -> Tensor:
+        weights_PV = self._probability_PV
+        if self._sampling.is_cut:
+            weights_PV = _cut(weights_PV, self._sampling)
+        return torch.where(self._greedy_P, self._peak_at_P, _pick(weights_PV, uniform_P))
+
+    def logprobs(self, token_PK: Tensor) -> Tensor:
+        """At temperature 1."""
+        return self.logits_PV.gather(-1, token_PK) - self._log_total_P[:, None]
+
+    def stands(self, token_PK: Tensor, rule: Rule) -> Tensor:
+        """Whether a proposal of these tokens stands, by this role's distribution."""
+        stands_PK = torch.zeros_like(token_PK, dtype=torch.bool)
+        for kind, verdict in (("absolute", self._absolute), ("relative", self._relative), ("topk", self._topk)):
+            if kind in rule.kinds:
+                is_kind_P1 = rule.kind_P[:, None] == KINDS.index(kind)
+                stands_PK = torch.where(is_kind_P1, verdict(token_PK, rule), stands_PK)
+        return stands_PK
+
+    def _absolute(self, token_PK: Tensor, rule: Rule) -> Tensor:
+        probability_PK = self._probability_PV.gather(-1, token_PK)
+        if self._sampling.is_heated:
+            is_peak_PK = (token_PK == self._peak_at_P[:, None]).float()
+            tempered_PK = torch.where(self._greedy_P[:, None], is_peak_PK, probability_PK)
+            probability_PK = torch.where(rule.tempered_P[:, None], tempered_PK, self.logprobs(token_PK).exp())
+        return probability_PK >= rule.tau_P[:, None]
+
+    def _relative(self, token_PK: Tensor, rule: Rule) -> Tensor:
+        below_PK = self.logits_PV.gather(-1, token_PK) - self._peak_P[:, None]
+        tempered_PK = torch.where(self._greedy_P[:, None], (below_PK == 0).float(), (below_PK / self._heat_P1).exp())
+        ratio_PK = torch.where(rule.tempered_P[:, None], tempered_PK, below_PK.exp())
+        return ratio_PK >= rule.tau_P[:, None]
+
+    def _topk(self, token_PK: Tensor, rule: Rule) -> Tensor:
+        ranks = [(self.logits_PV >= _at(self.logits_PV, token_P)[:, None]).sum(-1) for token_P in token_PK.T]
+        return torch.stack(ranks, -1) <= rule.k_P[:, None]
+
+
+def _cut(probability_PV: Tensor, sampling: Sampling) -> Tensor:
+    """Leaves the top-k likeliest tokens, and of these the fewest that have top-p of what is left; the rest weighs 0."""
+    sorted_PV, order_PV = probability_PV.sort(dim=-1, descending=True, stable=True)
+    rank_V = torch.arange(sorted_PV.shape[-1], device=sorted_PV.device)
+    kept_PV = (rank_V < sampling.top_k_P[:, None]) | (sampling.top_k_P[:, None] == 0)
+    sorted_PV = sorted_PV * kept_PV
+    before_PV = sorted_PV.cumsum(-1, dtype=torch.float64) - sorted_PV
+    # top-p 1 keeps all, also where rounding makes the sum of a tail larger than the whole
+    limit_P1 = torch.where(sampling.top_p_P < 1, sampling.top_p_P, torch.inf)[:, None] * sorted_PV.sum(-1, keepdim=True)
+    return torch.zeros_like(sorted_PV).scatter_(-1, order_PV, sorted_PV * (before_PV < limit_P1))
+
+
+def _pick(weights_PV: Tensor, uniform_P: Tensor) -> Tensor:
+    """The token of each row at which the running sum of the weights passes `uniform` of their total.
+
+    Sums are float64, since a float32 running sum over 150,000 tokens loses the tail; they run over blocks first and
+    then inside one block, since a running sum over the whole vocabulary costs as much as all else together.
+    """
+    blocks_PBW = functional.pad(weights_PV, (0, -weights_PV.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
+    ends_PB = blocks_PBW.sum(-1, dtype=torch.float64).cumsum(-1)
+    target_P1 = _below(uniform_P.double()[:, None] * ends_PB[:, -1:], ends_PB[:, -1:])
+    block_P1 = torch.searchsorted(ends_PB, target_P1, right=True)
+    before_P1 = torch.where(block_P1 > 0, ends_PB.gather(-1, (block_P1 - 1).clamp(min=0)), 0.0)
+    inside_PW = blocks_PBW.take_along_dim(block_P1[:, :, None], 1)[:, 0].cumsum(-1, dtype=torch.float64)
+    rest_P1 = _below(target_P1 - before_P1, inside_PW[:, -1:])
+    return (block_P1 * _BLOCK + torch.searchsorted(inside_PW, rest_P1, right=True))[:, 0]
+
+
+def _below(target_P1: Tensor, total_P1: Tensor) -> Tensor:
+    """Kept below the total, or rounding could land on a token of probability 0 behind the last one that has any."""
+    return target_P1.minimum(total_P1.nextafter(torch.zeros_like(total_P1)))
+
+
+def _at(values_PV: Tensor, index_P: Tensor) -> Tensor:
+    return values_PV.gather(-1, index_P[:, None])[:, 0]
+
+
+def mixed_distribution(student_V: Tensor, privileged_V: Tensor, stands_V: Tensor) -> Tensor:
+    """The exact distribution of the next trace token, from the probabilities that the two draws have.
+
+    P(t) = student(t) [t stands] + privileged(t) · sum of student(u) over the u that do not.
+    """
+    kept_V = student_V * stands_V
+    return kept_V + privileged_V * (1 - kept_V.sum())
+
+
+def uniforms(seed_P: Tensor, place_P: Tensor, draws: int = 2) -> Tensor:
+    """Uniform numbers in [0, 1), float64 [P, draws], a pure function of seed and place in the trace, both int64 [P].
+
+    The SplitMix64 generator read at `place * draws + k`: a resumed rollout draws what an unbroken one would have,
+    whatever else is in the batch, and on whatever device. Products of int64 wrap as those of unsigned numbers do.
+    """
+    index_PK = place_P[:, None] * draws + torch.arange(1, draws + 1, device=place_P.device)
+    z_PK = seed_P[:, None] + index_PK * _signed(0x9E3779B97F4A7C15)
+    z_PK = (z_PK ^ _shifted(z_PK, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z_PK = (z_PK ^ _shifted(z_PK, 27)) * _signed(0x94D049BB133111EB)
+    z_PK = z_PK ^ _shifted(z_PK, 31)
+    return _shifted(z_PK, 11).double() * 2.0**-53
+
+
+def _signed(number: int) -> int:
+    """The int64 with the bits of this uint64."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def _shifted(number_PK: Tensor, bits: int) -> Tensor:
+    """To the right, with zeros coming in, as a shift of unsigned numbers does it."""
+    return (number_PK >> bits) & (2 ** (64 - bits) - 1)

@@ -1,0 +1,1 @@
+"""Requests to traces: what is drawn, by whom, and in which order."""

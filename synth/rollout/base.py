@@ -1,0 +1,67 @@
+"""What a rollout strategy takes and gives. A strategy turns requests into rows of an engine and back into traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dail.synth.engine.base import Finished, FinishReason, Records
+from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.trace_tokens import Tokens
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """One trace to draw. `adapter` is the student's own LoRA folder, none for the paper's first round.
+
+    `prefix` is what an earlier attempt wrote of the trace; it goes on after it.
+    """
+
+    unit_id: str
+    student_ids: Sequence[int]
+    privileged_ids: Sequence[int]
+    synthesis: Synthesis
+    seed: int
+    stop_ids: frozenset[int]
+    adapter: str | None = None
+    prefix: Tokens = field(default_factory=Tokens)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One trace. It ends with the stop token if one ended it; nothing is appended to a trace that was cut."""
+
+    unit_id: str
+    tokens: Tokens
+    reason: FinishReason
+    strategy: str
+
+
+class Strategy(Protocol):
+    """Turns requests into rows of an engine and ended rows into traces. The `Pair` around it steps the engine."""
+
+    def add(self, request: RolloutRequest) -> None:
+        """Queues a request. Raises ItemError (`context_length_exceeded`) if it can never run."""
+        ...
+
+    def cancel(self, unit_id: str) -> None: ...
+
+    def admit(self) -> None:
+        """Adds to the engine what fits into its next step."""
+        ...
+
+    def take(self, finished: Sequence[Finished], records: Records) -> list[Rollout]:
+        """Picks its own rows out of what the engine's step gave; returns the traces that are now whole.
+
+        `records` holds at least all that was recorded of rows and pairs that just ended.
+        """
+        ...
+
+    def pending(self) -> int:
+        """Requests added and not finished."""
+        ...
+
+    def progress(self) -> dict[str, Tokens]:
+        """By unit, the trace so far, its prefix included: what another attempt could go on from."""
+        ...

@@ -1,0 +1,183 @@
+"""Mixed-policy rollouts with a lazy student: it is asked only where its word matters (paper §2.1).
+
+The privileged student decodes alone. The student's word can change the trace only where a token that the privileged
+student did not draw would stand (`dail.synth.method.acceptance.watch`). There the privileged row pauses, the student is
+asked for one token after the trace so far, and the privileged row goes on after whichever token the rule gives. From
+tau 0.5 on at most one such token exists (a tie aside), so questions are rare: about one decode row a token instead of
+two.
+
+All draws use the numbers that lockstep and the reference would use, so the traces are the same, token for token. Who
+wrote a token is known where nobody was confident (the privileged student) and where the student was asked. Elsewhere it
+is a probability, known once the student has read the finished trace; without that reading it is unknown (none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dail.synth.core.errors import ItemError
+from dail.synth.engine.base import AloneRecord, AloneRow, PairRecord, Pause, Row, Score
+from dail.synth.rollout.base import RolloutRequest
+from dail.synth.rollout.scheduler import Entry, Stage, Staged, Trace, alone_row
+from dail.synth.rollout.select import acceptance, lazy_is_exact
+from dail.synth.rollout.stop_strings import Stops
+from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.trace_tokens import Tokens
+
+
+@dataclass
+class LazyTrace(Trace):
+    """`paused` is where the privileged row that runs stopped, at place `paused_at`; `asking` what the student is being
+    asked."""
+
+    paused: Pause | None = None
+    paused_at: int = 0
+    asking: Pause | None = None
+    answer: AloneRecord = field(default_factory=lambda: AloneRecord(0))
+    is_scored: bool = False
+
+
+class Lazy(Staged[LazyTrace]):
+    """Args:
+    with_scores: let the student read each finished trace, which fills `source` and `student_logprob`.
+    """
+
+    name = "lazy"
+    make_trace = LazyTrace
+
+    def __init__(self, entry: Entry, with_scores: bool = False, stops: Stops | None = None) -> None:
+        super().__init__(entry, stops)
+        self._with_scores = with_scores
+        self.num_questions = 0
+
+    def room(self, request: RolloutRequest) -> int:
+        rule = acceptance(request.synthesis)
+        if not lazy_is_exact(rule):
+            raise ItemError(
+                "not_exact",
+                f"strategy lazy is not exact for acceptance={rule.kind} with tau={rule.tau}, acceptance_k={rule.k}; it "
+                f"wants a rule by which at most two tokens can stand (absolute from tau 0.5, topk up to 2); use "
+                f"strategy=auto or lockstep",
+            )
+        return min(self._entry.admission.check([len(ids)]) for ids in (request.student_ids, request.privileged_ids))
+
+    def is_done(self, trace: LazyTrace) -> bool:
+        return trace.reason is not None and (trace.is_scored or not self._with_scores)
+
+    def next_stage(self, trace: LazyTrace) -> Stage:
+        request = trace.request
+        if trace.reason:
+            return Stage(self._entry, [self._reading(trace)], 1)
+        if trace.asking:
+            return Stage(self._entry, [alone_row(trace, request.student_ids, 1, AloneRow(0), request.adapter)], 1)
+        max_tokens = trace.max_tokens - len(trace.tokens)
+        alone = AloneRow(1, acceptance(request.synthesis))
+        return Stage(self._entry, [alone_row(trace, request.privileged_ids, max_tokens, alone)], max_tokens)
+
+    def read(self, trace: LazyTrace, record: PairRecord | AloneRecord) -> None:
+        assert isinstance(record, AloneRecord), f"{trace.key} is no row alone"
+        # an engine that schedules ahead runs a row once more after it ended
+        if trace.asking:
+            trace.answer = record if record.start == len(trace.tokens) else trace.answer
+            return
+        if trace.paused and record.start > len(trace.tokens) + len(trace.held):
+            return
+        number = len(record.token_ids)
+        source = [None if confident else 0.0 for confident in record.confident]
+        nothing = [None] * number
+        tokens = Tokens(list(record.token_ids), list(source), list(nothing), list(nothing), list(record.logprob))
+        trace.put(record.start, tokens)
+        trace.paused, trace.paused_at = record.pause, record.start + number
+
+    def settle(self, trace: LazyTrace, stage: Stage) -> None:
+        (row,) = stage.ended
+        if trace.paused_at >= stage.rows[0].start + len(row.token_ids):
+            trace.paused = None  # drawn in vain, past the row's end
+        if trace.reason:
+            _score(trace.tokens, row.scores or [], trace.request.synthesis)
+            trace.is_scored = True
+            return
+        if trace.asking:
+            self.num_questions += 1
+            _answer(trace, trace.asking)
+        else:
+            trace.settle(stage.rows[0].start, row.token_ids[:-1] if trace.paused else row.token_ids)
+        trace.asking, trace.paused = trace.paused, None
+        trace.reason = None if trace.asking else trace.ends()
+
+    def _reading(self, trace: LazyTrace) -> Row:
+        """The student's context with the whole trace, but for a last token for which the model has no room."""
+        student_ids, room = trace.request.student_ids, self._entry.engine.limits.model_tokens - 1
+        return Row(
+            row_id=f"{trace.key}/reading",
+            prompt_ids=[*student_ids, *trace.tokens.ids][:room],
+            max_tokens=1,
+            temperature=0.0,
+            seed=0,
+            stop_ids=frozenset(),
+            adapter=trace.request.adapter,
+            score_from=len(student_ids),
+        )
+
+
+def _answer(trace: LazyTrace, pause: Pause) -> None:
+    """Adds what the rule gives where the student was asked."""
+    proposal, logprob = trace.answer.token_ids[0], trace.answer.logprob[0]
+    if proposal in pause.standing:
+        trace.tokens.add(proposal, 1.0, logprob, pause.standing[proposal])
+    else:
+        trace.tokens.add(pause.drawn, 0.0, None, pause.logprob, rejected=proposal)
+
+
+def _score(tokens: Tokens, scores: list[Score], synthesis: Synthesis) -> None:
+    """Fills in what the student gives each token, and with it who wrote those of which that is unknown.
+
+    Where the privileged student was confident and drew the token that stands, that token is written whatever the
+    student proposes; the student wrote it if it proposed it, which has the probability of its own draw.
+    """
+    tokens.student_logprob[: len(scores)] = [score.logprob for score in scores]
+    unknown = [place for place in range(len(scores)) if tokens.source[place] is None]
+    if not unknown:
+        return
+    drawn = draw_probabilities(
+        [scores[place] for place in unknown], synthesis.temperature, synthesis.top_p, synthesis.top_k
+    )
+    for place, probability in zip(unknown, drawn.astype(np.float32).tolist(), strict=True):  # as shards hold it
+        tokens.source[place] = probability
+
+
+def draw_probabilities(
+    scores: Sequence[Score], temperature: float, top_p: float = 1.0, top_k: int = 0
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The probability with which a role draws each token of these scores [R]; K likeliest tokens are named in each.
+
+    Exact at temperature 1, and wherever the likeliest tokens that a score names hold all of the probability. What lies
+    beyond them is taken as flat as the last of them, which below temperature 1 is the most it can weigh.
+
+    >>> score = Score(np.log(0.8), 1, (np.log(0.8), np.log(0.2)))
+    >>> [round(float(draw_probabilities([score], temperature)[0]), 6) for temperature in (1.0, 0.5, 0.0)]
+    [0.8, 0.941176, 1.0]
+    """
+    own_R, rank_R = np.array([score.logprob for score in scores]), np.array([score.rank for score in scores])
+    top_RK = np.array([score.top_logprobs for score in scores])
+    if temperature == 0:
+        return (own_R >= top_RK[:, 0]).astype(np.float64)
+    weight_RK = np.exp((top_RK[:, : top_k or None] - top_RK[:, :1]) / temperature)
+    own_weight_R = np.exp((own_R - top_RK[:, 0]) / temperature)
+    total_R = weight_RK.sum(1)
+    is_drawn_R = rank_R <= top_k if top_k else np.ones(len(scores), dtype=bool)
+    if not top_k:
+        tail_R = np.maximum(0.0, 1.0 - np.exp(top_RK).sum(1))
+        flat_R = np.exp((top_RK[:, -1] - top_RK[:, 0]) / temperature - top_RK[:, -1], where=tail_R > 0, out=0 * tail_R)
+        total_R = total_R + tail_R * flat_R
+    if top_p < 1:
+        mass_R1 = top_p * total_R[:, None]
+        before_R1 = (weight_RK * (weight_RK > own_weight_R[:, None])).sum(1, keepdims=True)
+        is_drawn_R &= ((rank_R == 1) | (rank_R <= top_RK.shape[1])) & (before_R1 < mass_R1)[:, 0]
+        # the fewest likeliest tokens that have this mass together
+        total_R = (weight_RK * (weight_RK.cumsum(1) - weight_RK < mass_R1)).sum(1)
+    return np.where(is_drawn_R, np.minimum(1.0, own_weight_R / total_R), 0.0)

@@ -1,0 +1,155 @@
+"""Student engine and privileged-student engine with one life (paper §2.1).
+
+Both roles are the same frozen weights under two prompts, so as a rule one engine serves both and the weights are held
+once; the literal way of two engines is kept beside it. Whoever owns a pair sees requests go in and traces come out;
+which strategy draws them stays in here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dail.synth.config import EngineConfig, SynthConfig
+from dail.synth.engine.admission import Admission
+from dail.synth.engine.base import Engine, Finished, Limits, Records
+from dail.synth.engine.start import start_engine
+from dail.synth.method.prompts import Prompts
+from dail.synth.rollout.base import Rollout, RolloutRequest
+from dail.synth.rollout.direct import Single
+from dail.synth.rollout.draft_verify import DraftVerify
+from dail.synth.rollout.lazy import Lazy
+from dail.synth.rollout.lockstep import Lockstep
+from dail.synth.rollout.scheduler import Entry, Staged
+from dail.synth.rollout.select import Wanted, choose
+from dail.synth.rollout.stop_strings import Decode, Stops
+from dail.synth.schema.models import adapter_rank
+from dail.synth.schema.trace_tokens import Tokens
+
+RECORDS_EVERY = 32  # steps, in which all records are read; in between those of rows that ended
+
+
+class Pair:
+    """Draws traces for many requests at once. Single-threaded, driven by `step`.
+
+    Args:
+        engine: of the privileged student, and of the student unless it has its own.
+        student_adapter: folder of the LoRA adapter that the student's rows have, and the privileged student's have not.
+        with_scores: let the student read the traces of strategy lazy, which says who wrote what.
+        decode: the tokenizer's; needed only by requests with stop strings.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        strategy: Wanted = "auto",
+        student_engine: Engine | None = None,
+        student_adapter: Path | None = None,
+        with_scores: bool = True,
+        decode: Decode | None = None,
+    ) -> None:
+        privileged, stops = Entry(engine, Admission(engine.limits)), Stops(decode)
+        student = Entry(student_engine, Admission(student_engine.limits)) if student_engine else privileged
+        self._entries = [privileged] if student is privileged else [privileged, student]
+        self._wanted, self._student_adapter = strategy, student_adapter
+        self._strategies: dict[str, Staged[Any]] = {
+            "lockstep": Lockstep(privileged, stops),
+            "lazy": Lazy(privileged, with_scores, stops),
+            "draft_verify": DraftVerify(privileged, student, stops),
+            "single": Single(privileged, student, stops),
+        }
+        self._steps = 0
+
+    @property
+    def engine_name(self) -> str:
+        return self._entries[0].engine.name
+
+    @property
+    def limits(self) -> Limits:
+        return self._entries[0].engine.limits
+
+    @property
+    def num_partings(self) -> int:
+        """How often the two rows of a pair parted and were put together again."""
+        return sum(strategy.num_partings for strategy in self._strategies.values())
+
+    def add(self, request: RolloutRequest) -> None:
+        """Queues a request. Raises ItemError if it can never run."""
+        if self._student_adapter:
+            request = replace(request, adapter=str(self._student_adapter))
+        self._strategies[choose(request.synthesis, self._wanted)].add(request)
+
+    def cancel(self, unit_id: str) -> None:
+        for strategy in self._strategies.values():
+            strategy.cancel(unit_id)
+
+    def step(self) -> list[Rollout]:
+        """One step of the engines; returns the traces that ended in it. Raises EngineDead."""
+        strategies = [strategy for strategy in self._strategies.values() if strategy.pending()]
+        for entry in self._entries:
+            entry.admission.begin_step()
+        for strategy in strategies:
+            strategy.admit()
+        finished = [row for entry in self._entries for row in entry.engine.step()]
+        self._steps += 1
+        if self._steps % RECORDS_EVERY == 0:
+            records = self._records(None)
+        else:
+            records = self._records(finished) if finished else Records()
+        return [rollout for strategy in strategies for rollout in strategy.take(finished, records)]
+
+    def pending(self) -> int:
+        """Requests added and not finished."""
+        return sum(strategy.pending() for strategy in self._strategies.values())
+
+    def progress(self) -> dict[str, Tokens]:
+        """By unit, the trace so far, its prefix included: what another attempt could go on from."""
+        return {unit: tokens for strategy in self._strategies.values() for unit, tokens in strategy.progress().items()}
+
+    def close(self) -> None:
+        for entry in self._entries:
+            entry.engine.close()
+
+    def _records(self, ended: list[Finished] | None) -> Records:
+        """Of the rows that ended and their pairs, which must be whole now; or of all."""
+        names = (
+            None if ended is None else {name for row in ended for name in (row.row_id, row.row_id.rpartition("/")[0])}
+        )
+        one, *others = [entry.engine.records(names) for entry in self._entries]
+        for other in others:
+            one = Records(one.pairs | other.pairs, one.alone | other.alone, one.parted | other.parted)
+        return one
+
+
+def start_pair(config: SynthConfig) -> Pair:
+    """Starts what a config asks for: one engine, or two in turn.
+
+    Raises:
+        UsageError: an engine refused the model folder or the settings.
+    """
+    rank = adapter_rank(config.student_adapter) if config.student_adapter else None
+    decode = _decoder(config.engine.model)
+    if config.strategy == "draft_verify":
+        engine = start_engine(config.engine, num_engines=2)
+        student = start_engine(_student_config(config), rank, num_engines=2)  # every row of it has the adapter
+        return Pair(engine, config.strategy, student, config.student_adapter, decode=decode)
+    # vLLM cannot read a prompt while it holds adapters (0.32, CPU: the shapes of its output layer disagree)
+    with_scores = config.score_student and config.student_adapter is None
+    engine = start_engine(config.engine, rank, mixes_adapters=True)
+    return Pair(engine, config.strategy, None, config.student_adapter, with_scores, decode)
+
+
+def _student_config(config: SynthConfig) -> EngineConfig:
+    return config.engine.model_copy(update={"model": config.student_model or config.engine.model})
+
+
+def _decoder(model: Path) -> Decode:
+    """The tokenizer's decode, loaded when it is first needed."""
+
+    @cache
+    def tokenizer() -> Any:
+        return Prompts(model).tokenizer
+
+    return lambda ids: str(tokenizer().decode(list(ids), skip_special_tokens=False))

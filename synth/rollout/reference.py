@@ -1,0 +1,59 @@
+"""The literal rollout of paper §2.1 with transformers: one pair, one token at a time, no cache, float32.
+
+The oracle that every other strategy is tested against. Slow on purpose: nothing in it could be wrong in two ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dail.synth.engine.base import FinishReason
+from dail.synth.method.acceptance import Rule, Sampling, mix, uniforms
+from dail.synth.rollout.base import Rollout, RolloutRequest
+from dail.synth.rollout.select import acceptance
+
+_CPU = torch.device("cpu")
+
+
+class Reference:
+    name = "reference"
+
+    def __init__(self, model: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, local_files_only=True).eval()
+
+    def logits(self, context: Sequence[int]) -> Tensor:
+        """Next-token logits [V] after the context, float32."""
+        with torch.inference_mode():
+            logits: Tensor = self._model(torch.tensor([list(context)])).logits[0, -1]
+        return logits
+
+    def rollout(self, request: RolloutRequest) -> Rollout:
+        """One mixed-policy trace, drawn with the same random numbers as any other strategy would use."""
+        synthesis = request.synthesis
+        sampling = Sampling.of([(synthesis.temperature, synthesis.top_p, synthesis.top_k)], _CPU)
+        rule = Rule.of([acceptance(synthesis)], _CPU)
+        tokens = request.prefix[:]
+        while len(tokens) < synthesis.max_tokens and not (tokens.ids and tokens.ids[-1] in request.stop_ids):
+            mixed = mix(
+                self.logits([*request.student_ids, *tokens.ids])[None],
+                self.logits([*request.privileged_ids, *tokens.ids])[None],
+                sampling,
+                rule,
+                uniforms(torch.tensor([request.seed]), torch.tensor([len(tokens)])),
+            )
+            accepted, proposal = bool(mixed.accepted_P), int(mixed.proposal_P)
+            tokens.add(
+                int(mixed.token_P),
+                float(accepted),
+                float(mixed.student_logprob_P),
+                float(mixed.privileged_logprob_P),
+                rejected=None if accepted else proposal,
+            )
+        reason: FinishReason = "stop" if tokens.ids[-1] in request.stop_ids else "length"
+        return Rollout(request.unit_id, tokens, reason, self.name)

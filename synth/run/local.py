@@ -1,0 +1,321 @@
+"""`dail synth`: expert solutions in a file to shards in a folder, without a server.
+
+    OUT/ledger.jsonl                   one line per unit that ended; a line is the commit
+    OUT/shards/<batch>/<unit>/…        traces
+    OUT/prefixes/<batch>/<unit>.json   what was written of a trace that has not ended, for the next attempt
+    OUT/manifests/<batch>/v1.json      written when every unit has ended
+    OUT/manifests/<batch>/settings.json, failures.json
+
+The batch's name is a fingerprint of items, model and settings: the same command resumes, another one makes another
+batch beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import fcntl
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from dail.synth.config import SynthConfig
+from dail.synth.core.config import Frozen, fingerprint
+from dail.synth.core.console import say
+from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_OK, EXIT_SOME_FAILED, IntegrityError, UsageError
+from dail.synth.core.files import Objects
+from dail.synth.run.unit_source import Progress, Standing
+from dail.synth.run.worker import run_worker
+from dail.synth.schema.items import ExpertSolution, load_items
+from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest
+from dail.synth.schema.models import ModelIdentity, chat_template, identify
+from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.trace_tokens import Tokens
+from dail.synth.schema.units import WORKER_STOPPED, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit, unit_id
+
+_PREFIX: TypeAdapter[Tokens] = TypeAdapter(Tokens)
+MAX_ATTEMPTS = 3  # of a unit whose failures may be someone else's fault
+
+
+class Entry(Frozen):
+    """A line of the ledger: how a unit ended. Exactly one of `shard` and `failure` is set."""
+
+    batch_id: str
+    unit_id: str
+    item_id: str
+    shard: ShardRef | None = None
+    failure: Failure | None = None
+
+
+class Ledger:
+    """Append-only lines, each on the disk before `append` returns."""
+
+    def __init__(self, file: IO[bytes], entries: list[Entry]) -> None:
+        self._file, self.entries = file, entries
+
+    def append(self, entry: Entry) -> None:
+        self._file.write(entry.model_dump_json(exclude_none=True).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.entries.append(entry)
+
+
+@contextmanager
+def open_ledger(path: Path) -> Iterator[Ledger]:
+    """Reads the ledger and locks it. A torn last line, as a crash leaves it, was no commit and is cut off.
+
+    Raises:
+        UsageError: another process is writing it.
+        IntegrityError: a line in the middle is no entry.
+    """
+    with open(path, "a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another `dail synth` is writing {path}; wait for it or choose another --out") from None
+        file.seek(0)
+        data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        file.truncate(len(whole))
+        yield Ledger(file, [_entry(line, f"{path}:{number}") for number, line in enumerate(whole.splitlines(), 1)])
+
+
+def _entry(line: bytes, where: str) -> Entry:
+    try:
+        return Entry.model_validate_json(line)
+    except ValidationError:
+        raise IntegrityError(f"{where} is no ledger entry; restore the file or choose another --out") from None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One command's worth of units, by unit id."""
+
+    batch_id: str
+    model: ModelIdentity
+    synthesis: Synthesis
+    units: dict[str, Unit]
+
+
+def make_batch(items: list[ExpertSolution], synthesis: Synthesis, model: ModelIdentity) -> Batch:
+    content = [item.model_dump(mode="json") for item in items]
+    settings = {**synthesis.identity(), "samples_per_item": synthesis.samples_per_item}
+    batch_id = "local-" + fingerprint([content, settings, model.identity()]).removeprefix("sha256:")[:24]
+    units: dict[str, Unit] = {}
+    for item in items:
+        for sample in range(synthesis.samples_per_item):
+            name = unit_id(item, synthesis, model, sample)
+            if name in units:
+                say(f"item {item.id} repeats item {units[name].item_id}; its trace {sample} is drawn once")
+                continue
+            units[name] = Unit(
+                unit_id=name,
+                batch_id=batch_id,
+                item_id=item.id or "",
+                sample=sample,
+                epoch=1,
+                item=item,
+                synthesis=synthesis,
+                model=model,
+            )
+    return Batch(batch_id, model, synthesis, units)
+
+
+class LocalSource:
+    """Hands out a batch's units that have not ended and writes their ends into the ledger."""
+
+    def __init__(self, batch: Batch, ledger: Ledger, out: Path) -> None:
+        self._batch, self._ledger, self._out = batch, ledger, out
+        newest = {entry.unit_id: entry for entry in ledger.entries if entry.batch_id == batch.batch_id}
+        self._ends = {name: entry for name, entry in newest.items() if _is_final(entry, out)}
+        self._queue = deque(unit for name, unit in batch.units.items() if name not in self._ends)
+        self._attempts: Counter[str] = Counter()
+        self._prefixes: dict[str, Tokens] = {}
+
+    @property
+    def shards(self) -> list[ShardRef]:
+        return [entry.shard for entry in self._ends.values() if entry.shard]
+
+    @property
+    def failures(self) -> list[Entry]:
+        return [entry for entry in self._ends.values() if entry.failure]
+
+    async def lease(self, count: int) -> LeaseReply:
+        units = tuple(self._resumed(self._queue.popleft()) for _ in range(min(count, len(self._queue))))
+        return LeaseReply(units=units, lease_s=3600.0, output_root=str(self._out))
+
+    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
+        known = self._prefixes.setdefault(unit.unit_id, unit.prefix[:])
+        if progress.checkpoint:
+            known.cut(progress.start)
+            known.extend(progress.checkpoint)
+            await asyncio.to_thread(_write_prefix, self._prefix_path(unit), known)
+        return HeartbeatReply(cancel=False, known=len(known))
+
+    def _prefix_path(self, unit: Unit) -> Path:
+        return self._out / "prefixes" / unit.batch_id / f"{unit.unit_id}.json"
+
+    def _resumed(self, unit: Unit) -> Unit:
+        """The unit with what an earlier attempt, of this run or another, wrote of its trace."""
+        prefix = self._prefixes.get(unit.unit_id) or _read_prefix(self._prefix_path(unit))
+        return unit.model_copy(update={"prefix": prefix[:]})
+
+    async def commit(self, unit: Unit, shard: ShardRef) -> None:
+        self._end(unit, shard=shard)
+
+    async def fail(self, unit: Unit, failure: Failure) -> None:
+        self._attempts[unit.unit_id] += 1
+        if failure.code == WORKER_STOPPED:
+            return
+        if failure.retryable and self._attempts[unit.unit_id] < MAX_ATTEMPTS:
+            self._queue.append(unit)
+        else:
+            self._end(unit, failure=failure)
+
+    def finished(self) -> bool:
+        return len(self._ends) == len(self._batch.units)
+
+    def standing(self) -> Standing:
+        left = Counter(unit.item_id for name, unit in self._batch.units.items() if name not in self._ends)
+        num_items = len({unit.item_id for unit in self._batch.units.values()})
+        figures: dict[str, object] = {"items": f"{num_items - len(left)}/{num_items}"}
+        if self.failures:
+            figures["failed"] = len(self.failures)
+        return Standing(len(self._ends), len(self._batch.units), figures)
+
+    def _end(self, unit: Unit, shard: ShardRef | None = None, failure: Failure | None = None) -> None:
+        entry = Entry(batch_id=unit.batch_id, unit_id=unit.unit_id, item_id=unit.item_id, shard=shard, failure=failure)
+        self._ledger.append(entry)
+        self._ends[unit.unit_id] = entry
+        self._prefixes.pop(unit.unit_id, None)
+        self._prefix_path(unit).unlink(missing_ok=True)
+
+
+def _write_prefix(path: Path, prefix: Tokens) -> None:
+    """A disk that refuses costs no more than the head start of the next attempt."""
+    staged = path.with_suffix(".new")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_bytes(_PREFIX.dump_json(prefix))
+        staged.replace(path)
+
+
+def _read_prefix(path: Path) -> Tokens:
+    try:
+        return _PREFIX.validate_json(path.read_bytes())
+    except (OSError, ValueError):  # there is none, or it is damaged: the trace is drawn from its beginning
+        return Tokens()
+
+
+def _is_final(entry: Entry, out: Path) -> bool:
+    """False for what another run may cure: a retryable failure, or a shard that someone removed."""
+    if entry.shard is None:
+        return not (entry.failure and entry.failure.retryable)
+    path = Objects(out).path(entry.shard.key)
+    return path.is_file() and path.stat().st_size == entry.shard.size_bytes
+
+
+class Summary(Frozen):
+    """What `dail synth` says at the end. `manifest` is none if no unit has a trace, or it was interrupted."""
+
+    batch_id: str
+    manifest: str | None
+    units: int
+    committed: int
+    failed: int
+    tokens: int
+    student_share: float
+    interrupted: bool
+    failures: tuple[Entry, ...]
+
+    @property
+    def exit_code(self) -> int:
+        if not self.failed:
+            return EXIT_OK
+        return EXIT_SOME_FAILED if self.committed else EXIT_BATCH_FAILED
+
+
+def synthesise(file: Path, out: Path, config: SynthConfig, synthesis: Synthesis) -> Summary:
+    """Draws the traces that are still missing.
+
+    Raises:
+        UsageError, InputError: file, model or settings cannot be used; nothing was started.
+    """
+    items = load_items(file)
+    model = identify(config.engine.model, student=config.student)
+    if synthesis.thinking is not None and "enable_thinking" not in chat_template(config.engine.model):
+        raise UsageError(
+            f"thinking={synthesis.thinking} is set, but the chat template in {config.engine.model} has no "
+            f"enable_thinking switch; leave it out"
+        )
+    batch = make_batch(items, synthesis, model)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with open_ledger(out / "ledger.jsonl") as ledger:
+            source = LocalSource(batch, ledger, out)
+            interrupted = _run(source, batch, config, out)
+            return _conclude(source, batch, out, interrupted)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}; choose another --out") from None
+
+
+def _run(source: LocalSource, batch: Batch, config: SynthConfig, out: Path) -> bool:
+    done, total, _ = source.standing()
+    if source.finished():
+        say(f"finished before: all {total} units are done ({len(source.failures)} failed)")
+        return False
+    if done:
+        say(f"resuming: {done} of {total} units were done")
+    _save(out, batch.batch_id, "settings.json", {
+        "synth": config.model_dump(mode="json"),
+        "synthesis": batch.synthesis.model_dump(mode="json"),
+        "model": batch.model.model_dump(mode="json"),
+    })  # fmt: skip
+    return run_worker(config, source) and not source.finished()
+
+
+def _conclude(source: LocalSource, batch: Batch, out: Path, interrupted: bool) -> Summary:
+    shards = source.shards
+    tokens = sum(shard.tokens for shard in shards)
+    failures = [entry.model_dump(mode="json", exclude_none=True) for entry in source.failures]
+    if failures:
+        _save(out, batch.batch_id, "failures.json", failures)
+    return Summary(
+        batch_id=batch.batch_id,
+        manifest=str(_write_manifest(batch, shards, out)) if shards and not interrupted else None,
+        units=len(batch.units),
+        committed=len(shards),
+        failed=len(failures),
+        tokens=tokens,
+        student_share=sum(shard.student_tokens for shard in shards) / max(tokens, 1),
+        interrupted=interrupted,
+        failures=tuple(source.failures),
+    )
+
+
+def _write_manifest(batch: Batch, shards: list[ShardRef], out: Path) -> Path:
+    """The manifest of these shards: the newest one if it lists just them, else the next generation."""
+    objects, generation = Objects(out), 1
+    while (path := objects.path(manifest_key(batch.batch_id, generation))).exists():
+        if {shard.key for shard in read_manifest(path).shards} == {shard.key for shard in shards}:
+            return path
+        generation += 1
+    manifest = build_manifest(batch.batch_id, generation, batch.model, batch.synthesis, shards, dt.datetime.now(dt.UTC))
+    objects.put(manifest_key(batch.batch_id, generation), encode_manifest(manifest))
+    return path
+
+
+def _save(out: Path, batch_id: str, name: str, value: Any) -> None:
+    path = Objects(out).path(f"manifests/{batch_id}/{name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_suffix(".new")
+    staged.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    staged.replace(path)

@@ -1,0 +1,377 @@
+"""Units over engine actors: back-pressure, restarts within a budget, and nothing lost when an actor dies.
+
+Every actor has one exchange running and one queued behind it, so its engine never waits for this process. An actor
+that dies gives its units back as retryable failures and is replaced; one that dies too often is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from dail.synth.config import SynthConfig
+from dail.synth.core.console import say
+from dail.synth.core.errors import DailError, EngineDead, UsageError
+from dail.synth.engine.base import Limits
+from dail.synth.rollout.base import Rollout, RolloutRequest
+from dail.synth.rollout.select import contexts
+from dail.synth.run.actor import Exchange, Health, MakePair, RemoteEngine, Started, UnitFailure, make_pair
+from dail.synth.schema.trace_tokens import Tokens
+
+EXCHANGE_S = 0.5
+LOAD = 1.25  # of what the engine holds: the rest waits inside the actor, so freed rows are taken at once
+HEALTH_EVERY_S = 5.0
+HANG_S = 110.0  # such a step will not end; so it is seen within 120 s. vLLM's own health check does not see it
+START_S = 1800.0
+RESTART_WINDOW_S = 600.0
+RESTART_PAUSE_S = 1.0
+STOP_S = 5.0
+_CONNECT_S = 10.0
+_OBJECT_STORE_BYTES = 256 << 20  # traces are small; Ray would take 30 % of the memory
+
+
+@contextmanager
+def ray_cluster(log_to_driver: bool = False) -> Iterator[None]:
+    """Joins the cluster of RAY_ADDRESS, else starts Ray on this machine."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_address(address)
+    try:
+        quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.ERROR}
+        if address:
+            ray.init(**quiet)
+        else:
+            ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Ray would knock at a door where nobody is for many minutes, and say so in its own words."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "/" in host:  # "auto", or a form with its own scheme
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise UsageError(
+            f"RAY_ADDRESS is {address}, but no cluster answers there: {error}; start one with `ray start --head`, or "
+            f"unset RAY_ADDRESS to use this machine"
+        ) from None
+
+
+@dataclass
+class Written:
+    """What is known of a running unit's trace: another attempt can go on from it."""
+
+    tokens: Tokens
+    student_tokens: float  # expected number of those known to be the student's
+
+    def extend(self, later: Tokens) -> None:
+        self.tokens.extend(later)
+        self.student_tokens += later.student_share
+
+
+@dataclass(frozen=True)
+class Results:
+    finished: list[Rollout]
+    failed: list[UnitFailure]
+
+
+@dataclass
+class _Slot:
+    """One actor's place; actors come and go in it."""
+
+    number: int
+    actor: Any = None
+    limits: Limits | None = None  # none while no engine is ready
+    units: dict[str, RolloutRequest] = field(default_factory=dict)
+    cancels: list[str] = field(default_factory=list)
+    deaths: deque[float] = field(default_factory=deque)
+    health: Health | None = None
+    verdict: str = ""  # why we killed the actor ourselves
+    cause: str = ""  # of the last death
+    given_up: bool = False
+
+
+class Pool:
+    """Engine actors for one event loop, on a Ray that is already there.
+
+    Args:
+        make: builds the pair inside each actor.
+    """
+
+    def __init__(self, config: SynthConfig, make: MakePair = make_pair) -> None:
+        self._config, self._make = config, make
+        self._gpus, num_actors = _placement(config)
+        self._slots = [_Slot(number) for number in range(num_actors)]
+        self._waiting: deque[RolloutRequest] = deque()
+        self._results: asyncio.Queue[Results | DailError] = asyncio.Queue()
+        self._work = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._broken: DailError | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._limits: Limits | None = None  # one engine's; all are alike
+        self.engine_name = ""
+        self.num_restarts = 0
+        self.written: dict[str, Written] = {}  # of a unit whose engine died too, until it is cancelled
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+        for task in self._tasks:
+            task.add_done_callback(self._pass_on)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(_stop(slot) for slot in self._slots))
+
+    @property
+    def num_engines(self) -> int:
+        return len(self._slots)
+
+    async def ready(self) -> Limits:
+        """Waits for the first engine. Raises what keeps every engine from starting."""
+        await self._ready.wait()
+        if self._limits is None:
+            assert self._broken is not None, "a pool is ready with limits or broken"
+            raise self._broken
+        return self._limits
+
+    def room(self) -> int:
+        """How many more units may be submitted now."""
+        num_live = sum(slot.limits is not None for slot in self._slots)
+        if not num_live or self._limits is None:
+            return 0
+        requests = [*self._waiting, *(request for slot in self._slots for request in slot.units.values())]
+        loads = [self._load(request, self._limits) for request in requests]
+        load_of_one = loads[-1] if loads else 2 / self._limits.rows  # the next ones will be like the newest
+        return max(0, int((LOAD * num_live - sum(loads)) / load_of_one), int(not loads))
+
+    def submit(self, requests: Sequence[RolloutRequest]) -> None:
+        for request in requests:
+            self.written[request.unit_id] = Written(request.prefix[:], request.prefix.student_share)
+        self._waiting.extend(requests)
+        self._work.set()
+
+    def cancel(self, unit_id: str) -> None:
+        """Forgets a unit: nothing more comes of it."""
+        self._waiting = deque(request for request in self._waiting if request.unit_id != unit_id)
+        self.written.pop(unit_id, None)
+        for slot in self._slots:
+            if slot.units.pop(unit_id, None):
+                slot.cancels.append(unit_id)
+                self._work.set()
+
+    async def next_results(self) -> Results:
+        """Waits for traces or failures.
+
+        Raises:
+            DailError: every actor was given up; says why.
+        """
+        results = await self._results.get()
+        if isinstance(results, DailError):
+            self._results.put_nowait(results)
+            raise results
+        return results
+
+    async def _keep(self, slot: _Slot) -> None:
+        """Runs one actor after another in a slot until the restart budget is spent."""
+        while True:
+            slot.actor = _new_actor(self._gpus)
+            watch = asyncio.create_task(self._watch(slot))
+            try:
+                await self._start(slot)
+                await self._feed(slot)
+            except (RayActorError, RayTaskError, TimeoutError) as error:
+                slot.cause = _cause(error, slot)
+                hopeless = _is_usage_error(error) and not slot.deaths and not self._ready.is_set()
+                self._bury(slot)
+                if hopeless:
+                    self._break(UsageError(slot.cause))
+                    return
+            finally:
+                watch.cancel()
+            if slot.given_up:
+                if all(slot.given_up for slot in self._slots):
+                    self._break(EngineDead(self._obituary(slot)))
+                return
+            await asyncio.sleep(RESTART_PAUSE_S)
+
+    async def _start(self, slot: _Slot) -> None:
+        threads = None if self._gpus else max(1, len(os.sched_getaffinity(0)) // len(self._slots))
+        reference = slot.actor.start.remote(self._config, self._make, threads)
+        started: Started = await asyncio.wait_for(reference, START_S)
+        self.engine_name = started.engine
+        slot.limits = self._limits = started.limits
+        self._ready.set()
+
+    async def _feed(self, slot: _Slot) -> None:
+        exchanges: deque[Any] = deque()
+        while True:
+            while len(exchanges) < 2:
+                new = self._draw(slot)
+                if not slot.units and not slot.cancels:
+                    break
+                exchanges.append(slot.actor.exchange.remote(new, slot.cancels, EXCHANGE_S))
+                slot.cancels = []
+            if exchanges:
+                self._absorb(slot, await exchanges.popleft())
+            else:
+                self._work.clear()
+                await self._work.wait()
+
+    def _draw(self, slot: _Slot) -> list[RolloutRequest]:
+        """Takes waiting requests up to what the engine holds, and to a fair share of what there is."""
+        assert slot.limits is not None, "an actor is fed before it started"
+        num_live = sum(other.limits is not None for other in self._slots)
+        share = math.ceil((len(self._waiting) + sum(len(other.units) for other in self._slots)) / num_live)
+        load = sum(self._load(request, slot.limits) for request in slot.units.values())
+        new: list[RolloutRequest] = []
+        while self._waiting and len(slot.units) < share:
+            load += self._load(self._waiting[0], slot.limits)
+            if load > LOAD and slot.units:
+                break
+            request = self._waiting.popleft()
+            slot.units[request.unit_id] = request
+            new.append(request)
+        return new
+
+    def _load(self, request: RolloutRequest, limits: Limits) -> float:
+        """Which part of an engine a request takes, by rows or by KV cache, whichever is scarcer."""
+        prompts = contexts(request, self._config.strategy)
+        tokens = sum(min(len(ids) + request.synthesis.max_tokens, limits.model_tokens) for ids in prompts)
+        return max(len(prompts) / limits.rows, tokens / limits.kv_tokens)
+
+    def _absorb(self, slot: _Slot, exchange: Exchange) -> None:
+        """Passes on what an exchange brought, less what was cancelled meanwhile."""
+        finished = [rollout for rollout in exchange.finished if slot.units.pop(rollout.unit_id, None)]
+        failed = [failure for failure in exchange.failed if slot.units.pop(failure.unit_id, None)]
+        for unit_id, tokens in exchange.written.items():
+            if unit_id in slot.units:
+                self.written[unit_id].extend(tokens)
+        for unit_id in [rollout.unit_id for rollout in finished] + [failure.unit_id for failure in failed]:
+            self.written.pop(unit_id, None)
+        if finished or failed:
+            self._results.put_nowait(Results(finished, failed))
+
+    def _bury(self, slot: _Slot) -> None:
+        """Hands a dead actor's units back and counts the death."""
+        ray.kill(slot.actor)
+        _kill_here(slot.health)
+        lost = [UnitFailure(unit_id, "engine_died", slot.cause, True) for unit_id in slot.units]
+        slot.units, slot.cancels, slot.limits, slot.health, slot.verdict = {}, [], None, None, ""
+        now = time.monotonic()
+        slot.deaths.append(now)
+        while now - slot.deaths[0] > RESTART_WINDOW_S:
+            slot.deaths.popleft()
+        slot.given_up = len(slot.deaths) > self._config.restarts
+        after = "given up" if slot.given_up else "restarting"
+        say(f"engine {slot.number} died with {len(lost)} units in it, {after}: {slot.cause}")
+        self.num_restarts += not slot.given_up
+        if lost:
+            self._results.put_nowait(Results([], lost))
+
+    def _pass_on(self, task: asyncio.Task[None]) -> None:
+        """Our own mistake in a slot's task must not leave its units waiting for ever."""
+        if not task.cancelled() and (error := task.exception()):
+            self._break(DailError(f"the pool failed: {type(error).__name__}: {error}; please report this"))
+
+    def _break(self, error: DailError) -> None:
+        self._broken = error
+        self._ready.set()
+        self._results.put_nowait(error)
+
+    def _obituary(self, slot: _Slot) -> str:
+        return (
+            f"no engine is left: each died more than {self._config.restarts} times within "
+            f"{RESTART_WINDOW_S / 60:.0f} minutes; the last cause: {slot.cause}; cure it and start the command again"
+        )
+
+    async def _watch(self, slot: _Slot) -> None:
+        """Kills the actor when a step does not end; whoever awaits its exchange then sees it die."""
+        answered = time.monotonic()
+        while True:
+            try:
+                health: Health = await asyncio.wait_for(slot.actor.health.remote(), HEALTH_EVERY_S)
+                slot.health, answered, quiet_s = health, time.monotonic(), health.quiet_s
+            except TimeoutError:  # a process that is starting, or stopped by someone
+                quiet_s = time.monotonic() - answered
+            except (RayActorError, RayTaskError):
+                return
+            if slot.units and quiet_s > HANG_S:
+                slot.verdict = f"no step ended for {quiet_s:.0f} s, so it was killed"
+                ray.kill(slot.actor)
+                _kill_here(slot.health)
+            await asyncio.sleep(HEALTH_EVERY_S)
+
+
+def _placement(config: SynthConfig) -> tuple[int, int]:
+    """GPUs per actor (0: on the CPU) and the number of actors. Raises UsageError if the cluster is too small."""
+    cluster_gpus = int(ray.cluster_resources().get("GPU", 0))
+    if not cluster_gpus or config.engine.kind == "fake":
+        return 0, config.actors or 1
+    per_actor = config.engine.tensor_parallel
+    actors = config.actors or max(1, cluster_gpus // per_actor)
+    if actors * per_actor > cluster_gpus:
+        raise UsageError(
+            f"{actors} engines on {per_actor} GPUs each need {actors * per_actor} GPUs; the cluster has "
+            f"{cluster_gpus}; lower --actors or engine.tensor_parallel"
+        )
+    return per_actor, actors
+
+
+def _new_actor(gpus: int) -> Any:
+    return RemoteEngine.options(num_gpus=gpus).remote()
+
+
+async def _stop(slot: _Slot) -> None:
+    if slot.actor is None:
+        return
+    if slot.limits is not None:
+        with suppress(RayActorError, RayTaskError, TimeoutError):
+            await asyncio.wait_for(slot.actor.stop.remote(), STOP_S)
+    ray.kill(slot.actor)
+
+
+def _is_usage_error(error: Exception) -> bool:
+    return isinstance(error, RayTaskError) and isinstance(error.cause, UsageError)
+
+
+def _cause(error: Exception, slot: _Slot) -> str:
+    """Why an actor died, on one line, as well as it can be known from outside."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, DailError):
+        return str(error.cause)
+    if isinstance(error, TimeoutError):
+        return f"it did not start within {START_S:.0f} s"
+    if isinstance(error, RayTaskError):
+        return f"the engine's process failed: {type(error.cause).__name__}: {error.cause}"
+    why = slot.verdict or "its process ended (killed, out of memory, or crashed)"
+    return f"{why} (log: {slot.health.log})" if slot.health else f"{why}: {str(error).splitlines()[-1]}"
+
+
+def _kill_here(health: Health | None) -> None:
+    """SIGKILL by process id, if it runs on this machine: Ray asks a process to end, which a stopped one never hears."""
+    if health and Path(health.log).exists():
+        with suppress(OSError):  # it is gone already, or not ours
+            if b"ray::" in Path(f"/proc/{health.pid}/cmdline").read_bytes():
+                os.kill(health.pid, signal.SIGKILL)

@@ -1,0 +1,149 @@
+"""A leased unit → what the engine is asked; what it answered → the trace row that goes into the shard."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+
+from dail.synth.core.errors import ItemError
+from dail.synth.core.files import sha256
+from dail.synth.method.prompts import Contexts, Prompts
+from dail.synth.rollout.base import Rollout, RolloutRequest
+from dail.synth.schema.manifest import config_fingerprint
+from dail.synth.schema.shards import TraceMessage, TraceRow, encode_shard
+from dail.synth.schema.trace_tokens import Tokens
+from dail.synth.schema.units import ShardRef, Unit, shard_key, unit_seed
+
+
+@dataclass(frozen=True)
+class Prepared:
+    unit: Unit
+    contexts: Contexts
+    request: RolloutRequest
+
+
+def prepare(unit: Unit, prompts: Prompts, model_tokens: int) -> Prepared:
+    """Renders a unit's three contexts and fits its trace behind the longest of them.
+
+    The negative reference writes nothing, but the trainer reads the trace in its context too.
+
+    Args:
+        model_tokens: longest prompt and trace that the engine holds.
+
+    Raises:
+        ItemError: no trace fits behind a context, or the tokenizer failed.
+        UsageError: the chat template has no thinking switch.
+    """
+    contexts = prompts.contexts(unit.item, unit.synthesis.thinking)
+    by_role = {
+        "privileged": contexts.privileged_ids,
+        "student": contexts.student_ids,
+        "negative": contexts.negative_ids,
+    }
+    role, longest = max(by_role.items(), key=lambda entry: len(entry[1]))
+    room = model_tokens - len(longest)
+    if room < 1:
+        raise ItemError(
+            "context_length_exceeded",
+            f"the {role} prompt needs {len(longest)} tokens and the trace at least 1; the model holds "
+            f"{model_tokens}; shorten the solution or use a longer-context model",
+        )
+    synthesis = unit.synthesis.model_copy(update={"max_tokens": min(room, unit.synthesis.max_tokens)})
+    request = RolloutRequest(
+        unit_id=unit.unit_id,
+        student_ids=contexts.student_ids,
+        privileged_ids=contexts.privileged_ids,
+        synthesis=synthesis,
+        seed=unit_seed(unit.unit_id),
+        stop_ids=prompts.stop_ids,
+        prefix=_expert(unit, prompts, synthesis.max_tokens) if synthesis.method == "expert" else unit.prefix,
+    )
+    return Prepared(unit, contexts, request)
+
+
+def _expert(unit: Unit, prompts: Prompts, room: int) -> Tokens:
+    """The expert solution as a trace that is whole already, written by neither role."""
+    ids = prompts.solution_ids(unit.item)
+    if len(ids) > room:
+        raise ItemError(
+            "solution_too_long",
+            f"the solution has {len(ids)} tokens as a trace, and {room} have room (max_tokens, or what the model's "
+            f"context leaves); it is never cut; raise max_tokens or use a longer-context model",
+        )
+    nothing = [None] * len(ids)
+    return Tokens(ids, list(nothing), list(nothing), list(nothing), list(nothing))
+
+
+def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: str) -> TraceRow:
+    """Everything about one trace. Raises ItemError if there is none: nothing was written before the turn ended."""
+    tokens = rollout.tokens
+    if not set(tokens.ids) - prepared.request.stop_ids:
+        raise ItemError("empty_trace", "the model ended its turn at once; nothing was written; try another seed")
+    unit, contexts, item, synthesis = prepared.unit, prepared.contexts, prepared.unit.item, prepared.unit.synthesis
+    text = prompts.text(tokens.ids)
+    return TraceRow(
+        unit_id=unit.unit_id,
+        batch_id=unit.batch_id,
+        item_id=unit.item_id,
+        sample_index=unit.sample,
+        problem=item.problem_text,
+        solution=item.solution_text,
+        answer=contexts.answer,
+        kind=item.resolved_kind,
+        waypoints=tuple(contexts.waypoints),
+        source=item.source,
+        license=item.license,
+        metadata=json.dumps(item.metadata, sort_keys=True, ensure_ascii=False),
+        student_prompt_ids=tuple(contexts.student_ids),
+        privileged_prompt_ids=tuple(contexts.privileged_ids),
+        negative_prompt_ids=tuple(contexts.negative_ids),
+        trace_ids=tuple(tokens.ids),
+        trace_source=tuple(tokens.source),
+        rejected_ids=tuple(tokens.rejected),
+        student_logprob=tuple(tokens.student_logprob),
+        privileged_logprob=tuple(tokens.privileged_logprob),
+        trace_text=text,
+        prompt=tuple(TraceMessage(role=message.role, content=message.content) for message in contexts.student_messages),
+        completion=(TraceMessage(role="assistant", content=text),),
+        finish_reason=rollout.reason,
+        truncated=rollout.reason == "length",
+        method=synthesis.method,
+        strategy="none" if synthesis.method == "expert" else rollout.strategy,
+        acceptance=synthesis.acceptance,
+        tau=synthesis.tau,
+        acceptance_k=synthesis.acceptance_k,
+        temperature=synthesis.temperature,
+        probability_space=synthesis.probability_space,
+        top_p=synthesis.top_p,
+        top_k=synthesis.top_k,
+        stop=synthesis.stop,
+        max_tokens=synthesis.max_tokens,
+        thinking=synthesis.thinking,
+        seed=synthesis.seed,
+        model_name=unit.model.name,
+        model_revision=unit.model.revision,
+        student_revision=unit.model.student,
+        tokenizer_hash=unit.model.tokenizer_hash,
+        template_hash=unit.model.template_hash,
+        config_fingerprint=config_fingerprint(unit.model, synthesis),
+        engine=engine,
+        created_at=dt.datetime.now(dt.UTC),
+    )
+
+
+def shard_of(row: TraceRow, epoch: int) -> tuple[bytes, ShardRef]:
+    """The row as a shard of its own: its bytes, and the reference that is committed once they lie safely."""
+    data = encode_shard([row])
+    digest = sha256(data)
+    shard = ShardRef(
+        key=shard_key(row.batch_id, row.unit_id, epoch, digest),
+        rows=1,
+        size_bytes=len(data),
+        sha256=digest,
+        unit_id=row.unit_id,
+        item_id=row.item_id,
+        tokens=len(row.trace_ids),
+        student_tokens=sum(probability or 0.0 for probability in row.trace_source),
+    )
+    return data, shard

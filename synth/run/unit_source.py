@@ -1,0 +1,131 @@
+"""Where units come from and where their ends are told: the API over HTTP, or a local file (synth/run/local.py)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from dail.synth.core.config import Frozen
+from dail.synth.core.errors import ApiError, DailError, describe
+from dail.synth.core.http import PatientClient
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.trace_tokens import Tokens
+from dail.synth.schema.units import (
+    Commit,
+    Fail,
+    Failure,
+    Heartbeat,
+    HeartbeatReply,
+    LeaseReply,
+    LeaseRequest,
+    ShardRef,
+    Unit,
+)
+
+_DROPPED = (404, 409, 410)  # fenced, or the batch was deleted
+
+Reply = TypeVar("Reply", bound=Frozen)
+
+
+class Fenced(DailError):
+    """The unit is no longer ours: its lease ran out or its batch is gone. Drop it and go on."""
+
+    code = "fenced"
+
+
+class Progress(NamedTuple):
+    """How far a unit is, and what the source does not know yet of its trace: the tokens from place `start` on."""
+
+    tokens: int
+    student_tokens: int
+    start: int
+    checkpoint: Tokens | None
+
+
+class Standing(NamedTuple):
+    """How far a source is. `figures` are shown behind the bar."""
+
+    done: int
+    total: int
+    figures: dict[str, object]
+
+
+class UnitSource(Protocol):
+    """Raises from `heartbeat`, `commit` and `fail`: Fenced. From all: ApiError, StorageError, when it is no use."""
+
+    async def lease(self, count: int) -> LeaseReply:
+        """Up to `count` units, none if there is no work now."""
+        ...
+
+    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
+        """Renews the lease, and keeps what is told of the trace."""
+        ...
+
+    async def commit(self, unit: Unit, shard: ShardRef) -> None:
+        """Makes a shard that is already stored the unit's result."""
+        ...
+
+    async def fail(self, unit: Unit, failure: Failure) -> None: ...
+
+    def finished(self) -> bool:
+        """No unit will ever come again."""
+        ...
+
+    def standing(self) -> Standing: ...
+
+
+class HttpSource:
+    """Leases from an API. Calls are repeated while the API is away; every call is safe to repeat."""
+
+    def __init__(self, client: httpx.AsyncClient, worker: str, model: ModelIdentity) -> None:
+        self._client, self._worker, self._model = PatientClient(client), worker, model
+        self._num_leased = self._num_ended = 0
+
+    async def lease(self, count: int) -> LeaseReply:
+        request = LeaseRequest(worker=self._worker, count=min(count, 4096), model=self._model)
+        reply = _parse(LeaseReply, await self._client.post("leases", request.model_dump(mode="json")))
+        self._num_leased += len(reply.units)
+        return reply
+
+    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
+        beat = Heartbeat(
+            worker=self._worker,
+            epoch=unit.epoch,
+            tokens=progress.tokens,
+            student_tokens=progress.student_tokens,
+            start=progress.start,
+            checkpoint=progress.checkpoint,
+        )
+        return _parse(HeartbeatReply, await self._post_for(unit, "heartbeat", beat))
+
+    async def commit(self, unit: Unit, shard: ShardRef) -> None:
+        self._num_ended += 1
+        await self._post_for(unit, "commit", Commit(worker=self._worker, epoch=unit.epoch, shard=shard))
+
+    async def fail(self, unit: Unit, failure: Failure) -> None:
+        self._num_ended += 1
+        body = Fail(worker=self._worker, epoch=unit.epoch, **failure.model_dump())
+        await self._post_for(unit, "fail", body)
+
+    def finished(self) -> bool:
+        return False
+
+    def standing(self) -> Standing:
+        return Standing(self._num_ended, self._num_leased, {})
+
+    async def _post_for(self, unit: Unit, verb: str, body: Frozen) -> bytes:
+        try:
+            return await self._client.post(f"leases/{unit.unit_id}/{verb}", body.model_dump(mode="json"))
+        except ApiError as error:
+            if error.status in _DROPPED:
+                raise Fenced(str(error)) from None
+            raise
+
+
+def _parse(kind: type[Reply], data: bytes) -> Reply:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise ApiError(f"the API's reply is no {kind.__name__}: {describe(error)}; are API and worker alike?") from None

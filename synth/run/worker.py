@@ -1,0 +1,264 @@
+"""Lease → pool → shard → commit, forever. Knows neither HTTP nor Ray nor how a trace is drawn.
+
+A unit is held from its lease to its commit or failure; while it is held its lease is renewed. What cannot run fails
+alone, with a code. A worker that is stopped hands its units back (`worker_stopped`, retryable), so that another can
+have them at once; one that is killed lets the leases run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from dail.synth.config import SynthConfig
+from dail.synth.core import console
+from dail.synth.core.errors import DailError, StorageError
+from dail.synth.core.files import Objects
+from dail.synth.engine.base import Limits
+from dail.synth.method.prompts import Prompts
+from dail.synth.rollout.base import Rollout
+from dail.synth.run.pool import Pool, ray_cluster
+from dail.synth.run.trace_rows import Prepared, prepare, shard_of, trace_row
+from dail.synth.run.unit_source import Fenced, Progress, Standing, UnitSource
+from dail.synth.schema.units import CHECKPOINT_MOST, WORKER_STOPPED, Failure, Unit
+
+_POLL_S, _LONGEST_POLL_S = 0.2, 2.0
+_BEATS_PER_LEASE = 4
+CHECKPOINT_TOKENS = 512  # as many at the most are told late, so that a crash costs less than 1,024 of a trace
+_CHECK_S = 1.0
+_CALLS_AT_ONCE = 16
+_DISK_PAUSE_S, _LONGEST_DISK_PAUSE_S = 1.0, 30.0
+_RELEASE_S = 10.0
+_RATE_OVER_S = 30.0
+
+
+class Worker:
+    """Moves units from a source through a pool.
+
+    Args:
+        idle_exit_s: end after so long without a unit; none: never.
+    """
+
+    def __init__(self, source: UnitSource, pool: Pool, prompts: Prompts, idle_exit_s: float | None = None) -> None:
+        self._source, self._pool, self._prompts, self._idle_exit_s = source, pool, prompts, idle_exit_s
+        self._held: dict[str, Unit] = {}
+        self._prepared: dict[str, Prepared] = {}
+        self._known: dict[str, int] = {}  # by unit, how many tokens of its trace the source keeps
+        self._objects = Objects(Path())
+        self._lease_s = 60.0
+        self._is_refused = False  # by the disk
+        self._freed = asyncio.Event()
+        self._calls = asyncio.Semaphore(_CALLS_AT_ONCE)
+        self.num_committed = self.num_failed = self.tokens = 0
+        self.student_tokens = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Works until the source is finished, nothing came for `idle_exit_s`, or `stop` is set.
+
+        Raises:
+            DailError: no engine can run, or the source refused us.
+        """
+        loops = (self._lease(), self._finish_all(), self._renew(), self._show(), stop.wait())
+        tasks = [asyncio.ensure_future(loop) for loop in loops]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._release()
+
+    async def _lease(self) -> None:
+        limits = await self._pool.ready()
+        pause_s, busy_at = _POLL_S, time.monotonic()
+        while not self._source.finished():
+            self._freed.clear()
+            room = self._pool.room()
+            reply = await self._source.lease(room) if room else None
+            if reply and reply.units:
+                self._objects, self._lease_s = Objects(Path(reply.output_root)), reply.lease_s
+                await self._take(reply.units, limits)
+                pause_s = _POLL_S
+            if self._held:
+                busy_at = time.monotonic()
+            elif self._idle_exit_s is not None and time.monotonic() - busy_at >= self._idle_exit_s:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._freed.wait(), pause_s)
+            pause_s = min(1.5 * pause_s, _LONGEST_POLL_S)
+
+    async def _take(self, units: Sequence[Unit], limits: Limits) -> None:
+        self._held.update({unit.unit_id: unit for unit in units})
+        self._known.update({unit.unit_id: len(unit.prefix) for unit in units})
+        for unit in units:
+            try:
+                prepared = await asyncio.to_thread(prepare, unit, self._prompts, limits.model_tokens)
+            except DailError as error:
+                await self._fail(unit.unit_id, _failure(error))
+                continue
+            if unit.unit_id in self._held:
+                self._prepared[unit.unit_id] = prepared
+                self._pool.submit([prepared.request])
+
+    async def _finish_all(self) -> None:
+        while True:
+            results = await self._pool.next_results()
+            failures = (
+                self._fail(failed.unit_id, Failure(code=failed.code, detail=failed.detail, retryable=failed.retryable))
+                for failed in results.failed
+            )
+            await asyncio.gather(*map(self._finish, results.finished), *failures)
+
+    async def _finish(self, rollout: Rollout) -> None:
+        """One trace becomes a shard, and once its bytes lie safely, the unit's result."""
+        prepared = self._prepared.get(rollout.unit_id)
+        if prepared is None:
+            return
+        try:
+            row = trace_row(prepared, rollout, self._prompts, self._pool.engine_name)
+        except DailError as error:
+            await self._fail(rollout.unit_id, _failure(error))
+            return
+        data, shard = await asyncio.to_thread(shard_of, row, prepared.unit.epoch)
+        if not await self._put(prepared.unit, shard.key, data):
+            return
+        with contextlib.suppress(Fenced):
+            async with self._calls:
+                await self._source.commit(prepared.unit, shard)
+            self.num_committed += 1
+            self.tokens += shard.tokens
+            self.student_tokens += shard.student_tokens
+        self._drop(rollout.unit_id)
+
+    async def _put(self, unit: Unit, key: str, data: bytes) -> bool:
+        """Writes the shard, waiting for a disk that refuses, while the unit is ours. False: it no longer is."""
+        pause_s = _DISK_PAUSE_S
+        while self._held.get(unit.unit_id) is unit:
+            try:
+                await asyncio.to_thread(self._objects.put, key, data)
+            except StorageError as error:
+                self._say_refused(str(error))
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_DISK_PAUSE_S)
+            else:
+                self._say_refused("")
+                return True
+        return False
+
+    def _say_refused(self, why: str) -> None:
+        if why and not self._is_refused:
+            console.say(f"finished traces wait for the disk, which is tried again and again: {why}")
+        elif self._is_refused and not why:
+            console.say("the disk takes traces again")
+        self._is_refused = bool(why)
+
+    async def _fail(self, unit_id: str, failure: Failure) -> None:
+        if unit := self._held.get(unit_id):
+            if failure.retryable and self._num_unknown(unit):
+                await self._beat(unit)  # the next attempt goes on from here
+            with contextlib.suppress(Fenced):
+                async with self._calls:
+                    await self._source.fail(unit, failure)
+                self.num_failed += not failure.retryable
+            self._drop(unit_id)
+
+    async def _renew(self) -> None:
+        """Beats for every unit so many times a lease, and sooner where much was written that nobody else knows."""
+        beaten_at = time.monotonic()
+        while True:
+            await asyncio.sleep(min(_CHECK_S, self._lease_s / _BEATS_PER_LEASE))
+            is_time = time.monotonic() - beaten_at >= self._lease_s / _BEATS_PER_LEASE - _CHECK_S / 2
+            beaten_at = time.monotonic() if is_time else beaten_at
+            due = [unit for unit in self._held.values() if is_time or self._num_unknown(unit) >= CHECKPOINT_TOKENS]
+            await asyncio.gather(*map(self._beat, due))
+
+    def _num_unknown(self, unit: Unit) -> int:
+        written = self._pool.written.get(unit.unit_id)
+        return len(written.tokens) - self._known.get(unit.unit_id, 0) if written else 0
+
+    async def _beat(self, unit: Unit) -> None:
+        written, start = self._pool.written.get(unit.unit_id), self._known.get(unit.unit_id, 0)
+        progress = Progress(0, 0, start, None)
+        if written:
+            news = written.tokens[start : start + CHECKPOINT_MOST]
+            progress = Progress(len(written.tokens), round(written.student_tokens), start, news or None)
+        try:
+            async with self._calls:
+                reply = await self._source.heartbeat(unit, progress)
+        except Fenced:
+            if self._held.get(unit.unit_id) is unit:
+                self._drop(unit.unit_id)
+            return
+        self._known[unit.unit_id] = reply.known
+        if reply.cancel:
+            await self._fail(unit.unit_id, Failure(code="cancelled", detail="the batch was cancelled"))
+
+    def _drop(self, unit_id: str) -> None:
+        self._held.pop(unit_id, None)
+        self._prepared.pop(unit_id, None)
+        self._known.pop(unit_id, None)
+        self._pool.cancel(unit_id)
+        self._freed.set()
+
+    async def _release(self) -> None:
+        """Hands back what is held. Whoever cannot be told lets the leases run out."""
+        failure = Failure(code=WORKER_STOPPED, detail="the worker was stopped", retryable=True)
+        with contextlib.suppress(TimeoutError, DailError):
+            async with asyncio.timeout(_RELEASE_S):
+                await asyncio.gather(*(self._fail(unit_id, failure) for unit_id in list(self._held)))
+
+    async def _show(self) -> None:
+        with console.progress("units", self._source.standing().total) as bar:
+            seen: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+            shown: Standing | None = None
+            try:
+                while True:
+                    shown = self._update(bar, seen, shown)
+                    await asyncio.sleep(1.0)
+            finally:
+                self._update(bar, seen, shown)
+
+    def _update(self, bar: console.Progress, seen: deque[tuple[float, int]], shown: Standing | None) -> Standing:
+        """Shows what changed. `seen`: when there were how many tokens, over the last _RATE_OVER_S."""
+        standing = self._source.standing()
+        running = self._pool.written.values()
+        tokens = self.tokens + sum(len(written.tokens) for written in running)
+        student_tokens = self.student_tokens + sum(written.student_tokens for written in running)
+        if standing.total and (standing != shown or tokens != seen[-1][1]):
+            seen.append((time.monotonic(), tokens))
+            while seen[-1][0] - seen[0][0] > _RATE_OVER_S:
+                seen.popleft()
+            rate = (tokens - seen[0][1]) / max(seen[-1][0] - seen[0][0], 1e-3)
+            share = student_tokens / tokens if tokens else 0.0
+            bar.update(standing.done, standing.total, **standing.figures, tokens_per_s=rate, student_share=share)
+        return standing
+
+
+def run_worker(config: SynthConfig, source: UnitSource, idle_exit_s: float | None = None) -> bool:
+    """Ray, pool and worker for one source, until it ends or a signal comes. True: a signal ended it."""
+    # Ray prints what becomes of its processes, and standard output belongs to `--json`
+    with contextlib.redirect_stdout(sys.stderr), ray_cluster():
+        return asyncio.run(_run_worker(config, source, idle_exit_s))
+
+
+async def _run_worker(config: SynthConfig, source: UnitSource, idle_exit_s: float | None) -> bool:
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    async with Pool(config) as pool:
+        # beside the engine's start, since importing transformers takes seconds
+        prompts = await asyncio.to_thread(Prompts, config.engine.model)
+        await Worker(source, pool, prompts, idle_exit_s).run(stop)
+    return stop.is_set()
+
+
+def _failure(error: DailError) -> Failure:
+    return Failure(code=error.code, detail=str(error), retryable=getattr(error, "retryable", False))

@@ -1,0 +1,66 @@
+"""How traces are drawn: the settings that come with expert solutions, and the rule of acceptance in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from dail.synth.core.config import Config
+from dail.synth.schema.items import StopString
+
+
+class Synthesis(Config):
+    """How traces are drawn (paper §2.1, App. B.2). Part of every unit's identity."""
+
+    method: Literal["mixed", "direct", "student", "expert"] = Field(
+        "mixed",
+        description="mixed-policy rollouts; direct sampling from the privileged student; the student alone; or the "
+        "expert solution itself as the trace, for fine-tuning on it (the paper's baseline)",
+    )
+    acceptance: Literal["absolute", "relative", "topk"] = Field(
+        "absolute",
+        description="a student token stands if the privileged student gives it tau (the paper's rule); tau times the "
+        "largest probability; or if at most acceptance_k tokens are as likely as it",
+    )
+    tau: float = Field(0.8, gt=0, le=1, description="a student token stands if the privileged student gives it this")
+    acceptance_k: int = Field(25, ge=1, description="of acceptance=topk; no other rule reads it")
+    temperature: float = Field(0.6, ge=0, le=2, description="of both draws; 0 is greedy")
+    probability_space: Literal["raw", "tempered"] = Field(
+        "raw", description="whether tau is held against probabilities before or after temperature"
+    )
+    top_p: float = Field(1.0, gt=0, le=1, description="both draws take the likeliest tokens that have this together")
+    top_k: int = Field(0, ge=0, description="both draws take one of so many likeliest tokens; 0 takes all")
+    stop: tuple[StopString, ...] = Field(
+        (), max_length=16, description="texts that end a trace, which keeps them; besides the model's own stop tokens"
+    )
+    samples_per_item: int = Field(1, ge=1, le=64, description="traces per expert solution")
+    max_tokens: int = Field(16384, ge=1, le=131072, description="a longer trace is cut; the paper cuts at 256 for LRMs")
+    thinking: bool | None = Field(None, description="enable_thinking of the chat template; none where it has no switch")
+    seed: int = Field(0, ge=0, lt=2**63, description="of all draws; another seed makes another set of traces")
+
+    def identity(self) -> dict[str, JsonValue]:
+        """What shapes a trace. A setting that changes nothing is left out, so that names made without it stay."""
+        settings: dict[str, JsonValue] = self.model_dump(mode="json", exclude={"samples_per_item"})
+        if self.acceptance != "topk":
+            del settings["acceptance_k"]
+        without_effect: dict[str, JsonValue] = {"acceptance": "absolute", "top_p": 1.0, "top_k": 0, "stop": []}
+        return {name: value for name, value in settings.items() if without_effect.get(name, ...) != value}
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """When a proposal t of the student stands, by the privileged student's distribution p.
+
+        absolute   p(t) >= tau                       the paper's rule (§2.1)
+        relative   p(t) >= tau * max p
+        topk       at most k tokens have p >= p(t)   as in speculative knowledge distillation; tau plays no part
+
+    `tempered`: p is taken at the row's temperature, else at temperature 1. It is never cut by top-p or top-k.
+    """
+
+    kind: Literal["absolute", "relative", "topk"]
+    tau: float
+    k: int
+    tempered: bool

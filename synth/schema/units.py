@@ -1,0 +1,132 @@
+"""What the API hands a worker and what it gets back, over HTTP under /internal/v1.
+
+    POST leases                    LeaseRequest → LeaseReply
+    POST leases/{unit}/heartbeat   Heartbeat → HeartbeatReply, 409 when fenced
+    POST leases/{unit}/commit      Commit, 409 when fenced
+    POST leases/{unit}/fail        Fail, 409 when fenced
+
+A unit is one item × one sample. `epoch` counts how often it was leased; whoever holds an older epoch is fenced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from dail.synth.core.config import Frozen, canonical
+from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.trace_tokens import Tokens
+
+CHECKPOINT_MOST = 4096  # tokens in one heartbeat
+
+
+class Unit(Frozen):
+    """One trace to make. API → worker."""
+
+    unit_id: str
+    batch_id: str
+    item_id: str
+    sample: int = Field(ge=0)
+    epoch: int = Field(ge=0)
+    item: ExpertSolution
+    synthesis: Synthesis
+    model: ModelIdentity
+    prefix: Tokens = Field(default_factory=Tokens, description="what earlier attempts wrote of the trace")
+
+
+class LeaseRequest(Frozen):
+    worker: str
+    count: int = Field(ge=1, le=4096)
+    model: ModelIdentity
+
+
+class LeaseReply(Frozen):
+    units: tuple[Unit, ...]
+    lease_s: float = Field(description="a lease not renewed for this long is given to someone else")
+    output_root: str = Field(description="folder the shards go under, from the server's own settings")
+
+
+class Heartbeat(Frozen):
+    worker: str
+    epoch: int
+    tokens: int = Field(ge=0, description="trace tokens so far")
+    student_tokens: int = Field(ge=0, description="of these, written by the student")
+    start: int = Field(0, ge=0, description="place in the trace of the checkpoint's first token")
+    checkpoint: Tokens | None = Field(None, description="tokens of the trace that the next attempt could go on from")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.checkpoint is not None and len(self.checkpoint) > CHECKPOINT_MOST:
+            raise ValueError(f"the checkpoint has {len(self.checkpoint)} tokens; at most {CHECKPOINT_MOST} are taken")
+        return self
+
+
+class HeartbeatReply(Frozen):
+    """`known`: how many tokens of the trace are kept; the next checkpoint starts there."""
+
+    cancel: bool
+    known: int = 0
+
+
+class ShardRef(Frozen):
+    """A committed shard: where its bytes are and what they must be. `key` is relative to the output root."""
+
+    key: str
+    rows: int = Field(ge=1)
+    size_bytes: int = Field(ge=1)
+    sha256: str
+    unit_id: str
+    item_id: str
+    tokens: int = Field(ge=0)
+    student_tokens: float = Field(ge=0, description="expected number of tokens known to be the student's")
+
+
+class Commit(Frozen):
+    worker: str
+    epoch: int
+    shard: ShardRef
+
+
+class Fail(Frozen):
+    worker: str
+    epoch: int
+    code: str
+    detail: str
+    retryable: bool
+
+
+class Failure(Frozen):
+    """Why an item or unit has no trace."""
+
+    code: str
+    detail: str
+    retryable: bool = False
+
+
+WORKER_STOPPED = "worker_stopped"  # the code a worker fails with to hand a unit back; no fault of the unit
+
+UnitState = Literal["queued", "leased", "committed", "failed", "cancelled", "expired"]
+
+
+def unit_id(item: ExpertSolution, synthesis: Synthesis, model: ModelIdentity, sample: int) -> str:
+    """32 hex digits that are the same on any machine for the same problem, solution, model, settings and sample.
+
+    The item's id, source and metadata do not count; nor does `samples_per_item`, so asking for more samples later
+    keeps the ones there are.
+    """
+    content = item.model_dump(mode="json", include={"problem", "solution", "answer", "kind"})
+    return hashlib.sha256(canonical([content, synthesis.identity(), model.identity(), sample])).hexdigest()[:32]
+
+
+def unit_seed(unit: str) -> int:
+    """The 63-bit seed of a unit's draws; `Synthesis.seed` is already part of the unit id."""
+    return int.from_bytes(hashlib.sha256(b"draws" + unit.encode()).digest()[:8]) >> 1
+
+
+def shard_key(batch_id: str, unit: str, epoch: int, digest: str) -> str:
+    """Where a unit's shard goes; never the same for two attempts, so nothing is ever overwritten."""
+    return f"shards/{batch_id}/{unit}/e{epoch}-{digest[:16]}.parquet"

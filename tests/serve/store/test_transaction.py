@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from dail.serve.store.batches import NewBatch
+from dail.serve.store.tables import STORE_VERSION, wal_is_safe
+from dail.serve.store.transaction import Store
+from dail.synth.core.errors import StorageError
+from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.units import unit_id
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "dail.sqlite")
+    yield store
+    store.close()
+
+
+def new_batch(model, name="b1", num_items=1, num_samples=1):
+    solutions = [ExpertSolution(id=f"i{n}", problem=f"{n}?", solution=f"{n}.") for n in range(num_items)]
+    synthesis = Synthesis(samples_per_item=num_samples)
+    units = [
+        (unit_id(item, synthesis, model, sample), item.id, sample)
+        for item in solutions
+        for sample in range(num_samples)
+    ]
+    return NewBatch(name, f"key {name}", "hash", model, "model", synthesis, None, {}, solutions, units)
+
+
+def test_a_store_of_a_newer_version_is_refused(tmp_path):
+    path = tmp_path / "dail.sqlite"
+    Store(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version={STORE_VERSION + 1}")
+    with pytest.raises(StorageError, match="upgrade dail"):
+        Store(path)
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path):
+    (tmp_path / "dail.sqlite").write_bytes(b"not a database, but long enough to be read as one" * 20)
+    with pytest.raises(StorageError, match="refused"):
+        Store(tmp_path / "dail.sqlite")
+
+
+def test_what_is_acknowledged_is_synced_to_the_disk(store):
+    with store.read() as tx:
+        assert tx._sql.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert tx._sql.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        wanted = "wal" if wal_is_safe() else "delete"
+        assert tx._sql.exec_driver_sql("PRAGMA journal_mode").scalar() == wanted
+
+
+def test_a_transaction_that_fails_leaves_nothing(store, model):
+    with pytest.raises(RuntimeError), store.write() as tx:
+        tx.batches.add(new_batch(model))
+        raise RuntimeError
+    with store.read() as tx:
+        assert tx.batches.get("b1") is None
+
+
+def test_reads_of_one_transaction_see_one_moment(store, model):
+    with store.read() as before:
+        assert before.batches.page(None, None, 10) == []
+        writer = threading.Thread(target=_write, args=(store, model))
+        writer.start()
+        assert before.batches.page(None, None, 10) == []
+    writer.join()
+    with store.read() as after:
+        assert len(after.batches.page(None, None, 10)) == 1
+
+
+def _write(store, model):
+    with store.write() as tx:
+        tx.batches.add(new_batch(model))
+
+
+def test_no_update_is_lost_under_four_threads(store, model):
+    with store.write() as tx:
+        tx.batches.add(new_batch(model))
+        (leased,) = tx.units.claim("model", "w", 1, 60)
+
+    def count_up(_):
+        for _ in range(10):
+            with store.write() as tx:
+                unit = tx.units.held(leased.unit_id, "w", leased.epoch)
+                tx.units.renew(unit, 60, unit.tokens + 1, 0)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(count_up, range(4)))
+    with store.read() as tx:
+        assert tx.batches.tally("b1").tokens == 40
+
+
+def test_a_change_of_state_that_comes_too_late_moves_nothing(store, model):
+    with store.write() as tx:
+        tx.batches.add(new_batch(model))
+        (leased,) = tx.units.claim("model", "w", 1, 60)
+        unit = tx.units.held(leased.unit_id, "w", leased.epoch)
+        assert tx.units.hand_back(unit) == 1
+        assert tx.units.renew(unit, 60, 1, 1) == 0
+        assert tx.units.hand_back(unit) == 0
+
+
+def test_a_batch_is_ended_only_once_it_is_settled(store, model):
+    with store.write() as tx:
+        tx.batches.add(new_batch(model))
+        assert tx.batches.settle("b1") == 0
+        assert tx.batches.end("b1", None) == 0
+        tx.batches.start_cancel("b1")
+        tx.units.cancel("b1")
+        assert [tx.batches.settle("b1"), tx.batches.settle("b1")] == [1, 0]
+        assert [tx.batches.end("b1", None), tx.batches.end("b1", None)] == [1, 0]
+        assert tx.batches.get("b1").status == "cancelled"
+
+
+def test_a_worker_gets_units_of_its_own_model_only(store, model):
+    with store.write() as tx:
+        tx.batches.add(new_batch(model))
+        assert tx.units.claim("another model", "w", 1, 60) == []
+        assert len(tx.units.claim("model", "w", 1, 60)) == 1
+
+
+def test_the_state_of_an_item_follows_from_its_units(store, model):
+    with store.write() as tx:
+        tx.batches.add(new_batch(model, num_samples=2))
+        seen = [tx.batches.item_status("b1", "i0")]
+        first, second = (tx.units.held(unit.unit_id, "w", unit.epoch) for unit in tx.units.claim("model", "w", 2, 60))
+        seen.append(tx.batches.item_status("b1", "i0"))
+        tx.units.hand_back(first)
+        tx.units.hand_back(second)
+        tx.batches.start_cancel("b1")
+        tx.units.cancel("b1")
+        seen.append(tx.batches.item_status("b1", "i0"))
+    assert seen == ["queued", "running", "cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("version", "is_safe"),
+    [
+        ((3, 40, 1), False),
+        ((3, 44, 6), True),
+        ((3, 45, 0), False),
+        ((3, 50, 7), True),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((4, 0, 0), True),
+    ],
+)
+def test_the_write_ahead_log_is_used_only_where_its_bug_is_fixed(version, is_safe):
+    assert wal_is_safe(version) is is_safe

@@ -1,0 +1,161 @@
+"""Bad bodies against a real server: each gets its documented status, a problem with a pointer, and harms nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dail.serve.app import create_app
+from dail.serve.errors import MEDIA_TYPE
+from dail.serve.request_body import BODY_BYTES
+from tests.serve.conftest import items
+
+CANARY = "canary-7f3a"
+ITEM = {"problem": "1+1?", "solution": "2."}
+
+
+def _batch(**body):
+    return json.dumps({"items": [ITEM], **body}).encode()
+
+
+def _item(**changes):
+    return json.dumps({"items": [{**ITEM, **changes}]}).encode()
+
+
+BODIES = {
+    # name: (body, status, pointer)
+    "empty batch": (b'{"items": []}', 422, "/items"),
+    "no items": (b"{}", 422, "/items"),
+    "items of the wrong type": (b'{"items": {}}', 422, "/items"),
+    "an item that is no object": (b'{"items": [3]}', 422, "/items/0"),
+    "unknown field": (_batch(frobnicate=1), 422, "/frobnicate"),
+    "unknown field of an item": (_item(note=CANARY), 422, "/items/0/note"),
+    "unknown setting": (_batch(synthesis={"thau": 1}), 422, "/synthesis/thau"),
+    "setting out of bounds": (_batch(synthesis={"tau": 1.5}), 422, "/synthesis/tau"),
+    "setting of the wrong type": (_batch(synthesis={"seed": CANARY}), 422, "/synthesis/seed"),
+    "too many samples": (_batch(synthesis={"samples_per_item": 65}), 422, "/synthesis/samples_per_item"),
+    "problem of the wrong type": (_item(problem=5), 422, "/items/0/problem"),
+    "duplicate id": (json.dumps({"items": [{**ITEM, "id": "a"}] * 2}).encode(), 422, "/items/1/id"),
+    "duplicate item": (json.dumps({"items": [ITEM, {**ITEM, "id": "b"}]}).encode(), 422, "/items/1"),
+    "id that is a path": (_item(id="../../etc/passwd"), 422, "/items/0/id"),
+    "blank problem": (_item(problem=" \n"), 422, "/items/0/problem"),
+    "blank solution": (_item(solution=""), 422, "/items/0/solution"),
+    "no solution": (b'{"items": [{"problem": "1+1?"}]}', 422, "/items/0/solution"),
+    "control character": (_item(problem=f"{CANARY}\x00"), 422, "/items/0/problem"),
+    "solution of 10 MB": (_item(solution="x" * 10_000_000), 422, "/items/0/solution"),
+    "too many items": (json.dumps({"items": [0] * 10_001}).encode(), 422, "/items"),
+    "too much metadata": (_batch(metadata={str(n): "x" for n in range(17)}), 422, "/metadata"),
+    "model that is a path": (_batch(model="/etc/passwd"), 422, "/model"),
+    "model that is a URL": (_batch(model="http://127.0.0.1/x"), 422, "/model"),
+    "array": (b"[1, 2]", 422, ""),
+    "null": (b"null", 422, ""),
+    "lone surrogate": (b'{"items": [{"problem": "\\ud800", "solution": "2."}]}', 400, "/items/0/problem"),
+    "lone surrogate in metadata": (_batch(metadata={"a": "\ud800"}), 400, "/metadata/a"),
+    "lone surrogate in a key": (_item(metadata={"\udfff": 1}), 400, "/items/0/metadata"),
+    "NaN": (b'{"items": [], "synthesis": {"tau": NaN}}', 400, ""),
+    "Infinity": (b'{"items": [], "synthesis": {"tau": -Infinity}}', 400, ""),
+    "number beyond a float": (b'{"items": [], "synthesis": {"tau": 1e999}}', 400, "/synthesis/tau"),
+    "integer of 5000 digits": (b'{"seed": ' + b"9" * 5000 + b"}", 400, ""),
+    "duplicate key": (b'{"items": [], "items": []}', 400, ""),
+    "not UTF-8": (b'{"items": "\xff"}', 400, ""),
+    "UTF-16": (json.dumps({"items": [ITEM]}).encode("utf-16"), 400, ""),
+    "cut off": (b'{"items": [', 400, ""),
+    "empty": (b"", 400, ""),
+    "nested too deeply": (_item(metadata={"a": json.loads("[" * 40 + "]" * 40)}), 400, None),
+    "nesting that breaks parsers": (b"[" * 100_000, 400, ""),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_bad_body(http, name):
+    body, status, pointer = BODIES[name]
+    response = http.post("/v1/batches", content=body, headers={"Content-Type": "application/json"})
+    problem = response.json()
+    assert (response.status_code, response.headers["content-type"]) == (status, MEDIA_TYPE), response.text
+    assert problem["status"] == status
+    assert problem["errors"], problem
+    if pointer is not None:
+        assert problem["errors"][0]["pointer"] == pointer
+    assert CANARY not in response.text
+    assert http.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "application/json", "Content-Encoding": "gzip"},
+        {},
+    ],
+)
+def test_a_body_of_another_type_is_refused_with_415(http, headers):
+    response = http.post("/v1/batches", content=_batch(), headers=headers)
+    assert (response.status_code, response.headers["content-type"]) == (415, MEDIA_TYPE)
+
+
+def test_a_charset_after_the_type_is_fine(http):
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    assert http.post("/v1/batches", content=_batch(), headers=headers).status_code in (200, 201)
+
+
+def test_a_body_over_the_limit_is_refused_with_413(http):
+    def chunks():
+        for _ in range(BODY_BYTES // (1 << 20) + 2):
+            yield b" " * (1 << 20)
+
+    response = http.post("/v1/batches", content=chunks(), headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
+
+
+def test_a_declared_length_over_the_limit_is_refused_unread(api):
+    headers = {"Content-Type": "application/json", "Content-Length": str(BODY_BYTES + 1)}
+    response = api.post("/v1/batches", content=b"{}", headers=headers)
+    assert response.status_code == 413
+
+
+def test_every_fault_of_a_batch_is_told_at_once(api):
+    body = {"items": [{"problem": "", "solution": "2."}, {"problem": "1+1?"}], "synthesis": {"tau": 0}}
+    pointers = {fault["pointer"] for fault in api.post("/v1/batches", json=body).json()["errors"]}
+    assert pointers == {"/items/0/problem", "/items/1/solution", "/synthesis/tau"}
+
+
+def test_nothing_of_a_refused_batch_is_stored(api):
+    api.post("/v1/batches", json={"items": [*items(3), {"problem": "", "solution": ""}]})
+    assert api.get("/v1/batches").json()["data"] == []
+
+
+def test_a_workers_bad_body_is_a_problem_too(api):
+    response = api.post("/internal/v1/leases", json={"worker": "w", "count": 0})
+    assert response.status_code == 422
+    assert {fault["pointer"] for fault in response.json()["errors"]} == {"/count", "/model"}
+
+
+def test_unknown_paths_methods_and_parameters_are_problems(api):
+    answers = [
+        api.get("/nope"),
+        api.put("/v1/batches"),
+        api.get("/v1/batches", params={"limit": 0}),
+        api.get("/v1/batches/", follow_redirects=False),
+        api.get("/v1/batches/%00%ff%2e%2e"),
+    ]
+    assert [answer.status_code for answer in answers] == [404, 405, 422, 404, 404]
+    assert all(answer.headers["content-type"] == MEDIA_TYPE for answer in answers)
+    assert answers[1].headers["allow"]
+    assert answers[2].json()["errors"][0]["pointer"] == "/query/limit"
+
+
+def test_a_mistake_of_ours_is_a_problem_without_a_word_of_its_cause(api, monkeypatch):
+    def broken(*_):
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr(api.app.state.service, "batch", broken)
+    response = api.get("/v1/batches/b")
+    assert (response.status_code, response.json()["code"]) == (500, "internal")
+    assert CANARY not in response.text
+
+
+def test_the_app_can_be_made_twice_over_one_store(settings):
+    create_app(settings)
+    create_app(settings)

@@ -1,0 +1,94 @@
+"""What a verb says: bars on a terminal, a line now and then elsewhere, JSON alone on standard output."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dail.synth.core import console
+from dail.synth.core.console import emit, progress, say
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """`clock[0]` is the time."""
+    now = [1000.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_without_a_terminal_a_line_comes_every_30_s_and_at_the_end(clock: list[float], capsys: pytest.CaptureFixture):
+    with progress("units", 100) as bar:
+        for second in range(100):
+            clock[0] = 1000.0 + second
+            bar.update(second, tokens_per_s=1234.5, share=0.25)
+        bar.update(100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "units: 30/100  tokens/s 1234  share 0.25  time left 70 s",
+        "units: 60/100  tokens/s 1234  share 0.25  time left 40 s",
+        "units: 90/100  tokens/s 1234  share 0.25  time left 10 s",
+        "units: 100/100    time left 0 s",
+    ]
+
+
+def test_the_end_is_said_once_however_often_it_is_shown(clock: list[float], capsys: pytest.CaptureFixture):
+    with progress("units", 2) as bar:
+        for _ in range(20):
+            clock[0] += 1
+            bar.update(2)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_total_that_grows_moves_the_end(clock: list[float], capsys: pytest.CaptureFixture):
+    with progress("units", 1) as bar:
+        bar.update(1)
+        bar.update(1, 3)
+        bar.update(2, 3)
+        bar.update(3, 3)
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["1/1", "3/3"]
+
+
+def test_with_nothing_done_the_time_left_is_unknown(clock: list[float], capsys: pytest.CaptureFixture):
+    with progress("units", 5) as bar:
+        clock[0] += 31
+        bar.update(0)
+    assert capsys.readouterr().err == "units: 0/5    time left unknown\n"
+
+
+def test_the_time_left_counts_neither_the_start_nor_what_an_earlier_run_did(
+    clock: list[float], capsys: pytest.CaptureFixture
+):
+    with progress("units", 100) as bar:
+        clock[0] += 40  # an engine starts
+        bar.update(50)
+        clock[0] += 30
+        bar.update(60)
+    assert [line.split("time left ")[1] for line in capsys.readouterr().err.splitlines()] == ["unknown", "120 s"]
+
+
+def test_nothing_but_json_reaches_standard_output(clock: list[float], capsys: pytest.CaptureFixture):
+    with progress("units", 1) as bar:
+        bar.update(1)
+    say("a line for people")
+    emit({"path": Path("a/é"), "text": "two\nlines \u2028"})
+    emit([1])
+    out = capsys.readouterr().out
+    assert [json.loads(line) for line in out.split("\n")[:-1]] == [{"path": "a/é", "text": "two\nlines \u2028"}, [1]]
+
+
+def test_what_json_does_not_know_is_emitted_as_null(capsys: pytest.CaptureFixture):
+    emit({"loss": float("nan"), "best": [float("-inf"), 0.5]})
+    assert json.loads(capsys.readouterr().out) == {"loss": None, "best": [None, 0.5]}
+
+
+def test_on_a_terminal_the_bar_stays_on_standard_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)
+    with progress("units", 2) as bar:
+        bar.update(1, failed=1)
+        bar.update(2, failed=0)
+    captured = capsys.readouterr()
+    assert "2/2" in captured.err
+    assert captured.out == ""

@@ -1,0 +1,117 @@
+"""The pool around real vLLM: an engine that is killed, dies in a step, or stalls costs little and doubles nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from dail.synth.config import EngineConfig, SynthConfig
+from dail.synth.method.prompts import Prompts
+from dail.synth.rollout.base import Rollout, RolloutRequest
+from dail.synth.rollout.pair import RECORDS_EVERY, Pair
+from dail.synth.run import pool as pool_module
+from dail.synth.run.pool import Pool
+from dail.synth.schema.items import load_items
+from dail.synth.schema.synthesis import Synthesis
+from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS
+from tests.synth.run.faulty_pair import faulty_pair
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400), pytest.mark.usefixtures("cluster")]
+
+FAULTS = ("die", "stall", "sigkill")
+TOKENS, MOST_LOST = 700, 1024
+
+
+@pytest.fixture(scope="module")
+def requests() -> list[RolloutRequest]:
+    """Traces of many tokens: nothing ends them but their length."""
+    prompts, items = Prompts(DEMO_MODEL), load_items(EXPERT_SOLUTIONS)
+    made = []
+    for number, item in enumerate(items[:12]):
+        contexts = prompts.contexts(item, False)
+        synthesis = Synthesis(max_tokens=TOKENS, temperature=1.0, tau=0.8)
+        made.append(
+            RolloutRequest(f"u{number}", contexts.student_ids, contexts.privileged_ids, synthesis, number, frozenset())
+        )
+    return made
+
+
+def fault(pool: Pool, kind: str, folder: Path) -> None:
+    if kind == "sigkill":
+        health = pool._slots[0].health
+        assert health, "the actor never told its process id"
+        os.kill(health.pid, signal.SIGKILL)
+    else:
+        (folder / "fault").write_text(kind)
+
+
+def run(requests: list[RolloutRequest], strategy: str, folder: Path) -> tuple[list[Rollout], list[int], list[float]]:
+    """All traces, after one fault of each kind in the middle. Also by lost unit, how many tokens it lost; and how long
+    each fault went unseen, in seconds."""
+    config = SynthConfig(engine=EngineConfig(model=DEMO_MODEL, dtype="float32", rows=32), strategy=strategy, restarts=5)
+    by_name = {request.unit_id: request for request in requests}
+    finished: list[Rollout] = []
+    lost: list[int] = []
+    unseen: list[float] = []
+    prefixes = dict.fromkeys(by_name, 0)
+
+    async def go() -> None:
+        faults = list(FAULTS)
+        async with Pool(config, partial(faulty_pair, folder=folder)) as pool:
+            await pool.ready()
+            pool.submit(requests)
+            made = 0.0
+            while len(finished) < len(requests):
+                results = asyncio.ensure_future(pool.next_results())
+                while not results.done():
+                    new = [len(written.tokens) - prefixes[name] for name, written in pool.written.items()]
+                    if faults and not made and new and min(new) >= 100:
+                        fault(pool, faults.pop(0), folder)
+                        made = time.monotonic()
+                    await asyncio.sleep(0.05)
+                finished.extend(results.result().finished)
+                if not results.result().failed:
+                    continue
+                unseen.append(time.monotonic() - made)
+                made = 0.0
+                written = json.loads((folder / "written.json").read_text())
+                for failure in results.result().failed:
+                    assert failure.retryable and failure.code == "engine_died"
+                    prefix = pool.written[failure.unit_id].tokens
+                    prefixes[failure.unit_id] = len(prefix)
+                    lost.append(written[failure.unit_id] + RECORDS_EVERY - len(prefix))
+                    pool.submit([replace(by_name[failure.unit_id], prefix=prefix)])
+            assert pool.num_restarts == len(FAULTS) and not faults
+
+    asyncio.run(go())
+    return finished, lost, unseen
+
+
+@pytest.mark.parametrize("strategy", ["lazy", pytest.param("lockstep", marks=pytest.mark.soak)])
+def test_every_unit_ends_once_with_the_unbroken_trace(strategy, requests, demo_engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool_module, "HANG_S", 4.0)
+    monkeypatch.setattr(pool_module, "HEALTH_EVERY_S", 0.5)
+    finished, lost, unseen = run(requests, strategy, tmp_path)
+    assert Counter(rollout.unit_id for rollout in finished) == Counter(request.unit_id for request in requests)
+    assert len(lost) == len(requests) * len(FAULTS)
+    assert 0 < max(lost) < MOST_LOST
+    assert max(unseen) < 4.0 + 6.0
+    pair = Pair(demo_engine, strategy)
+    for request in requests:
+        pair.add(request)
+    unbroken: dict[str, Rollout] = {}
+    while pair.pending():
+        unbroken |= {rollout.unit_id: rollout for rollout in pair.step()}
+    for rollout in finished:
+        assert rollout.tokens.ids == unbroken[rollout.unit_id].tokens.ids
+        assert rollout.tokens.rejected == unbroken[rollout.unit_id].tokens.rejected
+        assert len(rollout.tokens) == TOKENS

@@ -1,0 +1,152 @@
+"""Several ranks, started by torchrun on loopback, make the adapter that one would have made."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dail.synth.core.errors import UsageError
+from dail.train import references as module
+from dail.train.config import TrainConfig
+from dail.train.distributed import Ranks, joined
+from dail.train.loop import run
+from tests.conftest import ROOT
+from tests.train.conftest import MakeManifest
+from tests.train.test_data import example
+from tests.train.test_loop import SETTINGS, lines
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def torchrun(model: Path, manifest: Path, out: Path, config: TrainConfig, *more: str) -> subprocess.Popen[str]:
+    settings = [f"--set={name}={json.dumps(value)}" for name, value in config.model_dump(mode="json").items()]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *more]
+    command += [str(Path(sys.executable).with_name("dail")), "train", "--model", str(model), "--json", *settings]
+    command += ["--manifest", str(manifest), "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "adapter" / "adapter_model.safetensors")
+
+
+def agree(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.allclose(a[name], b[name], rtol=0, atol=1e-5) for name in a)
+
+
+def test_two_ranks_make_the_adapter_of_one(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path):
+    """Batches of 4, the last of an epoch of 3: one rank has more to do there."""
+    manifest, config = make_manifest(11), SETTINGS.model_copy(update={"lr": 1e-3})
+    alone = run(tiny_model, manifest, tmp_path / "alone", config)
+    process = torchrun(tiny_model, manifest, tmp_path / "two", config)
+    printed, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert len(printed.splitlines()) == 1 and json.loads(printed)["steps"] == 6, "only the first rank prints"
+    assert said.count("adapter:") == 1
+    assert agree(tmp_path / "alone", tmp_path / "two")
+    of_two = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    for ours, theirs in zip(lines(alone), of_two, strict=True):
+        for name in ("loss", "gap", "grad_norm", "student_entropy"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
+
+
+@pytest.mark.parametrize("references", ["cached", "live"])
+def test_two_ranks_that_divide_the_weights_make_the_adapter_of_one(
+    tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path, references: str
+):
+    """Microbatches of one trace, and a last batch of 3: one rank has to go through the layers for the other."""
+    manifest = make_manifest(7)
+    config = SETTINGS.model_copy(update={"lr": 1e-3, "epochs": 1, "microbatch_tokens": 1, "references": references})
+    run(tiny_model, manifest, tmp_path / "alone", config)
+    divided = config.model_copy(update={"shard_weights": True, "recompute": "on" if references == "live" else "off"})
+    process = torchrun(tiny_model, manifest, tmp_path / "two", divided)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert agree(tmp_path / "alone", tmp_path / "two")
+
+
+def test_one_rank_has_nobody_to_divide_weights_with(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path):
+    with pytest.raises(UsageError, match="there is one; start several with torchrun"):
+        run(tiny_model, make_manifest(4), tmp_path / "run", SETTINGS.model_copy(update={"shard_weights": True}))
+
+
+def test_a_lost_rank_is_started_again_and_the_run_ends_the_same(
+    tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path
+):
+    manifest, config = make_manifest(10), SETTINGS.model_copy(update={"epochs": 30, "lr": 1e-3})
+    run(tiny_model, manifest, tmp_path / "alone", config)
+    process = torchrun(tiny_model, manifest, tmp_path / "two", config, "--max-restarts", "1")
+    metrics = tmp_path / "two" / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 10):
+        time.sleep(0.02)
+    ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(ranks[-1]), signal.SIGKILL)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert said.count("loading the weights") == 2, "nobody was started again"
+    assert agree(tmp_path / "alone", tmp_path / "two")
+
+
+def test_no_thread_of_the_ranks_connection_outlives_it(tmp_path: Path):
+    """One that lets go of a tensor while Python ends takes the process down, and torchrun calls the run failed."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, pathlib, torch\n"
+        "from dail.train.distributed import joined\n"
+        "def threads(): return [p.read_text() for p in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
+        "with joined() as ranks:\n"
+        "    ranks.gather(1)\n"
+        "    torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])\n"
+        "    during = sum('gloo' in name for name in threads())\n"
+        "if os.environ['RANK'] == '0': print(during, sum('gloo' in name for name in threads()))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    during, after = map(int, done.stdout.split())
+    assert during > 0 and after == 0, done.stderr
+
+
+def test_more_ranks_than_traces_in_a_batch_are_refused(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path):
+    with pytest.raises(UsageError, match=r"8 ranks share batches of 4 .* set batch_size=8"):
+        run(tiny_model, make_manifest(4), tmp_path / "run", SETTINGS, ranks=Ranks(7, 8))
+
+
+def test_shares_are_disjoint_complete_and_alike():
+    batch = [example(length, 10) for length in (5, 50, 7, 40, 6, 60, 8)]
+    shares = [Ranks(rank, 3).share(batch) for rank in range(3)]
+    assert sorted(id(one) for share in shares for one in share) == sorted(map(id, batch))
+    tokens = [sum(one.student_tokens for one in share) for share in shares]
+    assert max(tokens) < 2 * min(tokens)
+    assert Ranks().share(batch) == batch
+
+
+def test_one_rank_joins_nobody():
+    with joined() as ranks:
+        assert ranks == Ranks() and not torch.distributed.is_initialized()
+        assert ranks.gather("x") == ["x"]
+
+
+def test_parts_of_the_cache_are_shared_among_ranks(
+    tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What two ranks computed is whole, and read by one."""
+    manifest, config = make_manifest(11), SETTINGS.model_copy(update={"epochs": 1, "microbatch_tokens": 100})
+    process = torchrun(tiny_model, manifest, tmp_path / "two", config)
+    assert process.communicate(timeout=200) and process.returncode == 0
+    monkeypatch.setattr(module, "_compute", None)
+    run(tiny_model, manifest, tmp_path / "one", config, tmp_path / "two" / "references")

@@ -1,0 +1,119 @@
+"""Forecasts: what autograd really keeps, and a refusal that names a setting that fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dail.synth.core.errors import UsageError
+from dail.synth.core.machine import main_memory
+from dail.synth.schema.models import identify
+from dail.train import memory
+from dail.train.config import TrainConfig
+from dail.train.data import ModelLimits, TrainingSet, load_examples
+from dail.train.model import load_roles
+from dail.train.step import GradientStep
+from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
+from tests.train.test_lora import kept
+from tests.train.test_model import CPU
+
+
+@pytest.fixture
+def data(make_manifest: MakeManifest, tiny_model: Path) -> TrainingSet:
+    return load_examples(make_manifest(8), identify(tiny_model), ModelLimits(CONTEXT, VOCABULARY))
+
+
+def scorer(tiny_model: Path, **settings: object) -> GradientStep:
+    config = TrainConfig.model_validate({"dtype": "float32", "lora_rank": 2, "token_chunk": 16, **settings})
+    return GradientStep(load_roles(tiny_model, config, CPU), config, 15.0)
+
+
+def test_what_a_token_needs_is_what_autograd_keeps_of_it(tiny_model: Path, data: TrainingSet):
+    of_run = scorer(tiny_model)
+    needs = memory.count(of_run, data.examples[0])
+    for number in (1, 4):
+        tensors = kept(of_run.roles, data.examples[:number])
+        held = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+        tokens = number * max(example.student_tokens for example in data.examples[:number])  # padded
+        assert tokens * needs.per_token == pytest.approx(held, rel=0.15)
+
+
+def test_a_run_that_fits_says_what_it_needs(tiny_model: Path, data: TrainingSet, capsys: pytest.CaptureFixture[str]):
+    memory.fit(scorer(tiny_model), data)
+    said = capsys.readouterr().err
+    assert "memory: " in said and "GiB of weights" in said and "again" not in said
+
+
+def limits(of_run: GradientStep, data: TrainingSet) -> tuple[int, memory.Needs]:
+    return max(example.student_tokens for example in data.examples), memory.count(of_run, data.examples[0])
+
+
+def test_activations_are_computed_again_where_memory_is_short(
+    tiny_model: Path, data: TrainingSet, capsys: pytest.CaptureFixture[str]
+):
+    of_run = scorer(tiny_model)
+    _, needs = limits(of_run, data)
+    tokens = sum(sorted(example.student_tokens for example in data.examples)[-of_run.config.batch_size :])
+    memory.fit(of_run, data, free=needs.of(tokens) - 1)
+    assert "computed again in the backward pass" in capsys.readouterr().err
+    layers = of_run.roles.peft.get_base_model().get_decoder().layers
+    assert all(layer.training and layer.gradient_checkpointing for layer in layers)
+
+
+def test_a_run_that_does_not_fit_is_refused_with_the_number_that_would(tiny_model: Path, data: TrainingSet):
+    of_run = scorer(tiny_model, recompute="off")
+    longest, needs = limits(of_run, data)
+    with pytest.raises(UsageError, match=rf"set microbatch_tokens={longest + 1}$"):
+        memory.fit(of_run, data, free=needs.of(longest + 1) + 1)
+    with pytest.raises(UsageError, match=r"set recompute=on and microbatch_tokens=\d+$"):
+        memory.fit(of_run, data, free=needs.of(longest) - 1000)
+    with pytest.raises(UsageError, match=r"no microbatch_tokens would do: set token_chunk lower \(now 16\)"):
+        memory.fit(of_run, data, free=needs.fixed)
+
+
+def test_the_number_that_is_named_does_fit(tiny_model: Path, data: TrainingSet):
+    longest, needs = limits(scorer(tiny_model), data)
+    free = needs.of(longest + 1) + 1
+    memory.fit(scorer(tiny_model, recompute="off", microbatch_tokens=longest + 1), data, free=free)
+
+
+def test_the_time_that_is_left_leaves_no_gradient(
+    tiny_model: Path, data: TrainingSet, capsys: pytest.CaptureFixture[str]
+):
+    of_run = scorer(tiny_model)
+    memory.time_left(of_run, data, done=3, total=10)
+    assert "time: about " in (said := capsys.readouterr().err) and "for 7 steps" in said
+    assert all(weight.grad is None for weight in of_run.roles.adapter().values())
+    memory.time_left(of_run, data, done=10, total=10)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h")])
+def test_durations_are_for_people(seconds: float, text: str):
+    assert memory._duration(seconds) == text
+
+
+def test_memory_of_a_container_does_not_count_files_that_were_read(tmp_path: Path):
+    (tmp_path / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 800 kB\n")
+    assert main_memory(tmp_path, tmp_path / "meminfo") == (1024000, 819200)
+    (tmp_path / "memory.max").write_text("600000\n")
+    (tmp_path / "memory.current").write_text("500000\n")
+    (tmp_path / "memory.stat").write_text("anon 100000\ninactive_file 350000\n")
+    assert main_memory(tmp_path, tmp_path / "meminfo") == (600000, 450000)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert main_memory(tmp_path, tmp_path / "meminfo") == (1024000, 819200)
+
+
+def test_out_of_memory_names_the_settings_that_take_less(
+    tiny_model: Path, data: TrainingSet, monkeypatch: pytest.MonkeyPatch
+):
+    of_run = scorer(tiny_model)
+
+    def full(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(GradientStep, "score", full)
+    with pytest.raises(Exception, match=r"lower microbatch_tokens \(now 4096\) or token_chunk \(now 16\), or set rec"):
+        of_run.gradients(data.examples[:4])

@@ -1,0 +1,121 @@
+"""samples.jsonl: every completion drawn, one JSON object a line, written as it ends. What is there is never redrawn.
+
+A completion's key covers all that its distribution depends on, so a rerun with other settings reuses nothing by
+mistake, and one with more samples or another adapter keeps what it can.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Set
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from pydantic import ValidationError
+
+from dail.synth.core.config import Frozen, canonical
+from dail.synth.core.console import say
+from dail.synth.core.errors import StorageError
+from dail.synth.schema.models import ModelIdentity
+from dail.train.evals.config import EvalConfig
+from dail.train.evals.problems import EvalProblem
+
+Subject = Literal["base", "adapter"]
+
+# Raised when completions are drawn in another way, so that none drawn the old way is reused. 1 let base and adapter
+# share steps, where vLLM on a CPU gave base rows the adapter.
+_DRAWN_BY = 2
+_DRAWN_FROM: dict[str, Any] = {
+    "temperature": True,
+    "max_tokens": True,
+    "thinking": True,
+    "seed": True,
+    "engine": {"kind", "dtype", "model_tokens"},
+}
+
+
+class Completion(Frozen):
+    """One completion. `text` is what people and the grader read: without special tokens."""
+
+    key: str
+    subject: Subject
+    problem_id: str
+    sample: int
+    text: str
+    num_tokens: int
+    finish_reason: Literal["stop", "length"]
+    engine: str
+
+
+def completion_key(
+    config: EvalConfig, model: ModelIdentity, adapter_digest: str | None, problem: EvalProblem, sample: int
+) -> str:
+    """32 hex digits. The model's name, the number of samples, and a problem's answer and group do not count."""
+    settings = config.model_dump(mode="json", include=_DRAWN_FROM)
+    identity = model.identity()
+    content = [_DRAWN_BY, settings, identity, adapter_digest, problem.id, problem.problem, sample]
+    return hashlib.sha256(canonical(content)).hexdigest()[:32]
+
+
+class SampleFile:
+    """The completions of one evaluation on disk, opened for the keys it wants.
+
+    Raises (from all of it):
+        StorageError: the disk refused.
+    """
+
+    def __init__(self, path: Path, wanted: Set[str]) -> None:
+        self.path = path
+        self.kept: dict[str, Completion] = {}
+        text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+        # not splitlines: JSON leaves U+2028 and its like as they are
+        lines = [line for line in text.split("\n") if line]
+        for line in lines:
+            try:
+                completion = Completion.model_validate_json(line)
+            except ValidationError:
+                continue  # the line that a crash tore
+            if completion.key in wanted:
+                self.kept[completion.key] = completion
+        if len(self.kept) < len(lines) or not text.endswith("\n"):
+            self._start_clean(len(lines))
+        if self.kept:
+            say(f"reusing {len(self.kept)} of {len(wanted)} completions from {path}")
+
+    def _start_clean(self, num_lines: int) -> None:
+        """Sets the old file aside, since what was drawn may have been dear, and starts one with what is wanted."""
+        if num_lines:
+            aside = self.path.with_name(f"samples-until-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
+            self.path.rename(aside)
+            say(
+                f"{num_lines - len(self.kept)} of {num_lines} completions in {self.path.name} were drawn with other "
+                f"settings, or torn by a crash; sampling these anew; the old file is now {aside.name}"
+            )
+        staged = self.path.with_suffix(".part")
+        staged.write_text("".join(_line(completion) for completion in self.kept.values()), "utf-8")
+        staged.replace(self.path)
+
+    def add(self, completion: Completion) -> None:
+        self.kept[completion.key] = completion
+        try:
+            self._file.write(_line(completion))
+            self._file.flush()
+        except OSError as error:
+            raise StorageError(f"cannot write {self.path}: {error.strerror}; free some space and rerun") from error
+
+    def __enter__(self) -> Self:
+        self._file = open(self.path, "a", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _line(completion: Completion) -> str:
+    return completion.model_dump_json() + "\n"

@@ -1,0 +1,56 @@
+"""The trainer on a Ray cluster, through Ray Train: it places the ranks, and starts all again when one is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+
+from dail.synth.core.errors import DailError
+from dail.synth.run.pool import ray_cluster
+from dail.train import adapter
+from dail.train.checkpoint import steps_done
+from dail.train.config import TrainConfig
+from dail.train.distributed import Ranks, joined
+from dail.train.loop import Result, check, result_of, run
+
+_RESTARTS = 3
+
+
+def run_on_ray(
+    model_folder: Path, manifest: Path, out: Path, config: TrainConfig, references: Path | None, workers: int
+) -> Result:
+    """As `dail.train.loop.run` on so many ranks, a GPU each where the cluster has any. All nodes must see the paths.
+
+    Raises:
+        DailError: also what a rank met, after it was tried again.
+    """
+    check(config, Ranks(0, workers))
+    model_folder, manifest, out = (path.absolute() for path in (model_folder, manifest, out))
+    references = references.absolute() if references else None
+    before, done = adapter.finished(out), steps_done(out)
+
+    def rank() -> None:
+        with joined() as ranks:
+            run(model_folder, manifest, out, config, references, ranks)
+
+    with ray_cluster(log_to_driver=True):
+        trainer = TorchTrainer(
+            rank,
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=ray.cluster_resources().get("GPU", 0) > 0),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=str(out),
+                failure_config=FailureConfig(max_failures=_RESTARTS),
+                worker_runtime_env={"env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}},  # or each line comes twice
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            raise DailError(f"the ranks on Ray stopped: {error}; rerun to go on from the last checkpoint") from error
+    provenance = adapter.finished(out)
+    assert provenance, f"{out} holds no adapter though all ranks ended"
+    return result_of(out, provenance.steps, before.steps if before else done)

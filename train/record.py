@@ -1,0 +1,47 @@
+"""What a run folder and a finished adapter say about themselves: run.json and dail.json. Loads no torch."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from dail.synth.core.config import TOOL_VERSION, Frozen, fingerprint
+from dail.synth.schema.models import ModelIdentity
+from dail.train.config import FREE_ON_RESUME, TrainConfig
+
+PROVENANCE_FILE = "dail.json"
+
+
+class RunRecord(Frozen):
+    """What a run folder is for. Two records with the same `fingerprint` give the same adapter."""
+
+    config: TrainConfig
+    model: ModelIdentity
+    model_folder: str
+    manifest: str
+    manifest_digest: str
+    batch_id: str
+    started_at: dt.datetime
+    tool_version: str = TOOL_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.decisive())
+
+    def decisive(self) -> dict[str, object]:
+        """What the adapter depends on; where files lie does not count."""
+        return {
+            **self.config.model_dump(mode="json", exclude=set(FREE_ON_RESUME)),
+            "model revision": self.model.revision,
+            "tokenizer": self.model.tokenizer_hash,
+            "manifest digest": self.manifest_digest,
+        }
+
+
+class Provenance(Frozen):
+    """dail.json. `metrics` is relative to the adapter folder."""
+
+    run: RunRecord
+    fingerprint: str
+    steps: int
+    metrics: str
+    finished_at: dt.datetime
