@@ -35,7 +35,7 @@ class Limits:
 class SequenceKey(NamedTuple):
     """Names a sequence: of which unit, in which stage of its trace, and what it does there.
 
-    No two stages of a trace have one number, so what comes back late from a stage that was left finds nobody.
+    Unique in an engine's life if it has a `Draw`: records go by it, and some come late.
     """
 
     unit_id: str

@@ -9,6 +9,7 @@ another process, can go on from it.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,9 @@ from dail.synth.schema.trace_tokens import Tokens
 # Of one pair without a token in between. A pair is desynchronised by bad luck (thrown back while the KV cache is full),
 # and then the next try gets further; five times at one token is an engine that will never do it.
 _MOST_DESYNCHRONISED = 5
+# Of all traces of this process. What an engine says of a stage may come after it was left, or after its unit was
+# cancelled and begun anew: then it finds nobody, since no two stages ever have one number.
+_stage_numbers = itertools.count()
 
 
 class Entry(NamedTuple):
@@ -57,19 +61,18 @@ class Trace:
     tokens: Tokens
     reason: FinishReason | None = None
     stage: Stage | None = None
-    num_stages: int = 0
+    stage_number: int = field(default_factory=lambda: next(_stage_numbers))
     is_warm: bool = False
     num_searched: int = 0  # tokens in which no stop string ends
     desynchronised_at: list[int] = field(default_factory=list)  # lengths of the trace
 
     @property
     def key(self) -> SequenceKey:
-        """Names what is in the engine for this trace: no two stages have one, since what an engine says of a stage may
-        come after it was left."""
-        return SequenceKey(self.request.unit_id, self.num_stages)
+        """Names what is in the engine for this trace."""
+        return SequenceKey(self.request.unit_id, self.stage_number)
 
     def is_of(self, key: SequenceKey) -> bool:
-        return self.stage is not None and (key.unit_id, key.stage) == (self.request.unit_id, self.num_stages)
+        return self.stage is not None and key.stage == self.stage_number
 
     def ends(self) -> FinishReason | None:
         """Why the trace is whole, if it is."""
@@ -221,7 +224,7 @@ class Staged(ABC, Generic[T]):
         if abort:
             stage.entry.engine.abort([sequence.key for sequence in stage.sequences])
         stage.entry.admission.release(trace.key)
-        trace.num_stages += 1
+        trace.stage_number = next(_stage_numbers)
         return stage
 
     def _redo(self, trace: T) -> None:
