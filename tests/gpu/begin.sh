@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The first call on the machine, from the folder that the parts came with: bash .kit/1/begin.sh [PLAN] [SECONDS]
-# Unpacks the project, starts the measurements in a session of their own, and says how they stand after 25 s.
+# Unpacks the project, starts the measurements behind the call, and says how they stand after 25 s.
 set -euo pipefail
 export LEASE=${LEASE:-/tmp/lease}
 mkdir -p "$LEASE/in" "$LEASE/site"

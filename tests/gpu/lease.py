@@ -1,6 +1,6 @@
 """Runs a plan of measurements so that a time-out, a failure or a machine that is taken away loses nothing.
 
-    python3 tests/gpu/lease.py run --plan developer --seconds 1500     as a session of its own
+    python3 tests/gpu/lease.py run --plan developer --seconds 1500     detached: see begin.sh
     python3 tests/gpu/lease.py wait --seconds 540 --to FOLDER       until all is done or so long; copies what there is
     python3 tests/gpu/lease.py run --plan full --installed --work runs/bench-gpu      what `make bench-gpu` does
     python3 tests/gpu/lease.py show                                    which steps there are, with their times

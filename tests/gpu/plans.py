@@ -36,7 +36,7 @@ EPOCH = "-m tests.gpu.epoch"
 TRAIN = "-m tests.bench.train"
 ON_VLLM = (
     "-m pytest tests/synth/engine/test_vllm.py tests/synth/engine/test_vllm_tight.py -p no:cacheprovider -o addopts="
-    " --import-mode=importlib -q -k 'not two_thousand'"
+    " --import-mode=importlib -q --timeout 120 -k 'not two_thousand'"
 )
 
 # does it work at all
