@@ -117,17 +117,17 @@ FULL = [  # no kit, no hurry: `make bench-gpu`
     *engine_benches("7B", SEVEN), plain_7b, first_7b, lora_7b, *engine_benches("8B", EIGHT), lora_8b,
     loss, beside_trl_long, *train,
 ]  # fmt: skip
-TINY = [  # for a CPU; two of them are there to go wrong
+TINY = [  # for a CPU, however busy; two of them are there to go wrong
     Step("probe", "", 5, 60, "-m tests.gpu.probe"),
     Step("one that fails", "", 1, 60, "-c 'print(1/0)'"),
     Step("one that never ends", "", 1, 3, '-c \'import time; print("{\\"n\\": 1}", flush=True); time.sleep(99)\''),
-    Step("equality, eager", FIRST, 60, 500, "-m tests.gpu.equality --eager --traces 4 --tokens 30"),
+    Step("equality, eager", FIRST, 60, 900, "-m tests.gpu.equality --eager --traces 4 --tokens 30"),
     Step(
-        "trainer's kernels", SMALL, 60, 300, "-m tests.gpu.kernels --tokens 64 --width 64 --vocabulary 2048 --rows 16"
+        "trainer's kernels", SMALL, 60, 900, "-m tests.gpu.kernels --tokens 64 --width 64 --vocabulary 2048 --rows 16"
     ),
-    Step("epoch", SMALL, 60, 400, f"{EPOCH} --shape tiny --traces 8 --trace-tokens 40 --profile"),
-    Step("equality, ahead", FIRST, 60, 500, "-m tests.gpu.equality --eager --ahead --traces 2 --tokens 12"),
-    Step("plain", FIRST, 60, 400, "-m tests.bench.plain --shape demo --rows 16 --tokens 20"),
-    Step("rollouts", FIRST, 60, 500, "-m tests.bench.rollout --shape tiny --pairs 4 --tokens 8 --repeats 1"),
+    Step("epoch", SMALL, 60, 900, f"{EPOCH} --shape tiny --traces 8 --trace-tokens 40 --profile"),
+    Step("equality, ahead", FIRST, 60, 900, "-m tests.gpu.equality --eager --ahead --traces 2 --tokens 12"),
+    Step("plain", FIRST, 60, 900, "-m tests.bench.plain --shape demo --rows 16 --tokens 20"),
+    Step("rollouts", FIRST, 60, 900, "-m tests.bench.rollout --shape tiny --pairs 4 --tokens 8 --repeats 1"),
 ]
 PLANS = {"developer": DEVELOPER, "long-1": LONG_1, "long-2": LONG_2, "full": FULL, "tiny": TINY}
