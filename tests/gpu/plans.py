@@ -118,7 +118,7 @@ FULL = [  # no kit, no hurry: `make bench-gpu`
     loss, beside_trl_long, *train,
 ]  # fmt: skip
 TINY = [  # for a CPU, however busy; two of them are there to go wrong
-    Step("probe", "", 5, 60, "-m tests.gpu.probe"),
+    Step("probe", "", 5, 300, "-m tests.gpu.probe"),
     Step("one that fails", "", 1, 60, "-c 'print(1/0)'"),
     Step("one that never ends", "", 1, 3, '-c \'import time; print("{\\"n\\": 1}", flush=True); time.sleep(99)\''),
     Step("equality, eager", FIRST, 60, 900, "-m tests.gpu.equality --eager --traces 4 --tokens 30"),
