@@ -1,4 +1,4 @@
-"""What only a GPU runs in the trainer and in the draws: right, and how fast. One JSON line each; none stops the others.
+"""What only a GPU runs in the trainer and in the sampler: right, and how fast. One JSON line each; none stops the others.
 
     python -m tests.gpu.kernels            7B shapes by default; small ones run on a CPU, without what needs a GPU
 
@@ -17,7 +17,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from dail.synth.engine.base import AloneRow, PairRow, Row
-from dail.synth.engine.sampling import Draws, Slot
+from dail.synth.engine.base import Draw, SequenceKey, TokenSequence
+from dail.synth.engine.sampling import BatchSampler, Slot
 from dail.synth.schema.synthesis import Acceptance
 from dail.train import attention as packed
 from dail.train.config import TrainConfig
@@ -50,7 +49,7 @@ from tests.bench.train import make_weights
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 IS_GPU = DEVICE.type == "cuda"
 DTYPE = torch.bfloat16 if IS_GPU else torch.float32
-STEPS = 32  # of the engine, after which records are read
+STEPS = 32  # of the engine, after which all that was written is read
 
 
 def put(**figures: Any) -> None:
@@ -202,44 +201,52 @@ def gradients(options: argparse.Namespace) -> None:
 
 
 def slots_of(kind: str, number: int) -> Iterator[Slot]:
-    """A full batch of pairs' halves, or of rows that are drawn alone."""
+    """A full batch of pairs, or of sequences that the privileged student samples alone."""
     rule = Acceptance("absolute", 0.8, 0, False)
     for at in range(number):
-        row = Row(f"u{at}/0/x", (), 99, 0.6, at, frozenset({1}))
-        role: Any = "student" if at % 2 else "privileged"
-        held = {"alone": AloneRow(1, rule)} if kind == "alone" else {"pair": PairRow(f"u{at // 2}/0", role, rule)}
-        yield Slot(replace(row, **held), [5] * 10)
+        role: Any = "student" if kind == "pairs" and at % 2 else "privileged"
+        key = SequenceKey(f"u{at // 2}" if kind == "pairs" else f"u{at}", 0, role)
+        draw = Draw(role, rule, is_paired=kind == "pairs")
+        yield Slot(TokenSequence(key, (), 99, 0.6, at, frozenset({1}), draw=draw), [5] * 10)
 
 
-def draws(options: argparse.Namespace) -> None:
-    """A step of draws: what the batch's change, the draw itself and the reading of its records take, with the host's
-    share of it."""
+def sampler(options: argparse.Namespace) -> None:
+    """A step of the sampler where the batch changed and where it did not, and the reading of what it wrote, with the
+    host's share of a step."""
     for kind in ("pairs", "alone"):
         slots = dict(enumerate(slots_of(kind, options.rows)))
-        ours, logits = Draws(DEVICE), 3 * torch.randn(options.rows, options.vocabulary, device=DEVICE)
-        index = ms(lambda ours=ours, slots=slots: ours.index(slots))
+        ours, logits = BatchSampler(DEVICE), 3 * torch.randn(options.rows, options.vocabulary, device=DEVICE)
         launches = []
 
-        def once(ours: Draws = ours, logits: Tensor = logits, launches: list[float] = launches) -> None:
+        def same(
+            ours: BatchSampler = ours, slots: Any = slots, logits: Tensor = logits, launches: Any = launches
+        ) -> None:
             started = time.perf_counter()
             ours.apply(logits.clone())
             launches.append(1e3 * (time.perf_counter() - started))
+            for slot in slots.values():
+                slot.output_ids.append(5)
 
-        apply, copy = ms(once, 10), ms(logits.clone)
-        ours.take()
+        def changed(ours: BatchSampler = ours, slots: Any = slots, same: Callable[[], None] = same) -> None:
+            ours.index(slots)
+            same()
+
+        took, copy = {"changed": ms(changed, 10), "same": ms(same, 10)}, ms(logits.clone)
+        running = [slot.sequence.key for slot in slots.values() if slot.sequence.key.part == "privileged"]
+        ours.take([], running)
         for _ in itertools.repeat(None, STEPS):
-            ours.apply(logits.clone())
+            same()
         wait()
         started = time.perf_counter()
-        ours.take()
+        ours.take([], running)
         put(
-            check="draws",
+            check="sampler",
             kind=kind,
             rows=options.rows,
-            index_ms=index,
-            apply_ms=round(apply - copy, 3),
+            changed_batch_ms=round(took["changed"] - copy, 3),
+            same_batch_ms=round(took["same"] - copy, 3),
             host_ms_of_it=round(min(launches), 3),
-            records_ms_a_step=round(1e3 * (time.perf_counter() - started) / STEPS, 3),
+            reading_ms_a_step=round(1e3 * (time.perf_counter() - started) / STEPS, 3),
         )
 
 
@@ -250,7 +257,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=152064)
     parser.add_argument("--rows", type=int, default=512)
     options = parser.parse_args()
-    checks = [projection, packing, reductions, chunks, gradients, draws]
+    checks = [projection, packing, reductions, chunks, gradients, sampler]
     for check in [*checks, attention] if IS_GPU else checks:
         try:
             check(options)
