@@ -62,11 +62,16 @@ def ends(lease: Lease) -> dict[str, int]:
 
 
 def is_gone(pid: int) -> bool:
-    """Or dead, where nobody has asked how it ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    """Or dead, where nobody has asked how it ended. A kill takes effect when the process next gets a core."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @pytest.fixture
