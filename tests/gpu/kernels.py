@@ -1,4 +1,4 @@
-"""What only a GPU runs in the trainer and in the sampler: right, and how fast. One JSON line each; none stops the others.
+"""What only a GPU runs in the trainer and the sampler: right, and how fast. One JSON line each; none stops the others.
 
     python -m tests.gpu.kernels            7B shapes by default; small ones run on a CPU, without what needs a GPU
 
