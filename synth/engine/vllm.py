@@ -243,8 +243,12 @@ def _engine_args(config: EngineConfig, max_rank: int | None, vllm_args: dict[str
         "distributed_executor_backend": "uni" if config.tensor_parallel == 1 else "mp",
         "enforce_eager": current_platform.is_cpu(),
         "enable_prefix_caching": True,
-        # By vLLM's source exact with it too: the place of a row counts tokens that are still on the device. Not tried:
-        # the CPU platform turns it off.
+        # Scheduling ahead was tried on a CPU, whose platform turns it off (tests/scheduled_ahead.py, `make soak`).
+        # Traces and records are the same, since a position counts tokens that are still on the device, but for two things.
+        # `take_sampled` reads the newest step too, so whenever a sequence ends the host would wait for the step in
+        # flight: it would take an event a step, and reading only what has happened. And a pair that is thrown back
+        # (which admission prevents) is stepped once more before that is seen: its records then lack a token, and the
+        # ledger refuses them. What it brings is measured by the plans of tests/gpu.
         "async_scheduling": False,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
