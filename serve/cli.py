@@ -26,6 +26,7 @@ VERBS = {
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
     "cache": ("dail.train.commands:cache", "Compute both references of a manifest's traces once, for runs to come."),
     "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
+    "settings": ("dail.serve.listing:settings", "Every setting: what it does, its bound, its default."),
 }
 # What each package needs beyond `pip install dail`, to answer a missing import with the line that cures it.
 _EXTRAS = {"synth": "worker", "train": "train"}
