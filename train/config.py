@@ -43,8 +43,8 @@ class TrainConfig(Config):
     reduction: Reduction = Field(
         "trace_sum",
         description="of tokens to one loss; paper: the sum over a trace's tokens, averaged over traces (here divided "
-        "by the data set's mean trace length too, a constant); trace_mean gives short traces the weight of long ones, token_mean every token "
-        "of a batch the same",
+        "by the data set's mean trace length too, a constant); trace_mean gives short traces the weight of long "
+        "ones, token_mean every token of a batch the same",
     )
     weight_decay: float = Field(0.01, ge=0, le=1, description="of AdamW; paper: 0.01")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm; the paper is silent")
@@ -81,7 +81,7 @@ class TrainConfig(Config):
     )
     recompute: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="compute each layer's activations again in the backward pass; auto: if memory would not do otherwise",
+        description="compute activations again in the backward pass; auto: if memory would not do otherwise",
     )
     shard_weights: bool = Field(
         False, description="divide the frozen weights among the ranks (FSDP2), for models that one card does not hold"

@@ -260,12 +260,11 @@ def _unknown(name: str, tables: Iterable[str]) -> str:
     """That there is no such setting, and what may be meant: one spelled like it, or whose sentence has the words."""
     known = [setting for table in tables for setting in settings_of(table).values()]
     asked = name.rpartition(".")[2]
-    words = asked.replace("_", " ")
-    told = [one.name for one in known if len(words) > 3 and words in one.sentence]
     keys = {one.key: one.name for one in known}
-    close = difflib.get_close_matches(name, [one.name for one in known], n=1, cutoff=0.75)
-    close += [keys[key] for key in difflib.get_close_matches(asked, keys, n=2)]
-    meant = list(dict.fromkeys([*close, *told]))[:3]
+    meant = [keys[key] for key in difflib.get_close_matches(asked, keys, n=1 if asked in keys else 2)]
+    words = asked.replace("_", " ")
+    if not meant and len(words) > 3:
+        meant = [one.name for one in known if words in one.sentence][:1]
     hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
     return f"there is no setting {name!r}{hint}; `dail settings` lists all"
 

@@ -172,7 +172,7 @@ def test_settings_reach_the_engine_and_unknown_ones_are_refused(problems: Path, 
     dail_eval(problems, tmp_path / "e", "--set", "engine.rows=8", "--temperature", "1", "--seed", "5")
     settings = Evaluation.model_validate_json((tmp_path / "e" / "eval.json").read_bytes()).settings
     assert (settings.engine.rows, settings.temperature, settings.seed) == (8, 1.0, 5)
-    with pytest.raises(UsageError, match="/engine/rowz"):
+    with pytest.raises(UsageError, match=r"did you mean engine\.rows\?"):
         dail_eval(problems, tmp_path / "e", "--set", "engine.rowz=8")
 
 
