@@ -33,27 +33,11 @@ bench: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.trainers
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.where
 
-# the GPU column, on one card, with made-up weights of the paper's shapes: nothing is downloaded; no command should take
-# ten minutes
+# the GPU column, on one card, with made-up weights of the paper's shapes: nothing is downloaded. Goes on where it was
+# stopped; the steps are in tests/gpu/plans.py
 bench-gpu: env
-	for shape in qwen2.5-7b qwen3-8b; do \
-		for pairs in 64 256; do \
-			$(BIN)/python -m tests.bench.rollout --shape $$shape --pairs $$pairs --tokens 256 --repeats 3 || exit 1; \
-		done; \
-		$(BIN)/python -m tests.bench.rollout --shape $$shape --pairs 256 --tokens 256 --repeats 1 --ahead && \
-		$(BIN)/python -m tests.bench.memory --shape $$shape --tokens 128 && \
-		$(BIN)/python -m tests.bench.scale --shape $$shape --tokens 256 && \
-		$(BIN)/python -m tests.bench.speculation --shape $$shape --temperature 0 && \
-		$(BIN)/python -m tests.bench.lora --shape $$shape --tokens 4096 || exit 1; \
-	done
-	$(BIN)/python -m tests.bench.loss --tokens 6144 --memory-tokens 6144 --width 3584 --vocabulary 152064 --dtype bfloat16
-	$(BIN)/python -m tests.bench.trainers --shape qwen2.5-7b --traces 64 --trace-tokens 1500
-	for way in cached live; do \
-		$(BIN)/python -m tests.bench.train --shape qwen2.5-7b --traces 417 --trace-tokens 1500 --microbatch-tokens 8192 \
-			--references $$way && \
-		$(BIN)/python -m tests.bench.train --shape qwen3-8b --traces 669 --trace-tokens 256 --references $$way || exit 1; \
-	done
-	$(BIN)/python -m tests.bench.train --shape qwen2.5-7b --traces 32 --trace-tokens 1500 --microbatch-tokens 1
+	@nvidia-smi -L || { echo "error: no NVIDIA GPU found; see tests/gpu/README.md for a machine that is lent" >&2; exit 1; }
+	$(BIN)/python tests/gpu/lease.py run --plan full --installed --work runs/bench-gpu
 
 # the recipe of the demo model, from nothing, with its accuracy per role
 evidence: env

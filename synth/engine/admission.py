@@ -9,13 +9,13 @@ into the prefix cache first (`dail.synth.rollout.scheduler`).
 from __future__ import annotations
 
 from dail.synth.core.errors import ItemError
-from dail.synth.engine.base import Limits
+from dail.synth.engine.base import Limits, SequenceKey
 
 
 class Admission:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._held: dict[str, tuple[int, int]] = {}  # name → rows, KV tokens
+        self._held: dict[SequenceKey, tuple[int, int]] = {}  # rows, KV tokens
         self._rows = 0
         self._kv_tokens = 0
         self._prefill = 0
@@ -58,8 +58,10 @@ class Admission:
         """Whether a step might never have room to prefill these whole beside the running rows."""
         return sum(prompts) + self._limits.rows > self._limits.step_tokens
 
-    def take(self, name: str, prompts: list[int], max_tokens: int, cached: bool = False, split: bool = False) -> bool:
-        """Reserves room for these rows under one name; False if they must wait.
+    def take(
+        self, key: SequenceKey, prompts: list[int], max_tokens: int, cached: bool = False, split: bool = False
+    ) -> bool:
+        """Reserves room for these sequences under one key; False if they must wait.
 
         Args:
             cached: the prompts lie in the prefix cache, but for their last, unfinished blocks.
@@ -71,14 +73,14 @@ class Admission:
         step_is_full = self._rows + self._prefill + prefill > limits.step_tokens and not split
         if step_is_full or self._rows + len(prompts) > limits.rows or self._kv_tokens + kv_tokens > limits.kv_tokens:
             return False
-        self._held[name] = (len(prompts), kv_tokens)
+        self._held[key] = (len(prompts), kv_tokens)
         self._rows += len(prompts)
         self._kv_tokens += kv_tokens
         self._prefill += prefill
         return True
 
-    def release(self, name: str) -> None:
-        rows, kv_tokens = self._held.pop(name)
+    def release(self, key: SequenceKey) -> None:
+        rows, kv_tokens = self._held.pop(key)
         self._rows -= rows
         self._kv_tokens -= kv_tokens
 

@@ -1,17 +1,19 @@
 """What a rollout strategy asks of an engine: token ids in, token ids out, one step at a time.
 
-The engine knows nothing of text. It batches whatever rows it is given; two rows that carry the same pair name are
-stepped under the mixed-policy rule and always receive the same token.
+The engine knows nothing of text. A strategy makes `TokenSequence`s and adds them; the engine batches whatever it is
+given and hands back `Sampled`s, which the strategy adds to its traces. No id is given twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from dail.synth.schema.synthesis import Acceptance
+from dail.synth.schema.trace_tokens import Tokens
 
+Role = Literal["student", "privileged"]
 FinishReason = Literal["stop", "length"]
 
 
@@ -30,40 +32,47 @@ class Limits:
     caches_prompts: bool = True
 
 
+class SequenceKey(NamedTuple):
+    """Names a sequence: of which unit, in which stage of its trace, and what it does there.
+
+    Unique in an engine's life if it has a `Draw`: records go by it, and some come late.
+    """
+
+    unit_id: str
+    stage: int = 0
+    part: Literal["student", "privileged", "scoring"] = "student"
+
+
 @dataclass(frozen=True)
-class PairRow:
-    """Makes a row one half of a pair. Both halves must be added before the same step."""
+class Draw:
+    """How a sequence's tokens are sampled from the trace's own random numbers (paper §2.1).
 
-    pair: str
-    role: Literal["student", "privileged"]
-    acceptance: Acceptance
-
-
-@dataclass(frozen=True)
-class AloneRow:
-    """Makes a row that one role draws by itself from the trace's own random numbers.
-
-    With `acceptance` it ends, with a pause in place of a token, where another token than the drawn one would stand:
-    there the rule needs the student's word.
+    Every position has two: the student proposes with the first, the privileged student samples with the second. So
+    whichever strategy draws a trace, and after whatever interruption, it samples the same tokens.
 
     Args:
-        column: which of a position's `uniforms` draws: 0 as the student proposes, 1 as the privileged student draws.
+        role: whose context the sequence is.
+        acceptance: when a proposal of the student is accepted; none where one role samples alone.
+        is_paired: the sequences of both roles stand in the batch, and always receive the same token. Both must be added
+            before the same step. If not, and there is a rule, the sequence ends at the first `VerifyPoint`.
     """
 
-    column: Literal[0, 1]
+    role: Role
     acceptance: Acceptance | None = None
+    is_paired: bool = False
 
 
 @dataclass(frozen=True)
-class Row:
-    """One sequence to decode.
+class TokenSequence:
+    """One sequence to decode: made by a strategy, carried by the engine until it ends.
 
-    With `pair` or `alone`, the token is drawn from `uniforms(seed, place in the trace)`; `start` is the place of the
-    row's first token, and the trace tokens before it are the end of `prompt_ids`. Otherwise the engine's own sampler
-    draws. `score_from`: give the log-probabilities of the prompt's own tokens from this index on (`Finished.scores`).
+    With `draw`, the token is sampled from `uniforms(seed, position in the trace)`; `start` is the position of the
+    sequence's first token, and the trace tokens before it are the end of `prompt_ids`. Without, the engine's own
+    sampler samples. `score_from`: give the log-probabilities of the prompt's own tokens from this index on
+    (`Sampled.scores`).
     """
 
-    row_id: str
+    key: SequenceKey
     prompt_ids: Sequence[int]
     max_tokens: int
     temperature: float
@@ -71,8 +80,7 @@ class Row:
     stop_ids: frozenset[int]
     top_p: float = 1.0
     top_k: int = 0  # 0: all tokens
-    pair: PairRow | None = None
-    alone: AloneRow | None = None
+    draw: Draw | None = None
     start: int = 0
     adapter: str | None = None  # folder of a PEFT adapter; the base model without
     score_from: int | None = None
@@ -95,72 +103,37 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A row that ended. `token_ids` includes the stop token, if one ended it; of a pause, a placeholder."""
+class VerifyPoint:
+    """Where the privileged student sampled one token and another would be accepted, so that the student must be asked.
 
-    row_id: str
-    token_ids: list[int]
-    reason: FinishReason
-    scores: list[Score] | None = None  # of prompt_ids[score_from:]
-
-
-@dataclass(frozen=True)
-class Pause:
-    """Where an alone row stopped: what it drew there, and the tokens that stand if the student proposes them.
-
-    `standing`: token → its log-probability, like `logprob` of the drawn one at temperature 1.
+    `sampled`: what the privileged student sampled, with its log-probability; `accepted`: token → log-probability of
+    those that are accepted if the student proposes them. At temperature 1.
     """
 
-    drawn: int
+    sampled: int
     logprob: float
-    standing: dict[int, float]
+    accepted: dict[int, float]
 
 
 @dataclass
-class PairRecord:
-    """Of one pair, per trace token from place `start` on (natural logs, temperature 1)."""
+class Sampled:
+    """What is new of one sequence: made by the engine, read by the strategy whose trace it belongs to.
 
-    start: int
-    token_ids: list[int] = field(default_factory=list)
-    accepted: list[bool] = field(default_factory=list)
-    proposal: list[int] = field(default_factory=list)
-    student_logprob: list[float] = field(default_factory=list)
-    privileged_logprob: list[float] = field(default_factory=list)
-
-
-@dataclass
-class AloneRecord:
-    """Of one alone row, per token from place `start` on: its log-probability at temperature 1, and whether some token
-    would have stood there."""
-
-    start: int
-    token_ids: list[int] = field(default_factory=list)
-    logprob: list[float] = field(default_factory=list)
-    confident: list[bool] = field(default_factory=list)
-    pause: Pause | None = None
-
-    def put(self, later: AloneRecord) -> None:
-        """Goes on with what was recorded later, which may draw the last place again."""
-        at = later.start - self.start
-        self.token_ids[at:], self.logprob[at:], self.confident[at:] = later.token_ids, later.logprob, later.confident
-        self.pause = later.pause
-
-    def cut(self, length: int) -> None:
-        for column in (self.token_ids, self.logprob, self.confident):
-            del column[length:]
-
-
-@dataclass
-class Records:
-    """What was recorded: of pairs by pair name, of alone rows by row id.
-
-    The last place of a record may be drawn again, and recorded again: a row whose prefill is split draws in vain until
-    its prompt is whole. `parted`: pairs whose rows are no longer at one place; nothing more is drawn for them.
+    Args:
+        tokens: with what is known of each. Of a pair they come with the privileged student's sequence, and the
+            student's has none. The last token of a sequence that was stopped by one is that stop token. Of a sequence
+            that goes on the last token is kept back, since it may be sampled again.
+        reason: why the sequence ended; none while it goes on. `desynchronised`: the two sequences of a pair are no
+            longer at one position; nothing more is sampled for them, and both should be aborted.
+        verify: where it ended, if it ended at one.
+        scores: of prompt_ids[score_from:].
     """
 
-    pairs: dict[str, PairRecord] = field(default_factory=dict)
-    alone: dict[str, AloneRecord] = field(default_factory=dict)
-    parted: set[str] = field(default_factory=set)
+    key: SequenceKey
+    tokens: Tokens = field(default_factory=Tokens)
+    reason: FinishReason | Literal["desynchronised"] | None = None
+    verify: VerifyPoint | None = None
+    scores: list[Score] | None = None
 
 
 class Engine(Protocol):
@@ -173,18 +146,19 @@ class Engine(Protocol):
     name: str  # for example "vllm 0.32.0"
     limits: Limits
 
-    def add(self, row: Row) -> None:
-        """Queues a row. Raises ItemError if the engine can never run it."""
+    def add(self, sequence: TokenSequence) -> None:
+        """Queues a sequence. Raises ItemError if the engine can never run it."""
         ...
 
-    def abort(self, row_ids: Sequence[str]) -> None: ...
+    def abort(self, keys: Sequence[SequenceKey]) -> None: ...
 
-    def step(self) -> list[Finished]:
-        """Runs one step of all rows that fit; returns the rows that ended in it."""
+    def step(self) -> list[Sampled]:
+        """Runs one step of all sequences that fit; returns those that ended in it, and pairs that are
+        desynchronised."""
         ...
 
-    def records(self, names: Iterable[str] | None = None) -> Records:
-        """Takes what was recorded and not yet taken: all of it, or of these pairs and rows and of what parted."""
+    def written(self) -> list[Sampled]:
+        """What is new of the sequences that go on."""
         ...
 
     def close(self) -> None: ...

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from dail.synth.config import EngineConfig
-from dail.synth.engine.base import SCORE_TOP, Finished, FinishReason, Limits, Records, Row, Score
-from dail.synth.engine.sampling import Draws, Slot, pause_id
+from dail.synth.engine.base import SCORE_TOP, FinishReason, Limits, Sampled, Score, SequenceKey, TokenSequence
+from dail.synth.engine.ledger import Ledger
+from dail.synth.engine.sampling import BatchSampler, Slot, engine_stop_ids
 from dail.synth.method.acceptance import Sampling, draw, uniforms
 
 ROWS, STEP_TOKENS = 256, 8192
@@ -41,20 +42,16 @@ def _noise(seed: int, size: int) -> Tensor:
 
 @dataclass
 class Running:
-    row: Row
+    sequence: TokenSequence
     token_ids: list[int] = field(default_factory=list)
-
-    @property
-    def is_drawn(self) -> bool:
-        return bool(self.row.pair or self.row.alone)
 
     @cached_property
     def slot(self) -> Slot:
-        return Slot(self.row, self.token_ids)
+        return Slot(self.sequence, self.token_ids)
 
 
 class FakeEngine:
-    """Steps every running row by one token a step, under the same admission limits as a real engine."""
+    """Steps every running sequence by one token a step, under the same admission limits as a real engine."""
 
     name = "fake"
 
@@ -68,69 +65,77 @@ class FakeEngine:
             kv_tokens=1 << 30,
             kv_block=16,
         )
-        self._waiting: list[Row] = []
-        self._running: dict[str, Running] = {}
-        self._draws = Draws(torch.device("cpu"))
+        self._waiting: list[TokenSequence] = []
+        self._running: dict[SequenceKey, Running] = {}
+        self._sampler = BatchSampler(torch.device("cpu"))
+        self._ledger = Ledger(lambda ended, running: self._sampler.take(ended, running))
 
-    def add(self, row: Row) -> None:
-        self._waiting.append(row)
+    def add(self, sequence: TokenSequence) -> None:
+        self._ledger.add(sequence)
+        self._waiting.append(sequence)
 
-    def abort(self, row_ids: Sequence[str]) -> None:
-        self._waiting = [row for row in self._waiting if row.row_id not in row_ids]
-        for row_id in row_ids:
-            self._running.pop(row_id, None)
+    def abort(self, keys: Sequence[SequenceKey]) -> None:
+        self._ledger.drop(keys)
+        self._waiting = [sequence for sequence in self._waiting if sequence.key not in keys]
+        for key in keys:
+            self._running.pop(key, None)
 
-    def step(self) -> list[Finished]:
+    def step(self) -> list[Sampled]:
         while self._waiting and len(self._running) < self.limits.rows:
-            row = self._waiting.pop(0)
-            self._running[row.row_id] = Running(row)
+            sequence = self._waiting.pop(0)
+            self._running[sequence.key] = Running(sequence)
         running = list(self._running.values())
         late = self.late(running)
         if running:
-            logits_BV = torch.stack([self._logits([*one.row.prompt_ids, *one.token_ids]) for one in running])
-            self._sample_plain_rows(running, logits_BV)
-            self._draws.index({at: one.slot for at, one in enumerate(running) if one.is_drawn})
-            for one, token in zip(running, self._draws.apply(logits_BV).argmax(-1).tolist(), strict=True):
-                if one.row.row_id not in late:
+            logits_BV = torch.stack([self._logits([*one.sequence.prompt_ids, *one.token_ids]) for one in running])
+            self._sample_plainly(running, logits_BV)
+            self._sampler.index({at: one.slot for at, one in enumerate(running) if one.sequence.draw})
+            for one, token in zip(running, self._sampler.apply(logits_BV).argmax(-1).tolist(), strict=True):
+                if one.sequence.key not in late:
                     one.token_ids.append(token)
-        whole = [one for one in running if one.row.row_id not in late]
-        return [self._end(one, reason) for one in whole if (reason := _reason(one))]
+        whole = [one for one in running if one.sequence.key not in late]
+        return self._end([(one, reason) for one in whole if (reason := _reason(one))])
 
-    def late(self, running: list[Running]) -> set[str]:
-        """Rows whose prompts need another step to be prefilled, so that what is drawn for them is thrown away: none."""
+    def late(self, running: list[Running]) -> set[SequenceKey]:
+        """Sequences whose prompts need another step to be prefilled, so that what they sample is thrown away: none."""
         return set()
 
-    def _sample_plain_rows(self, running: list[Running], logits_BV: Tensor) -> None:
-        for at, one in enumerate(running):
-            if not one.is_drawn:
-                number = uniforms(torch.tensor([one.row.seed]), torch.tensor([len(one.token_ids)]), 1)[:, 0]
-                sampling = Sampling.of([(one.row.temperature, one.row.top_p, one.row.top_k)], logits_BV.device)
-                logits_BV[at, int(draw(logits_BV[at : at + 1], sampling, number))] = torch.inf
-
-    def _end(self, running: Running, reason: FinishReason) -> Finished:
-        del self._running[running.row.row_id]
-        return Finished(running.row.row_id, running.token_ids, reason, self._scores(running.row))
-
-    def _scores(self, row: Row) -> list[Score] | None:
-        if row.score_from is None:
-            return None
-        scores = []
-        for place in range(row.score_from, len(row.prompt_ids)):
-            logprobs_V = self._logits(row.prompt_ids[:place]).float().log_softmax(-1)
-            own = logprobs_V[row.prompt_ids[place]]
-            top = logprobs_V.topk(min(SCORE_TOP, len(logprobs_V))).values
-            scores.append(Score(float(own), int((logprobs_V >= own).sum()), tuple(top.tolist())))
-        return scores
-
-    def records(self, names: Iterable[str] | None = None) -> Records:
-        return self._draws.take(names)
+    def written(self) -> list[Sampled]:
+        return self._ledger.written()
 
     def close(self) -> None:
         self._running.clear()
 
+    def _sample_plainly(self, running: list[Running], logits_BV: Tensor) -> None:
+        for at, one in enumerate(running):
+            sequence = one.sequence
+            if not sequence.draw:
+                number = uniforms(torch.tensor([sequence.seed]), torch.tensor([len(one.token_ids)]), 1)[:, 0]
+                settings = [(sequence.temperature, sequence.top_p, sequence.top_k)]
+                sampling = Sampling.of(settings, logits_BV.device)
+                logits_BV[at, int(draw(logits_BV[at : at + 1], sampling, number))] = torch.inf
+
+    def _end(self, ended: list[tuple[Running, FinishReason]]) -> list[Sampled]:
+        for one, _ in ended:
+            del self._running[one.sequence.key]
+        scores = {one.sequence.key: self._scores(one.sequence) for one, _ in ended}
+        given = self._ledger.end([(one.sequence, one.token_ids, reason) for one, reason in ended])
+        return [replace(one, scores=scores.get(one.key)) for one in given]
+
+    def _scores(self, sequence: TokenSequence) -> list[Score] | None:
+        if sequence.score_from is None:
+            return None
+        scores = []
+        for place in range(sequence.score_from, len(sequence.prompt_ids)):
+            logprobs_V = self._logits(sequence.prompt_ids[:place]).float().log_softmax(-1)
+            own = logprobs_V[sequence.prompt_ids[place]]
+            top = logprobs_V.topk(min(SCORE_TOP, len(logprobs_V))).values
+            scores.append(Score(float(own), int((logprobs_V >= own).sum()), tuple(top.tolist())))
+        return scores
+
 
 def _reason(running: Running) -> FinishReason | None:
-    row = running.row
-    if running.token_ids[-1] in row.stop_ids | ({pause_id(row)} if row.alone else set()):
+    sequence = running.sequence
+    if running.token_ids[-1] in engine_stop_ids(sequence):
         return "stop"
-    return "length" if len(running.token_ids) >= row.max_tokens else None
+    return "length" if len(running.token_ids) >= sequence.max_tokens else None

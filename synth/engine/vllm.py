@@ -1,8 +1,8 @@
 """The engine on vLLM, in process. The only file that imports vllm.
 
-Nothing in vllm is patched. A batch-level logits processor hands the logits to `Draws`, which draws the tokens of pairs
-and of rows drawn alone and forces them; a worker extension hands out what was recorded. Both of vLLM's model runners
-are served, whose logits processors have nothing in common but the logits.
+Nothing in vllm is patched. A batch-level logits processor hands the logits to a `BatchSampler`, which samples the
+tokens of sequences that have a `Draw` and forces them; a worker extension hands out what was recorded. Both of vLLM's
+model runners are served, whose logits processors have nothing in common but the logits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunnerProces
 
 from dail.synth.config import EngineConfig
 from dail.synth.core.errors import EngineDead, UsageError
-from dail.synth.engine.base import SCORE_TOP, Finished, FinishReason, Limits, Records, Row, Score
-from dail.synth.engine.sampling import Draws, Slot, pause_id
+from dail.synth.engine.base import SCORE_TOP, FinishReason, Limits, Sampled, Score, SequenceKey, TokenSequence
+from dail.synth.engine.ledger import Ledger, Taken
+from dail.synth.engine.sampling import BatchSampler, Slot, engine_stop_ids
 from dail.synth.engine.versions import Choices, check_vllm
 
 try:
@@ -49,8 +50,8 @@ except ImportError:  # vLLM has no second model runner with such an interface
         pass
 
 
-_ROW = "dail_row"  # key of a drawn row in SamplingParams.extra_args
-_PROMPT = "dail_prompt"  # key of the length of its prompt
+_SEQUENCE = "dail_sequence"  # in SamplingParams.extra_args: one that has a `Draw`, without its prompt
+_PROMPT = "dail_prompt"  # in them: the length of that prompt
 _CPU_KV_CACHE_GIB = 1.0  # where nobody says it: vLLM would take nearly all of the machine's memory
 
 
@@ -92,63 +93,76 @@ class VllmEngine:
         is_cpu_lora = max_rank is not None and current_platform.is_cpu()
         self._no_adapter = _zero_adapter(config.model) if is_cpu_lora and mixes_adapters else None
         self._keeps_apart = is_cpu_lora and not mixes_adapters
-        self._inside: dict[str, str | None] = {}  # adapters of the rows that run, where they must be kept apart
-        self._scored: dict[str, Row] = {}  # rows whose prompts are scored
+        self._inside: dict[str, TokenSequence] = {}  # by vLLM's request id
+        self._ledger = Ledger(self._take)
         self.num_read_again = 0
 
-    def add(self, row: Row) -> None:
-        if row.score_from is not None:
-            self._scored[row.row_id] = row
-        self._add(row)
+    def add(self, sequence: TokenSequence) -> None:
+        self._ledger.add(sequence)
+        self._add(sequence)
 
-    def abort(self, row_ids: Sequence[str]) -> None:
-        self._engine.abort_request(list(row_ids))
-        for row_id in row_ids:
-            self._scored.pop(row_id, None)
-            self._inside.pop(row_id, None)
+    def abort(self, keys: Sequence[SequenceKey]) -> None:
+        self._ledger.drop(keys)
+        request_ids = [_request_id(key) for key in keys]
+        self._engine.abort_request(request_ids)
+        for request_id in request_ids:
+            self._inside.pop(request_id, None)
 
-    def step(self) -> list[Finished]:
+    def step(self) -> list[Sampled]:
         if not self._engine.has_unfinished_requests():
             return []
         try:
             outputs = self._engine.step()
         except Exception as error:  # whatever a step raises, the engine's state can no longer be trusted
             raise EngineDead(f"vLLM's step failed: {type(error).__name__}: {error}") from error
-        return [row for output in outputs if output.finished and (row := self._finish(output))]
+        return self._end([output for output in outputs if output.finished])
 
-    def records(self, names: Iterable[str] | None = None) -> Records:
-        wanted = None if names is None else list(names)
-        return self._engine.collective_rpc("take_records", args=(wanted,))[0]
+    def written(self) -> list[Sampled]:
+        return self._ledger.written()
 
     def close(self) -> None:
         self._engine.engine_core.shutdown()
 
-    def _add(self, row: Row, skip_cache: bool = False) -> None:
-        if self._keeps_apart:
-            self._inside[row.row_id] = row.adapter
-            assert len(set(map(bool, self._inside.values()))) == 1, (
-                "vLLM on a CPU gives rows without adapter that of their neighbours; start with mixes_adapters"
-            )
-        adapter = self._adapter(row.adapter) if row.adapter else self._no_adapter
-        prompt = {"prompt_token_ids": list(row.prompt_ids)}
-        self._engine.add_request(row.row_id, prompt, _sampling(row, skip_cache), lora_request=adapter)
+    def _take(self, ended: list[SequenceKey], running: list[SequenceKey] | None) -> Taken:
+        return self._engine.collective_rpc("take_sampled", args=(ended, running))[0]
 
-    def _finish(self, output: Any) -> Finished | None:
-        """The row that ended; none for one that must be read again."""
-        self._inside.pop(output.request_id, None)
-        completion, scores = output.outputs[0], None
-        if row := self._scored.get(output.request_id):
-            assert row.score_from, "a prompt's first token has no score"
-            scores = _scores(output.prompt_logprobs, len(row.prompt_ids) - row.score_from)
-            # A token's score comes from the place before it, which is not computed where it lies in the cache: vLLM's
-            # first runner then returns what the memory held, its second one nothing.
-            if scores is None or (output.num_cached_tokens or 0) >= row.score_from:
-                self.num_read_again += 1
-                self._add(row, skip_cache=True)
-                return None
-            del self._scored[output.request_id]
-        reason: FinishReason = "stop" if completion.finish_reason == "stop" else "length"
-        return Finished(output.request_id, list(completion.token_ids), reason, scores)
+    def _add(self, sequence: TokenSequence, skip_cache: bool = False) -> None:
+        self._inside[_request_id(sequence.key)] = sequence
+        if self._keeps_apart:
+            assert len({bool(one.adapter) for one in self._inside.values()}) == 1, (
+                "vLLM on a CPU gives sequences without adapter that of their neighbours; start with mixes_adapters"
+            )
+        adapter = self._adapter(sequence.adapter) if sequence.adapter else self._no_adapter
+        prompt = {"prompt_token_ids": list(sequence.prompt_ids)}
+        sampling = _sampling(sequence, skip_cache)
+        self._engine.add_request(_request_id(sequence.key), prompt, sampling, lora_request=adapter)
+
+    def _end(self, outputs: list[Any]) -> list[Sampled]:
+        ended, scores = [], {}
+        for output in outputs:
+            sequence, completion = self._inside.pop(output.request_id), output.outputs[0]
+            if sequence.score_from is not None:
+                found = self._scores(sequence, output)
+                if found is None:
+                    continue
+                scores[sequence.key] = found
+            reason: FinishReason = "stop" if completion.finish_reason == "stop" else "length"
+            ended.append((sequence, list(completion.token_ids), reason))
+        return [replace(one, scores=scores.get(one.key)) for one in self._ledger.end(ended)]
+
+    def _scores(self, sequence: TokenSequence, output: Any) -> list[Score] | None:
+        """None if the prompt must be read again, which it then is.
+
+        A token's score comes from the position before it, which is not computed where it lies in the cache: vLLM's
+        first runner then returns what the memory held, its second one nothing.
+        """
+        assert sequence.score_from, "a prompt's first token has no score"
+        scores = _scores(output.prompt_logprobs, len(sequence.prompt_ids) - sequence.score_from)
+        if scores is None or (output.num_cached_tokens or 0) >= sequence.score_from:
+            self.num_read_again += 1
+            self._add(sequence, skip_cache=True)
+            return None
+        return scores
 
     def _adapter(self, folder: str) -> LoRARequest:
         if folder not in self._adapters:
@@ -186,6 +200,10 @@ def chosen(config: EngineConfig, max_rank: int | None = None) -> Choices:
         graphs=settled.compilation_config.cudagraph_mode.name,
         schedules_ahead=bool(settled.scheduler_config.async_scheduling),
     )
+
+
+def _request_id(key: SequenceKey) -> str:
+    return "/".join(map(str, key))
 
 
 _NO_ADAPTER = 1  # vLLM's number of the adapter that changes nothing
@@ -251,22 +269,26 @@ def _lora_rank(rank: int) -> int:
     return next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)
 
 
-def _sampling(row: Row, skip_cache: bool) -> SamplingParams:
+def _sampling(sequence: TokenSequence, skip_cache: bool) -> SamplingParams:
     common: dict[str, Any] = {
-        "max_tokens": row.max_tokens,
-        "stop_token_ids": sorted(row.stop_ids),
-        "ignore_eos": True,  # stop_ids says all of what ends a row
+        "max_tokens": sequence.max_tokens,
+        "stop_token_ids": sorted(engine_stop_ids(sequence)),
+        "ignore_eos": True,  # these say all of what ends a sequence
         "detokenize": False,
         "output_kind": RequestOutputKind.FINAL_ONLY,
     }
-    if row.pair or row.alone:  # Draws draws; greedy then takes the token it forced
-        common["stop_token_ids"] = sorted(row.stop_ids | ({pause_id(row)} if row.alone else set()))
-        known = {_ROW: replace(row, prompt_ids=()), _PROMPT: len(row.prompt_ids)}
+    if sequence.draw:  # the processor samples; greedy then takes the token that it forced
+        known = {_SEQUENCE: replace(sequence, prompt_ids=()), _PROMPT: len(sequence.prompt_ids)}
         return SamplingParams(temperature=0.0, extra_args=known, **common)
-    if row.score_from is not None:
+    if sequence.score_from is not None:
         common |= {"prompt_logprobs": SCORE_TOP, "flat_logprobs": True, "skip_reading_prefix_cache": skip_cache}
-    seed = row.seed if row.temperature else None
-    return SamplingParams(temperature=row.temperature, top_p=row.top_p, top_k=row.top_k, seed=seed, **common)
+    return SamplingParams(
+        temperature=sequence.temperature,
+        top_p=sequence.top_p,
+        top_k=sequence.top_k,
+        seed=sequence.seed if sequence.temperature else None,
+        **common,
+    )
 
 
 def _scores(flat: Any, number: int) -> list[Score] | None:
@@ -286,7 +308,7 @@ def _scores(flat: Any, number: int) -> list[Score] | None:
 
 
 class Drawing(FirstRunnerProcessor, SecondRunnerProcessor):
-    """Hands the batch's logits to `Draws`, which forces the tokens of pairs and of rows drawn alone (paper §2.1).
+    """Hands the batch's logits to our sampler, which forces the tokens of sequences that have a `Draw` (paper §2.1).
 
     The first model runner keeps a batch and tells what changed in it (`update_state`); the second one numbers its
     requests (`add_request`) and says at each step which of them stand in which row.
@@ -294,13 +316,13 @@ class Drawing(FirstRunnerProcessor, SecondRunnerProcessor):
 
     def __init__(self, vllm_config: Any, device_or_states: Any, is_pin_memory: bool = False) -> None:
         is_first = isinstance(device_or_states, torch.device)
-        self.draws = Draws(device_or_states if is_first else device_or_states.device)
+        self.sampler = BatchSampler(device_or_states if is_first else device_or_states.device)
         # The second runner's: how many tokens of each request must be computed before one is drawn. After a preemption
         # they are the prompt and all that was written.
         self._whole: Any = None if is_first else device_or_states.prefill_len
         self._slots: dict[int, Slot] = {}  # by row of the batch; of the second runner, by number of the request
         self._prompts: dict[int, int] = {}  # the second runner's: length of each request's prompt
-        self._batch: list[int] | None = None  # the second runner's: the requests that `draws` knows, in order
+        self._batch: list[int] | None = None  # the second runner's: the requests that the sampler knows, in order
         self._stale = True
 
     def is_argmax_invariant(self) -> bool:
@@ -310,9 +332,9 @@ class Drawing(FirstRunnerProcessor, SecondRunnerProcessor):
         if context is not None:
             self._place(context)
         elif self._stale:
-            self.draws.index(self._slots)
+            self.sampler.index(self._slots)
             self._stale = False
-        return self.draws.apply(logits)
+        return self.sampler.apply(logits)
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         if batch_update is None:
@@ -321,8 +343,8 @@ class Drawing(FirstRunnerProcessor, SecondRunnerProcessor):
             self._slots.pop(at, None)
         for at, params, _prompt, output_ids in batch_update.added:
             self._slots.pop(at, None)
-            if _ROW in (params.extra_args or {}):
-                self._slots[at] = Slot(params.extra_args[_ROW], output_ids)
+            if _SEQUENCE in (params.extra_args or {}):
+                self._slots[at] = Slot(params.extra_args[_SEQUENCE], output_ids)
         for source, target, direction in batch_update.moved:
             moved, replaced = self._slots.pop(source, None), self._slots.pop(target, None)
             if moved is not None:
@@ -334,13 +356,13 @@ class Drawing(FirstRunnerProcessor, SecondRunnerProcessor):
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         known = sampling_params.extra_args or {}
         self._slots.pop(req_idx, None)
-        if _ROW in known:
-            self._slots[req_idx], self._prompts[req_idx] = Slot(known[_ROW], _Written()), known[_PROMPT]
+        if _SEQUENCE in known:
+            self._slots[req_idx], self._prompts[req_idx] = Slot(known[_SEQUENCE], _Written()), known[_PROMPT]
         self._batch = None
-        return _ROW in known
+        return _SEQUENCE in known
 
     def _place(self, context: Any) -> None:
-        """Tells `draws` who stands where in this step. A row whose prompt is not whole yet draws nothing."""
+        """Tells the sampler who stands where in this step. A sequence whose prompt is not whole yet samples nothing."""
         lengths = zip(context.idx_mapping_np.tolist(), context.seq_lens_upper_bound_np.tolist(), strict=True)
         batch = []
         for request, length in lengths:
@@ -351,7 +373,7 @@ class Drawing(FirstRunnerProcessor, SecondRunnerProcessor):
             batch.append(request if is_drawn else -1)
         if batch != self._batch:
             self._batch = batch
-            self.draws.index({at: self._slots[request] for at, request in enumerate(batch) if request >= 0})
+            self.sampler.index({at: self._slots[request] for at, request in enumerate(batch) if request >= 0})
 
 
 class _Written(Sequence[int]):
@@ -372,11 +394,11 @@ class DrawingWorker:
 
     model_runner: Any
 
-    def take_records(self, names: list[str] | None) -> Records:
+    def take_sampled(self, ended: list[SequenceKey], running: list[SequenceKey] | None) -> Taken:
         runner = self.model_runner
         of_first = getattr(getattr(runner, "input_batch", None), "logitsprocs", None)
         processors = of_first.all if of_first is not None else runner.sampler.logits_processors
         for processor in processors:
             if isinstance(processor, Drawing):
-                return processor.draws.take(names)
+                return processor.sampler.take(ended, running)
         raise AssertionError("the engine was started without Drawing")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dail.synth.engine.base import Finished, FinishReason, Records
+from dail.synth.engine.base import FinishReason, Sampled
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 
@@ -51,11 +51,8 @@ class Strategy(Protocol):
         """Adds to the engine what fits into its next step."""
         ...
 
-    def take(self, finished: Sequence[Finished], records: Records) -> list[Rollout]:
-        """Picks its own rows out of what the engine's step gave; returns the traces that are now whole.
-
-        `records` holds at least all that was recorded of rows and pairs that just ended.
-        """
+    def take(self, sampled: Sequence[Sampled]) -> list[Rollout]:
+        """Picks its own sequences out of what the engine gave; returns the traces that are now whole."""
         ...
 
     def pending(self) -> int:

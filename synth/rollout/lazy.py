@@ -1,28 +1,29 @@
 """Mixed-policy rollouts with a lazy student: it is asked only where its word matters (paper §2.1).
 
 The privileged student decodes alone. The student's word can change the trace only where a token that the privileged
-student did not draw would stand (`dail.synth.method.acceptance.watch`). There the privileged row pauses, the student is
-asked for one token after the trace so far, and the privileged row goes on after whichever token the rule gives. From
-tau 0.5 on at most one such token exists (a tie aside), so questions are rare: about one decode row a token instead of
-two.
+student did not sample would be accepted (`dail.synth.method.acceptance.watch`): a verify point. There the privileged
+student's sequence ends, the student is asked for one token after the trace so far, and the privileged student goes on
+after whichever token the rule gives. From tau 0.5 on at most one such token exists (a tie aside), so questions are
+rare: about one decode row a token instead of two.
 
-All draws use the numbers that lockstep and the reference would use, so the traces are the same, token for token. Who
-wrote a token is known where nobody was confident (the privileged student) and where the student was asked. Elsewhere it
-is a probability, known once the student has read the finished trace; without that reading it is unknown (none).
+Everything is sampled from the numbers that lockstep and the reference would use, so the traces are the same, token for
+token. Who wrote a token is known where the privileged student was not confident (it did) and where the student was
+asked. Elsewhere it is a probability, known once the student has read the finished trace; without that scoring pass it
+is unknown (none).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dail.synth.core.errors import ItemError
-from dail.synth.engine.base import AloneRecord, AloneRow, PairRecord, Pause, Row, Score
+from dail.synth.engine.base import Draw, Sampled, Score, TokenSequence, VerifyPoint
 from dail.synth.rollout.base import RolloutRequest
-from dail.synth.rollout.scheduler import Entry, Stage, Staged, Trace, alone_row
+from dail.synth.rollout.scheduler import Entry, Stage, Staged, Trace, drawn_sequence, scored_sequence
 from dail.synth.rollout.select import acceptance, lazy_is_exact
 from dail.synth.rollout.stop_strings import Stops
 from dail.synth.schema.synthesis import Synthesis
@@ -31,13 +32,10 @@ from dail.synth.schema.trace_tokens import Tokens
 
 @dataclass
 class LazyTrace(Trace):
-    """`paused` is where the privileged row that runs stopped, at place `paused_at`; `asking` what the student is being
-    asked."""
+    """`asking`: what the student is being asked about, and `answer` what it proposed."""
 
-    paused: Pause | None = None
-    paused_at: int = 0
-    asking: Pause | None = None
-    answer: AloneRecord = field(default_factory=lambda: AloneRecord(0))
+    asking: VerifyPoint | None = None
+    answer: Tokens | None = None
     is_scored: bool = False
 
 
@@ -54,7 +52,7 @@ class Lazy(Staged[LazyTrace]):
         self._with_scores = with_scores
         self.num_questions = 0
 
-    def room(self, request: RolloutRequest) -> int:
+    def capacity(self, request: RolloutRequest) -> int:
         rule = acceptance(request.synthesis)
         if not lazy_is_exact(rule):
             raise ItemError(
@@ -71,73 +69,57 @@ class Lazy(Staged[LazyTrace]):
     def next_stage(self, trace: LazyTrace) -> Stage:
         request = trace.request
         if trace.reason:
-            return Stage(self._entry, [self._reading(trace)], 1)
+            return Stage(self._entry, [self._scoring(trace)], 1)
         if trace.asking:
-            return Stage(self._entry, [alone_row(trace, request.student_ids, 1, AloneRow(0), request.adapter)], 1)
+            # Its prompt lies in the prefix cache but for what was written since the last question: a few tokens to
+            # prefill, and one to sample.
+            student = drawn_sequence(trace, request.student_ids, 1, Draw("student"), request.adapter)
+            return Stage(self._entry, [student], 1)
         max_tokens = trace.max_tokens - len(trace.tokens)
-        alone = AloneRow(1, acceptance(request.synthesis))
-        return Stage(self._entry, [alone_row(trace, request.privileged_ids, max_tokens, alone)], max_tokens)
+        draw = Draw("privileged", acceptance(request.synthesis))
+        return Stage(self._entry, [drawn_sequence(trace, request.privileged_ids, max_tokens, draw)], max_tokens)
 
-    def read(self, trace: LazyTrace, record: PairRecord | AloneRecord) -> None:
-        assert isinstance(record, AloneRecord), f"{trace.key} is no row alone"
-        # an engine that schedules ahead runs a row once more after it ended
+    def read(self, trace: LazyTrace, sampled: Sampled) -> None:
         if trace.asking:
-            trace.answer = record if record.start == len(trace.tokens) else trace.answer
-            return
-        if trace.paused and record.start > len(trace.tokens) + len(trace.held):
-            return
-        number = len(record.token_ids)
-        source = [None if confident else 0.0 for confident in record.confident]
-        nothing = [None] * number
-        tokens = Tokens(list(record.token_ids), list(source), list(nothing), list(nothing), list(record.logprob))
-        trace.put(record.start, tokens)
-        trace.paused, trace.paused_at = record.pause, record.start + number
+            trace.answer = sampled.tokens  # a proposal, which is no token of the trace until the rule says so
+        else:
+            trace.tokens.extend(sampled.tokens)
 
     def settle(self, trace: LazyTrace, stage: Stage) -> None:
-        (row,) = stage.ended
-        if trace.paused_at >= stage.rows[0].start + len(row.token_ids):
-            trace.paused = None  # drawn in vain, past the row's end
+        (last,) = stage.ended
         if trace.reason:
-            _score(trace.tokens, row.scores or [], trace.request.synthesis)
+            _score(trace.tokens, last.scores or [], trace.request.synthesis)
             trace.is_scored = True
             return
-        if trace.asking:
+        if trace.asking and trace.answer:
             self.num_questions += 1
-            _answer(trace, trace.asking)
-        else:
-            trace.settle(stage.rows[0].start, row.token_ids[:-1] if trace.paused else row.token_ids)
-        trace.asking, trace.paused = trace.paused, None
+            _answer(trace.tokens, trace.asking, trace.answer)
+        trace.asking, trace.answer = last.verify, None
+        # A trace that stands before a verify point is not whole, even if its last token could end it.
         trace.reason = None if trace.asking else trace.ends()
 
-    def _reading(self, trace: LazyTrace) -> Row:
+    def _scoring(self, trace: LazyTrace) -> TokenSequence:
         """The student's context with the whole trace, but for a last token for which the model has no room."""
-        student_ids, room = trace.request.student_ids, self._entry.engine.limits.model_tokens - 1
-        return Row(
-            row_id=f"{trace.key}/reading",
-            prompt_ids=[*student_ids, *trace.tokens.ids][:room],
-            max_tokens=1,
-            temperature=0.0,
-            seed=0,
-            stop_ids=frozenset(),
-            adapter=trace.request.adapter,
-            score_from=len(student_ids),
-        )
+        student_ids, capacity = trace.request.student_ids, self._entry.engine.limits.model_tokens - 1
+        whole = [*student_ids, *trace.tokens.ids][:capacity]
+        return scored_sequence(trace, whole, len(student_ids), trace.request.adapter)
 
 
-def _answer(trace: LazyTrace, pause: Pause) -> None:
-    """Adds what the rule gives where the student was asked."""
-    proposal, logprob = trace.answer.token_ids[0], trace.answer.logprob[0]
-    if proposal in pause.standing:
-        trace.tokens.add(proposal, 1.0, logprob, pause.standing[proposal])
+def _answer(tokens: Tokens, asking: VerifyPoint, answer: Tokens) -> None:
+    """Adds what the rule gives where the student was asked: its proposal if that is accepted, and else what the
+    privileged student had sampled there, which the same random number would give again."""
+    (proposal,), (logprob,) = answer.ids, answer.student_logprob
+    if proposal in asking.accepted:
+        tokens.add(proposal, 1.0, logprob, asking.accepted[proposal])
     else:
-        trace.tokens.add(pause.drawn, 0.0, None, pause.logprob, rejected=proposal)
+        tokens.add(asking.sampled, 0.0, None, asking.logprob, rejected=proposal)
 
 
 def _score(tokens: Tokens, scores: list[Score], synthesis: Synthesis) -> None:
     """Fills in what the student gives each token, and with it who wrote those of which that is unknown.
 
-    Where the privileged student was confident and drew the token that stands, that token is written whatever the
-    student proposes; the student wrote it if it proposed it, which has the probability of its own draw.
+    Where the privileged student was confident and sampled the token that is accepted, that token is written whatever
+    the student proposes; the student wrote it if it proposed it, which has the probability of its own sampling.
     """
     tokens.student_logprob[: len(scores)] = [score.logprob for score in scores]
     unknown = [place for place in range(len(scores)) if tokens.source[place] is None]

@@ -14,7 +14,7 @@ from typing import Any
 
 from dail.synth.config import EngineConfig, SynthConfig
 from dail.synth.engine.admission import Admission
-from dail.synth.engine.base import Engine, Finished, Limits, Records
+from dail.synth.engine.base import Engine, Limits
 from dail.synth.engine.start import start_engine
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout, RolloutRequest
@@ -28,7 +28,9 @@ from dail.synth.rollout.stop_strings import Decode, Stops
 from dail.synth.schema.models import adapter_rank
 from dail.synth.schema.trace_tokens import Tokens
 
-RECORDS_EVERY = 32  # steps, in which all records are read; in between those of rows that ended
+# Steps after which all that was written is read, and handed on as progress. In between only sequences that ended are,
+# since reading makes the host wait for the device and costs Python for every token.
+READ_EVERY = 32
 
 
 class Pair:
@@ -71,9 +73,9 @@ class Pair:
         return self._entries[0].engine.limits
 
     @property
-    def num_partings(self) -> int:
-        """How often the two rows of a pair parted and were put together again."""
-        return sum(strategy.num_partings for strategy in self._strategies.values())
+    def num_desynchronised(self) -> int:
+        """How often the two sequences of a pair were no longer at one position, and the pair was begun anew."""
+        return sum(strategy.num_desynchronised for strategy in self._strategies.values())
 
     def add(self, request: RolloutRequest) -> None:
         """Queues a request. Raises ItemError if it can never run."""
@@ -92,13 +94,11 @@ class Pair:
             entry.admission.begin_step()
         for strategy in strategies:
             strategy.admit()
-        finished = [row for entry in self._entries for row in entry.engine.step()]
+        sampled = [one for entry in self._entries for one in entry.engine.step()]
         self._steps += 1
-        if self._steps % RECORDS_EVERY == 0:
-            records = self._records(None)
-        else:
-            records = self._records(finished) if finished else Records()
-        return [rollout for strategy in strategies for rollout in strategy.take(finished, records)]
+        if self._steps % READ_EVERY == 0:
+            sampled += [one for entry in self._entries for one in entry.engine.written()]
+        return [rollout for strategy in strategies for rollout in strategy.take(sampled)]
 
     def pending(self) -> int:
         """Requests added and not finished."""
@@ -111,16 +111,6 @@ class Pair:
     def close(self) -> None:
         for entry in self._entries:
             entry.engine.close()
-
-    def _records(self, ended: list[Finished] | None) -> Records:
-        """Of the rows that ended and their pairs, which must be whole now; or of all."""
-        names = (
-            None if ended is None else {name for row in ended for name in (row.row_id, row.row_id.rpartition("/")[0])}
-        )
-        one, *others = [entry.engine.records(names) for entry in self._entries]
-        for other in others:
-            one = Records(one.pairs | other.pairs, one.alone | other.alone, one.parted | other.parted)
-        return one
 
 
 def start_pair(config: SynthConfig) -> Pair:

@@ -1,12 +1,15 @@
-"""What the strategies share: traces wait until admission lets their rows in, rows end, and a trace goes on or is done.
+"""What the strategies share: traces wait until admission lets their sequences in, and go on in stages until they end.
 
-A trace is carried on in stages. A stage is a set of rows in one engine that are admitted together and end together;
-when they have ended, the strategy settles what they gave and says which rows come next. What is in `Trace.tokens` is
-final: another attempt can go on from it.
+    request ─▶ Trace ─next_stage─▶ Stage of TokenSequences ─▶ engine ─▶ Sampled ─read, settle─▶ Trace ─▶ Rollout
+
+A stage is a set of sequences of one engine that are admitted together and end together. When they have ended, the
+strategy settles what they gave and says which come next. What is in `Trace.tokens` is final: another attempt, in
+another process, can go on from it.
 """
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,12 +18,17 @@ from typing import Generic, NamedTuple, TypeVar
 
 from dail.synth.core.errors import EngineDead
 from dail.synth.engine.admission import Admission
-from dail.synth.engine.base import AloneRecord, AloneRow, Engine, Finished, FinishReason, PairRecord, Records, Row
+from dail.synth.engine.base import Draw, Engine, FinishReason, Sampled, SequenceKey, TokenSequence
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.stop_strings import Stops
 from dail.synth.schema.trace_tokens import Tokens
 
-_MOST_PARTINGS = 5  # of one pair without a token in between
+# Of one pair without a token in between. A pair is desynchronised by bad luck (thrown back while the KV cache is full),
+# and then the next try gets further; five times at one token is an engine that will never do it.
+_MOST_DESYNCHRONISED = 5
+# Of all traces of this process. What an engine says of a stage may come after it was left, or after its unit was
+# cancelled and begun anew: then it finds nobody, since no two stages ever have one number.
+_stage_numbers = itertools.count()
 
 
 class Entry(NamedTuple):
@@ -32,49 +40,39 @@ class Entry(NamedTuple):
 
 @dataclass
 class Stage:
-    """Rows of one engine. `is_warming`: they only bring the prompts into the prefix cache."""
+    """Sequences of one engine: made by a strategy, over when all have ended.
+
+    `is_warming`: they only bring the prompts into the prefix cache.
+    """
 
     entry: Entry
-    rows: list[Row]
+    sequences: list[TokenSequence]
     max_tokens: int
     is_warming: bool = False
-    ended: list[Finished] = field(default_factory=list)
+    ended: list[Sampled] = field(default_factory=list)
 
 
 @dataclass
 class Trace:
-    """A request on its way. `held` is the token that was recorded last: its place may yet be drawn again."""
+    """A request on its way. Each strategy adds what it must remember between two stages."""
 
     request: RolloutRequest
     max_tokens: int
     tokens: Tokens
-    held: Tokens = field(default_factory=Tokens)
     reason: FinishReason | None = None
     stage: Stage | None = None
-    num_stages: int = 0
+    stage_number: int = field(default_factory=lambda: next(_stage_numbers))
     is_warm: bool = False
     num_searched: int = 0  # tokens in which no stop string ends
-    parted_at: list[int] = field(default_factory=list)  # lengths of the trace
+    desynchronised_at: list[int] = field(default_factory=list)  # lengths of the trace
 
     @property
-    def key(self) -> str:
-        """Names what is in the engine for this trace: no two stages of a trace have one name."""
-        return f"{self.request.unit_id}/{self.num_stages}"
+    def key(self) -> SequenceKey:
+        """Names what is in the engine for this trace."""
+        return SequenceKey(self.request.unit_id, self.stage_number)
 
-    def put(self, start: int, new: Tokens) -> None:
-        """Adds recorded tokens from place `start` on."""
-        if start > len(self.tokens):
-            new = self.held + new
-        assert start <= len(self.tokens) + len(self.held), f"{self.key}: places before {start} were not recorded"
-        self.tokens.extend(new[:-1])
-        self.held = new[-1:]
-
-    def settle(self, start: int, token_ids: Sequence[int]) -> None:
-        """Holds what was recorded from place `start` on against what the row was given, and makes it final."""
-        self.tokens.extend(self.held)
-        self.held = Tokens()
-        self.tokens.cut(start + len(token_ids))  # an engine that schedules ahead draws past a row's end
-        assert self.tokens.ids[start:] == list(token_ids), f"{self.key} holds other tokens than were drawn for it"
+    def is_of(self, key: SequenceKey) -> bool:
+        return self.stage is not None and key.stage == self.stage_number
 
     def ends(self) -> FinishReason | None:
         """Why the trace is whole, if it is."""
@@ -95,30 +93,32 @@ class Staged(ABC, Generic[T]):
     def __init__(self, entry: Entry, stops: Stops | None = None) -> None:
         self._entry = entry
         self._stops = stops or Stops(None)
-        self._waiting: deque[T] = deque()  # traces that are under way stand before new ones
+        # Traces that are under way stand before new ones: they hold nothing in the engine between two stages, and a
+        # trace that is nearly whole is worth more than one not begun.
+        self._waiting: deque[T] = deque()
         self._live: dict[str, T] = {}
-        self.num_partings = 0
+        self.num_desynchronised = 0
 
     @abstractmethod
-    def room(self, request: RolloutRequest) -> int:
+    def capacity(self, request: RolloutRequest) -> int:
         """How many tokens the trace may have. Raises ItemError if this strategy can never draw it."""
 
     @abstractmethod
     def next_stage(self, trace: T) -> Stage: ...
 
     @abstractmethod
-    def read(self, trace: T, record: PairRecord | AloneRecord) -> None:
-        """Takes what was recorded of the stage that runs."""
+    def read(self, trace: T, sampled: Sampled) -> None:
+        """Takes what is new of a sequence of the stage that runs, if that has a `Draw`."""
 
     @abstractmethod
     def settle(self, trace: T, stage: Stage) -> None:
-        """Takes what the stage gave, once all its rows have ended."""
+        """Draws the conclusion, once all sequences of the stage have ended and were read."""
 
     def is_done(self, trace: T) -> bool:
         return trace.reason is not None
 
     def add(self, request: RolloutRequest) -> None:
-        max_tokens = min(self.room(request), request.synthesis.max_tokens)
+        max_tokens = min(self.capacity(request), request.synthesis.max_tokens)
         trace = self.make_trace(request, max_tokens, request.prefix[:max_tokens])
         self._search(trace)
         trace.reason = trace.reason or trace.ends()
@@ -130,35 +130,29 @@ class Staged(ABC, Generic[T]):
             self._leave(trace, abort=True)
 
     def admit(self) -> None:
+        """In order, and nobody overtakes: a long trace would wait for ever behind short ones."""
         while self._waiting:
             trace = self._waiting[0]
             if self.is_done(trace):  # a prefix that was whole already
                 self._live[trace.request.unit_id] = self._waiting.popleft()
                 continue
             stage = self._warmed(trace, self.next_stage(trace))
-            prompts = [len(row.prompt_ids) for row in stage.rows]
+            prompts = [len(sequence.prompt_ids) for sequence in stage.sequences]
+            # Only a pair must be prefilled in one step: a sequence alone samples in vain until its prompt is whole.
             may_split = stage.is_warming or len(prompts) == 1
             if not stage.entry.admission.take(trace.key, prompts, stage.max_tokens, trace.is_warm, may_split):
                 return
             trace.stage = stage
             self._live[trace.request.unit_id] = self._waiting.popleft()
-            for row in stage.rows:
-                stage.entry.engine.add(row)
+            for sequence in stage.sequences:
+                stage.entry.engine.add(sequence)
 
-    def take(self, finished: Sequence[Finished], records: Records) -> list[Rollout]:
-        for name, record in records.pairs.items():
-            self._read(name, record)
-        for row_id, alone in records.alone.items():
-            self._read(row_id.rpartition("/")[0], alone)
-        for name in records.parted:
-            if trace := self._named(name):
-                self._redo(trace)
-        for row in finished:
-            trace = self._named(row.row_id.rpartition("/")[0])
-            if trace and trace.stage:
-                trace.stage.ended.append(row)
-                if len(trace.stage.ended) == len(trace.stage.rows):
-                    self._end_stage(trace)
+    def take(self, sampled: Sequence[Sampled]) -> list[Rollout]:
+        """Adds to the traces what is new of their sequences; returns the traces that are now whole."""
+        for one in sampled:
+            trace = self._live.get(one.key.unit_id)
+            if trace and trace.stage and trace.is_of(one.key):  # else it was cancelled, or left that stage
+                self._take(trace, trace.stage, one)
         return [self._rollout(trace) for trace in list(self._live.values()) if self.is_done(trace)]
 
     def pending(self) -> int:
@@ -171,38 +165,44 @@ class Staged(ABC, Generic[T]):
         yield from self._waiting
         yield from self._live.values()
 
-    def _named(self, key: str) -> T | None:
-        """The live trace whose stage has this name; none for one that was cancelled or begun anew."""
-        trace = self._live.get(key.rpartition("/")[0])
-        return trace if trace and trace.key == key else None
+    def _take(self, trace: T, stage: Stage, one: Sampled) -> None:
+        if stage.sequences[0].draw:  # else a prompt was warmed or scored, and its one token is nobody's
+            self.read(trace, one)
+            if self._search(trace):
+                return
+        if one.reason == "desynchronised":
+            self._redo(trace)
+        elif one.reason:
+            stage.ended.append(one)
+            if len(stage.ended) == len(stage.sequences):
+                self._end_stage(trace)
 
-    def _read(self, name: str, record: PairRecord | AloneRecord) -> None:
-        if trace := self._named(name):
-            self.read(trace, record)
-            self._search(trace)
-
-    def _search(self, trace: T) -> None:
-        """Ends a trace that wrote one of its stop strings."""
+    def _search(self, trace: T) -> bool:
+        """Ends a trace that wrote one of its stop strings; whether it did."""
         if not trace.request.synthesis.stop or trace.reason:
-            return
+            return False
         end = self._stops.find(trace.tokens.ids, trace.request.synthesis.stop, trace.num_searched)
         trace.num_searched = len(trace.tokens)
         if end is None:
-            return
+            return False
         trace.tokens.cut(end)
-        trace.held, trace.reason = Tokens(), "stop"
+        trace.reason = "stop"
         if trace.stage:
             self._leave(trace, abort=True)
             self._wait(trace)
+        return True
 
     def _warmed(self, trace: T, stage: Stage) -> Stage:
         """The stage, or one before it that brings its prompts into the prefix cache, if no step could prefill them
-        whole together."""
-        prompts = [len(row.prompt_ids) for row in stage.rows]
+        whole together: the engine would split one of the two, and the pair would never be at one position."""
+        prompts = [len(sequence.prompt_ids) for sequence in stage.sequences]
         if trace.is_warm or len(prompts) == 1 or not stage.entry.admission.is_long(prompts):
             return stage
-        rows = [Row(row.row_id, row.prompt_ids, 1, 0.0, 0, frozenset(), adapter=row.adapter) for row in stage.rows]
-        return Stage(stage.entry, rows, stage.max_tokens, is_warming=True)
+        sequences = [
+            TokenSequence(one.key, one.prompt_ids, 1, 0.0, 0, frozenset(), adapter=one.adapter)
+            for one in stage.sequences
+        ]
+        return Stage(stage.entry, sequences, stage.max_tokens, is_warming=True)
 
     def _end_stage(self, trace: T) -> None:
         stage = self._leave(trace)
@@ -222,21 +222,22 @@ class Staged(ABC, Generic[T]):
         stage, trace.stage = trace.stage, None
         assert stage is not None, f"{trace.key} is in no engine"
         if abort:
-            stage.entry.engine.abort([row.row_id for row in stage.rows])
+            stage.entry.engine.abort([sequence.key for sequence in stage.sequences])
         stage.entry.admission.release(trace.key)
-        trace.num_stages += 1
+        trace.stage_number = next(_stage_numbers)
         return stage
 
     def _redo(self, trace: T) -> None:
-        """A pair whose rows parted goes on from its last common token."""
+        """A pair that is desynchronised goes on from its last common token: what was read of it is common, since the
+        engine keeps back a token that may be sampled again."""
         self._leave(trace, abort=True)
-        trace.held, trace.is_warm = Tokens(), False
-        self.num_partings += 1
-        trace.parted_at.append(len(trace.tokens))
-        if trace.parted_at[-_MOST_PARTINGS:] == [len(trace.tokens)] * _MOST_PARTINGS:
+        trace.is_warm = False
+        self.num_desynchronised += 1
+        trace.desynchronised_at.append(len(trace.tokens))
+        if trace.desynchronised_at[-_MOST_DESYNCHRONISED:] == [len(trace.tokens)] * _MOST_DESYNCHRONISED:
             raise EngineDead(
-                f"the two rows of unit {trace.request.unit_id} parted {_MOST_PARTINGS} times at token "
-                f"{len(trace.tokens)}; the engine cannot keep them in one step; set engine.step_tokens or "
+                f"the two sequences of unit {trace.request.unit_id} were desynchronised {_MOST_DESYNCHRONISED} times "
+                f"at token {len(trace.tokens)}; the engine cannot keep them in one step; set engine.step_tokens or "
                 f"engine.kv_cache_gib higher, or engine.rows lower"
             )
         self._wait(trace)
@@ -247,13 +248,13 @@ class Staged(ABC, Generic[T]):
         return Rollout(trace.request.unit_id, trace.tokens, trace.reason, self.name)
 
 
-def alone_row(
-    trace: Trace, prompt_ids: Sequence[int], max_tokens: int, alone: AloneRow, adapter: str | None = None
-) -> Row:
-    """One role's row that goes on after the trace so far, drawn from the trace's own random numbers."""
+def drawn_sequence(
+    trace: Trace, prompt_ids: Sequence[int], max_tokens: int, draw: Draw, adapter: str | None = None
+) -> TokenSequence:
+    """A sequence of one role that goes on after the trace so far, sampled from the trace's own random numbers."""
     request, synthesis = trace.request, trace.request.synthesis
-    return Row(
-        row_id=f"{trace.key}/alone",
+    return TokenSequence(
+        key=trace.key._replace(part=draw.role),
         prompt_ids=[*prompt_ids, *trace.tokens.ids],
         max_tokens=max_tokens,
         temperature=synthesis.temperature,
@@ -261,7 +262,15 @@ def alone_row(
         top_k=synthesis.top_k,
         seed=request.seed,
         stop_ids=request.stop_ids,
-        alone=alone,
+        draw=draw,
         start=len(trace.tokens),
         adapter=adapter,
     )
+
+
+def scored_sequence(
+    trace: Trace, prompt_ids: Sequence[int], score_from: int, adapter: str | None = None
+) -> TokenSequence:
+    """A scoring pass: a prompt of which the engine gives the log-probabilities from an index on. It writes nothing."""
+    key = trace.key._replace(part="scoring")
+    return TokenSequence(key, prompt_ids, 1, 0.0, 0, frozenset(), adapter=adapter, score_from=score_from)

@@ -25,6 +25,12 @@ class Tokens:
         if len(set(lengths.values())) > 1:
             raise ValueError(f"lists of different lengths: {lengths}; wanted one entry per token in each")
 
+    @classmethod
+    def of(cls, ids: list[int]) -> Tokens:
+        """Of which nothing else is known."""
+        unknown = [None] * len(ids)
+        return cls(ids, list(unknown), list(unknown), list(unknown), list(unknown))
+
     def __len__(self) -> int:
         return len(self.ids)
 

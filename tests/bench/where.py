@@ -13,7 +13,7 @@ import argparse
 import json
 from typing import Any
 
-from dail.synth.engine.sampling import Draws
+from dail.synth.engine.sampling import BatchSampler
 from dail.synth.rollout.pair import Pair
 from tests.bench.clock import Clock
 from tests.bench.rollout import Bench, traces
@@ -26,8 +26,8 @@ def watch(bench: Bench) -> Clock:
     core = vllm.engine_core.engine_core
     runner = core.model_executor.driver_worker.worker.model_runner
     clock.put(Pair, "step", "dail: strategy, admission, records")
-    clock.put(Draws, "apply", "dail: draws")
-    clock.put(Draws, "index", "dail: draws")
+    clock.put(BatchSampler, "apply", "dail: sampler")
+    clock.put(BatchSampler, "index", "dail: sampler")
     clock.put(vllm, "step", "vLLM: rest")
     clock.put(vllm.output_processor, "process_outputs", "vLLM: outputs")
     clock.put(core.scheduler, "schedule", "vLLM: scheduler")

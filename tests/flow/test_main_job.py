@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dail.synth.engine.base import AloneRow, Row
+from dail.synth.engine.base import Draw, SequenceKey, TokenSequence
 from dail.synth.schema.items import load_items
 from dail.synth.schema.manifest import read_manifest, read_rows
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, ROOT
@@ -96,13 +96,14 @@ def test_the_adapter_gives_the_same_tokens_and_log_probabilities_in_peft_and_in_
     with torch.no_grad():
         logprobs = model(whole[None]).logits[0].log_softmax(-1)
     expected = logprobs[len(ids) - 1 : -1].gather(-1, whole[len(ids) :, None])[:, 0]
-    greedy = Row("adapter/alone", ids, 40, 0.0, 1, frozenset(), alone=AloneRow(0), adapter=str(adapter))
+    key = SequenceKey("adapter")
+    greedy = TokenSequence(key, ids, 40, 0.0, 1, frozenset(), draw=Draw("student"), adapter=str(adapter))
     adapter_engine.add(greedy)
     done = []
     while not done:
         done = adapter_engine.step()
-    assert done[0].token_ids == whole[len(ids) :].tolist()
-    assert adapter_engine.records().alone["adapter/alone"].logprob == pytest.approx(expected.tolist(), abs=1e-3)
+    assert done[0].tokens.ids == whole[len(ids) :].tolist()
+    assert done[0].tokens.student_logprob == pytest.approx(expected.tolist(), abs=1e-3)
 
 
 def test_eval_loads_base_and_adapter_and_writes_the_report(adapter, tmp_path):

@@ -20,7 +20,7 @@ from dail.synth.core.config import canonical
 from dail.synth.core.console import progress, say
 from dail.synth.core.errors import ItemError, UsageError
 from dail.synth.engine.admission import Admission
-from dail.synth.engine.base import Engine, Finished, Limits, Row
+from dail.synth.engine.base import Engine, Limits, Sampled, SequenceKey, TokenSequence
 from dail.synth.engine.start import start_engine
 from dail.synth.method.grading import Grader, Verdict
 from dail.synth.method.prompts import Prompts
@@ -93,42 +93,46 @@ def _sample(
     say("starting the engine")
     engine = make_engine(config.engine, adapter.rank if adapter else None)
     try:
-        rows = [_row(config, draw, prompt_ids[draw.problem.id], prompts, adapter, engine.limits) for draw in draws]
+        sequences = [
+            _sequence(config, draw, prompt_ids[draw.problem.id], prompts, adapter, engine.limits) for draw in draws
+        ]
         # one drive after the other: the engine is empty in between
-        apart = chain.from_iterable(drive(engine, alike) for _, alike in groupby(rows, key=lambda row: row.adapter))
+        apart = chain.from_iterable(
+            drive(engine, alike) for _, alike in groupby(sequences, key=lambda sequence: sequence.adapter)
+        )
         num_tokens, started = 0, time.monotonic()
-        with progress("sampling", len(rows)) as bar:
-            for done, finished in enumerate(apart, 1):
-                file.add(_completion(by_key[finished.row_id], finished, prompts, engine.name))
-                num_tokens += len(finished.token_ids)
+        with progress("sampling", len(sequences)) as bar:
+            for done, sampled in enumerate(apart, 1):
+                file.add(_completion(by_key[sampled.key.unit_id], sampled, prompts, engine.name))
+                num_tokens += len(sampled.tokens)
                 bar.update(done, tokens_per_s=num_tokens / (time.monotonic() - started))
     finally:
         engine.close()
 
 
-def drive(engine: Engine, rows: Iterable[Row]) -> Iterator[Finished]:
-    """Steps the engine until every row has ended.
+def drive(engine: Engine, sequences: Iterable[TokenSequence]) -> Iterator[Sampled]:
+    """Steps the engine until every sequence has ended.
 
-    Rows enter as the ledger of the rollouts admits them. A prompt that vLLM prefilled in two steps would end a seeded
-    run on the CPU: it winds the row's generator back, which torch has for CUDA only.
+    They enter as the rollouts' admission lets them. A prompt that vLLM prefilled in two steps would end a seeded run on
+    the CPU: it winds the sequence's generator back, which torch has for CUDA only.
     """
     admission = Admission(engine.limits)
-    waiting = deque(rows)
+    waiting = deque(sequences)
     num_inside = 0
     while waiting or num_inside:
         admission.begin_step()
-        while waiting and admission.take(waiting[0].row_id, [len(waiting[0].prompt_ids)], waiting[0].max_tokens):
+        while waiting and admission.take(waiting[0].key, [len(waiting[0].prompt_ids)], waiting[0].max_tokens):
             engine.add(waiting.popleft())
             num_inside += 1
-        for finished in engine.step():
+        for sampled in engine.step():
             num_inside -= 1
-            admission.release(finished.row_id)
-            yield finished
+            admission.release(sampled.key)
+            yield sampled
 
 
-def _row(
+def _sequence(
     config: EvalConfig, draw: _Draw, prompt_ids: list[int], prompts: Prompts, adapter: Adapter | None, limits: Limits
-) -> Row:
+) -> TokenSequence:
     try:
         room = Admission(limits).check([len(prompt_ids)])
     except ItemError as error:
@@ -139,8 +143,8 @@ def _row(
             f"problem {draw.problem.id}: its prompt has {len(prompt_ids)} tokens, which leaves {room} of the engine's "
             f"for the completion, wanted {wanted}; lower --max-tokens or raise engine.model_tokens"
         )
-    return Row(
-        row_id=draw.key,
+    return TokenSequence(
+        key=SequenceKey(draw.key),
         prompt_ids=prompt_ids,
         max_tokens=wanted,
         temperature=config.temperature,
@@ -155,15 +159,16 @@ def _seed(seed: int, draw: _Draw) -> int:
     return int.from_bytes(hashlib.sha256(canonical([seed, draw.problem.id, draw.sample])).digest()[:8]) >> 1
 
 
-def _completion(draw: _Draw, finished: Finished, prompts: Prompts, engine: str) -> Completion:
+def _completion(draw: _Draw, sampled: Sampled, prompts: Prompts, engine: str) -> Completion:
+    assert sampled.reason in ("stop", "length"), f"{draw.key} was never one of a pair"
     return Completion(
         key=draw.key,
         subject=draw.subject,
         problem_id=draw.problem.id,
         sample=draw.sample,
-        text=prompts.text(finished.token_ids),
-        num_tokens=len(finished.token_ids),
-        finish_reason=finished.reason,
+        text=prompts.text(sampled.tokens.ids),
+        num_tokens=len(sampled.tokens),
+        finish_reason=sampled.reason,
         engine=engine,
     )
 

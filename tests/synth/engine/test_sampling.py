@@ -1,55 +1,72 @@
-"""What was drawn is kept until it is asked for, row by row."""
+"""What was sampled is kept until it is asked for, sequence by sequence, and nobody waits for the device in between."""
 
 from __future__ import annotations
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dail.synth.engine.base import AloneRow, PairRow, Row
-from dail.synth.engine.sampling import Draws, Slot
+from dail.synth.engine.base import Draw, SequenceKey, TokenSequence
+from dail.synth.engine.sampling import BatchSampler, Slot
 from dail.synth.schema.synthesis import Acceptance
 
+A, B = (SequenceKey(unit, part="privileged") for unit in "ab")
 
-def drawn(steps: int) -> tuple[Draws, dict[str, list[int]]]:
-    """Two rows drawn alone for so many steps; their tokens."""
-    draws, tokens = Draws(torch.device("cpu")), {"a/alone": [], "b/alone": []}
-    rows = [Row(name, [1], 9, 1.0, seed, frozenset(), alone=AloneRow(1)) for seed, name in enumerate(tokens)]
-    draws.index({at: Slot(row, tokens[row.row_id]) for at, row in enumerate(rows)})
+
+def sampled(steps: int) -> tuple[BatchSampler, dict[SequenceKey, list[int]]]:
+    """Two sequences alone for so many steps; their tokens."""
+    sampler, tokens = BatchSampler(torch.device("cpu")), {A: [], B: []}
+    alone = [
+        TokenSequence(key, [1], 9, 1.0, seed, frozenset(), draw=Draw("privileged")) for seed, key in enumerate(tokens)
+    ]
+    sampler.index({at: Slot(one, tokens[one.key]) for at, one in enumerate(alone)})
     for _ in range(steps):
-        step(draws, tokens)
-    return draws, tokens
+        step(sampler, tokens)
+    return sampler, tokens
 
 
-def step(draws: Draws, tokens: dict[str, list[int]]) -> None:
-    picked = draws.apply(torch.zeros(2, 7)).argmax(-1).tolist()
+def step(sampler: BatchSampler, tokens: dict[SequenceKey, list[int]]) -> None:
+    picked = sampler.apply(torch.zeros(2, 7)).argmax(-1).tolist()
     for written, token in zip(tokens.values(), picked, strict=True):
         written.append(token)
 
 
-def test_the_named_rows_are_taken_and_the_others_kept_whole():
-    draws, tokens = drawn(3)
-    first = draws.take(["a/alone", "nobody"])
-    assert first.alone.keys() == {"a/alone"} and first.alone["a/alone"].token_ids == tokens["a/alone"]
-    step(draws, tokens)
-    rest = draws.take()
-    assert rest.alone["b/alone"].token_ids == tokens["b/alone"] and rest.alone["b/alone"].start == 0
-    assert rest.alone["a/alone"].token_ids == tokens["a/alone"][3:] and rest.alone["a/alone"].start == 3
-    assert not draws.take().alone
+def test_what_ended_is_given_whole_and_of_what_runs_all_but_the_last_token_once():
+    sampler, tokens = sampled(3)
+    first = sampler.take([A], [B]).sampled
+    assert (first[A].tokens.ids, first[B].tokens.ids) == (tokens[A], tokens[B][:2])
+    step(sampler, tokens)
+    second = sampler.take([], [B]).sampled
+    assert second.keys() == {B} and second[B].tokens.ids == tokens[B][2:3]
+    step(sampler, tokens)
+    assert sampler.take([B]).sampled[B].tokens.ids == tokens[B][3:]
 
 
-def test_pairs_that_parted_are_told_of_with_what_they_wrote():
-    draws, written = Draws(torch.device("cpu")), [[], []]
-    rule = Acceptance("absolute", 0.5, 0, False)
-    rows = [
-        Row(f"u/{role}", [1], 9, 1.0, 0, frozenset(), pair=PairRow("u", role, rule))
+def test_what_is_asked_for_alone_leaves_the_others_whole():
+    sampler, tokens = sampled(2)
+    nobody = SequenceKey("nobody")
+    assert sampler.take([A, nobody]).sampled.keys() == {A}
+    step(sampler, tokens)
+    assert sampler.take([B]).sampled[B].tokens.ids == tokens[B]
+
+
+def test_desynchronised_pairs_are_told_of_with_what_both_wrote():
+    sampler, written = BatchSampler(torch.device("cpu")), [[], []]
+    rule, key = Acceptance("absolute", 0.5, 0, False), SequenceKey("u", part="privileged")
+    pair = [
+        TokenSequence(key._replace(part=role), [1], 9, 1.0, 0, frozenset(), draw=Draw(role, rule, is_paired=True))
         for role in ("student", "privileged")
     ]
-    draws.index({at: Slot(row, written[at]) for at, row in enumerate(rows)})
-    token = int(draws.apply(torch.zeros(2, 7)).argmax(-1)[0])
-    written[0].append(token)  # the other row was held up
-    draws.apply(torch.zeros(2, 7))
-    taken = draws.take(["someone else"])
-    assert taken.parted == {"u"} and taken.pairs["u"].token_ids == [token]
+    sampler.index({at: Slot(one, written[at]) for at, one in enumerate(pair)})
+    for _ in range(2):
+        token, other = sampler.apply(torch.zeros(2, 7)).argmax(-1).tolist()
+        assert token == other
+        written[0].append(token)
+        written[1].append(token)
+    written[0].append(3)  # the privileged student's sequence was held up
+    sampler.apply(torch.zeros(2, 7))
+    taken = sampler.take([SequenceKey("someone else")])
+    assert taken.desynchronised == {key}
+    assert taken.sampled[key].tokens.ids == written[1][:1], "the last one may be sampled again"
 
 
 class Crossings(TorchDispatchMode):
@@ -75,43 +92,50 @@ class Crossings(TorchDispatchMode):
 
 
 def test_a_step_sends_one_table_if_the_batch_changed_and_else_nothing_and_reads_nothing():
-    """Rows of all kinds of draws, so that every branch of the arithmetic is taken."""
+    """Sequences of all kinds, so that every branch of the arithmetic is taken."""
     device, tokens = torch.device("meta"), [[] for _ in range(18)]
     rules = [Acceptance(kind, 0.5, 2, tempered) for kind in ("absolute", "relative", "topk") for tempered in (0, 1)]
-    rows = [
-        Row(f"u{n}/{role}", [1], 9, temperature, n, frozenset(), 0.9, n, pair=PairRow(f"u{n}", role, rule))
-        for n, (rule, temperature) in enumerate(zip(rules, (0.0, 0.6, 1.0) * 2, strict=True))
+    keys = [SequenceKey(f"u{n}", part="privileged") for n in range(len(rules))]
+    sequences = [
+        TokenSequence(
+            key._replace(part=role), [1], 9, temperature, n, frozenset(), 0.9, n, draw=Draw(role, rule, is_paired=True)
+        )
+        for n, (key, rule, temperature) in enumerate(zip(keys, rules, (0.0, 0.6, 1.0) * 2, strict=True))
         for role in ("student", "privileged")
     ]
-    rows += [Row(f"a{n}", [1], 9, 0.7, n, frozenset(), alone=AloneRow(n % 2, rule)) for n, rule in enumerate(rules)]
-    draws, seen = Draws(device), []
+    alone = [SequenceKey(f"a{n}", part=("student", "privileged")[n % 2]) for n in range(len(rules))]
+    sequences += [
+        TokenSequence(key, [1], 9, 0.7, n, frozenset(), draw=Draw(key.part, rule))
+        for n, (key, rule) in enumerate(zip(alone, rules, strict=True))
+    ]
+    sampler, seen = BatchSampler(device), []
 
     def step() -> None:
-        draws.apply(torch.empty(len(rows), 300, device=device))
+        sampler.apply(torch.empty(len(sequences), 300, device=device))
         for written in tokens:
             written.append(0)
         seen.append(crossings.sent)
 
     with Crossings() as crossings:
-        draws.index({at: Slot(row, tokens[at]) for at, row in enumerate(rows)})
+        sampler.index({at: Slot(one, tokens[at]) for at, one in enumerate(sequences)})
         for _ in range(3):
             step()
-        draws.index({at: Slot(row, tokens[at]) for at, row in enumerate(rows) if at not in (0, 1, 15)})
+        sampler.index({at: Slot(one, tokens[at]) for at, one in enumerate(sequences) if at not in (0, 1, 15)})
         for _ in range(3):
             step()
         assert seen == [2, 2, 2, 4, 4, 4], "a table of the pairs and one of the rows alone"
         assert crossings.fetched == 0
-        taken = draws.take(["u1", "a2"])
+        taken = sampler.take([keys[1], alone[2]]).sampled
         assert crossings.fetched == 1
-        assert taken.pairs.keys() == {"u1"} and taken.alone.keys() == {"a2"}
-        draws.take()
+        assert taken.keys() == {keys[1], alone[2]}
+        sampler.take([], keys)
         assert crossings.fetched == 1, "what was fetched once is not fetched again"
 
 
-def test_a_row_that_does_not_go_on_by_one_token_is_told_of_anew():
-    """A prompt that is not whole yet draws its first place again."""
-    draws, tokens = drawn(2)
-    again = draws.apply(torch.zeros(2, 7)).argmax(-1).tolist()
-    step(draws, tokens)
+def test_a_sequence_that_does_not_go_on_by_one_token_is_told_of_anew():
+    """A prompt that is not whole yet samples its first position again."""
+    sampler, tokens = sampled(2)
+    again = sampler.apply(torch.zeros(2, 7)).argmax(-1).tolist()
+    step(sampler, tokens)
     assert [written[-1] for written in tokens.values()] == again
-    assert {name: record.token_ids for name, record in draws.take().alone.items()} == tokens
+    assert {key: one.tokens.ids for key, one in sampler.take([A, B]).sampled.items()} == tokens

@@ -4,7 +4,7 @@ runner's way. And an engine that schedules ahead, as vLLM does on a GPU, which r
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from dail.synth.config import EngineConfig
-from dail.synth.engine.base import AloneRow, Finished, FinishReason, Records, Row
+from dail.synth.engine.base import Draw, FinishReason, Sampled, SequenceKey, TokenSequence
 from dail.synth.engine.fake import FakeEngine, Running
+from dail.synth.engine.ledger import Taken
 from dail.synth.engine.sampling import Slot
 from dail.synth.rollout.pair import Pair
 from tests.synth.rollout.test_strategies import LOGITS, STRATEGIES, ids, request, run
@@ -32,14 +33,14 @@ class SecondRunner:
     def __init__(self, engine: FakeEngine) -> None:
         self._engine, self._chance = engine, random.Random(3)
         self._processor, self._whole = _processor()
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[SequenceKey, int] = {}
         self._slots: dict[int, Slot] = {}
 
     def index(self, slots: dict[int, Slot]) -> None:
         from dail.synth.engine.vllm import _sampling
 
         self._slots = slots
-        rows = {slot.row.row_id: slot.row for slot in slots.values()}
+        rows = {slot.sequence.key: slot.sequence for slot in slots.values()}
         self._numbers = {name: number for name, number in self._numbers.items() if name in rows}
         for name, row in rows.items():
             if name not in self._numbers:
@@ -50,7 +51,7 @@ class SecondRunner:
     def apply(self, logits_BV: Tensor) -> Tensor:
         order = list(range(len(logits_BV)))
         self._chance.shuffle(order)
-        numbers = [self._numbers[self._slots[at].row.row_id] if at in self._slots else 99 for at in order]
+        numbers = [self._numbers[self._slots[at].sequence.key] if at in self._slots else 99 for at in order]
         lengths = np.array([self._seen(self._slots[at]) if at in self._slots else 7 for at in order])
         context = _context(np.array(numbers), lengths)
         drawn_BV = self._processor.apply(logits_BV[order], context)
@@ -60,11 +61,11 @@ class SecondRunner:
 
     def _seen(self, slot: Slot) -> int:
         """Tokens that the token to be sampled sees; of a prompt that is not whole yet, a part."""
-        late = slot.row.row_id in self._engine.now_late  # type: ignore[attr-defined]
-        return len(slot.row.prompt_ids) - 1 if late else len(slot.row.prompt_ids) + len(slot.output_ids)
+        late = slot.sequence.key in self._engine.now_late  # type: ignore[attr-defined]
+        return len(slot.sequence.prompt_ids) - 1 if late else len(slot.sequence.prompt_ids) + len(slot.output_ids)
 
-    def take(self, names: Iterable[str] | None = None) -> Records:
-        return self._processor.draws.take(names)
+    def take(self, ended: Sequence[SequenceKey], running: Sequence[SequenceKey] | None = None) -> Taken:
+        return self._processor.sampler.take(ended, running)
 
 
 def _processor() -> tuple[Any, np.ndarray]:
@@ -94,12 +95,12 @@ class SecondRunnerEngine(FakeEngine):
 
     def __init__(self, slowly: bool = False) -> None:
         super().__init__(EngineConfig(model=Path("."), model_tokens=64, rows=12), LOGITS)
-        self._draws, self._slowly = SecondRunner(self), slowly  # type: ignore[assignment]
-        self._begun: set[str] = set()
-        self.now_late: set[str] = set()
+        self._sampler, self._slowly = SecondRunner(self), slowly  # type: ignore[assignment]
+        self._begun: set[SequenceKey] = set()
+        self.now_late: set[SequenceKey] = set()
 
-    def late(self, running: list[Any]) -> set[str]:
-        names = {one.row.row_id for one in running}
+    def late(self, running: list[Any]) -> set[SequenceKey]:
+        names = {one.sequence.key for one in running}
         self.now_late = names - self._begun if self._slowly else set()
         self._begun = names
         return self.now_late
@@ -121,8 +122,8 @@ def test_a_number_that_is_used_again_forgets_its_first_row() -> None:
 
     processor, whole = _processor()
     whole[4] = 3
-    row = Row("plain", [1, 2, 3], 5, 0.7, 1, frozenset())
-    one = replace(row, row_id="drawn", alone=AloneRow(0))
+    row = TokenSequence(SequenceKey("plain"), [1, 2, 3], 5, 0.7, 1, frozenset())
+    one = replace(row, key=SequenceKey("drawn"), draw=Draw("student"))
     assert processor.add_request(4, _sampling(one, False))
     assert not processor.add_request(4, _sampling(row, False))
     logits = torch.randn(1, 9)
@@ -130,28 +131,33 @@ def test_a_number_that_is_used_again_forgets_its_first_row() -> None:
 
 
 class Ahead(FakeEngine):
-    """Learns a step late that a row ended, as an engine that schedules ahead: the row is drawn once more in vain."""
+    """Learns a step late that a sequence ended, as an engine that schedules ahead: it is sampled once more in vain."""
 
     def __init__(self) -> None:
         super().__init__(EngineConfig(model=Path("."), model_tokens=64, rows=12), LOGITS)
-        self._over: dict[str, Running] = {}
-        self._untold: list[Finished] = []
+        self._over: dict[SequenceKey, tuple[Running, list[int], FinishReason]] = {}
         self.num_vain = 0
 
-    def step(self) -> list[Finished]:
-        over, told, self._over = self._over, self._untold, {}
-        self._running |= over
+    def step(self) -> list[Sampled]:
+        over, self._over = self._over, {}
+        self._running |= {key: one for key, (one, _, _) in over.items()}
         self.num_vain += len(over)
-        ended = [one for one in super().step() if one.row_id not in over]
-        for name in over:
-            self._running.pop(name, None)
-        self._over = {one.row_id: self._over[one.row_id] for one in ended}
-        self._untold = [replace(one, token_ids=list(one.token_ids)) for one in ended]
-        return told
+        super().step()
+        for key, (one, _, _) in over.items():
+            self._over.pop(key, None)
+            self._running[key] = one
+        return super()._end([(replace(one, token_ids=ids), reason) for one, ids, reason in over.values()])
 
-    def _end(self, running: Running, reason: FinishReason) -> Finished:
-        self._over[running.row.row_id] = running
-        return super()._end(running, reason)
+    def _end(self, ended: list[tuple[Running, FinishReason]]) -> list[Sampled]:
+        for one, reason in ended:
+            self._over[one.sequence.key] = one, list(one.token_ids), reason
+            del self._running[one.sequence.key]
+        return []
+
+    def abort(self, keys: Sequence[SequenceKey]) -> None:
+        super().abort(keys)
+        for key in keys:
+            self._over.pop(key, None)
 
 
 @pytest.mark.parametrize(("strategy", "tau"), STRATEGIES)

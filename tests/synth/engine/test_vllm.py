@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dail.synth.engine.base import Row
+from dail.synth.engine.base import SequenceKey, TokenSequence
 from dail.synth.method.acceptance import mixed_distribution
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import RolloutRequest
@@ -63,7 +63,7 @@ def draw(demo_engine, request):
         done = {}
         while pair.pending():
             done |= {rollout.unit_id: rollout for rollout in pair.step()}
-        assert pair.num_partings == 0
+        assert pair.num_desynchronised == 0
         return done
 
     return run
@@ -293,7 +293,7 @@ def test_more_prompts_than_one_step_can_prefill_are_sampled_with_seeds(demo_engi
     """vLLM's CPU build cannot wind back the generator of a row whose prefill was split, so none may be split."""
     ids = contexts[0].privileged_ids
     number = demo_engine.limits.step_tokens // len(ids) + 20
-    rows = [Row(f"many-{n}/alone", ids, 2, 1.0, n, frozenset()) for n in range(number)]
+    rows = [TokenSequence(SequenceKey(f"many-{n}"), ids, 2, 1.0, n, frozenset()) for n in range(number)]
     assert len(list(drive(demo_engine, rows))) == number
 
 
@@ -384,15 +384,16 @@ def test_a_prompt_is_read_with_the_scores_that_transformers_gives(demo_engine, r
         whole = [*contexts[n % PAIRS].privileged_ids, *contexts[n % PAIRS].student_ids]
         whole = [*whole, *whole][: 250 + 3 * n]
         start = {0: 128, 3: 256, 2: len(whole) - 1}.get(n, 120 + n)
-        rows.append(Row(f"{cached}-{n}/reading", whole, 1, 0.0, 0, frozenset(), score_from=start))
+        key = SequenceKey(f"{cached}-{n}", part="scoring")
+        rows.append(TokenSequence(key, whole, 1, 0.0, 0, frozenset(), score_from=start))
     if cached:
-        list(drive(demo_engine, [replace(row, row_id=row.row_id + "-before", score_from=None) for row in rows]))
+        list(drive(demo_engine, [replace(row, key=row.key._replace(stage=1), score_from=None) for row in rows]))
     again = demo_engine.num_read_again
-    finished = {row.row_id: row for row in drive(demo_engine, rows)}
+    finished = {sampled.key: sampled for sampled in drive(demo_engine, rows)}
     assert demo_engine.num_read_again > again or not cached
     for row in rows:
         expected = scores_by_transformers(reference, row.prompt_ids, row.score_from)
-        got = finished[row.row_id].scores
+        got = finished[row.key].scores
         assert [score.logprob for score in got] == pytest.approx([one[0] for one in expected], abs=2e-3)
         assert np.allclose([score.top_logprobs for score in got], [one[2] for one in expected], atol=2e-3)
         ranks = sum(score.rank == one[1] for score, one in zip(got, expected, strict=True))

@@ -12,7 +12,7 @@ import pytest
 
 from dail.synth.config import EngineConfig
 from dail.synth.engine.admission import Admission
-from dail.synth.engine.base import Finished
+from dail.synth.engine.base import Sampled, SequenceKey
 from dail.synth.engine.vllm import VllmEngine
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout, RolloutRequest
@@ -91,7 +91,7 @@ def test_traces_are_those_of_an_engine_with_plenty(strategy, tight_engine, demo_
         name: wanted[name].tokens.ids for name in done
     }
     assert [rollout.reason for name, rollout in sorted(done.items())] == [wanted[name].reason for name in sorted(done)]
-    assert pair.num_partings == 0
+    assert pair.num_desynchronised == 0
     assert most_rows >= 4, "they hardly ran side by side"
     assert not pair._entries[0].admission._held, "room was not given back"
     assert not tight_engine._engine.has_unfinished_requests()
@@ -103,8 +103,8 @@ class Unaware(Admission):
     def is_long(self, prompts: list[int]) -> bool:
         return False
 
-    def take(self, name: str, prompts: list[int], *_: object, **__: object) -> bool:
-        return super().take(name, [1 for _ in prompts], 1)
+    def take(self, key: SequenceKey, prompts: list[int], *_: object, **__: object) -> bool:
+        return super().take(key, [1 for _ in prompts], 1)
 
 
 def test_pairs_that_vllm_parts_are_put_together_again_and_counted(tight_engine, demo_engine, requests):
@@ -119,7 +119,7 @@ def test_pairs_that_vllm_parts_are_put_together_again_and_counted(tight_engine, 
     assert {name: rollout.tokens.ids for name, rollout in done.items()} == {
         name: rollout.tokens.ids for name, rollout in wanted.items()
     }
-    assert pair.num_partings > 0
+    assert pair.num_desynchronised > 0
 
 
 class ThrowingBack:
@@ -135,7 +135,7 @@ class ThrowingBack:
     def __getattr__(self, name: str) -> object:
         return getattr(self._engine, name)
 
-    def step(self) -> list[Finished]:
+    def step(self) -> list[Sampled]:
         self.num_steps += 1
         running = self._scheduler.running
         for _ in range((len(running) + 1) // 2 if self.num_steps % self._every == 0 else 0):

@@ -420,7 +420,7 @@ class Splitting(FakeEngine):
     def late(self, running):
         budget = self.limits.step_tokens
         for one in running:
-            name, prompt = one.row.row_id, tuple(one.row.prompt_ids)
+            name, prompt = one.sequence.key, tuple(one.sequence.prompt_ids)
             blocks = [prompt[:end] for end in range(0, len(prompt), 4)]
             if not one.token_ids:
                 known = max((len(block) for block in blocks if block in self._cached), default=0)
@@ -430,7 +430,7 @@ class Splitting(FakeEngine):
                 budget -= min(budget, missing)
             else:
                 budget = max(0, budget - 1)
-        return {one.row.row_id for one in running if not one.token_ids and self._missing[one.row.row_id]}
+        return {one.sequence.key for one in running if not one.token_ids and self._missing[one.sequence.key]}
 
 
 def test_prompts_that_no_step_can_prefill_are_prefilled_first_and_the_pair_stays_in_step():
@@ -440,14 +440,14 @@ def test_prompts_that_no_step_can_prefill_are_prefilled_first_and_the_pair_stays
     ]
     pair = Pair(Splitting(96), "lockstep")
     assert ids(run(requests, pair=pair)) == ids(run(requests))
-    assert pair.num_partings == 0
+    assert pair.num_desynchronised == 0
 
 
 class Unaware(Admission):
     """Lets everybody in at once."""
 
-    def take(self, name, prompts, max_tokens, cached=False, split=False):
-        self._held[name] = (0, 0)
+    def take(self, key, prompts, max_tokens, cached=False, split=False):
+        self._held[key] = (0, 0)
         return True
 
     def is_long(self, prompts):
@@ -464,7 +464,7 @@ def test_a_pair_that_parted_is_put_together_again_and_counted(step_tokens):
     for strategy in pair._strategies.values():
         strategy._entry = strategy._entry._replace(admission=Unaware(strategy._entry.engine.limits))
     assert ids(run(requests, pair=pair)) == ids(run(requests))
-    assert pair.num_partings > 0
+    assert pair.num_desynchronised > 0
 
 
 @pytest.mark.parametrize(("strategy", "tau"), [("lazy", 0.6), ("draft_verify", 0.3)])

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from dail.synth.core.files import Objects
-from dail.synth.engine.base import Finished, Limits, Records, Row
+from dail.synth.engine.base import Limits, Sampled, SequenceKey, TokenSequence
 from dail.synth.method.prompts import Prompts
 from dail.synth.run.trace_rows import shard_of
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.trace_tokens import Tokens
 from dail.train.config import TrainConfig
 from dail.train.record import Provenance, RunRecord
 from tests.conftest import DEMO_MODEL
@@ -27,32 +28,34 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 class TableEngine:
-    """Answers each row at once with what a table says; keeps what it was asked."""
+    """Answers each sequence at once with what a table says; keeps what it was asked."""
 
     name = "table 1"
 
-    def __init__(self, answer: Callable[[Row], Sequence[int]], rows: int = 4, model_tokens: int = 640) -> None:
+    def __init__(
+        self, answer: Callable[[TokenSequence], Sequence[int]], rows: int = 4, model_tokens: int = 640
+    ) -> None:
         self.limits = Limits(model_tokens=model_tokens, rows=rows, step_tokens=4096, kv_tokens=1 << 20, kv_block=16)
         self.answer = answer
-        self.asked: list[Row] = []
+        self.asked: list[TokenSequence] = []
         self.most_inside = 0
         self.is_closed = False
-        self._inside: list[Row] = []
+        self._inside: list[TokenSequence] = []
 
-    def add(self, row: Row) -> None:
+    def add(self, row: TokenSequence) -> None:
         assert {other.adapter for other in self._inside} <= {row.adapter}, "base and adapter share a step"
         self.asked.append(row)
         self._inside.append(row)
         self.most_inside = max(self.most_inside, len(self._inside))
 
-    def abort(self, row_ids: Sequence[str]) -> None:
+    def abort(self, keys: Sequence[SequenceKey]) -> None:
         raise AssertionError("evaluation aborts nothing")
 
-    def step(self) -> list[Finished]:
+    def step(self) -> list[Sampled]:
         row = self._inside.pop()
-        return [Finished(row.row_id, list(self.answer(row)), "stop")]
+        return [Sampled(row.key, Tokens.of(list(self.answer(row))), "stop")]
 
-    def records(self) -> Records:
+    def written(self) -> list[Sampled]:
         raise AssertionError("evaluation draws no pairs")
 
     def close(self) -> None:
