@@ -24,6 +24,8 @@ from dail.synth.core.errors import (
     UsageError,
 )
 from dail.synth.core.http import Client
+from dail.synth.core.options import verb
+from dail.synth.core.settings import Chosen
 from dail.synth.schema.items import load_items
 from dail.synth.schema.synthesis import Synthesis
 
@@ -34,7 +36,8 @@ _GIVE_UP_S = 1800  # a server that is away longer has not just been restarted
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _SHOWN_FAILURES = 20
 
-_api = click.option("--api", default=DEFAULT_API, envvar="DAIL_API", show_default=True, help="URL of the API.")
+_api = click.option("--api", default=DEFAULT_API, envvar="DAIL_API", show_envvar=True, show_default=True,
+                    help="URL of the API.")  # fmt: skip
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, one object a line.")
 
 
@@ -88,21 +91,18 @@ def serve(
         uvicorn.Server(config).run(sockets=[listener])
 
 
-@click.command()
+@verb("submit")
 @click.argument("file", type=click.Path(path_type=Path))
 @_api
 @click.option("--model", help="A model the API has registered; its only one if left out.")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML with a table [synthesis].")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Synthesis setting, e.g. tau=0.8.")
 @click.option("--run-label", help="The same file under another label is another batch.")
 @click.option("--watch", "is_watched", is_flag=True, help="Follow the batch until it ends.")
 @_json
 def submit(
+    chosen: Chosen,
     file: Path,
     api: str,
     model: str | None,
-    config: Path | None,
-    overrides: tuple[str, ...],
     run_label: str | None,
     is_watched: bool,
     as_json: bool,
@@ -112,8 +112,7 @@ def submit(
     Prints the batch's id. Submitting the same file with the same settings again finds the batch there is.
     """
     solutions = load_items(file)
-    # `dail synth` names the table in its overrides; the same flags work here
-    synthesis = Synthesis.load(config, "synthesis", [override.removeprefix("synthesis.") for override in overrides])
+    synthesis = chosen.load(Synthesis, "synthesis")
     body = {
         "items": [item.model_dump(mode="json", exclude_defaults=True) for item in solutions],
         "synthesis": synthesis.model_dump(mode="json", exclude_defaults=True),

@@ -24,6 +24,7 @@ from dail.synth.core.console import emit, say
 from dail.synth.core.errors import EXIT_OK, DailError, UsageError
 from dail.synth.core.files import sha256
 from dail.synth.core.http import Client
+from dail.synth.core.settings import read
 from dail.synth.schema.items import load_items
 from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import Synthesis
@@ -106,14 +107,14 @@ def _synthesise(children: Children, folder: Path) -> Any:
     body = {
         "model": "demo",
         "items": [item.model_dump(mode="json", exclude_defaults=True) for item in items],
-        "synthesis": Synthesis.load(CONFIG, "synthesis").model_dump(mode="json", exclude_defaults=True),
+        "synthesis": read("submit", CONFIG).load(Synthesis, "synthesis").model_dump(mode="json", exclude_defaults=True),
     }
     with Client(url) as client:
         say(f"2/5  POST {len(items)} expert solutions to {url}/v1/batches")
         batch = client.post("/v1/batches", body)
         if batch["status"] != "completed":
             say("3/5  a worker with a local Ray and one engine writes the traces (the engine starts in half a minute)")
-            children.start("worker", "worker", "--api", url, "--model", MODEL, "--name", "demo", "--config", CONFIG)
+            children.start("worker", "worker", "--api", url, "--model", MODEL, "--config", CONFIG)
         else:
             say("3/5  all traces are there already")
         follow(client, batch["id"], check=children.check)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from dail.synth.core.config import AbsolutePath
 from dail.synth.core.errors import UsageError, describe
 from dail.synth.core.http import is_loopback
 
@@ -21,12 +22,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="DAIL_", frozen=True, env_ignore_empty=True)
 
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs a token")
-    port: int = Field(8765, ge=0, le=65535, description="0 picks a free one")
-    data_dir: Path = Field(
+    port: int = Field(8765, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    data_dir: AbsolutePath = Field(
         Path("runs/api"), description="holds the store `dail.sqlite` and, under `objects`, the shards"
     )
-    models: dict[ModelName, Path] = Field(default_factory=dict, description="name in a batch → model folder")
-    students: dict[ModelName, Path] = Field(
+    models: dict[ModelName, AbsolutePath] = Field(default_factory=dict, description="name in a batch → model folder")
+    students: dict[ModelName, AbsolutePath] = Field(
         default_factory=dict, description="name of a model → the student's own LoRA adapter or weights"
     )
     lease_s: float = Field(60, gt=0, le=3600, description="a unit whose worker is silent this long goes to another")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
@@ -10,41 +9,41 @@ from pathlib import Path
 
 import click
 
-from dail.synth.config import SynthConfig
+from dail.synth.config import SynthConfig, load_engine
 from dail.synth.core import console
 from dail.synth.core.errors import UsageError
+from dail.synth.core.options import verb
+from dail.synth.core.settings import Chosen
 from dail.synth.schema.synthesis import Synthesis
 
-_CONFIG = click.option(
-    "--config", type=click.Path(path_type=Path), help="TOML with the tables [synth] and [synthesis]."
+_MODEL = click.option(
+    "--model", type=click.Path(path_type=Path), help="Folder with safetensors and tokenizer; engine.model."
 )
-_MODEL = click.option("--model", type=click.Path(path_type=Path), help="Folder with safetensors and tokenizer.")
-_ACTORS = click.option("--actors", type=click.IntRange(1), help="Engines; one per GPU (or 1) if left out.")
-_SYNTHESIS = "synthesis."
-_SETTINGS = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="synthesis.tau=0.9 for [synthesis]; without that prefix a setting of [synth]: engine.rows=64.",
+_ACTORS = click.option(
+    "--actors", type=click.IntRange(1), help="Engines; one per GPU (or 1) if left out; worker.actors."
 )
 
 
-@click.command()
-@click.option("--api", default="http://127.0.0.1:8765", show_default=True, help="URL of the API.")
+@verb("worker")
+@click.option(
+    "--api", default="http://127.0.0.1:8765", envvar="DAIL_API", show_envvar=True, show_default=True,
+    help="URL of the API.",
+)  # fmt: skip
 @_MODEL
-@click.option("--name", help="Shown in leases; made from host and process if left out.")
+@click.option(
+    "--name",
+    metavar="WORKER",
+    help="This worker's own name in leases, not a model's: which units it takes is said by --model's files. Made from "
+    "host and process if left out.",
+)
 @_ACTORS
-@_CONFIG
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of [synth]: engine.rows=64.")
 @click.option("--idle-exit", "idle_exit_s", type=float, metavar="S", help="End after S seconds without work.")
 def worker(
+    chosen: Chosen,
     api: str,
     model: Path | None,
     name: str | None,
     actors: int | None,
-    config: Path | None,
-    overrides: tuple[str, ...],
     idle_exit_s: float | None,
 ) -> int:
     """Lease units from an API and roll them out on this Ray cluster.
@@ -57,32 +56,32 @@ def worker(
     from dail.synth.run.worker import run_worker
     from dail.synth.schema.models import identify
 
-    settings = _settings(config, model, actors, overrides)
+    settings = _settings(chosen, model, actors)
+    if "synthesis" in chosen.in_file:
+        console.say(f"note: [synthesis] of {chosen.file} plays no part here; it comes with each batch (`dail submit`)")
+    name = _worker_name(name)
     identity = identify(settings.engine.model, student=settings.student)
     client = worker_http(api, os.environ.get("DAIL_TOKEN"))
-    source = HttpSource(client, name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}", identity)
-    console.say(f"leasing units of model {identity.name} from {api}; Ctrl-C hands them back")
+    source = HttpSource(client, name, identity)
+    console.say(f"worker {name} leases units of model {identity.name} from {api}; Ctrl-C hands them back")
     stopped = run_worker(settings, source, idle_exit_s)
     done, _, _ = source.standing()
     console.say(f"{'stopped' if stopped else 'no more work'}: {done} units ended here")
     return 0
 
 
-@click.command()
+@verb("synth")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of shards, manifest and ledger.")
 @_MODEL
 @_ACTORS
-@_CONFIG
-@_SETTINGS
 @click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object on standard output.")
 def synth(
+    chosen: Chosen,
     file: Path,
     out: Path,
     model: Path | None,
     actors: int | None,
-    config: Path | None,
-    overrides: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Expert solutions in FILE to shards and a manifest, on this machine, without a server.
@@ -92,7 +91,7 @@ def synth(
     """
     from dail.synth.run.local import synthesise
 
-    summary = synthesise(file.resolve(), out.resolve(), *_both(config, model, actors, overrides))
+    summary = synthesise(file.resolve(), out.resolve(), *_both(chosen, model, actors))
     if as_json:
         console.emit({**summary.model_dump(mode="json", exclude_none=True), "manifest": summary.manifest})
     if summary.interrupted:
@@ -108,20 +107,17 @@ def synth(
     return summary.exit_code
 
 
-@click.command()
+@verb("doctor")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @_MODEL
 @_ACTORS
-@_CONFIG
-@_SETTINGS
 @click.option("--no-preview", is_flag=True, help="Start no engine: no traces, no forecast.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, unshortened, as one JSON object.")
 def doctor(
+    chosen: Chosen,
     file: Path | None,
     model: Path | None,
     actors: int | None,
-    config: Path | None,
-    overrides: tuple[str, ...],
     no_preview: bool,
     as_json: bool,
 ) -> int:
@@ -133,7 +129,7 @@ def doctor(
     """
     from dail.synth.run.doctor import describe, examine
 
-    settings, synthesis = _both(config, model, actors, overrides)
+    settings, synthesis = _both(chosen, model, actors)
     report = examine(file.resolve() if file else None, settings, synthesis, not no_preview)
     if as_json:
         console.emit(report.model_dump(mode="json"))
@@ -142,26 +138,20 @@ def doctor(
     return report.exit_code
 
 
-def _both(
-    config: Path | None, model: Path | None, actors: int | None, overrides: tuple[str, ...]
-) -> tuple[SynthConfig, Synthesis]:
-    """The tables [synth] and [synthesis], each with the `--set` that is its own."""
-    chosen = [key.removeprefix(_SYNTHESIS) for key in overrides if key.startswith(_SYNTHESIS)]
-    settings = _settings(config, model, actors, [key for key in overrides if not key.startswith(_SYNTHESIS)])
-    return settings, Synthesis.load(config, "synthesis", chosen)
+def _both(chosen: Chosen, model: Path | None, actors: int | None) -> tuple[SynthConfig, Synthesis]:
+    return _settings(chosen, model, actors), chosen.load(Synthesis, "synthesis")
 
 
-def _settings(
-    config: Path | None, model: Path | None, actors: int | None, overrides: tuple[str, ...] | list[str]
-) -> SynthConfig:
-    """The [synth] table, then `--set`, then the flags. The model's folder is made absolute: workers run elsewhere."""
-    chosen = list(overrides)
-    if model is not None:
-        chosen.append(f"engine.model={json.dumps(str(model))}")
-    if actors is not None:
-        chosen.append(f"actors={actors}")
-    if model is None and not any(key.startswith("engine.model=") for key in chosen) and config is None:
-        raise UsageError("no model is named; give --model FOLDER, or engine.model in --config")
-    settings = SynthConfig.load(config, "synth", chosen)
-    folder = settings.engine.model.expanduser().resolve()
-    return settings.model_copy(update={"engine": settings.engine.model_copy(update={"model": folder})})
+def _settings(chosen: Chosen, model: Path | None, actors: int | None) -> SynthConfig:
+    engine = load_engine(chosen, model)
+    return chosen.told("worker", actors=actors).load(SynthConfig, "worker", engine=engine)
+
+
+def _worker_name(name: str | None) -> str:
+    """Refuses what is meant as a model's name: NAME=FOLDER is an option of `dail serve`."""
+    if name and ("=" in name or ("/" in name and Path(name).is_dir())):
+        raise UsageError(
+            f"--name {name!r} names this worker, and not a model; give a model's folder with --model, and its name to "
+            "`dail serve --model NAME=FOLDER`"
+        )
+    return name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"

@@ -7,15 +7,21 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from dail.synth.core.config import Config
+from dail.synth.core.config import AbsolutePath, Config
+from dail.synth.core.errors import UsageError
+from dail.synth.core.settings import Chosen
 
 
 class EngineConfig(Config):
-    """One engine. Sizes left out are fitted to model and device (`dail.synth.engine.sizing`)."""
+    """`[engine]` of a config file. Sizes left out are fitted to model and device (`dail.synth.engine.sizing`)."""
 
-    model: Path = Field(description="folder with safetensors, tokenizer and chat template")
-    kind: Literal["vllm", "fake"] = Field("vllm", description="the fake engine draws from known, made-up distributions")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="of the weights in the engine")
+    model: AbsolutePath = Field(description="folder with safetensors, tokenizer and chat template")
+    kind: Literal["vllm", "fake"] = Field(
+        "vllm", description="vLLM, or the fake one of the tests, which draws from known, made-up distributions"
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="type of the weights in the engine"
+    )
     model_tokens: int | None = Field(
         None, ge=16, description="longest prompt + trace; the model's own limit if left out"
     )
@@ -27,17 +33,17 @@ class EngineConfig(Config):
 
 
 class SynthConfig(Config):
-    """`[synth]` of a config file."""
+    """`[worker]` of a config file, with the engine that `[engine]` describes."""
 
-    engine: EngineConfig
+    engine: EngineConfig = Field(description="the table [engine]")
     actors: int | None = Field(None, ge=1, description="engine actors; one per GPU of the cluster (or 1) if left out")
     strategy: Literal["auto", "lockstep", "lazy", "draft_verify"] = Field(
         "auto", description="how mixed rollouts are drawn, the traces being the same; auto takes lazy where it is exact"
     )
-    student_model: Path | None = Field(
+    student_model: AbsolutePath | None = Field(
         None, description="the student's own weights, if not the engine's; same tokenizer; strategy=draft_verify only"
     )
-    student_adapter: Path | None = Field(
+    student_adapter: AbsolutePath | None = Field(
         None, description="LoRA adapter of the student alone, in PEFT's format: a second round of DAIL"
     )
     score_student: bool = Field(
@@ -59,3 +65,11 @@ class SynthConfig(Config):
         if self.student_model is not None and self.student_adapter is not None:
             raise ValueError("student_model and student_adapter are both set; give the student one of them")
         return self
+
+
+def load_engine(chosen: Chosen, model: Path | None) -> EngineConfig:
+    """The table [engine], its model from a flag or a setting. Raises UsageError."""
+    chosen = chosen.told("engine", model=model)
+    if not chosen.has("engine", "model"):
+        raise UsageError("no model is named; give --model FOLDER, or engine.model in --config or --set")
+    return chosen.load(EngineConfig, "engine")

@@ -28,6 +28,7 @@ from tests.conftest import DEMO_MODEL, ROOT
 pytestmark = pytest.mark.timeout(600)
 
 PACKAGES = ("synth", "train", "serve")
+CONFIGS = ROOT / "deploy" / "configs"
 # Extras, the packages they are for, and what those import that another brings: vLLM, with torch, is chosen by the
 # machine (deploy/setup.sh), and `dail train --ray-workers` asks for the extra with Ray.
 EXTRAS: list[tuple[str, list[str], set[str]]] = [
@@ -49,6 +50,7 @@ WRONG = {
     "train": ["--model", "nowhere", "--manifest", "nowhere", "--out", "out"],
     "cache": ["--model", "nowhere", "--manifest", "nowhere", "--references", "out"],
     "eval": ["--model", "taken", "--problems", "nowhere", "--out", "out"],
+    "settings": ["nowhere"],
 }
 # Every verb in one process: its help, then its wrong call. One JSON line each: what was run, exit code, what was said.
 CALLS = """
@@ -84,6 +86,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CONFIGS, source / CONFIGS.relative_to(ROOT), ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ".", cwd=source)
@@ -98,7 +101,7 @@ def test_the_wheel_holds_all_of_dail_and_nothing_else(wheel: Path) -> None:
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
-    }
+    } | {f"dail/configs/{path.name}" for path in CONFIGS.iterdir() if path.is_file()}
     assert names == ours, "name new packages and files of data in pyproject.toml, [tool.setuptools]"
     assert {f"dail/{package}/py.typed" for package in PACKAGES} <= names
 
@@ -117,6 +120,9 @@ def test_the_bare_wheel_is_whole_and_every_verb_answers(bare: Path, tmp_path: Pa
     run(sys.executable, "-m", "pip", "--python", bare, "check")
     answers(bare, tmp_path)
     assert run(bare.parent / "dail", "--version", cwd=tmp_path).startswith("dail, version ")
+    assert "qwen3-8b-proof " in run(bare.parent / "dail", "settings", cwd=tmp_path)
+    ((_, code, said),) = calls(bare, tmp_path, [["submit", "nowhere.jsonl", "--config", "qwen3-8b-proof"]])
+    assert code == 2 and "nowhere.jsonl" in said
     assert missing(bare, needed("serve")) == set()
 
 

@@ -13,6 +13,8 @@ import click
 
 from dail.synth.core.console import emit, say
 from dail.synth.core.errors import UsageError
+from dail.synth.core.options import verb
+from dail.synth.core.settings import Chosen
 from dail.train.config import TrainConfig
 
 
@@ -20,12 +22,6 @@ def _of_a_run(command: Callable[..., None]) -> Callable[..., None]:
     """The options that both verbs have."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
-        click.option(
-            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting, for example gamma=0.2."
-        ),
-        click.option(
-            "--config", "config_file", type=click.Path(path_type=Path), help="TOML file; its [train] is read."
-        ),
         click.option("--manifest", type=click.Path(path_type=Path), required=True, help="Manifest of the shards."),
         click.option("--model", "model_folder", type=click.Path(path_type=Path), required=True, help="Model folder."),
     ):
@@ -33,17 +29,16 @@ def _of_a_run(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command()
+@verb("train")
 @_of_a_run
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; a stopped run goes on in it.")
 @click.option("--references", type=click.Path(path_type=Path), help="Folder of the reference cache; OUT/references.")
 @click.option("--ray-workers", type=click.IntRange(1), help="Train on so many workers of a Ray cluster, a GPU each.")
 def train(
+    chosen: Chosen,
     model_folder: Path,
     manifest: Path,
     out: Path,
-    config_file: Path | None,
-    overrides: tuple[str, ...],
     references: Path | None,
     ray_workers: int | None,
     as_json: bool,
@@ -56,7 +51,7 @@ def train(
     one machine: torchrun --nproc-per-node 4 $(which dail) train …; on a Ray cluster: ray job submit -- dail train
     --ray-workers 4 …, with paths that every node sees.
     """
-    config = TrainConfig.load(config_file, "train", overrides)
+    config = chosen.load(TrainConfig, "train")
     if ray_workers:
         result = _room("ray_train").run_on_ray(model_folder, manifest, out, config, references, ray_workers)
         _tell(result, as_json)
@@ -66,14 +61,13 @@ def train(
         _tell(result, as_json and ranks.is_first)
 
 
-@click.command()
+@verb("cache")
 @_of_a_run
 @click.option("--references", type=click.Path(path_type=Path), required=True, help="Folder of the cache.")
 def cache(
+    chosen: Chosen,
     model_folder: Path,
     manifest: Path,
-    config_file: Path | None,
-    overrides: tuple[str, ...],
     references: Path,
     as_json: bool,
 ) -> None:
@@ -82,7 +76,7 @@ def cache(
     `dail train --references FOLDER` does it by itself where something is missing. Beforehand it saves a sweep's first
     run the wait: gamma, learning rate, rank and epochs are free. A stopped pass goes on with the same command.
     """
-    config = TrainConfig.load(config_file, "train", overrides)
+    config = chosen.load(TrainConfig, "train")
     with _room("distributed").joined() as ranks:
         held = _room("loop").compute_references(model_folder, manifest, references, config, ranks)
         say(f"references: {held.num_traces} traces, {held.size_bytes / 2**30:.3g} GiB in {references}")

@@ -31,38 +31,46 @@ class TrainConfig(Config):
     """`[train]` of a config file."""
 
     objective: Objective = Field(
-        "contrastive", description="paper §2.2; the other three are its ablations (Table 4, Figure 5)"
+        "contrastive",
+        description="the loss; contrastive is the paper's (§2.2), the others are its ablations (Table 4, Figure 5)",
     )
-    gamma: float = Field(0.1, ge=0, description="weight of the negative term, below 1; paper: 0.1")
+    gamma: float = Field(0.1, ge=0, lt=1, description="weight of the negative term; paper: 0.1")
     lr: float = Field(2e-4, gt=0, le=0.1, description="peak learning rate of AdamW; paper: 2e-4, optimizer unnamed")
-    warmup_steps: int = Field(5, ge=0, description="paper: 5")
+    warmup_steps: int = Field(5, ge=0, description="steps until the learning rate is at its peak; paper: 5")
     schedule: Schedule = Field(
-        "linear", description="after the warm-up; linear and cosine end at 0; the paper is silent"
+        "linear", description="of the learning rate after the warm-up; linear and cosine end at 0; the paper is silent"
     )
     reduction: Reduction = Field(
         "trace_sum",
-        description="paper: the sum over a trace's tokens, averaged over traces (here divided by the data set's mean "
-        "trace length too, a constant); trace_mean gives short traces the weight of long ones, token_mean every token "
-        "of a batch the same",
+        description="of tokens to one loss; paper: the sum over a trace's tokens, averaged over traces (here divided "
+        "by the data set's mean trace length too, a constant); trace_mean gives short traces the weight of long "
+        "ones, token_mean every token of a batch the same",
     )
-    weight_decay: float = Field(0.01, ge=0, le=1, description="paper: 0.01")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="of AdamW; paper: 0.01")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm; the paper is silent")
     batch_size: int = Field(4, ge=1, le=4096, description="traces per optimizer step; paper: 4")
-    epochs: int = Field(5, ge=1, le=1000, description="paper: 5 for Qwen2.5, 3 for reasoning models")
-    lora_rank: int = Field(32, ge=1, le=512, description="paper: 32")
-    lora_alpha: int = Field(32, ge=1, le=4096, description="paper: 32")
+    epochs: int = Field(
+        5, ge=1, le=1000, description="passes over the traces; paper: 5 for Qwen2.5, 3 for reasoning models"
+    )
+    lora_rank: int = Field(32, ge=1, le=512, description="rank of the adapter; paper: 32")
+    lora_alpha: int = Field(32, ge=1, le=4096, description="the adapter counts lora_alpha / lora_rank times; paper: 32")
     lora_targets: Literal["all-linear"] | tuple[str, ...] = Field(
         "all-linear",
         min_length=1,
-        description='or layers by name, as ["q_proj", "v_proj"]; all-linear leaves the head out; the paper is silent',
+        description='layers with an adapter, or their names, as ["q_proj", "v_proj"]; all-linear leaves the head out; '
+        "the paper is silent",
     )
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input; the paper is silent")
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="part that is dropped of the adapter's input; the paper is silent"
+    )
     lora: Literal["lean", "peft"] = Field(
-        "lean", description="peft: as PEFT computes it, which keeps a float32 copy of every layer's input"
+        "lean",
+        description="how adapters are computed; peft: PEFT's way, which keeps a float32 copy of every layer's input",
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="of the adapter's first weights and the order of traces")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the adapter's first weights and the order of traces")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the frozen weights; auto is bfloat16 on a GPU, float32 without; the adapter is float32"
+        "auto",
+        description="type of the frozen weights; auto is bfloat16 on a GPU, float32 without; the adapter is float32",
     )
     microbatch_tokens: int = Field(
         4096, ge=1, description="tokens per forward pass (one trace at least); less takes less memory"
@@ -73,13 +81,14 @@ class TrainConfig(Config):
     )
     recompute: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="activations of each layer again in the backward pass; auto: if memory would not do otherwise",
+        description="compute activations again in the backward pass; auto: if memory would not do otherwise",
     )
     shard_weights: bool = Field(
         False, description="divide the frozen weights among the ranks (FSDP2), for models that one card does not hold"
     )
     trackers: tuple[Tracker, ...] = Field(
-        ("tensorboard",), description="beside metrics.jsonl; wandb, mlflow and trackio as their own settings say"
+        ("tensorboard",),
+        description="where figures go beside metrics.jsonl; wandb, mlflow and trackio as their own settings say",
     )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
 
@@ -89,10 +98,11 @@ class TrainConfig(Config):
         """`q_proj,v_proj` on a command line is the list of both."""
         return tuple(value.split(",")) if isinstance(value, str) and value != "all-linear" else value
 
-    @field_validator("gamma")
+    @field_validator("gamma", mode="before")
     @classmethod
-    def _has_a_minimum(cls, gamma: float) -> float:
-        if gamma >= 1:
+    def _has_a_minimum(cls, gamma: object) -> object:
+        # before the field's own bound, which does not say why
+        if isinstance(gamma, int | float) and gamma >= 1:
             raise ValueError(
                 f"got {gamma}, wanted less than 1: from 1 on the optimum puts all probability on tokens the "
                 "privileged student finds impossible; the paper uses 0.1"

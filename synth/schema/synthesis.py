@@ -25,8 +25,8 @@ class Synthesis(Config):
         "largest probability; or if at most acceptance_k tokens are as likely as it",
     )
     tau: float = Field(0.8, gt=0, le=1, description="a student token stands if the privileged student gives it this")
-    acceptance_k: int = Field(25, ge=1, description="of acceptance=topk; no other rule reads it")
-    temperature: float = Field(0.6, ge=0, le=2, description="of both draws; 0 is greedy")
+    acceptance_k: int = Field(25, ge=1, description="the k of acceptance=topk; no other rule reads it")
+    temperature: float = Field(0.6, ge=0, le=2, description="temperature of both draws; 0 is greedy")
     probability_space: Literal["raw", "tempered"] = Field(
         "raw", description="whether tau is held against probabilities before or after temperature"
     )
@@ -37,8 +37,10 @@ class Synthesis(Config):
     )
     samples_per_item: int = Field(1, ge=1, le=64, description="traces per expert solution")
     max_tokens: int = Field(16384, ge=1, le=131072, description="a longer trace is cut; the paper cuts at 256 for LRMs")
-    thinking: bool | None = Field(None, description="enable_thinking of the chat template; none where it has no switch")
-    seed: int = Field(0, ge=0, lt=2**63, description="of all draws; another seed makes another set of traces")
+    thinking: bool | None = Field(
+        None, description="the switch enable_thinking of the chat template; none where it has no switch"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws; another one makes another set of traces")
 
     def identity(self) -> dict[str, JsonValue]:
         """What shapes a trace. A setting that changes nothing is left out, so that names made without it stay."""

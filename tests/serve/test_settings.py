@@ -24,6 +24,15 @@ def test_settings_come_from_the_environment_and_flags_win(monkeypatch):
     assert (settings.port, settings.host, settings.models) == (9001, "127.0.0.1", {"a": Path("/models/a")})
 
 
+def test_paths_are_relative_to_the_current_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAIL_STUDENTS", '{"a": "s"}')
+    settings = load_settings(models={"a": Path("m")})
+    assert (settings.models, settings.students) == ({"a": tmp_path / "m"}, {"a": tmp_path / "s"})
+    assert settings.data_dir == tmp_path / "runs" / "api"  # the default too
+    assert load_settings(models={"a": Path("m")}, data_dir="elsewhere").data_dir == tmp_path / "elsewhere"
+
+
 def test_a_student_of_no_registered_model_is_refused():
     with pytest.raises(UsageError, match="student 'b' belongs to no model; the models are a"):
         load_settings(models={"a": Path("/models/a")}, students={"b": Path("/adapters/b")})

@@ -11,8 +11,11 @@ from typing import Any
 
 import click
 
+from dail.synth.config import load_engine
 from dail.synth.core.console import emit, say
 from dail.synth.core.errors import StorageError, UsageError
+from dail.synth.core.options import verb
+from dail.synth.core.settings import Chosen
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import identify
 from dail.train.evals.config import EvalConfig
@@ -35,32 +38,28 @@ from dail.train.evals.run import evaluate as run_evaluation
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command("eval")
-@click.option("--model", type=_FOLDER, required=True, help="Base model folder.")
+@verb("eval")
+@click.option("--model", type=_FOLDER, help="Base model folder; engine.model.")
 @click.option("--adapter", type=_FOLDER, help="LoRA adapter folder; the base model alone without.")
 @click.option("--problems", type=click.Path(path_type=Path), required=True, help="JSONL: id, problem, answer.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the results.")
-@click.option("--samples", default=32, show_default=True, help="Completions per problem; the paper draws 128.")
-@click.option("--temperature", default=0.6, show_default=True, help="Of the draws; 0 is greedy.")
-@click.option("--max-tokens", type=int, help="A longer completion is cut; what the context leaves if left out.")
-@click.option("--seed", default=0, show_default=True, help="Of all draws and of the intervals.")
-@click.option("--thinking/--no-thinking", default=None, help="The chat template's enable_thinking switch.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, such as engine.rows=64.")
+@click.option("--samples", type=int, help="As --set eval.samples=….")
+@click.option("--temperature", type=float, help="As --set eval.temperature=….")
+@click.option("--max-tokens", type=int, help="As --set eval.max_tokens=….")
+@click.option("--seed", type=int, help="As --set eval.seed=….")
+@click.option("--thinking/--no-thinking", default=None, help="As --set eval.thinking=….")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of tables.")
 def evaluate(
-    model: Path, adapter: Path | None, problems: Path, out: Path, overrides: tuple[str, ...], as_json: bool,
-    **flags: Any,
+    chosen: Chosen, model: Path | None, adapter: Path | None, problems: Path, out: Path, as_json: bool, **flags: Any
 ) -> None:  # fmt: skip
     """pass@k of base and adapter, and a report with pictures.
 
     Writes eval.json, samples.jsonl and report.html. A rerun reuses the completions that were drawn with the same
     settings.
     """
-    # JSON strings and numbers are TOML too
-    given = [f"{name}={json.dumps(value)}" for name, value in flags.items() if value is not None]
     # Read when torch is imported, which here the tokenizer does before the engine; spinning is 17 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    config = EvalConfig.load(None, "eval", [f"engine.model={json.dumps(str(model))}", *given, *overrides])
+    config = chosen.told("eval", **flags).load(EvalConfig, "eval", engine=load_engine(chosen, model))
     evaluation = _evaluate(config, problems, adapter, out)
     if as_json:
         emit(_summary(evaluation, out))

@@ -9,11 +9,15 @@ from dail.synth.core.config import Config
 
 
 class EvalConfig(Config):
-    engine: EngineConfig
+    """`[eval]` of a config file, with the engine that `[engine]` describes."""
+
+    engine: EngineConfig = Field(description="the table [engine]")
     samples: int = Field(32, ge=1, le=4096, description="completions per problem; the paper draws 128")
-    temperature: float = Field(0.6, ge=0, le=2, description="of the draws; 0 is greedy")
+    temperature: float = Field(0.6, ge=0, le=2, description="temperature of the draws; 0 is greedy")
     max_tokens: int | None = Field(
         None, ge=1, description="a longer completion is cut; what the model's context leaves if left out"
     )
-    thinking: bool | None = Field(None, description="enable_thinking of the chat template; none where it has no switch")
-    seed: int = Field(0, ge=0, lt=2**63, description="of all draws and of the intervals")
+    thinking: bool | None = Field(
+        None, description="the switch enable_thinking of the chat template; none where it has no switch"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws and of the intervals")

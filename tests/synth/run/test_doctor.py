@@ -282,7 +282,7 @@ def test_the_preview_draws_five_items_and_forecasts_all(tmp_path: Path) -> None:
         (("nosuch.jsonl", "--model", str(DEMO_MODEL)), "does not exist"),
         ((str(OLYMPIAD),), "no model is named"),
         ((str(OLYMPIAD), "--model", "/nowhere"), "is no model folder"),
-        ((str(OLYMPIAD), "--model", str(DEMO_MODEL), "--set", "engine.row=3"), "there is no such name"),
+        ((str(OLYMPIAD), "--model", str(DEMO_MODEL), "--set", "engine.row=3"), "did you mean engine.rows?"),
     ],
 )
 def test_wrong_usage_ends_with_2(arguments: tuple[str, ...], said: str) -> None:

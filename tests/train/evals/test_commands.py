@@ -172,8 +172,16 @@ def test_settings_reach_the_engine_and_unknown_ones_are_refused(problems: Path, 
     dail_eval(problems, tmp_path / "e", "--set", "engine.rows=8", "--temperature", "1", "--seed", "5")
     settings = Evaluation.model_validate_json((tmp_path / "e" / "eval.json").read_bytes()).settings
     assert (settings.engine.rows, settings.temperature, settings.seed) == (8, 1.0, 5)
-    with pytest.raises(UsageError, match="/engine/rowz"):
+    with pytest.raises(UsageError, match=r"did you mean engine\.rows\?"):
         dail_eval(problems, tmp_path / "e", "--set", "engine.rowz=8")
+
+
+def test_a_config_file_is_read_and_flags_win(problems: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[engine]\nrows = 8\n[eval]\nsamples = 3\nmax_tokens = 9\nseed = 4\n[train]\nepochs = 2\n")
+    dail_eval(problems, tmp_path / "e", "--config", str(file), "--seed", "5")
+    settings = Evaluation.model_validate_json((tmp_path / "e" / "eval.json").read_bytes()).settings
+    assert (settings.engine.rows, settings.max_tokens, settings.samples, settings.seed) == (8, 9, 4, 5)
 
 
 def test_an_adapter_that_changes_nothing_is_warned_of(

@@ -1,0 +1,1 @@
+"""The named runs, installed as `dail.configs`: `--config NAME` finds them from anywhere."""
