@@ -244,7 +244,7 @@ def _engine_args(config: EngineConfig, max_rank: int | None, vllm_args: dict[str
         "enforce_eager": current_platform.is_cpu(),
         "enable_prefix_caching": True,
         # Scheduling ahead was tried on a CPU, whose platform turns it off (tests/scheduled_ahead.py, `make soak`).
-        # Traces and records are the same, since a position counts tokens that are still on the device, but for two things.
+        # Traces and records are the same, since a position counts tokens that are still on the device, with two limits.
         # `take_sampled` reads the newest step too, so whenever a sequence ends the host would wait for the step in
         # flight: it would take an event a step, and reading only what has happened. And a pair that is thrown back
         # (which admission prevents) is stepped once more before that is seen: its records then lack a token, and the
