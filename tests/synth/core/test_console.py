@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dail.synth.core import console
-from dail.synth.core.console import emit, progress, say
+from dail.synth.core.console import console_bar, emit, say
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_without_a_terminal_a_line_comes_every_30_s_and_at_the_end(clock: list[float], capsys: pytest.CaptureFixture):
-    with progress("units", 100) as bar:
+    with console_bar("units", 100) as bar:
         for second in range(100):
             clock[0] = 1000.0 + second
             bar.update(second, tokens_per_s=1234.5, share=0.25)
@@ -35,7 +35,7 @@ def test_without_a_terminal_a_line_comes_every_30_s_and_at_the_end(clock: list[f
 
 
 def test_the_end_is_said_once_however_often_it_is_shown(clock: list[float], capsys: pytest.CaptureFixture):
-    with progress("units", 2) as bar:
+    with console_bar("units", 2) as bar:
         for _ in range(20):
             clock[0] += 1
             bar.update(2)
@@ -43,7 +43,7 @@ def test_the_end_is_said_once_however_often_it_is_shown(clock: list[float], caps
 
 
 def test_a_total_that_grows_moves_the_end(clock: list[float], capsys: pytest.CaptureFixture):
-    with progress("units", 1) as bar:
+    with console_bar("units", 1) as bar:
         bar.update(1)
         bar.update(1, 3)
         bar.update(2, 3)
@@ -52,7 +52,7 @@ def test_a_total_that_grows_moves_the_end(clock: list[float], capsys: pytest.Cap
 
 
 def test_with_nothing_done_the_time_left_is_unknown(clock: list[float], capsys: pytest.CaptureFixture):
-    with progress("units", 5) as bar:
+    with console_bar("units", 5) as bar:
         clock[0] += 31
         bar.update(0)
     assert capsys.readouterr().err == "units: 0/5    time left unknown\n"
@@ -61,7 +61,7 @@ def test_with_nothing_done_the_time_left_is_unknown(clock: list[float], capsys: 
 def test_the_time_left_counts_neither_the_start_nor_what_an_earlier_run_did(
     clock: list[float], capsys: pytest.CaptureFixture
 ):
-    with progress("units", 100) as bar:
+    with console_bar("units", 100) as bar:
         clock[0] += 40  # an engine starts
         bar.update(50)
         clock[0] += 30
@@ -70,7 +70,7 @@ def test_the_time_left_counts_neither_the_start_nor_what_an_earlier_run_did(
 
 
 def test_nothing_but_json_reaches_standard_output(clock: list[float], capsys: pytest.CaptureFixture):
-    with progress("units", 1) as bar:
+    with console_bar("units", 1) as bar:
         bar.update(1)
     say("a line for people")
     emit({"path": Path("a/é"), "text": "two\nlines \u2028"})
@@ -86,7 +86,7 @@ def test_what_json_does_not_know_is_emitted_as_null(capsys: pytest.CaptureFixtur
 
 def test_on_a_terminal_the_bar_stays_on_standard_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)
-    with progress("units", 2) as bar:
+    with console_bar("units", 2) as bar:
         bar.update(1, failed=1)
         bar.update(2, failed=0)
     captured = capsys.readouterr()
