@@ -113,6 +113,18 @@ def test_only_verbs_print_handle_signals_or_change_the_process():
     assert found == EXCEPTIONS
 
 
+def test_only_verbs_know_the_console():
+    ours = {
+        str(path)
+        for path, tree in modules(*ROOMS)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and any(f"{node.module}.{name.name}.".startswith("dail.synth.core.console.") for name in node.names)
+    }
+    # a rank on Ray is a process of its own, which speaks for itself
+    assert ours - VERBS_OWN == {"train/ray_train.py"}
+
+
 def test_the_list_of_verbs_is_instant_and_loads_nothing_heavy():
     times = []
     for _ in range(3):
