@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from dail.synth.core import console
-from dail.synth.core.console import console_bar, emit, say
+from dail.synth.core.console import console_bar, emit, say, speaking, stop_on_signals
+from dail.synth.core.progress import Progress, progress, told_to
 
 
 @pytest.fixture
@@ -92,3 +96,44 @@ def test_on_a_terminal_the_bar_stays_on_standard_error(monkeypatch: pytest.Monke
     captured = capsys.readouterr()
     assert "2/2" in captured.err
     assert captured.out == ""
+
+
+def test_a_verb_shows_what_the_library_logs_and_how_far_it_is(capsys: pytest.CaptureFixture):
+    log = logging.getLogger("dail.synth.run.local")
+    with speaking():
+        log.info("resuming")
+        log.warning("gamma is large")
+        log.error("an engine died")
+        with progress("units", 2) as bar:
+            bar.update(2)
+    log.warning("nobody shows this")
+    with progress("units", 2) as bar:
+        bar.update(2)
+    lines = ["resuming", "warning: gamma is large", "an engine died", "units: 2/2    time left 0 s"]
+    assert capsys.readouterr() == ("", "".join(f"{line}\n" for line in lines))
+
+
+def test_a_callback_is_told_of_its_own_call_alone(capsys: pytest.CaptureFixture):
+    outer: list[Progress] = []
+    inner: list[Progress] = []
+    with told_to(outer.append):
+        with told_to(inner.append), progress("inner", 3) as bar:
+            bar.update(1, 4, loss=0.5)
+        with told_to(None), progress("outer", 2) as bar:
+            bar.update(2)
+    assert inner == [Progress("inner", 1, 4, {"loss": 0.5})]
+    assert outer == [Progress("outer", 2, 2, {})]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_run_that_listens_and_else_ends_the_verb(number: signal.Signals):
+    before = signal.getsignal(number)
+    with stop_on_signals() as stop:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        assert not stop.is_set()
+        stop.is_heard = True
+        os.kill(os.getpid(), number)
+        assert stop.is_set()
+    assert signal.getsignal(number) is before
