@@ -50,8 +50,11 @@ class Verbs(click.Group):
         return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def invoke(self, ctx: click.Context) -> Any:
+        from dail.synth.core.console import speaking
+
         try:
-            return super().invoke(ctx)
+            with speaking():
+                return super().invoke(ctx)
         except ModuleNotFoundError as error:  # of a verb's own imports, or of what it imports on use
             verb = ctx.invoked_subcommand
             package = VERBS[verb][0].split(".")[1] if verb in VERBS else ""

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from dail.synth.core.console import Progress, emit, progress, say
+from dail.synth.core.console import ConsoleBar, console_bar, emit, say
 from dail.synth.core.errors import (
     EXIT_BATCH_FAILED,
     EXIT_CANCELLED,
@@ -205,7 +205,7 @@ def _in_url(host: str) -> str:
 def follow(client: Client, batch_id: str, as_json: bool = False, check: Callable[[], None] = lambda: None) -> int:
     """Shows a batch's progress until it ends; its exit code. `check` is called every second and may raise."""
     batch = client.get(f"/v1/batches/{batch_id}")
-    with progress("units", batch["units"]["total"]) as bar:
+    with console_bar("units", batch["units"]["total"]) as bar:
         last = None
         while True:
             _show(bar, batch)
@@ -238,7 +238,7 @@ def _patiently(ask: Callable[[], Any], give_up_s: float) -> Any:
             time.sleep(_POLL_S)
 
 
-def _show(bar: Progress, batch: Any) -> None:
+def _show(bar: ConsoleBar, batch: Any) -> None:
     items, units, tokens = batch["request_counts"], batch["units"], batch["tokens"]
     figures: dict[str, object] = {
         "items": f"{items['completed'] + items['failed'] + items['cancelled'] + items['expired']}/{items['total']}",

@@ -64,7 +64,8 @@ def worker(
     client = worker_http(api, os.environ.get("DAIL_TOKEN"))
     source = HttpSource(client, name, identity)
     console.say(f"worker {name} leases units of model {identity.name} from {api}; Ctrl-C hands them back")
-    stopped = run_worker(settings, source, idle_exit_s)
+    with console.all_on_stderr(), console.stop_on_signals() as stop:
+        stopped = run_worker(settings, source, idle_exit_s, stop)
     done, _, _ = source.standing()
     console.say(f"{'stopped' if stopped else 'no more work'}: {done} units ended here")
     return 0
@@ -91,7 +92,8 @@ def synth(
     """
     from dail.synth.run.local import synthesise
 
-    summary = synthesise(file.resolve(), out.resolve(), *_both(chosen, model, actors))
+    with console.all_on_stderr(), console.stop_on_signals() as stop:
+        summary = synthesise(file.resolve(), out.resolve(), *_both(chosen, model, actors), stop=stop)
     if as_json:
         console.emit({**summary.model_dump(mode="json", exclude_none=True), "manifest": summary.manifest})
     if summary.interrupted:
@@ -130,7 +132,8 @@ def doctor(
     from dail.synth.run.doctor import describe, examine
 
     settings, synthesis = _both(chosen, model, actors)
-    report = examine(file.resolve() if file else None, settings, synthesis, not no_preview)
+    with console.all_on_stderr(), console.exit_on_sigterm():
+        report = examine(file.resolve() if file else None, settings, synthesis, not no_preview)
     if as_json:
         console.emit(report.model_dump(mode="json"))
     else:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         room = item.path.relative_to(ROOT / "tests").parts[0]
         starts_engines = room in ("flow", "synth") or item.path.name == "test_ray_train.py"
         item.add_marker(pytest.mark.xdist_group("engines" if starts_engines else str(item.path)))
+
+
+Told = Callable[[], str]
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Told:
+    """What the library has logged since it was last asked."""
+    caplog.set_level(logging.INFO, "dail")
+
+    def since() -> str:
+        messages = "\n".join(caplog.messages)
+        caplog.clear()
+        return messages
+
+    return since
 
 
 def safetensors_of(data: bytes) -> bytes:

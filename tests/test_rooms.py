@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dail.serve.cli import VERBS
+from dail.synth.core.door import opener
 from tests.conftest import ROOT
 
 DAIL = Path(sys.executable).parent / "dail"
@@ -54,6 +57,72 @@ def test_the_contracts_between_rooms_need_no_heavy_package():
         f"{room}.{path.stem}" for room in ("core", "schema") for path in (ROOT / "synth" / room).glob("[!_]*.py")
     )
     assert imported_by("import " + ", ".join(f"dail.synth.{name}" for name in names)) == set()
+
+
+DOORS = ("dail.synth", "dail.train", "dail.train.evals")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_loads_nothing_until_a_name_is_used(door: str):
+    assert imported_by(f"import {door} as door; dir(door); 'nothing' in vars(door)") == set()
+    assert run(sys.executable, "-c", f"import sys, {door}; sys.exit('numpy' in sys.modules)").returncode == 0
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_has_what_it_names(door: str):
+    module = importlib.import_module(door)
+    assert set(module.__all__) <= set(dir(module))
+    assert all(getattr(module, name) for name in module.__all__)
+    with pytest.raises(AttributeError, match=f"module '{door}' has no attribute 'nothing'"):
+        _ = module.nothing
+
+
+def test_a_door_says_what_to_install_where_a_package_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "no_such_package", None)
+    find = opener("dail.synth", {"synthesise": "no_such_package"}, "worker")
+    with pytest.raises(ImportError, match=r"needs the package no_such_package; run: pip install 'dail\[worker\]'"):
+        find("synthesise")
+
+
+# Verbs and what is theirs may do all of it. Elsewhere there are two exceptions: a child process that is started to
+# grade, and Ray, which takes SIGTERM for itself and must give it back.
+VERBS_OWN = {
+    "serve/cli.py",
+    "serve/commands.py",
+    "serve/demo.py",
+    "synth/commands.py",
+    "synth/core/console.py",
+    "train/commands.py",
+    "train/evals/commands.py",
+}
+EXCEPTIONS = {
+    "synth/method/grading.py": {"print", "signal.setitimer"},
+    "synth/run/pool.py": {"signal.getsignal", "signal.signal"},
+}
+_OUTWARD = re.compile(r"print|(.+\.)?(chdir|fchdir|redirect_std(out|err)|add_signal_handler)|signal\..+|sys\.std.+")
+
+
+def test_only_verbs_print_handle_signals_or_change_the_process():
+    found = {
+        str(path): calls
+        for path, tree in modules(*ROOMS)
+        if str(path) not in VERBS_OWN
+        and (calls := {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)})
+        and (calls := {name for name in calls if _OUTWARD.fullmatch(name)})
+    }
+    assert found == EXCEPTIONS
+
+
+def test_only_verbs_know_the_console():
+    ours = {
+        str(path)
+        for path, tree in modules(*ROOMS)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and any(f"{node.module}.{name.name}.".startswith("dail.synth.core.console.") for name in node.names)
+    }
+    # a rank on Ray is a process of its own, which speaks for itself
+    assert ours - VERBS_OWN == {"train/ray_train.py"}
 
 
 def test_the_list_of_verbs_is_instant_and_loads_nothing_heavy():

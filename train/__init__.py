@@ -1,1 +1,31 @@
-"""Shards to adapters."""
+"""Shards to adapters.
+
+The door for Python; a name is imported when it is used:
+
+    from dail.train import TrainConfig, train
+
+    result = train("models/qwen3-8b", manifest, "runs/train", TrainConfig(gamma=0.1))
+    print(result.adapter)
+
+Functions print nothing: what they have to say goes to the loggers under `dail`, how far they are to `on_progress`.
+"""
+
+from typing import TYPE_CHECKING
+
+from dail.synth.core.door import opener as _opener
+
+__all__ = ["Result", "TrainConfig", "train"]
+
+if TYPE_CHECKING:
+    from dail.train.config import TrainConfig
+    from dail.train.loop import Result, train
+else:
+    __getattr__ = _opener(
+        __name__,
+        {"Result": "dail.train.loop", "TrainConfig": "dail.train.config", "train": "dail.train.loop"},
+        extra="train",
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

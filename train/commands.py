@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from dail.synth.core.console import emit, say
+from dail.synth.core.console import emit, exit_on_sigterm, say, silent_unless
 from dail.synth.core.errors import UsageError
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
@@ -53,10 +53,11 @@ def train(
     """
     config = chosen.load(TrainConfig, "train")
     if ray_workers:
-        result = _room("ray_train").run_on_ray(model_folder, manifest, out, config, references, ray_workers)
+        with exit_on_sigterm():
+            result = _room("ray_train").run_on_ray(model_folder, manifest, out, config, references, ray_workers)
         _tell(result, as_json)
         return
-    with _room("distributed").joined() as ranks:
+    with _room("distributed").joined() as ranks, silent_unless(ranks.is_first):
         result = _room("loop").run(model_folder, manifest, out, config, references, ranks)
         _tell(result, as_json and ranks.is_first)
 
@@ -77,7 +78,7 @@ def cache(
     run the wait: gamma, learning rate, rank and epochs are free. A stopped pass goes on with the same command.
     """
     config = chosen.load(TrainConfig, "train")
-    with _room("distributed").joined() as ranks:
+    with _room("distributed").joined() as ranks, silent_unless(ranks.is_first):
         held = _room("loop").compute_references(model_folder, manifest, references, config, ranks)
         say(f"references: {held.num_traces} traces, {held.size_bytes / 2**30:.3g} GiB in {references}")
         if as_json and ranks.is_first:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dail.synth.core.config import canonical
-from dail.synth.core.console import progress
 from dail.synth.core.errors import DailError, IntegrityError, UsageError
+from dail.synth.core.progress import progress
 from dail.synth.schema.manifest import Manifest, read_manifest, read_rows
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceRow

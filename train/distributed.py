@@ -7,7 +7,6 @@ the others': all make the same step, with the gradient that one rank alone would
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -78,14 +77,13 @@ class Ranks:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Meets the other ranks. All but the first are silent meanwhile, but for errors."""
+    """Meets the other ranks."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Ranks()
         return
     if dist.is_initialized():  # by Ray Train, which also ends it
-        with _as_one_of(size) as ranks:
-            yield ranks
+        yield Ranks(dist.get_rank(), size)
         return
     has_gpus = torch.cuda.is_available()
     if has_gpus:
@@ -97,21 +95,8 @@ def joined() -> Iterator[Ranks]:
     attempt = dist.PrefixStore(f"attempt-{restart}", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
-        with _as_one_of(size) as ranks:
-            yield ranks
-            ranks.gather(True)  # nobody leaves, and takes its connections along, while another still writes
+        ranks = Ranks(dist.get_rank(), size)
+        yield ranks
+        ranks.gather(True)  # nobody leaves, and takes its connections along, while another still writes
     finally:
         dist.destroy_process_group()
-
-
-@contextmanager
-def _as_one_of(size: int) -> Iterator[Ranks]:
-    ranks = Ranks(dist.get_rank(), size)
-    with contextlib.nullcontext() if ranks.is_first else _silence():
-        yield ranks
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
-        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ from pathlib import Path
 import torch
 from torch.optim import AdamW, Optimizer
 
-from dail.synth.core.console import progress, say
 from dail.synth.core.errors import DailError, UsageError
+from dail.synth.core.progress import OnProgress, progress, told_to
 from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import identify
 from dail.train import adapter, checkpoint, memory
@@ -26,6 +27,8 @@ from dail.train.model import check_roles, choose_packing, device_and_dtype, load
 from dail.train.record import RunRecord
 from dail.train.references import ReferenceCache, fill, made_with
 from dail.train.step import GradientStep, learning_rate, update
+
+_log = logging.getLogger(__name__)
 
 GAMMA_WARNING = 0.5
 _ALONE = Ranks()
@@ -40,6 +43,34 @@ class Result:
     metrics: Path
     steps: int
     resumed_at: int
+
+
+def train(
+    model: str | Path,
+    manifest: str | Path,
+    out: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    references: str | Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> Result:
+    """Trains an adapter on the traces that a manifest lists, in this process; the same call again goes on.
+
+    Blocks; works in a script, a thread and a notebook. Prints nothing: messages go to the loggers under `dail`.
+
+    Args:
+        model: folder of the model that the traces were drawn with.
+        out: run folder, which receives metrics.jsonl, curves.svg and adapter/.
+        config: the paper's settings if left out.
+        references: folder of the reference cache, which several runs may share; OUT/references if left out.
+        on_progress: called in the thread that does the work; what it raises ends the run.
+
+    Raises:
+        DailError: of the kind that fits; a rerun goes on from the last checkpoint.
+    """
+    cache = Path(references) if references else None
+    with told_to(on_progress):
+        return run(Path(model), Path(manifest), Path(out), config or TrainConfig(), cache)
 
 
 def run(
@@ -60,7 +91,7 @@ def run(
         DailError: of the kind that fits; a rerun goes on from the last checkpoint.
     """
     check(config, ranks)
-    say(f"checking the weights in {model_folder} against the manifest")
+    _log.info(f"checking the weights in {model_folder} against the manifest")
     record = _record(model_folder, manifest_path, config)
     if earlier := checkpoint.find_run(out, record):
         if provenance := adapter.finished(out):
@@ -68,9 +99,9 @@ def run(
         record = record.model_copy(update={"started_at": earlier.started_at})
     data = load_examples(manifest_path, record.model, read_limits(model_folder))
     if config.objective == "contrastive" and config.gamma > GAMMA_WARNING:
-        say(
-            f"warning: gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the "
-            "privileged student finds unlikely; the paper uses 0.1"
+        _log.warning(
+            f"gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the privileged "
+            "student finds unlikely; the paper uses 0.1"
         )
     if ranks.is_first:
         checkpoint.claim(out, record)
@@ -91,7 +122,7 @@ def run(
 def start_scorer(model_folder: Path, config: TrainConfig, data: TrainingSet, ranks: Ranks) -> GradientStep:
     """The model in its three roles, tried out on the first traces; no cache yet."""
     device, _ = device_and_dtype(config)
-    say(f"loading the weights as {config.dtype} on the {device.type}")
+    _log.info(f"loading the weights as {config.dtype} on the {device.type}")
     try:
         roles = load_roles(model_folder, config, device, ranks)
         check_roles(roles, data.examples[0])

@@ -6,6 +6,7 @@ a short piece of a real sequence. Time is that of the dearest microbatch, run an
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from dail.synth.core.console import say
 from dail.synth.core.errors import UsageError
 from dail.synth.core.machine import main_memory
 from dail.train.data import Example, TrainingSet, microbatches, student_input
 from dail.train.model import Roles, recompute
 from dail.train.sharding import own_part
 from dail.train.step import GradientStep
+
+_log = logging.getLogger(__name__)
 
 GIB = 2**30
 _PIECES = (64, 128)  # tokens on which what autograd keeps is counted
@@ -57,8 +59,8 @@ def fit(scorer: GradientStep, data: TrainingSet, free: float | None = None) -> N
     if config.recompute == "on" or (config.recompute == "auto" and needs.of(tokens) > free):
         needs = _recomputed(needs, roles)
         recompute(roles)
-        say("every layer's activations are computed again in the backward pass, which takes a third more time")
-    say(
+        _log.info("every layer's activations are computed again in the backward pass, which takes a third more time")
+    _log.info(
         f"memory: {weights_bytes(roles) / GIB:.3g} GiB of weights; for optimizer, loss and a microbatch of {tokens} "
         f"tokens about {needs.of(tokens) / GIB:.3g} GiB, of {free / GIB:.3g} that are free"
     )
@@ -81,7 +83,7 @@ def time_left(scorer: GradientStep, data: TrainingSet, done: int, total: int) ->
         weight.grad = None
     per_token = seconds / sum(example.student_tokens for example in examples)
     tokens = scorer.config.epochs * sum(example.student_tokens for example in data.examples) * (total - done) / total
-    say(f"time: about {_duration(per_token * tokens / scorer.ranks.size)} for {total - done} steps")
+    _log.info(f"time: about {_duration(per_token * tokens / scorer.ranks.size)} for {total - done} steps")
 
 
 def count(scorer: GradientStep, example: Example) -> Needs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
@@ -11,12 +12,13 @@ from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from dail.synth.core.console import say
 from dail.synth.core.errors import StorageError, UsageError
 from dail.synth.core.files import refused, replace
 from dail.train.charts import standalone, training_curves
 from dail.train.config import TrainConfig
 from dail.train.record import RunRecord
+
+_log = logging.getLogger(__name__)
 
 METRICS_FILE, CURVES_FILE = "metrics.jsonl", "curves.svg"
 _PROJECT = "dail"
@@ -35,7 +37,7 @@ class Metrics:
             except OSError:
                 raise
             except Exception as error:  # the run is worth more than its picture
-                say(f"warning: tracker {tracker.name} fails ({error}); this run goes on without it")
+                _log.warning(f"tracker {tracker.name} fails ({error}); this run goes on without it")
                 self._trackers.remove(tracker)
 
 

@@ -5,6 +5,7 @@ Axes: B rows of sequences, T tokens of the longest, R trace tokens joined, D hid
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
-from dail.synth.core.console import say
 from dail.synth.core.errors import UsageError
 from dail.train.attention import PACKED, register
 from dail.train.config import TrainConfig
@@ -28,6 +28,8 @@ from dail.train.distributed import Ranks
 from dail.train.lora import make_lean
 from dail.train.loss import Head
 from dail.train.sharding import shard
+
+_log = logging.getLogger(__name__)
 
 _ALONE = Ranks()
 _PACKED_ERROR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative, of hidden states
@@ -100,7 +102,7 @@ def load_roles(folder: Path, config: TrainConfig, device: torch.device, ranks: R
     Raises:
         UsageError: the weights cannot be read or the architecture does not fit.
     """
-    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
         base = AutoModelForCausalLM.from_pretrained(
             folder.resolve(), dtype=getattr(torch, config.dtype), use_safetensors=True, local_files_only=True
@@ -152,14 +154,16 @@ def choose_packing(roles: Roles, examples: Sequence[Example]) -> Roles:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError, ValueError) as problem:  # what is not implemented is a RuntimeError, too
-            say(
+            _log.info(
                 f"sequences are padded, which takes longer: {roles.peft.config.model_type} models cannot be packed on "
                 f"the {roles.device.type} with torch {torch.__version__} ({type(problem).__name__}: {problem})"
             )
         else:
             if error <= _PACKED_ERROR[wanted_RD.dtype]:
                 return replace(roles, packs=True)
-            say(f"sequences are padded: packed ones are off by {error:.2g} in {roles.peft.config.model_type} models")
+            _log.info(
+                f"sequences are padded: packed ones are off by {error:.2g} in {roles.peft.config.model_type} models"
+            )
         roles.peft.get_base_model().set_attn_implementation(own)
     return roles
 
@@ -208,7 +212,7 @@ def check_roles(roles: Roles, example: Example) -> None:
     if roles.folds:
         return
     why = f"{roles.peft.config.model_type} models put a bias, a scale or a cap on their logits"
-    say(
+    _log.info(
         f"{'the adapter reaches the head' if roles.adapted_head else why}, so the three roles cannot be folded before "
         "the head: references are computed in every step, with three rows of logits a token"
     )

@@ -8,6 +8,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from dail.synth.core.console import silent_unless, speaking
 from dail.synth.core.errors import DailError
 from dail.synth.run.pool import ray_cluster
 from dail.train import adapter
@@ -33,7 +34,8 @@ def run_on_ray(
     before, done = adapter.finished(out), steps_done(out)
 
     def rank() -> None:
-        with joined() as ranks:
+        # a process of its own, whose output Ray shows where this was called
+        with speaking(), joined() as ranks, silent_unless(ranks.is_first):
             run(model_folder, manifest, out, config, references, ranks)
 
     with ray_cluster(log_to_driver=True):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,9 +28,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dail.synth.core.config import Frozen
-from dail.synth.core.console import progress, say
 from dail.synth.core.errors import IntegrityError, StorageError, UsageError
 from dail.synth.core.files import refused, replace
+from dail.synth.core.progress import progress
 from dail.synth.schema.models import ModelIdentity
 from dail.train.checkpoint import save_tensors
 from dail.train.config import TrainConfig
@@ -37,6 +38,8 @@ from dail.train.data import Example, microbatches, on_device, out_of_memory, ref
 from dail.train.distributed import Ranks
 from dail.train.loss import Reference, Weights, floors, reference_of
 from dail.train.model import Roles
+
+_log = logging.getLogger(__name__)
 
 INDEX_FILE, LOCK_FILE = "references.json", ".lock"
 PART_BYTES = 256 << 20
@@ -204,7 +207,7 @@ def fill(cache: ReferenceCache, roles: Roles, examples: Sequence[Example], confi
 def _fill(cache: ReferenceCache, roles: Roles, missing: list[Example], config: TrainConfig) -> None:
     size, tokens = sum(size_bytes(example, roles) for example in missing), sum(len(e.trace_ids) for e in missing)
     if missing:
-        say(f"references of {len(missing)} traces, {tokens} tokens: {size / GIB:.3g} GiB into {cache.folder}")
+        _log.info(f"references of {len(missing)} traces, {tokens} tokens: {size / GIB:.3g} GiB into {cache.folder}")
     parts, done, ranks = list(_parts(missing, roles, config)), 0, cache.ranks
     with progress("references", len(missing)) as bar:
         for first in range(0, len(parts), ranks.size):
@@ -268,7 +271,7 @@ def _locked(file: IO[bytes], folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say(f"another run fills {folder}; waiting for it")
+        _log.info(f"another run fills {folder}; waiting for it")
         fcntl.flock(file, fcntl.LOCK_EX)
     yield  # closing the file unlocks it
 

@@ -1,8 +1,16 @@
-"""How every verb speaks: a live bar on a terminal, one line every 30 s elsewhere, JSON when asked."""
+"""How every verb speaks: a live bar on a terminal, one line every 30 s elsewhere, JSON when asked.
+
+For verbs alone. The rest of the code writes to loggers under `dail` and to `dail.synth.core.progress`, and knows no
+terminal and no signal; `speaking()` shows both, and what handles signals is here too.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -13,10 +21,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from dail.synth.core.progress import shown_on
+from dail.synth.core.running import Stop
+
 _LINE_EVERY_S = 30.0
+_SPEAKERS = ("dail.synth", "dail.train")  # the API has a log of its own
 
 
-class Progress:
+class ConsoleBar:
     """A bar of `done` out of `total`, with named figures behind it. Lives on standard error."""
 
     def __init__(self, title: str, total: int, bar: RichProgress | None) -> None:
@@ -53,9 +65,9 @@ class Progress:
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Progress]:
+def console_bar(title: str, total: int) -> Iterator[ConsoleBar]:
     if not sys.stderr.isatty():
-        yield Progress(title, total, None)
+        yield ConsoleBar(title, total, None)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -65,7 +77,7 @@ def progress(title: str, total: int) -> Iterator[Progress]:
         TextColumn("{task.fields[figures]}"),
     )
     with RichProgress(*columns, console=Console(stderr=True)) as bar:
-        yield Progress(title, total, bar)
+        yield ConsoleBar(title, total, bar)
 
 
 def _words(name: str) -> str:
@@ -88,3 +100,76 @@ def emit(value: Any) -> None:
     """One JSON object a line on standard output; NaN and infinities, which JSON does not know, as null."""
     plain = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
     print(json.dumps(plain, ensure_ascii=False), flush=True)
+
+
+class _Speaker(logging.Handler):
+    """A log's messages as lines for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(("warning: " if record.levelno == logging.WARNING else "") + record.getMessage())
+
+
+@contextmanager
+def speaking() -> Iterator[None]:
+    """Shows what the library logs, and bars for its progress, on standard error."""
+    speaker = _Speaker()
+    before = [(log, log.level, log.propagate) for log in map(logging.getLogger, _SPEAKERS)]
+    for log, _, _ in before:
+        log.addHandler(speaker)
+        log.setLevel(logging.INFO)
+        log.propagate = False  # whoever else shows logs would say it twice
+    try:
+        with shown_on(console_bar):
+            yield
+    finally:
+        for log, level, propagates in before:
+            log.removeHandler(speaker)
+            log.setLevel(level)
+            log.propagate = propagates
+
+
+@contextmanager
+def silent_unless(is_first: bool) -> Iterator[None]:
+    """Of several ranks the first speaks; the others write nothing, nor do their libraries, but for errors."""
+    if is_first:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def all_on_stderr() -> contextlib.AbstractContextManager[Any]:
+    """Ray prints what becomes of its processes, and standard output belongs to `--json`."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM ask the run to stop; where none looks at it, they end the verb at once."""
+    stop = Stop()
+
+    def ask(*_: object) -> None:
+        if not stop.is_heard:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the verb as an exit does, so that Ray's processes are stopped."""
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

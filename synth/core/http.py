@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import random
 import time
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from typing import Any, Self
 
 import httpx
 
-from dail.synth.core.console import say
 from dail.synth.core.errors import ApiError, UsageError
+
+_log = logging.getLogger(__name__)
 
 _TIMEOUT = httpx.Timeout(60, connect=5)
 _SHOWN_FAULTS = 10
@@ -155,9 +157,9 @@ class PatientClient:
 
     def _say_away(self, why: str) -> None:
         if why and not self._away:
-            say(f"the API at {self._http.base_url} is away ({why}); rollouts go on, calls are repeated")
+            _log.error(f"the API at {self._http.base_url} is away ({why}); rollouts go on, calls are repeated")
         elif self._away and not why:
-            say("the API is back")
+            _log.info("the API is back")
         self._away = bool(why)
 
 

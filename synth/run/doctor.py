@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ import httpx
 
 from dail.synth.config import SynthConfig
 from dail.synth.core.config import TOOL_VERSION, Frozen
-from dail.synth.core.console import progress
 from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_ERROR, EXIT_OK, EXIT_SOME_FAILED, DailError, ItemError
+from dail.synth.core.progress import progress
 from dail.synth.engine.sizing import GIB, Device, Sizes, fit, shape_of, this_device
 from dail.synth.engine.versions import Choices, check_vllm, outside, versions_here, vllm_here
 from dail.synth.method.prompts import Contexts, Prompts
@@ -151,11 +149,10 @@ def _engine(config: SynthConfig, sizes: Sizes | None) -> Choices | None:
     if config.engine.kind != "vllm" or sizes is None:
         return None
     num_engines = _num_engines(config)
-    with contextlib.redirect_stdout(sys.stderr):
-        from dail.synth.engine.vllm import chosen
+    from dail.synth.engine.vllm import chosen
 
-        rank = adapter_rank(config.student_adapter) if config.student_adapter and num_engines == 1 else None
-        return chosen(sizes.put_into(config.engine, num_engines), rank)
+    rank = adapter_rank(config.student_adapter) if config.student_adapter and num_engines == 1 else None
+    return chosen(sizes.put_into(config.engine, num_engines), rank)
 
 
 def _trainer(device: Device) -> Trainer:
@@ -210,8 +207,7 @@ def _examine_items(
 
 
 def _preview_of(config: SynthConfig, units: list[Unit], prompts: Prompts) -> Preview:
-    # Ray prints what becomes of its processes, and standard output belongs to `--json`
-    with contextlib.redirect_stdout(sys.stderr), ray_cluster():
+    with ray_cluster():
         return run_preview(config, units, prompts)
 
 

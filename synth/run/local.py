@@ -17,9 +17,10 @@ import contextlib
 import datetime as dt
 import fcntl
 import json
+import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,19 +28,23 @@ from typing import IO, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dail.synth.config import SynthConfig
+from dail.synth.config import EngineConfig, SynthConfig
 from dail.synth.core.config import Frozen, fingerprint
-from dail.synth.core.console import say
 from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_OK, EXIT_SOME_FAILED, IntegrityError, UsageError
 from dail.synth.core.files import Objects
+from dail.synth.core.progress import OnProgress, told_to
+from dail.synth.core.running import Stop
 from dail.synth.run.unit_source import Progress, Standing
 from dail.synth.run.worker import run_worker
-from dail.synth.schema.items import ExpertSolution, load_items
-from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest
+from dail.synth.schema.items import ExpertSolution, check_items, load_items
+from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest, read_rows
 from dail.synth.schema.models import ModelIdentity, chat_template, identify
+from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import WORKER_STOPPED, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit, unit_id
+
+_log = logging.getLogger(__name__)
 
 _PREFIX: TypeAdapter[Tokens] = TypeAdapter(Tokens)
 MAX_ATTEMPTS = 3  # of a unit whose failures may be someone else's fault
@@ -114,7 +119,7 @@ def make_batch(items: list[ExpertSolution], synthesis: Synthesis, model: ModelId
         for sample in range(synthesis.samples_per_item):
             name = unit_id(item, synthesis, model, sample)
             if name in units:
-                say(f"item {item.id} repeats item {units[name].item_id}; its trace {sample} is drawn once")
+                _log.info(f"item {item.id} repeats item {units[name].item_id}; its trace {sample} is drawn once")
                 continue
             units[name] = Unit(
                 unit_id=name,
@@ -223,11 +228,14 @@ def _is_final(entry: Entry, out: Path) -> bool:
     return path.is_file() and path.stat().st_size == entry.shard.size_bytes
 
 
-class Summary(Frozen):
-    """What `dail synth` says at the end. `manifest` is none if no unit has a trace, or it was interrupted."""
+class SynthesisResult(Frozen):
+    """What became of a batch. `manifest` is none if no unit has a trace, or it was interrupted.
+
+    `failures`: of each unit without a trace, which item it was and why, with a code.
+    """
 
     batch_id: str
-    manifest: str | None
+    manifest: Path | None
     units: int
     committed: int
     failed: int
@@ -236,6 +244,10 @@ class Summary(Frozen):
     interrupted: bool
     failures: tuple[Entry, ...]
 
+    def traces(self) -> Iterator[TraceRow]:
+        """The traces, read from their shards; none without a manifest."""
+        return read_rows(self.manifest) if self.manifest else iter(())
+
     @property
     def exit_code(self) -> int:
         if not self.failed:
@@ -243,13 +255,56 @@ class Summary(Frozen):
         return EXIT_SOME_FAILED if self.committed else EXIT_BATCH_FAILED
 
 
-def synthesise(file: Path, out: Path, config: SynthConfig, synthesis: Synthesis) -> Summary:
-    """Draws the traces that are still missing.
+def synthesise(
+    items: str | Path | Iterable[ExpertSolution | Mapping[str, Any]],
+    out: str | Path,
+    config: SynthConfig | None = None,
+    synthesis: Synthesis | None = None,
+    *,
+    model: str | Path | None = None,
+    on_progress: OnProgress | None = None,
+    stop: Stop | None = None,
+) -> SynthesisResult:
+    """Draws the traces that are still missing, on this machine or on the cluster of RAY_ADDRESS.
+
+    Blocks; works in a script, a thread and a notebook. Prints nothing: messages go to the loggers under `dail`.
+
+    Args:
+        items: a .jsonl, .json or .parquet file of expert solutions, or the solutions themselves.
+        out: folder of ledger, shards and manifest; the same call again goes on in it.
+        config: of the engines, which names the model; defaults if only `model` is given.
+        synthesis: of the traces; the paper's settings if left out.
+        model: folder of the model, instead of the one in `config`.
+        on_progress: called in the thread that does the work; what it raises ends the run.
+        stop: `set()` from another thread, it ends the run early; what is done is kept. KeyboardInterrupt does so too.
 
     Raises:
-        UsageError, InputError: file, model or settings cannot be used; nothing was started.
+        UsageError, InputError: items, model or settings cannot be used; nothing was started.
+        EngineDead: no engine could be started, or none survived.
     """
-    items = load_items(file)
+    config, synthesis, out = _with_model(config, model), synthesis or Synthesis(), Path(out).resolve()
+    solutions = load_items(Path(items)) if isinstance(items, str | Path) else check_items(list(map(_plain, items)))
+    with told_to(on_progress):
+        return _synthesise(solutions, out, config, synthesis, stop)
+
+
+def _with_model(config: SynthConfig | None, model: str | Path | None) -> SynthConfig:
+    """The settings with the model's folder made absolute, since engines run elsewhere."""
+    if config is None:
+        if model is None:
+            raise UsageError("no model is named; give model=FOLDER, or a config whose engine has one")
+        config = SynthConfig(engine=EngineConfig(model=Path(model)))
+    folder = Path(model or config.engine.model).expanduser().resolve()
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"model": folder})})
+
+
+def _plain(item: ExpertSolution | Mapping[str, Any]) -> Any:
+    return item.model_dump(mode="json", exclude_unset=True) if isinstance(item, ExpertSolution) else dict(item)
+
+
+def _synthesise(
+    items: list[ExpertSolution], out: Path, config: SynthConfig, synthesis: Synthesis, stop: Stop | None
+) -> SynthesisResult:
     model = identify(config.engine.model, student=config.student)
     if synthesis.thinking is not None and "enable_thinking" not in chat_template(config.engine.model):
         raise UsageError(
@@ -261,36 +316,36 @@ def synthesise(file: Path, out: Path, config: SynthConfig, synthesis: Synthesis)
         out.mkdir(parents=True, exist_ok=True)
         with open_ledger(out / "ledger.jsonl") as ledger:
             source = LocalSource(batch, ledger, out)
-            interrupted = _run(source, batch, config, out)
+            interrupted = _run(source, batch, config, out, stop)
             return _conclude(source, batch, out, interrupted)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}; choose another --out") from None
 
 
-def _run(source: LocalSource, batch: Batch, config: SynthConfig, out: Path) -> bool:
+def _run(source: LocalSource, batch: Batch, config: SynthConfig, out: Path, stop: Stop | None) -> bool:
     done, total, _ = source.standing()
     if source.finished():
-        say(f"finished before: all {total} units are done ({len(source.failures)} failed)")
+        _log.info(f"finished before: all {total} units are done ({len(source.failures)} failed)")
         return False
     if done:
-        say(f"resuming: {done} of {total} units were done")
+        _log.info(f"resuming: {done} of {total} units were done")
     _save(out, batch.batch_id, "settings.json", {
         "synth": config.model_dump(mode="json"),
         "synthesis": batch.synthesis.model_dump(mode="json"),
         "model": batch.model.model_dump(mode="json"),
     })  # fmt: skip
-    return run_worker(config, source) and not source.finished()
+    return run_worker(config, source, stop=stop) and not source.finished()
 
 
-def _conclude(source: LocalSource, batch: Batch, out: Path, interrupted: bool) -> Summary:
+def _conclude(source: LocalSource, batch: Batch, out: Path, interrupted: bool) -> SynthesisResult:
     shards = source.shards
     tokens = sum(shard.tokens for shard in shards)
     failures = [entry.model_dump(mode="json", exclude_none=True) for entry in source.failures]
     if failures:
         _save(out, batch.batch_id, "failures.json", failures)
-    return Summary(
+    return SynthesisResult(
         batch_id=batch.batch_id,
-        manifest=str(_write_manifest(batch, shards, out)) if shards and not interrupted else None,
+        manifest=_write_manifest(batch, shards, out) if shards and not interrupted else None,
         units=len(batch.units),
         committed=len(shards),
         failed=len(failures),

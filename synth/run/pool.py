@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -24,13 +25,14 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from dail.synth.config import SynthConfig
-from dail.synth.core.console import say
 from dail.synth.core.errors import DailError, EngineDead, UsageError
 from dail.synth.engine.base import Limits
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.select import contexts
 from dail.synth.run.actor import Exchange, Health, MakePair, RemoteEngine, Started, UnitFailure, make_pair
 from dail.synth.schema.trace_tokens import Tokens
+
+_log = logging.getLogger(__name__)
 
 EXCHANGE_S = 0.5
 LOAD = 1.25  # of what the engine holds: the rest waits inside the actor, so freed rows are taken at once
@@ -46,7 +48,10 @@ _OBJECT_STORE_BYTES = 256 << 20  # traces are small; Ray would take 30 % of the 
 
 @contextmanager
 def ray_cluster(log_to_driver: bool = False) -> Iterator[None]:
-    """Joins the cluster of RAY_ADDRESS, else starts Ray on this machine."""
+    """Joins the Ray that this process has started, else the cluster of RAY_ADDRESS, else starts Ray on this machine."""
+    if ray.is_initialized():
+        yield
+        return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")
@@ -54,13 +59,33 @@ def ray_cluster(log_to_driver: bool = False) -> Iterator[None]:
         _check_address(address)
     try:
         quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.ERROR}
-        if address:
-            ray.init(**quiet)
-        else:
-            ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+        with _own_sigterm():
+            if address:
+                ray.init(**quiet)
+            else:
+                ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray takes SIGTERM for itself where it can, which is in the main thread, and logs that it cannot elsewhere."""
+    if threading.current_thread() is not threading.main_thread():
+        log = logging.getLogger("ray._private.worker")
+        level = log.level
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_address(address: str) -> None:
@@ -286,7 +311,7 @@ class Pool:
             slot.deaths.popleft()
         slot.given_up = len(slot.deaths) > self._config.restarts
         after = "given up" if slot.given_up else "restarting"
-        say(f"engine {slot.number} died with {len(lost)} units in it, {after}: {slot.cause}")
+        _log.error(f"engine {slot.number} died with {len(lost)} units in it, {after}: {slot.cause}")
         self.num_restarts += not slot.given_up
         if lost:
             self._results.put_nowait(Results([], lost))

@@ -6,15 +6,15 @@ rate is that of the run; only the five count for lengths, since of the others th
 
 from __future__ import annotations
 
-import asyncio
 import statistics
 import time
 from collections.abc import Sequence
 
 from dail.synth.config import SynthConfig
 from dail.synth.core.config import Frozen
-from dail.synth.core.console import progress
 from dail.synth.core.errors import DailError, ItemError
+from dail.synth.core.progress import progress
+from dail.synth.core.running import run_to_end
 from dail.synth.engine.base import Limits
 from dail.synth.method.prompts import Prompts
 from dail.synth.run.pool import Pool, Results
@@ -186,4 +186,4 @@ def forecast(preview: Preview, num_units: int, gpus_per_engine: int = 1) -> Fore
 
 
 def run_preview(config: SynthConfig, units: Sequence[Unit], prompts: Prompts) -> Preview:
-    return asyncio.run(preview(config, units, prompts))
+    return run_to_end(lambda: preview(config, units, prompts))

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-import sys
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 from dail.synth.config import SynthConfig
-from dail.synth.core import console
 from dail.synth.core.errors import DailError, StorageError
 from dail.synth.core.files import Objects
+from dail.synth.core.progress import Bar, progress
+from dail.synth.core.running import Stop, run_to_end
 from dail.synth.engine.base import Limits
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout
@@ -28,7 +28,10 @@ from dail.synth.run.trace_rows import Prepared, prepare, shard_of, trace_row
 from dail.synth.run.unit_source import Fenced, Progress, Standing, UnitSource
 from dail.synth.schema.units import CHECKPOINT_MOST, WORKER_STOPPED, Failure, Unit
 
+_log = logging.getLogger(__name__)
+
 _POLL_S, _LONGEST_POLL_S = 0.2, 2.0
+_STOP_POLL_S = 0.1
 _BEATS_PER_LEASE = 4
 CHECKPOINT_TOKENS = 512  # as many at the most are told late, so that a crash costs less than 1,024 of a trace
 _CHECK_S = 1.0
@@ -155,9 +158,9 @@ class Worker:
 
     def _say_refused(self, why: str) -> None:
         if why and not self._is_refused:
-            console.say(f"finished traces wait for the disk, which is tried again and again: {why}")
+            _log.error(f"finished traces wait for the disk, which is tried again and again: {why}")
         elif self._is_refused and not why:
-            console.say("the disk takes traces again")
+            _log.info("the disk takes traces again")
         self._is_refused = bool(why)
 
     async def _fail(self, unit_id: str, failure: Failure) -> None:
@@ -216,7 +219,7 @@ class Worker:
                 await asyncio.gather(*(self._fail(unit_id, failure) for unit_id in list(self._held)))
 
     async def _show(self) -> None:
-        with console.progress("units", self._source.standing().total) as bar:
+        with progress("units", self._source.standing().total) as bar:
             seen: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
             shown: Standing | None = None
             try:
@@ -226,7 +229,7 @@ class Worker:
             finally:
                 self._update(bar, seen, shown)
 
-    def _update(self, bar: console.Progress, seen: deque[tuple[float, int]], shown: Standing | None) -> Standing:
+    def _update(self, bar: Bar, seen: deque[tuple[float, int]], shown: Standing | None) -> Standing:
         """Shows what changed. `seen`: when there were how many tokens, over the last _RATE_OVER_S."""
         standing = self._source.standing()
         running = self._pool.written.values()
@@ -242,22 +245,34 @@ class Worker:
         return standing
 
 
-def run_worker(config: SynthConfig, source: UnitSource, idle_exit_s: float | None = None) -> bool:
-    """Ray, pool and worker for one source, until it ends or a signal comes. True: a signal ended it."""
-    # Ray prints what becomes of its processes, and standard output belongs to `--json`
-    with contextlib.redirect_stdout(sys.stderr), ray_cluster():
-        return asyncio.run(_run_worker(config, source, idle_exit_s))
+def run_worker(
+    config: SynthConfig, source: UnitSource, idle_exit_s: float | None = None, stop: Stop | None = None
+) -> bool:
+    """Ray, pool and worker for one source, until it ends or is asked to stop. True: it was stopped."""
+    with ray_cluster():
+        return run_to_end(lambda: _run_worker(config, source, idle_exit_s, stop or Stop()))
 
 
-async def _run_worker(config: SynthConfig, source: UnitSource, idle_exit_s: float | None) -> bool:
-    stop = asyncio.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    async with Pool(config) as pool:
-        # beside the engine's start, since importing transformers takes seconds
-        prompts = await asyncio.to_thread(Prompts, config.engine.model)
-        await Worker(source, pool, prompts, idle_exit_s).run(stop)
-    return stop.is_set()
+async def _run_worker(config: SynthConfig, source: UnitSource, idle_exit_s: float | None, stop: Stop) -> bool:
+    asked = asyncio.Event()
+    watch = asyncio.create_task(_watch(stop, asked))
+    stop.is_heard = True
+    try:
+        async with Pool(config) as pool:
+            # beside the engine's start, since importing transformers takes seconds
+            prompts = await asyncio.to_thread(Prompts, config.engine.model)
+            await Worker(source, pool, prompts, idle_exit_s).run(asked)
+    finally:
+        stop.is_heard = False
+        watch.cancel()
+    return asked.is_set()
+
+
+async def _watch(stop: Stop, asked: asyncio.Event) -> None:
+    """Polls, since what sets `stop` may be another thread or a signal, which no loop can wait for."""
+    while not stop.is_set():
+        await asyncio.sleep(_STOP_POLL_S)
+    asked.set()
 
 
 def _failure(error: DailError) -> Failure:

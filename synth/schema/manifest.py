@@ -99,12 +99,13 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def read_rows(path: Path) -> Iterator[TraceRow]:
+def read_rows(path: str | Path) -> Iterator[TraceRow]:
     """All rows of a manifest's shards, each checked by size, sha256, page checksums and schema.
 
     Raises:
         IntegrityError: names the shard.
     """
+    path = Path(path)
     manifest = read_manifest(path)
     objects = Objects(output_root(path))
     for shard in manifest.shards:

@@ -20,6 +20,7 @@ from dail.train.config import TrainConfig
 from dail.train.data import Example, ModelLimits, load_examples, pack, student_input
 from dail.train.model import Roles, choose_packing, load_roles
 from dail.train.step import GradientStep
+from tests.conftest import Told
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_model import CPU, other_model, stir
 
@@ -134,7 +135,7 @@ def test_a_kernel_that_fails_is_told_once_with_its_reason_and_sequences_are_padd
     tiny_model: Path,
     examples: tuple[Example, ...],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    told: Told,
     failure: Exception,
 ):
     def fail(*_: object, **__: object) -> Tensor:
@@ -144,7 +145,7 @@ def test_a_kernel_that_fails_is_told_once_with_its_reason_and_sequences_are_padd
     monkeypatch.setattr(attention, "has_kernel", lambda _: True)
     roles = choose_packing(load_roles(tiny_model, TrainConfig(dtype="float32"), CPU), examples[:3])
     assert not roles.packs and roles.peft.config._attn_implementation != PACKED
-    said = capsys.readouterr().err
+    said = told()
     assert said.count("padded") == 1 and f"{type(failure).__name__}: {failure}" in said and torch.__version__ in said
 
 
@@ -207,23 +208,21 @@ def test_a_window_that_no_sequence_fills_does_not_matter():
     assert torch.equal(plain, window)
 
 
-def test_a_model_whose_attention_is_capped_is_padded(
-    tmp_path: Path, examples: tuple[Example, ...], capsys: pytest.CaptureFixture[str]
-):
+def test_a_model_whose_attention_is_capped_is_padded(tmp_path: Path, examples: tuple[Example, ...], told: Told):
     roles = other_model(tmp_path, "gemma2", head_dim=8, attn_logit_softcapping=2.0)
     chosen = choose_packing(roles, examples[:3])
-    assert not chosen.packs and "sequences are padded" in capsys.readouterr().err
+    assert not chosen.packs and "sequences are padded" in told()
     assert roles.peft.config._attn_implementation != PACKED
 
 
 def test_a_model_that_packs_wrongly_is_seen_and_padded(
-    tiny_model: Path, examples: tuple[Example, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, examples: tuple[Example, ...], monkeypatch: pytest.MonkeyPatch, told: Told
 ):
     """A model that drops the lengths on the way to its attention would let sequences see each other."""
     real = attention.packed_attention
     monkeypatch.setattr(attention, "packed_attention", lambda *a, pack_lengths=None, **k: real(*a, **k))
     roles = choose_packing(load_roles(tiny_model, TrainConfig(dtype="float32"), CPU), examples[:3])
-    assert not roles.packs and "are off by" in capsys.readouterr().err
+    assert not roles.packs and "are off by" in told()
 
 
 def test_grouped_heads_attend_as_in_transformers_own_attention(tmp_path: Path):

@@ -16,6 +16,7 @@ from dail.train.data import Example, ModelLimits, load_examples, student_input
 from dail.train.lora import LeanLinear
 from dail.train.model import Roles, check_roles, load_roles, recompute
 from dail.train.step import GradientStep
+from tests.conftest import Told
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_model import CPU, literal_loss, stir
 
@@ -103,12 +104,12 @@ def test_named_targets_are_the_only_ones_and_unknown_ones_are_refused(tiny_model
 
 @pytest.mark.parametrize("objective", ["contrastive", "nll"])
 def test_an_adapted_head_gets_its_gradient_and_the_fold_is_given_up(
-    tiny_model: Path, examples: tuple[Example, ...], capsys: pytest.CaptureFixture[str], objective: str
+    tiny_model: Path, examples: tuple[Example, ...], told: Told, objective: str
 ):
     config = TrainConfig(dtype="float32", lora_targets=("q_proj", "lm_head"), lora_rank=2)
     roles = load_roles(tiny_model, config, CPU)
     check_roles(roles, examples[0])
-    assert "the adapter reaches the head" in capsys.readouterr().err and not roles.folds
+    assert "the adapter reaches the head" in told() and not roles.folds
     stir(roles)
     loss_R, figures = GradientStep(roles, config.model_copy(update={"objective": objective}), 1.0).score(examples)
     loss_R.sum().backward()

@@ -15,6 +15,7 @@ from dail.train.config import TrainConfig
 from dail.train.data import ModelLimits, TrainingSet, load_examples
 from dail.train.model import load_roles
 from dail.train.step import GradientStep
+from tests.conftest import Told
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_lora import kept
 from tests.train.test_model import CPU
@@ -40,9 +41,9 @@ def test_what_a_token_needs_is_what_autograd_keeps_of_it(tiny_model: Path, data:
         assert tokens * needs.per_token == pytest.approx(held, rel=0.15)
 
 
-def test_a_run_that_fits_says_what_it_needs(tiny_model: Path, data: TrainingSet, capsys: pytest.CaptureFixture[str]):
+def test_a_run_that_fits_says_what_it_needs(tiny_model: Path, data: TrainingSet, told: Told):
     memory.fit(scorer(tiny_model), data)
-    said = capsys.readouterr().err
+    said = told()
     assert "memory: " in said and "GiB of weights" in said and "again" not in said
 
 
@@ -50,14 +51,12 @@ def limits(of_run: GradientStep, data: TrainingSet) -> tuple[int, memory.Needs]:
     return max(example.student_tokens for example in data.examples), memory.count(of_run, data.examples[0])
 
 
-def test_activations_are_computed_again_where_memory_is_short(
-    tiny_model: Path, data: TrainingSet, capsys: pytest.CaptureFixture[str]
-):
+def test_activations_are_computed_again_where_memory_is_short(tiny_model: Path, data: TrainingSet, told: Told):
     of_run = scorer(tiny_model)
     _, needs = limits(of_run, data)
     tokens = sum(sorted(example.student_tokens for example in data.examples)[-of_run.config.batch_size :])
     memory.fit(of_run, data, free=needs.of(tokens) - 1)
-    assert "computed again in the backward pass" in capsys.readouterr().err
+    assert "computed again in the backward pass" in told()
     layers = of_run.roles.peft.get_base_model().get_decoder().layers
     assert all(layer.training and layer.gradient_checkpointing for layer in layers)
 
@@ -79,15 +78,13 @@ def test_the_number_that_is_named_does_fit(tiny_model: Path, data: TrainingSet):
     memory.fit(scorer(tiny_model, recompute="off", microbatch_tokens=longest + 1), data, free=free)
 
 
-def test_the_time_that_is_left_leaves_no_gradient(
-    tiny_model: Path, data: TrainingSet, capsys: pytest.CaptureFixture[str]
-):
+def test_the_time_that_is_left_leaves_no_gradient(tiny_model: Path, data: TrainingSet, told: Told):
     of_run = scorer(tiny_model)
     memory.time_left(of_run, data, done=3, total=10)
-    assert "time: about " in (said := capsys.readouterr().err) and "for 7 steps" in said
+    assert "time: about " in (said := told()) and "for 7 steps" in said
     assert all(weight.grad is None for weight in of_run.roles.adapter().values())
     memory.time_left(of_run, data, done=10, total=10)
-    assert not capsys.readouterr().err
+    assert not told()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h")])

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dail.synth.core.errors import StorageError, UsageError
 from dail.train import metrics as module
 from dail.train.metrics import CURVES_FILE, METRICS_FILE, check_trackers, metrics
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Told
 from tests.train.test_checkpoint import record
 
 RECORD = record()
@@ -105,12 +105,12 @@ def test_a_tracker_that_cannot_start_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_tracker_that_fails_later_is_left_and_the_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told
 ):
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("the board is gone")
 
     monkeypatch.setattr(module.TensorBoard, "log", fail)
     write(tmp_path, 0, range(1, 4))
-    assert capsys.readouterr().err.count("tracker tensorboard fails (the board is gone); this run goes on without") == 1
+    assert told().count("tracker tensorboard fails (the board is gone); this run goes on without") == 1
     assert len((tmp_path / METRICS_FILE).read_text().splitlines()) == 3

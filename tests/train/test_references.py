@@ -25,6 +25,7 @@ from dail.train.loss import Weights, reference_of
 from dail.train.model import Roles, load_roles
 from dail.train.references import INDEX_FILE, MadeWith, ReferenceCache, fill, made_with, size_bytes
 from dail.train.step import GradientStep
+from tests.conftest import Told
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_loop import SETTINGS, lines, weights
 from tests.train.test_model import CPU, stir
@@ -250,7 +251,7 @@ def test_settings_that_use_no_references_have_none_to_keep(
 
 
 def test_a_second_run_waits_for_the_one_that_fills_and_takes_what_it_left(
-    tmp_path: Path, roles: Roles, examples, identity: MadeWith, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, roles: Roles, examples, identity: MadeWith, told: Told
 ):
     folder, found = tmp_path / "cache", []
     first, second = ReferenceCache(folder, identity), ReferenceCache(folder, identity)
@@ -262,7 +263,7 @@ def test_a_second_run_waits_for_the_one_that_fills_and_takes_what_it_left(
     waiting = threading.Thread(target=wait)
     with first.filling():
         waiting.start()
-        while "another run fills" not in (said := capfd.readouterr().err):
+        while "another run fills" not in (said := told()):
             assert waiting.is_alive(), said
             time.sleep(0.01)
         module._fill(first, roles, first.missing(examples), CONFIG)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,27 +10,12 @@ import click
 
 from dail.synth.config import load_engine
 from dail.synth.core.console import emit, say
-from dail.synth.core.errors import StorageError, UsageError
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
-from dail.synth.method.prompts import Prompts
-from dail.synth.schema.models import identify
 from dail.train.evals.config import EvalConfig
-from dail.train.evals.lineage import read_adapter
-from dail.train.evals.problems import load_problems
-from dail.train.evals.report import points, render, trace_lineage
-from dail.train.evals.results import (
-    AdapterRef,
-    Evaluation,
-    GroupResult,
-    PassAtK,
-    by_group,
-    count,
-    same_text,
-    summarise,
-    versions,
-)
-from dail.train.evals.run import evaluate as run_evaluation
+from dail.train.evals.evaluation import evaluate as run_evaluation
+from dail.train.evals.report import points
+from dail.train.evals.results import Evaluation, GroupResult, PassAtK
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -60,7 +42,7 @@ def evaluate(
     # Read when torch is imported, which here the tokenizer does before the engine; spinning is 17 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     config = chosen.told("eval", **flags).load(EvalConfig, "eval", engine=load_engine(chosen, model))
-    evaluation = _evaluate(config, problems, adapter, out)
+    evaluation = run_evaluation(problems, out, adapter, config)
     if as_json:
         emit(_summary(evaluation, out))
     else:
@@ -68,51 +50,6 @@ def evaluate(
     if evaluation.warning:
         say(f"warning: {evaluation.warning}")
     say(f"{out / 'report.html'} shows it all; eval.json and samples.jsonl lie beside it")
-
-
-def _evaluate(config: EvalConfig, problems_path: Path, adapter_folder: Path | None, out: Path) -> Evaluation:
-    started = dt.datetime.now(dt.UTC)
-    problems = load_problems(problems_path)
-    model = identify(config.engine.model)
-    adapter = read_adapter(adapter_folder, model) if adapter_folder else None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be made: {error.strerror}; give a folder that can be written") from None
-    judged = run_evaluation(config, problems, model, adapter, out / "samples.jsonl")
-    counted = count(problems, judged)
-    evaluation = Evaluation(
-        settings=config,
-        model=model,
-        adapter=adapter
-        and AdapterRef(
-            folder=str(adapter.folder), rank=adapter.rank, digest=adapter.digest, provenance=adapter.provenance
-        ),
-        problems_file=str(problems_path),
-        problems_digest="sha256:" + hashlib.sha256(problems_path.read_bytes()).hexdigest(),
-        engines=tuple(sorted({one.completion.engine for one in judged})),
-        versions=versions(),
-        started_at=started,
-        finished_at=dt.datetime.now(dt.UTC),
-        groups=by_group(counted, config.seed),
-        summary=summarise(counted),
-        num_same_text=same_text(judged),
-        problems=counted,
-    )
-    _write(out / "eval.json", json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
-    _write(out / "report.html", render(evaluation, trace_lineage(adapter, Prompts(config.engine.model))))
-    return evaluation
-
-
-def _write(path: Path, text: str) -> None:
-    """All or nothing, so that an interrupted run leaves no half page."""
-    staged = path.with_name(path.name + ".part")
-    try:
-        # a token that is no character may decode to a lone surrogate
-        staged.write_bytes(text.encode("utf-8", errors="replace"))
-        os.replace(staged, path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}; free some space and rerun") from None
 
 
 def _summary(evaluation: Evaluation, out: Path) -> dict[str, Any]:

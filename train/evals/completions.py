@@ -7,6 +7,7 @@ mistake, and one with more samples or another adapter keeps what it can.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Set
@@ -17,11 +18,12 @@ from typing import Any, Literal, Self
 from pydantic import ValidationError
 
 from dail.synth.core.config import Frozen, canonical
-from dail.synth.core.console import say
 from dail.synth.core.errors import StorageError
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.problems import EvalProblem
+
+_log = logging.getLogger(__name__)
 
 Subject = Literal["base", "adapter"]
 
@@ -83,14 +85,14 @@ class SampleFile:
         if len(self.kept) < len(lines) or not text.endswith("\n"):
             self._start_clean(len(lines))
         if self.kept:
-            say(f"reusing {len(self.kept)} of {len(wanted)} completions from {path}")
+            _log.info(f"reusing {len(self.kept)} of {len(wanted)} completions from {path}")
 
     def _start_clean(self, num_lines: int) -> None:
         """Sets the old file aside, since what was drawn may have been dear, and starts one with what is wanted."""
         if num_lines:
             aside = self.path.with_name(f"samples-until-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
             self.path.rename(aside)
-            say(
+            _log.info(
                 f"{num_lines - len(self.kept)} of {num_lines} completions in {self.path.name} were drawn with other "
                 f"settings, or torn by a crash; sampling these anew; the old file is now {aside.name}"
             )

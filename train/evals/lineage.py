@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dail.synth.core.console import say
 from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.schema.items import strict_json
 from dail.synth.schema.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelIdentity, adapter_rank
 from dail.train.record import PROVENANCE_FILE
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _check_base(folder: Path, trained_on: dict[str, Any], model: ModelIdentity) 
                 f"--model {model.name} has {getattr(model, key)}; give the base model that it was trained on"
             )
     if trained_on.get("template_hash") != model.template_hash:
-        say(f"note: adapter {folder} was trained with other prompt templates than these; its results may suffer")
+        _log.info(f"note: adapter {folder} was trained with other prompt templates than these; its results may suffer")
 
 
 def _json(path: Path) -> dict[str, Any]:

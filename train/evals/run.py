@@ -8,6 +8,7 @@ with an adapter's row is decoded with the adapter.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,8 +18,8 @@ from pathlib import Path
 
 from dail.synth.config import EngineConfig
 from dail.synth.core.config import canonical
-from dail.synth.core.console import progress, say
 from dail.synth.core.errors import ItemError, UsageError
+from dail.synth.core.progress import progress
 from dail.synth.engine.admission import Admission
 from dail.synth.engine.base import Engine, Limits, Sampled, SequenceKey, TokenSequence
 from dail.synth.engine.start import start_engine
@@ -29,6 +30,8 @@ from dail.train.evals.completions import Completion, SampleFile, Subject, comple
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.lineage import Adapter
 from dail.train.evals.problems import EvalProblem
+
+_log = logging.getLogger(__name__)
 
 MakeEngine = Callable[[EngineConfig, int | None], Engine]
 
@@ -90,7 +93,7 @@ def _sample(
     problems = {draw.problem.id: draw.problem.problem for draw in draws}
     prompt_ids = {name: prompts.student_ids(problem, config.thinking) for name, problem in problems.items()}
     by_key = {draw.key: draw for draw in draws}
-    say("starting the engine")
+    _log.info("starting the engine")
     engine = make_engine(config.engine, adapter.rank if adapter else None)
     try:
         sequences = [

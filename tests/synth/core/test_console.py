@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from dail.synth.core import console
-from dail.synth.core.console import emit, progress, say
+from dail.synth.core.console import console_bar, emit, say, speaking, stop_on_signals
+from dail.synth.core.progress import Progress, progress, told_to
 
 
 @pytest.fixture
@@ -20,7 +24,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_without_a_terminal_a_line_comes_every_30_s_and_at_the_end(clock: list[float], capsys: pytest.CaptureFixture):
-    with progress("units", 100) as bar:
+    with console_bar("units", 100) as bar:
         for second in range(100):
             clock[0] = 1000.0 + second
             bar.update(second, tokens_per_s=1234.5, share=0.25)
@@ -35,7 +39,7 @@ def test_without_a_terminal_a_line_comes_every_30_s_and_at_the_end(clock: list[f
 
 
 def test_the_end_is_said_once_however_often_it_is_shown(clock: list[float], capsys: pytest.CaptureFixture):
-    with progress("units", 2) as bar:
+    with console_bar("units", 2) as bar:
         for _ in range(20):
             clock[0] += 1
             bar.update(2)
@@ -43,7 +47,7 @@ def test_the_end_is_said_once_however_often_it_is_shown(clock: list[float], caps
 
 
 def test_a_total_that_grows_moves_the_end(clock: list[float], capsys: pytest.CaptureFixture):
-    with progress("units", 1) as bar:
+    with console_bar("units", 1) as bar:
         bar.update(1)
         bar.update(1, 3)
         bar.update(2, 3)
@@ -52,7 +56,7 @@ def test_a_total_that_grows_moves_the_end(clock: list[float], capsys: pytest.Cap
 
 
 def test_with_nothing_done_the_time_left_is_unknown(clock: list[float], capsys: pytest.CaptureFixture):
-    with progress("units", 5) as bar:
+    with console_bar("units", 5) as bar:
         clock[0] += 31
         bar.update(0)
     assert capsys.readouterr().err == "units: 0/5    time left unknown\n"
@@ -61,7 +65,7 @@ def test_with_nothing_done_the_time_left_is_unknown(clock: list[float], capsys: 
 def test_the_time_left_counts_neither_the_start_nor_what_an_earlier_run_did(
     clock: list[float], capsys: pytest.CaptureFixture
 ):
-    with progress("units", 100) as bar:
+    with console_bar("units", 100) as bar:
         clock[0] += 40  # an engine starts
         bar.update(50)
         clock[0] += 30
@@ -70,7 +74,7 @@ def test_the_time_left_counts_neither_the_start_nor_what_an_earlier_run_did(
 
 
 def test_nothing_but_json_reaches_standard_output(clock: list[float], capsys: pytest.CaptureFixture):
-    with progress("units", 1) as bar:
+    with console_bar("units", 1) as bar:
         bar.update(1)
     say("a line for people")
     emit({"path": Path("a/é"), "text": "two\nlines \u2028"})
@@ -86,9 +90,50 @@ def test_what_json_does_not_know_is_emitted_as_null(capsys: pytest.CaptureFixtur
 
 def test_on_a_terminal_the_bar_stays_on_standard_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)
-    with progress("units", 2) as bar:
+    with console_bar("units", 2) as bar:
         bar.update(1, failed=1)
         bar.update(2, failed=0)
     captured = capsys.readouterr()
     assert "2/2" in captured.err
     assert captured.out == ""
+
+
+def test_a_verb_shows_what_the_library_logs_and_how_far_it_is(capsys: pytest.CaptureFixture):
+    log = logging.getLogger("dail.synth.run.local")
+    with speaking():
+        log.info("resuming")
+        log.warning("gamma is large")
+        log.error("an engine died")
+        with progress("units", 2) as bar:
+            bar.update(2)
+    log.warning("nobody shows this")
+    with progress("units", 2) as bar:
+        bar.update(2)
+    lines = ["resuming", "warning: gamma is large", "an engine died", "units: 2/2    time left 0 s"]
+    assert capsys.readouterr() == ("", "".join(f"{line}\n" for line in lines))
+
+
+def test_a_callback_is_told_of_its_own_call_alone(capsys: pytest.CaptureFixture):
+    outer: list[Progress] = []
+    inner: list[Progress] = []
+    with told_to(outer.append):
+        with told_to(inner.append), progress("inner", 3) as bar:
+            bar.update(1, 4, loss=0.5)
+        with told_to(None), progress("outer", 2) as bar:
+            bar.update(2)
+    assert inner == [Progress("inner", 1, 4, {"loss": 0.5})]
+    assert outer == [Progress("outer", 2, 2, {})]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_run_that_listens_and_else_ends_the_verb(number: signal.Signals):
+    before = signal.getsignal(number)
+    with stop_on_signals() as stop:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        assert not stop.is_set()
+        stop.is_heard = True
+        os.kill(os.getpid(), number)
+        assert stop.is_set()
+    assert signal.getsignal(number) is before

@@ -18,9 +18,10 @@ import pytest
 
 from dail.synth.config import EngineConfig, SynthConfig
 from dail.synth.core.errors import IntegrityError, UsageError
+from dail.synth.core.running import Stop
 from dail.synth.method.prompts import Prompts
 from dail.synth.run import local, pool
-from dail.synth.run.local import Entry, LocalSource, Summary, make_batch, open_ledger, synthesise
+from dail.synth.run.local import Entry, LocalSource, SynthesisResult, make_batch, open_ledger, synthesise
 from dail.synth.run.pool import Pool
 from dail.synth.run.unit_source import Progress, UnitSource
 from dail.synth.run.worker import Worker
@@ -30,7 +31,7 @@ from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import Failure, Unit
-from tests.conftest import DEMO_MODEL
+from tests.conftest import DEMO_MODEL, Told
 from tests.synth.run.stub_pair import StubPair
 
 DAIL = Path(sys.executable).with_name("dail")
@@ -58,7 +59,7 @@ def on_the_cluster(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """`synthesise` in this process, on the Ray that is there."""
     monkeypatch.setattr(pool, "EXCHANGE_S", 0.05)
 
-    def run(config: SynthConfig, source: UnitSource) -> bool:
+    def run(config: SynthConfig, source: UnitSource, stop: Stop | None) -> bool:
         async def go() -> None:
             async with Pool(config) as engines:
                 await Worker(source, engines, Prompts(config.engine.model)).run(asyncio.Event())
@@ -69,7 +70,7 @@ def on_the_cluster(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "run_worker", run)
 
 
-def never_run(config: SynthConfig, source: UnitSource) -> bool:
+def never_run(config: SynthConfig, source: UnitSource, stop: Stop | None) -> bool:
     raise AssertionError("there was nothing to run")
 
 
@@ -86,7 +87,7 @@ def batch(count: int = 3, **synthesis: Any) -> local.Batch:
 
 @pytest.mark.usefixtures("on_the_cluster")
 def test_one_item_too_long_fails_alone_and_the_rest_is_a_manifest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told
 ) -> None:
     file, out = write_items(tmp_path, items(6, long=(3,))), tmp_path / "out"
     settings = Synthesis(max_tokens=10, samples_per_item=2)
@@ -101,9 +102,9 @@ def test_one_item_too_long_fails_alone_and_the_rest_is_a_manifest(
     assert len(json.loads((out / "manifests" / summary.batch_id / "failures.json").read_text())) == 2
 
     monkeypatch.setattr(local, "run_worker", never_run)  # the same command again: nothing to do, the same answer
-    capsys.readouterr()
+    told()
     assert synthesise(file, out, fake_config(), settings) == summary
-    assert "finished before: all 12 units are done (2 failed)" in capsys.readouterr().err
+    assert "finished before: all 12 units are done (2 failed)" in told()
 
 
 @pytest.mark.usefixtures("cluster")
@@ -132,10 +133,10 @@ def test_other_settings_make_another_batch_and_the_model_s_name_does_not(tmp_pat
     assert make_batch(values, Synthesis(), renamed).batch_id == batch().batch_id
 
 
-def test_the_same_problem_twice_is_drawn_once(capsys: Any) -> None:
+def test_the_same_problem_twice_is_drawn_once(told: Told) -> None:
     twice = [ExpertSolution(id=name, problem="Turn A.", solution="It shows 7.") for name in ("a", "b")]
     assert len(make_batch(twice, Synthesis(), identify(DEMO_MODEL)).units) == 1
-    assert "item b repeats item a" in capsys.readouterr().err
+    assert "item b repeats item a" in told()
 
 
 def test_a_torn_last_line_is_no_commit(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_nothing_is_started_for_a_folder_that_is_no_model(tmp_path: Path, monkey
 
 
 def test_all_failed_is_exit_code_4() -> None:
-    summary = Summary(
+    summary = SynthesisResult(
         batch_id="b", manifest=None, units=1, committed=0, failed=1, tokens=0, student_share=0, interrupted=False,
         failures=(),
     )  # fmt: skip

@@ -31,7 +31,7 @@ from dail.synth.schema.shards import decode_shard
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import CHECKPOINT_MOST, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit
-from tests.conftest import DEMO_MODEL
+from tests.conftest import DEMO_MODEL, Told
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_a_commit_that_is_fenced_is_no_error(tmp_path: Path, prompts: Prompts, m
 
 
 def test_a_full_disk_delays_a_trace_and_loses_none(
-    tmp_path: Path, prompts: Prompts, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    tmp_path: Path, prompts: Prompts, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch, told: Told
 ) -> None:
     monkeypatch.setattr(worker_module, "_DISK_PAUSE_S", 0.01)
     put, refusals = Objects.put, iter(range(7))
@@ -231,7 +231,7 @@ def test_a_full_disk_delays_a_trace_and_loses_none(
     source = ScriptedSource(units(model), tmp_path)
     work(source, prompts)
     assert len(source.shards) == 6 and not source.failures
-    said = capsys.readouterr().err
+    said = told()
     # twice if a refusal is heard of after another trace's success
     assert said.count("wait for the disk") in (1, 2), said
     assert "the disk takes traces again" in said
@@ -300,7 +300,7 @@ def test_a_lease_crosses_http(model: ModelIdentity) -> None:
     ]
 
 
-def test_calls_are_repeated_while_the_api_is_away(model: ModelIdentity, capsys: Any) -> None:
+def test_calls_are_repeated_while_the_api_is_away(model: ModelIdentity, told: Told) -> None:
     (unit,) = units(model, 1)
     script = iter([httpx.ConnectError("refused"), httpx.Response(503), httpx.Response(429), httpx.Response(204)])
 
@@ -311,7 +311,7 @@ def test_calls_are_repeated_while_the_api_is_away(model: ModelIdentity, capsys: 
         return step
 
     asyncio.run(http_source(answer, model).fail(unit, Failure(code="c", detail="d")))
-    said = capsys.readouterr().err
+    said = told()
     assert said.count("is away") == 1 and "is back" in said
 
 

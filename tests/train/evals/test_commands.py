@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from dail.synth import EngineConfig, Progress
 from dail.synth.core.errors import UsageError
 from dail.synth.engine.base import Engine, Row
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import ModelIdentity
-from dail.train.evals import run
+from dail.train.evals import EvalConfig, run
+from dail.train.evals import evaluate as evaluate_door
 from dail.train.evals.commands import evaluate
 from dail.train.evals.results import Evaluation
 from tests.conftest import DEMO_MODEL
@@ -192,3 +195,21 @@ def test_an_adapter_that_changes_nothing_is_warned_of(
     result = dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
     assert "warning: All 24 completions of the adapter equal" in result.stderr
     assert "may not have been applied" in (tmp_path / "e" / "report.html").read_text("utf-8")
+
+
+def test_the_door_gives_the_same_in_a_running_loop_and_is_silent(
+    problems: Path, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Progress] = []
+
+    async def cell() -> Evaluation:
+        config = EvalConfig(engine=EngineConfig(model=DEMO_MODEL), samples=4)
+        return evaluate_door(problems, tmp_path / "door", trained, config, on_progress=seen.append)
+
+    found = asyncio.run(cell())
+    assert capfd.readouterr() == ("", "")
+    assert [(one.title, one.done) for one in seen if one.done == one.total] == [("sampling", 48), ("judging", 48)]
+    dail_eval(problems, tmp_path / "verb", "--adapter", str(trained))
+    verb = Evaluation.model_validate_json((tmp_path / "verb" / "eval.json").read_bytes())
+    assert (found.groups, found.problems, found.adapter) == (verb.groups, verb.problems, verb.adapter)
+    assert {p.name for p in (tmp_path / "door").iterdir()} == {"eval.json", "samples.jsonl", "report.html"}

@@ -18,7 +18,7 @@ from dail.train.evals.config import EvalConfig
 from dail.train.evals.lineage import Adapter
 from dail.train.evals.problems import EvalProblem
 from dail.train.evals.run import Judged, evaluate
-from tests.conftest import DEMO_MODEL
+from tests.conftest import DEMO_MODEL, Told
 from tests.train.evals.conftest import TableEngine
 
 PROBLEMS = [EvalProblem(id=f"p{number}", problem=f"Say {number}.", answer=str(number)) for number in range(3)]
@@ -95,14 +95,14 @@ def test_seeds_differ_between_samples_and_agree_between_base_and_adapter(
 
 
 def test_a_rerun_draws_nothing_and_starts_no_engine(
-    tmp_path: Path, model: ModelIdentity, right_with_adapter: Answer, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, model: ModelIdentity, right_with_adapter: Answer, told: Told
 ) -> None:
     maker = Maker(TableEngine(right_with_adapter))
     first = evaluate(config(), PROBLEMS, model, None, tmp_path / "s.jsonl", maker)
-    capsys.readouterr()
+    told()
     assert evaluate(config(), PROBLEMS, model, None, tmp_path / "s.jsonl", maker) == first
     assert len(maker.ranks) == 1
-    assert "reusing 12 of 12 completions" in capsys.readouterr().err
+    assert "reusing 12 of 12 completions" in told()
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(
@@ -144,7 +144,7 @@ def test_more_samples_keep_those_there_are(tmp_path: Path, model: ModelIdentity,
 @pytest.mark.parametrize("change", [{"temperature": 1.0}, {"seed": 1}, {"max_tokens": 51}])
 def test_other_settings_start_clean_and_keep_the_old_file(
     tmp_path: Path, model: ModelIdentity, right_with_adapter: Answer, change: dict[str, Any],
-    capsys: pytest.CaptureFixture[str],
+    told: Told,
 ) -> None:  # fmt: skip
     path = tmp_path / "samples.jsonl"
     evaluate(config(), PROBLEMS, model, None, path, Maker(TableEngine(right_with_adapter)))
@@ -154,7 +154,7 @@ def test_other_settings_start_clean_and_keep_the_old_file(
     assert len(engine.asked) == 12
     (aside,) = tmp_path.glob("samples-until-*.jsonl")
     assert aside.read_text() == old
-    assert "12 of 12 completions in samples.jsonl were drawn with other settings" in capsys.readouterr().err
+    assert "12 of 12 completions in samples.jsonl were drawn with other settings" in told()
 
 
 def test_another_adapter_keeps_what_the_base_model_said(

@@ -1,0 +1,107 @@
+"""A whole evaluation: a file of problems in; the result, eval.json, samples.jsonl and report.html out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from dail.synth.config import EngineConfig
+from dail.synth.core.errors import StorageError, UsageError
+from dail.synth.core.progress import OnProgress, told_to
+from dail.synth.method.prompts import Prompts
+from dail.synth.schema.models import identify
+from dail.train.evals import run
+from dail.train.evals.config import EvalConfig
+from dail.train.evals.lineage import read_adapter
+from dail.train.evals.problems import load_problems
+from dail.train.evals.report import render, trace_lineage
+from dail.train.evals.results import AdapterRef, Evaluation, by_group, count, same_text, summarise, versions
+
+EVALUATION_FILE, SAMPLES_FILE, REPORT_FILE = "eval.json", "samples.jsonl", "report.html"
+
+
+def evaluate(
+    problems: str | Path,
+    out: str | Path,
+    adapter: str | Path | None = None,
+    config: EvalConfig | None = None,
+    *,
+    model: str | Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> Evaluation:
+    """pass@k of a base model and of an adapter, with intervals, by group of problems.
+
+    Blocks; works in a script, a thread and a notebook. Prints nothing: messages go to the loggers under `dail`. A rerun
+    reuses the completions that were drawn with the same settings.
+
+    Args:
+        problems: JSON lines with id, problem and answer.
+        out: folder that receives eval.json, samples.jsonl and report.html.
+        adapter: folder of a LoRA adapter; the base model alone without.
+        config: of the draws and the engine, which names the model; defaults if only `model` is given.
+        model: folder of the base model, instead of the one in `config`.
+        on_progress: called in the thread that does the work; what it raises ends the evaluation.
+
+    Raises:
+        DailError: of the kind that fits.
+    """
+    with told_to(on_progress):
+        return _evaluate(Path(problems), Path(out), Path(adapter) if adapter else None, _with_model(config, model))
+
+
+def _with_model(config: EvalConfig | None, model: str | Path | None) -> EvalConfig:
+    if model is None:
+        if config is None:
+            raise UsageError("no model is named; give model=FOLDER, or a config whose engine has one")
+        return config
+    if config is None:
+        return EvalConfig(engine=EngineConfig(model=Path(model)))
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"model": Path(model)})})
+
+
+def _evaluate(problems_path: Path, out: Path, adapter_folder: Path | None, config: EvalConfig) -> Evaluation:
+    started = dt.datetime.now(dt.UTC)
+    problems = load_problems(problems_path)
+    model = identify(config.engine.model)
+    adapter = read_adapter(adapter_folder, model) if adapter_folder else None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be made: {error.strerror}; give a folder that can be written") from None
+    judged = run.evaluate(config, problems, model, adapter, out / SAMPLES_FILE)
+    counted = count(problems, judged)
+    evaluation = Evaluation(
+        settings=config,
+        model=model,
+        adapter=adapter
+        and AdapterRef(
+            folder=str(adapter.folder), rank=adapter.rank, digest=adapter.digest, provenance=adapter.provenance
+        ),
+        problems_file=str(problems_path),
+        problems_digest="sha256:" + hashlib.sha256(problems_path.read_bytes()).hexdigest(),
+        engines=tuple(sorted({one.completion.engine for one in judged})),
+        versions=versions(),
+        started_at=started,
+        finished_at=dt.datetime.now(dt.UTC),
+        groups=by_group(counted, config.seed),
+        summary=summarise(counted),
+        num_same_text=same_text(judged),
+        problems=counted,
+    )
+    _write(out / EVALUATION_FILE, json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+    _write(out / REPORT_FILE, render(evaluation, trace_lineage(adapter, Prompts(config.engine.model))))
+    return evaluation
+
+
+def _write(path: Path, text: str) -> None:
+    """All or nothing, so that an interrupted run leaves no half page."""
+    staged = path.with_name(path.name + ".part")
+    try:
+        # a token that is no character may decode to a lone surrogate
+        staged.write_bytes(text.encode("utf-8", errors="replace"))
+        os.replace(staged, path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}; free some space and rerun") from None
