@@ -1,8 +1,8 @@
 """Sizes that fit themselves: rows, token budget and KV cache of an engine, from its model's shape and its device.
 
 Arithmetic over config.json and the device's memory; nothing is loaded. What vLLM's passes need, vLLM measures. What it
-does not see is ours, and is set aside here: the float32 passes over the logits of the rows that are drawn (`Draws`),
-and the logits of every token of a reading, which vLLM computes for a whole step at once.
+does not see is ours, and is set aside here: the float32 passes over the logits of the sequences that are sampled
+(`BatchSampler`), and the logits of every token of a scoring pass, which vLLM computes for a whole step at once.
 """
 
 from __future__ import annotations

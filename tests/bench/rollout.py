@@ -221,7 +221,7 @@ class Bench:
             "lockstep rows/s": round(statistics.median(per_second("rows, lockstep", run) for run in runs)),
             "plain tokens/s": round(statistics.median(per_second("plain", run) for run in runs)),
             "lazy tokens/s": round(statistics.median(per_second("lazy", run) for run in runs)),
-            "parted": self.pair_of["lockstep"].num_desynchronised,
+            "desynchronised": self.pair_of["lockstep"].num_desynchronised,
             "tokens": self.options.tokens,
             **self._rule,
             "scheduled ahead": self.engine._engine.vllm_config.scheduler_config.async_scheduling,

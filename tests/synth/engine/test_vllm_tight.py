@@ -107,7 +107,7 @@ class Unaware(Admission):
         return super().take(key, [1 for _ in prompts], 1)
 
 
-def test_pairs_that_vllm_parts_are_put_together_again_and_counted(tight_engine, demo_engine, requests):
+def test_pairs_that_vllm_desynchronises_are_put_together_again_and_counted(tight_engine, demo_engine, requests):
     plenty, pair = Pair(demo_engine, "lockstep"), Pair(tight_engine, "lockstep")
     entry = pair._entries[0]
     entry = entry._replace(admission=Unaware(entry.engine.limits))

@@ -455,7 +455,7 @@ class Unaware(Admission):
 
 
 @pytest.mark.parametrize("step_tokens", [10, 17, 33])
-def test_a_pair_that_parted_is_put_together_again_and_counted(step_tokens):
+def test_a_pair_that_is_desynchronised_is_put_together_again_and_counted(step_tokens):
     requests = [
         RolloutRequest(f"u{n}", [3] * 20, [3, 9] * 12, Synthesis(temperature=1.0, max_tokens=10), n, STOP)
         for n in range(6)
