@@ -1,0 +1,70 @@
+"""Every room has a README, whose example runs and prints what it says, and whose names are there."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+FOLDERS = [ROOT / name for name in ("train", "train/evals", "serve", "deploy", "tests", "synth")]
+FOLDERS += sorted(path.parent for path in (ROOT / "synth").glob("*/__init__.py"))
+ROOMS = [str(folder.relative_to(ROOT)) for folder in FOLDERS]
+SOURCES = ("synth", "train", "serve", "tests")
+
+_EXAMPLE = re.compile(r"```python\n(.*?)```(?:\n+It prints\n+```text\n(.*?)```)?", re.DOTALL)
+_FILE = re.compile(r"(?<![\w./*])[\w.-]+(?:/[\w.-]+)*\.(?:py|sh|toml|jinja|jsonl)\b")
+_WRITTEN = {"problems.jsonl", "samples.jsonl", "metrics.jsonl", "ledger.jsonl"}  # by a run, not part of the tree
+_NAME = re.compile(r"`([A-Z][a-z]\w+)(?:\.(\w+))?`")
+_MODULE = re.compile(r"\bdail(?:\.\w+)+")
+_LINK = re.compile(r"\]\(([^)#:]+)\)")
+
+
+def readme(room: str) -> str:
+    return (ROOT / room / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_example_prints_what_it_says(room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (code, prints), *others = _EXAMPLE.findall(readme(room))
+    assert not others
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")  # as from a clone's root, and nothing is written into it
+    monkeypatch.chdir(tmp_path)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(compile(code, f"{room}/README.md", "exec"), {"__name__": "example"})
+    assert said.getvalue() == prints
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_file_that_is_named_is_there(room: str):
+    text = _EXAMPLE.sub("", readme(room))
+    places = [ROOT / room, *(place for place in (ROOT / room).parents if place.is_relative_to(ROOT))]
+    named = {*_FILE.findall(text), *_LINK.findall(text)} - _WRITTEN
+    assert [name for name in named if not any((place / name).is_file() for place in places)] == []
+    assert [name for name in _MODULE.findall(text) if importlib.util.find_spec(name) is None] == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_class_and_method_that_is_named_is_there(room: str):
+    names = _NAME.findall(_EXAMPLE.sub("", readme(room)))
+    code = everything()
+    missing = [name for name, _ in names if not re.search(rf"^(?:class {name}\b|{name} = )", code, re.MULTILINE)]
+    missing += [part for _, part in names if part and not re.search(rf"^    (?:(?:async )?def )?{part}\b", code, re.M)]
+    assert missing == []
+
+
+@cache
+def everything() -> str:
+    return "\n".join(path.read_text("utf-8") for room in SOURCES for path in (ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
+def test_both_front_pages_lead_to_every_room(file: str):
+    links = set(_LINK.findall((ROOT / file).read_text("utf-8")))
+    assert {f"{room}/README.md" for room in ROOMS} <= links
