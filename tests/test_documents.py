@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import io
 import re
+import shlex
+import textwrap
 from functools import cache
 from pathlib import Path
 
+import click
 import pytest
 
+from dail.serve.cli import dail
 from tests.conftest import ROOT
 
 FOLDERS = [ROOT / name for name in ("train", "train/evals", "serve", "deploy", "tests", "synth")]
@@ -68,3 +73,44 @@ def everything() -> str:
 def test_both_front_pages_lead_to_every_room(file: str):
     links = set(_LINK.findall((ROOT / file).read_text("utf-8")))
     assert {f"{room}/README.md" for room in ROOMS} <= links
+
+
+# Files where something starts: their heads have what to paste.
+HEADS = (
+    "synth/commands.py",
+    "synth/engine/vllm.py",
+    "synth/rollout/pair.py",
+    "synth/run/local.py",
+    "synth/run/worker.py",
+    "train/commands.py",
+    "train/evals/evaluation.py",
+    "train/loop.py",
+    "serve/app.py",
+    "serve/cli.py",
+    "serve/demo.py",
+)
+_COMMAND = re.compile(r"^    dail ([a-z]+)([^#\n]*)", re.MULTILINE)
+_CODE = re.compile(r"^(?:import|from) .*(?:\n.+)*", re.MULTILINE)
+
+
+@pytest.mark.parametrize("file", HEADS)
+def test_what_a_head_offers_to_paste_is_there(file: str):
+    head = ast.get_docstring(ast.parse((ROOT / file).read_text("utf-8")), clean=False)
+    assert head is not None
+    commands = _COMMAND.findall(head)
+    for verb, arguments in commands:
+        known = {option for one in command(verb).params for option in one.opts}
+        assert {word for word in shlex.split(arguments) if word.startswith("--")} <= {*known, "--help"}
+    blocks = _CODE.findall(textwrap.dedent(head.partition("\n")[2]))
+    for block in blocks:
+        tree = ast.parse(block)
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        if "vllm" not in file:
+            exec(compile(ast.Module(imports, []), file, "exec"), {})
+    assert commands or blocks
+
+
+def command(verb: str) -> click.Command:
+    found = dail.get_command(click.Context(dail), verb)
+    assert found is not None, verb
+    return found

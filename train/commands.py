@@ -1,4 +1,9 @@
-"""`dail train` and `dail cache`."""
+"""`dail train` and `dail cache`.
+
+    MANIFEST=runs/shards/manifests/BATCH/v1.json  # `dail synth` says which
+    dail cache --model deploy/demo/model --manifest $MANIFEST --references runs/references --config cpu-tiny
+    dail train --model deploy/demo/model --manifest $MANIFEST --references runs/references --out runs/train
+"""
 
 from __future__ import annotations
 
