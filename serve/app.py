@@ -1,5 +1,7 @@
 """`create_app(settings)`: the API's parts put together, nothing else.
 
+`dail serve` calls it, and so may a server of your own:
+
     dail serve --data-dir runs/api --model demo=deploy/demo/model
 
     import uvicorn

@@ -1,5 +1,7 @@
 """A whole evaluation: a file of problems in; the result, eval.json, samples.jsonl and report.html out.
 
+`dail eval` calls it; from Python:
+
     from dail.train.evals import evaluate
     evaluation = evaluate(
         "deploy/demo/eval_problems.jsonl", "runs/eval", adapter="runs/train/adapter", model="deploy/demo/model"
