@@ -1,4 +1,16 @@
-"""`create_app(settings)`: the API's parts put together, nothing else."""
+"""`create_app(settings)`: the API's parts put together, nothing else.
+
+`dail serve` calls it, and so may a server of your own:
+
+    dail serve --data-dir runs/api --model demo=deploy/demo/model
+
+    import uvicorn
+    from pathlib import Path
+    from dail.serve.app import create_app
+    from dail.serve.settings import Settings
+    settings = Settings(data_dir=Path("runs/api"), models={"demo": Path("deploy/demo/model")})
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port)
+"""
 
 from __future__ import annotations
 

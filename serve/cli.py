@@ -2,6 +2,10 @@
 
 Exit codes: 0 all good; 1 stopped by an error; 2 wrong usage or input; 3 some items failed; 4 the batch failed;
 5 cancelled or expired; 130 interrupted.
+
+    dail --help              # the verbs
+    dail train --help        # one verb, its options and its settings
+    dail settings synthesis  # the settings of one table
 """
 
 from __future__ import annotations

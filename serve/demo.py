@@ -1,6 +1,9 @@
 """`dail demo`: the whole story on one machine, with the same verbs a user would type, each its own process.
 
 serve ◀─ POST expert solutions      worker ─▶ shards + manifest ─▶ train ─▶ adapter ─▶ eval ─▶ report.html
+
+    dail demo --dir runs/demo          # the same again goes on
+    dail demo --dir runs/demo --fresh
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""The verbs of synthesis: `dail worker` and `dail synth`. Rooms with Ray and transformers are imported on use."""
+"""The verbs of synthesis: `dail doctor`, `dail synth` and `dail worker`. Rooms with Ray and transformers are imported
+on use.
+
+    dail doctor deploy/demo/expert_solutions.jsonl --model deploy/demo/model --config cpu-tiny
+    dail synth deploy/demo/expert_solutions.jsonl --out runs/shards --model deploy/demo/model --config cpu-tiny
+    dail worker --api http://127.0.0.1:8765 --model deploy/demo/model --config cpu-tiny --idle-exit 60
+"""
 
 from __future__ import annotations
 

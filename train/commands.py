@@ -1,4 +1,11 @@
-"""`dail train` and `dail cache`."""
+"""`dail train` and `dail cache`.
+
+A run computes by itself what a cache lacks; `dail cache` does it beforehand, for several runs.
+
+    MANIFEST=runs/shards/manifests/BATCH/v1.json  # `dail synth` says which
+    dail cache --model deploy/demo/model --manifest $MANIFEST --references runs/references --config cpu-tiny
+    dail train --model deploy/demo/model --manifest $MANIFEST --references runs/references --out runs/train
+"""
 
 from __future__ import annotations
 

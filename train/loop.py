@@ -1,4 +1,12 @@
-"""The training run, step by step (paper §2.2, App. B.3): shards in, adapter out."""
+"""The training run, step by step (paper §2.2, App. B.3): shards in, adapter out.
+
+The same call again goes on with a run that was stopped:
+
+    from dail.train import TrainConfig, train
+    manifest = "runs/shards/manifests/BATCH/v1.json"  # `dail synth` says which
+    result = train("deploy/demo/model", manifest, "runs/train", TrainConfig(lr=1e-3, epochs=2))
+    print(result.adapter, result.steps)
+"""
 
 from __future__ import annotations
 

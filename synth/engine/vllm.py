@@ -3,6 +3,16 @@
 Nothing in vllm is patched. A batch-level logits processor hands the logits to a `BatchSampler`, which samples the
 tokens of sequences that have a `Draw` and forces them; a worker extension hands out what was recorded. Both of vLLM's
 model runners are served, whose logits processors have nothing in common but the logits.
+
+    from pathlib import Path
+    from dail.synth.config import EngineConfig
+    from dail.synth.engine.base import SequenceKey, TokenSequence
+    from dail.synth.engine.start import start_engine
+    engine = start_engine(EngineConfig(model=Path("deploy/demo/model"), dtype="float32"))
+    engine.add(TokenSequence(SequenceKey("one"), [1, 2, 3], 16, 0.6, 0, frozenset()))
+    while not (ended := engine.step()):
+        pass
+    print(ended[0].reason, ended[0].tokens.ids)
 """
 
 from __future__ import annotations

@@ -3,6 +3,16 @@
 Both roles are the same frozen weights under two prompts, so as a rule one engine serves both and the weights are held
 once; the literal way of two engines is kept beside it. Whoever owns a pair sees requests go in and traces come out;
 which strategy draws them stays in here.
+
+    from pathlib import Path
+    from dail.synth.config import EngineConfig, SynthConfig
+    from dail.synth.rollout.base import RolloutRequest
+    from dail.synth.rollout.pair import start_pair
+    from dail.synth.schema.synthesis import Synthesis
+    pair = start_pair(SynthConfig(engine=EngineConfig(model=Path("deploy/demo/model"), kind="fake")))
+    pair.add(RolloutRequest("unit-1", [3, 5], [3, 5, 9], Synthesis(max_tokens=8), seed=1, stop_ids=frozenset([0])))
+    while pair.pending():
+        print(*pair.step())
 """
 
 from __future__ import annotations

@@ -8,6 +8,12 @@
 
 The batch's name is a fingerprint of items, model and settings: the same command resumes, another one makes another
 batch beside it.
+
+    dail synth deploy/demo/expert_solutions.jsonl --out runs/shards --model deploy/demo/model --config cpu-tiny
+
+    from dail.synth import Synthesis, synthesise
+    settings = Synthesis(max_tokens=256, thinking=False)
+    result = synthesise("deploy/demo/olympiad.jsonl", "runs/shards", model="deploy/demo/model", synthesis=settings)
 """
 
 from __future__ import annotations

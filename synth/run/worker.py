@@ -3,6 +3,8 @@
 A unit is held from its lease to its commit or failure; while it is held its lease is renewed. What cannot run fails
 alone, with a code. A worker that is stopped hands its units back (`worker_stopped`, retryable), so that another can
 have them at once; one that is killed lets the leases run out.
+
+    dail worker --api http://127.0.0.1:8765 --model deploy/demo/model --config cpu-tiny --idle-exit 60
 """
 
 from __future__ import annotations

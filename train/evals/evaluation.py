@@ -1,4 +1,13 @@
-"""A whole evaluation: a file of problems in; the result, eval.json, samples.jsonl and report.html out."""
+"""A whole evaluation: a file of problems in; the result, eval.json, samples.jsonl and report.html out.
+
+`dail eval` calls it; from Python:
+
+    from dail.train.evals import evaluate
+    evaluation = evaluate(
+        "deploy/demo/eval_problems.jsonl", "runs/eval", adapter="runs/train/adapter", model="deploy/demo/model"
+    )
+    print(evaluation.groups[0].passes["adapter"][0].mean)
+"""
 
 from __future__ import annotations
 
