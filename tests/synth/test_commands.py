@@ -18,7 +18,7 @@ from tests.conftest import DEMO_MODEL
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What would have run: settings and source of each worker."""
     found: list[Any] = []
-    monkeypatch.setattr(worker, "run_worker", lambda settings, source, idle: found.append((settings, source)))
+    monkeypatch.setattr(worker, "run_worker", lambda settings, source, idle, stop: found.append((settings, source)))
     return found
 
 

@@ -160,6 +160,7 @@ def test_nothing_comes_of_a_cancelled_unit(tmp_path: Path) -> None:
 
 def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # the tests' own Ray would be joined
     with pytest.raises(UsageError, match=r"RAY_ADDRESS is 127\.0\.0\.1:1, but no cluster answers"), ray_cluster():
         pass
 

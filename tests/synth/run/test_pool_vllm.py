@@ -17,7 +17,7 @@ import pytest
 from dail.synth.config import EngineConfig, SynthConfig
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout, RolloutRequest
-from dail.synth.rollout.pair import RECORDS_EVERY, Pair
+from dail.synth.rollout.pair import READ_EVERY, Pair
 from dail.synth.run import pool as pool_module
 from dail.synth.run.pool import Pool
 from dail.synth.schema.items import load_items
@@ -88,7 +88,7 @@ def run(requests: list[RolloutRequest], strategy: str, folder: Path) -> tuple[li
                     assert failure.retryable and failure.code == "engine_died"
                     prefix = pool.written[failure.unit_id].tokens
                     prefixes[failure.unit_id] = len(prefix)
-                    lost.append(written[failure.unit_id] + RECORDS_EVERY - len(prefix))
+                    lost.append(written[failure.unit_id] + READ_EVERY - len(prefix))
                     pool.submit([replace(by_name[failure.unit_id], prefix=prefix)])
             assert pool.num_restarts == len(FAULTS) and not faults
 

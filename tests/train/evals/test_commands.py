@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from dail.synth import EngineConfig, Progress
 from dail.synth.core.errors import UsageError
-from dail.synth.engine.base import Engine, Row
+from dail.synth.engine.base import Engine, TokenSequence
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals import EvalConfig, run
@@ -42,7 +42,7 @@ def table_engine(monkeypatch: pytest.MonkeyPatch, prompts: Prompts) -> None:
     """The base model is right about problem 0 and 1, the adapter half of the time about everything."""
     problem_of = {tuple(prompts.student_ids(f"Say {n}.", None)): n for n in range(6)}
 
-    def answer(row: Row) -> list[int]:
+    def answer(row: TokenSequence) -> list[int]:
         number = problem_of[tuple(row.prompt_ids)]
         right = row.seed % 2 == 0 if row.adapter else number < 2
         return prompts.tokenizer.encode(rf"{HOSTILE} \boxed{{{number if right else 77}}}", add_special_tokens=False)

@@ -11,7 +11,7 @@ import pytest
 
 from dail.synth.config import EngineConfig
 from dail.synth.core.errors import EngineDead, UsageError
-from dail.synth.engine.base import Engine, Row
+from dail.synth.engine.base import Engine, TokenSequence
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.config import EvalConfig
@@ -22,14 +22,14 @@ from tests.conftest import DEMO_MODEL, Told
 from tests.train.evals.conftest import TableEngine
 
 PROBLEMS = [EvalProblem(id=f"p{number}", problem=f"Say {number}.", answer=str(number)) for number in range(3)]
-Answer = Callable[[Row], Sequence[int]]
+Answer = Callable[[TokenSequence], Sequence[int]]
 
 
 @pytest.fixture
 def right_with_adapter(prompts: Prompts) -> Answer:
     """The base model says 7 to everything; the adapter knows every answer."""
 
-    def answer(row: Row) -> Sequence[int]:
+    def answer(row: TokenSequence) -> Sequence[int]:
         problem = next(p for p in PROBLEMS if prompts.student_ids(p.problem, None) == list(row.prompt_ids))
         said = problem.answer if row.adapter else "7"
         return [*prompts.tokenizer.encode(rf"So \boxed{{{said}}}.", add_special_tokens=False), *prompts.stop_ids]
