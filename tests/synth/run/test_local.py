@@ -264,7 +264,7 @@ def test_what_was_written_of_a_trace_is_there_for_the_next_run(tmp_path: Path) -
         unit = asyncio.run(go(first))
         assert unit.prefix == Tokens()
         for start in (0, 2):
-            reply = asyncio.run(first.heartbeat(unit, Progress(3, 1, start, written[start : start + 2])))
+            reply = asyncio.run(first.heartbeat(unit, Progress(3, 2, 1.0, start, written[start : start + 2])))
         assert reply.known == 3
         second = LocalSource(made, ledger, tmp_path)
         assert asyncio.run(go(second)).prefix == written
@@ -274,5 +274,5 @@ def test_what_was_written_of_a_trace_is_there_for_the_next_run(tmp_path: Path) -
 
 def test_a_damaged_prefix_costs_only_the_head_start(tmp_path: Path) -> None:
     path = tmp_path / "u.json"
-    path.write_text('{"ids": [1, 2], "source": [1.0]}')
+    path.write_text('{"ids": [1, 2], "student_prob": [1.0]}')
     assert local._read_prefix(path) == Tokens()
