@@ -63,7 +63,7 @@ def test_lockstep_draws_what_the_literal_loop_draws(tau):
     rollouts = run(requests)
     for one in requests:
         expected, got = Literal().rollout(one), rollouts[one.unit_id]
-        for column in ("ids", "source", "rejected"):
+        for column in ("ids", "student_prob", "rejected"):
             assert getattr(got.tokens, column) == getattr(expected.tokens, column)
         assert got.reason == expected.reason
     written = [source for rollout in rollouts.values() for source in rollout.tokens.student_prob]
@@ -141,7 +141,7 @@ def test_what_lazy_knows_of_a_token_is_what_lockstep_knows():
     for name, rollout in lazy.items():
         full, tokens = lockstep[name].tokens, rollout.tokens
         assert tokens.privileged_logprob == pytest.approx(full.privileged_logprob, abs=1e-5)
-        for column in ("source", "student_logprob", "rejected"):
+        for column in ("student_prob", "student_logprob", "rejected"):
             for value, expected in zip(getattr(tokens, column), getattr(full, column), strict=True):
                 assert value is None or value == pytest.approx(expected, abs=1e-5)
         known += sum(source is not None for source in tokens.student_prob)

@@ -160,6 +160,16 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_of_an_earlier_build_is_not_resumed(tmp_path: Path) -> None:
+    """Its shards have another schema version; a manifest of this build must not list them."""
+    path = tmp_path / "ledger.jsonl"
+    shard = {"key": "k", "rows": 1, "size_bytes": 1, "sha256": "s", "unit_id": "u", "item_id": "i", "tokens": 4}
+    line = {"batch_id": "b", "unit_id": "u", "item_id": "i", "shard": {**shard, "student_tokens": 2.0}}
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(IntegrityError, match="go on with the release of dail that wrote it"), open_ledger(path):
+        pass
+
+
 def test_two_writers_of_one_folder_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     with open_ledger(path), pytest.raises(UsageError, match="another `dail synth`"), open_ledger(path):
