@@ -130,7 +130,9 @@ class UnitCounts(Frozen):
 
 class Tokens(Frozen):
     total: int = Field(description="trace tokens of committed units and, so far, of running ones")
-    student: float = Field(description="of these, expected number that the student wrote")
+    attributed: int = Field(description="of these, whose writer is known")
+    student: float = Field(description="of those, expected number that the student wrote")
+    student_share: float | None = Field(description="student / attributed; null while no writer is known")
 
 
 class ManifestRef(Frozen):
@@ -155,7 +157,7 @@ class BatchOut(Frozen):
                 "metadata": {"owner": "topology"},
                 "request_counts": {"total": 1, "queued": 0, "running": 1, "completed": 0, "failed": 0},
                 "units": {"total": 4, "queued": 1, "leased": 2, "committed": 1},
-                "tokens": {"total": 5120, "student": 4710.0},
+                "tokens": {"total": 5120, "attributed": 5024, "student": 4710.0, "student_share": 0.9375},
                 "tokens_per_s": 341.3,
                 "shards": 1,
                 "manifest": None,
@@ -209,6 +211,7 @@ class SampleOut(Frozen):
     status: UnitState
     leases: int = Field(description="how often a worker took it")
     tokens: int
+    attributed_tokens: int
     student_tokens: float
     error: Failure | None = Field(description="why it failed, or why it was tried again")
 

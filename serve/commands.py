@@ -245,7 +245,7 @@ def _show(bar: ConsoleBar, batch: Any) -> None:
         "running": units["leased"],
         "failed": units["failed"],
         "tokens/s": batch["tokens_per_s"],
-        "student_share": tokens["student"] / tokens["total"] if tokens["total"] else 0.0,
+        "student_share": tokens["student_share"],
     }
     bar.update(units["total"] - units["queued"] - units["leased"], units["total"], **figures)
 

@@ -47,6 +47,7 @@ from dail.synth.core.files import Objects
 from dail.synth.schema.manifest import Manifest, build_manifest, config_fingerprint, encode_manifest, manifest_key
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import decode_shard
+from dail.synth.schema.trace_tokens import student_share
 from dail.synth.schema.units import (
     WORKER_STOPPED,
     Commit,
@@ -253,7 +254,7 @@ class Service:
     def heartbeat(self, unit_id: str, beat: Heartbeat) -> HeartbeatReply:
         with self.store.write() as tx:
             unit = _held(tx, unit_id, beat.worker, beat.epoch)
-            tx.units.renew(unit, self.lease_s, beat.tokens, beat.student_tokens)
+            tx.units.renew(unit, self.lease_s, beat.tokens, beat.attributed_tokens, beat.student_tokens)
             if beat.checkpoint:
                 tx.checkpoints.add(unit.n, beat.start, beat.checkpoint)
             cancel = _existing(tx, unit.batch_id).status == "cancelling"
@@ -399,7 +400,12 @@ class Service:
             metadata=batch.metadata,
             request_counts=RequestCounts(total=sum(tally.items.values()), **tally.items),
             units=UnitCounts(total=sum(tally.units.values()), **tally.units),
-            tokens=Tokens(total=tally.tokens, student=round(tally.student_tokens, 1)),
+            tokens=Tokens(
+                total=tally.tokens,
+                attributed=tally.attributed_tokens,
+                student=round(tally.student_tokens, 1),
+                student_share=student_share(tally.student_tokens, tally.attributed_tokens),
+            ),
             tokens_per_s=round(tally.tokens / life_s, 1) if life_s > 0 else 0.0,
             shards=tally.units.get("committed", 0),
             manifest=manifest,
@@ -464,6 +470,7 @@ def _item_out(item_id: str, status: str, units: list[UnitRecord]) -> ItemOut:
             status=unit.state,
             leases=unit.leases,
             tokens=unit.tokens,
+            attributed_tokens=unit.attributed_tokens,
             student_tokens=unit.student_tokens,
             error=unit.error,
         )

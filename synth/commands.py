@@ -101,15 +101,17 @@ def synth(
     with console.all_on_stderr(), console.stop_on_signals() as stop:
         summary = synthesise(file.resolve(), out.resolve(), *_both(chosen, model, actors), stop=stop)
     if as_json:
-        console.emit({**summary.model_dump(mode="json", exclude_none=True), "manifest": summary.manifest})
+        always = {"manifest": summary.manifest, "student_share": summary.student_share}
+        console.emit({**summary.model_dump(mode="json", exclude_none=True), **always})
     if summary.interrupted:
         console.say(f"{summary.committed} of {summary.units} units are safe in {out}")
         raise click.Abort
     for entry in summary.failures:
         assert entry.failure is not None, "an entry among the failures has none"
         console.say(f"item {entry.item_id} failed: {entry.failure.code}: {entry.failure.detail}")
+    share = "" if summary.student_share is None else f"{summary.student_share:.2f} by the student, "
     console.say(
-        f"{summary.committed} traces, {summary.tokens} tokens, {summary.student_share:.2f} by the student, "
+        f"{summary.committed} traces, {summary.tokens} tokens, {share}"
         f"{summary.failed} units failed\nmanifest: {summary.manifest or 'none, since there is no trace'}"
     )
     return summary.exit_code

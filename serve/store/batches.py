@@ -57,6 +57,7 @@ class Tally:
     items: Mapping[str, int]
     units: Mapping[str, int]
     tokens: int
+    attributed_tokens: int
     student_tokens: float
     now: float
 
@@ -155,16 +156,16 @@ class Batches:
     def tally(self, batch_id: str) -> Tally:
         states = item_states(batch_id)
         by_item = self._sql.execute(sa.select(states.c.status, sa.func.count()).group_by(states.c.status))
+        sums = [sa.func.sum(column) for column in (UNITS.c.tokens, UNITS.c.attributed_tokens, UNITS.c.student_tokens)]
         by_unit = self._sql.execute(
-            sa.select(UNITS.c.state, sa.func.count(), sa.func.sum(UNITS.c.tokens), sa.func.sum(UNITS.c.student_tokens))
-            .where(UNITS.c.batch_id == batch_id)
-            .group_by(UNITS.c.state)
+            sa.select(UNITS.c.state, sa.func.count(), *sums).where(UNITS.c.batch_id == batch_id).group_by(UNITS.c.state)
         ).all()
         return Tally(
             items=dict(by_item.tuples().all()),
-            units={state: count for state, count, _, _ in by_unit},
-            tokens=sum(tokens for _, _, tokens, _ in by_unit),
-            student_tokens=sum(tokens for _, _, _, tokens in by_unit),
+            units={state: count for state, count, *_ in by_unit},
+            tokens=sum(tokens for _, _, tokens, _, _ in by_unit),
+            attributed_tokens=sum(tokens for _, _, _, tokens, _ in by_unit),
+            student_tokens=sum(tokens for _, _, _, _, tokens in by_unit),
             now=self._sql.scalar(sa.select(NOW)) or 0.0,
         )
 

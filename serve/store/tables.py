@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 _BUSY_S = 30
 _CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
 NOW = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
@@ -61,6 +61,7 @@ UNITS = sa.Table(
     sa.Column("leases", sa.Integer, nullable=False, default=0),
     sa.Column("failures", sa.Integer, nullable=False, default=0),
     sa.Column("tokens", sa.Integer, nullable=False, default=0),
+    sa.Column("attributed_tokens", sa.Integer, nullable=False, default=0),
     sa.Column("student_tokens", sa.Float, nullable=False, default=0),
     sa.Column("error_code", sa.Text),
     sa.Column("error_detail", sa.Text),
@@ -92,6 +93,7 @@ SHARDS = sa.Table(
     sa.Column("unit_id", sa.Text, nullable=False),
     sa.Column("item_id", sa.Text, nullable=False),
     sa.Column("tokens", sa.Integer, nullable=False),
+    sa.Column("attributed_tokens", sa.Integer, nullable=False),
     sa.Column("student_tokens", sa.Float, nullable=False),
 )
 MANIFESTS = sa.Table(

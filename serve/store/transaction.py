@@ -77,9 +77,11 @@ class Transaction:
 
     def prepare(self, path: Path) -> None:
         version = self._sql.exec_driver_sql("PRAGMA user_version").scalar_one()
-        if version > STORE_VERSION:
+        if version not in (0, STORE_VERSION):  # 0: a new file
+            way_out = "upgrade dail" if version > STORE_VERSION else "serve it with the release of dail that wrote it"
             raise StorageError(
-                f"the store {path} has version {version}, this build reads up to {STORE_VERSION}; upgrade dail"
+                f"the store {path} has version {version}, this build reads {STORE_VERSION}; {way_out}, or choose "
+                f"another data folder"
             )
         METADATA.create_all(self._sql)
         self.stamp()

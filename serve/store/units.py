@@ -20,6 +20,8 @@ from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Failure, ShardRef, Unit, UnitState
 
+_NOTHING_WRITTEN = {"tokens": 0, "attributed_tokens": 0, "student_tokens": 0}
+
 
 @dataclass(frozen=True)
 class UnitRecord:
@@ -33,6 +35,7 @@ class UnitRecord:
     leases: int
     failures: int
     tokens: int
+    attributed_tokens: int
     student_tokens: float
     error: Failure | None
 
@@ -66,8 +69,7 @@ class Units:
                 epoch=last_epoch + 1,
                 lease_until=NOW + lease_s,
                 leases=UNITS.c.leases + 1,
-                tokens=0,
-                student_tokens=0,
+                **_NOTHING_WRITTEN,
             )
         )
         leased = self._leased(list(chosen.values()))
@@ -112,8 +114,17 @@ class Units:
         row = self._sql.execute(query).one_or_none()
         return _unit_record(row) if row else None
 
-    def renew(self, unit: UnitRecord, lease_s: float, tokens: int, student_tokens: float) -> int:
-        return self._move(unit, "leased", lease_until=NOW + lease_s, tokens=tokens, student_tokens=student_tokens)
+    def renew(
+        self, unit: UnitRecord, lease_s: float, tokens: int, attributed_tokens: int, student_tokens: float
+    ) -> int:
+        return self._move(
+            unit,
+            "leased",
+            lease_until=NOW + lease_s,
+            tokens=tokens,
+            attributed_tokens=attributed_tokens,
+            student_tokens=student_tokens,
+        )
 
     def commit(self, unit: UnitRecord, shard: ShardRef) -> int:
         moved = self._move(
@@ -121,6 +132,7 @@ class Units:
             "committed",
             lease_until=None,
             tokens=shard.tokens,
+            attributed_tokens=shard.attributed_tokens,
             student_tokens=shard.student_tokens,
             error_code=None,
         )
@@ -137,8 +149,7 @@ class Units:
             owner=None,
             lease_until=None,
             failures=unit.failures + 1,
-            tokens=0,
-            student_tokens=0,
+            **_NOTHING_WRITTEN,
             error_code=error.code,
             error_detail=error.detail,
             error_retryable=error.retryable,
@@ -146,9 +157,7 @@ class Units:
 
     def hand_back(self, unit: UnitRecord) -> int:
         """As if it had not been leased, but for the epoch."""
-        return self._move(
-            unit, "queued", owner=None, lease_until=None, leases=unit.leases - 1, tokens=0, student_tokens=0
-        )
+        return self._move(unit, "queued", owner=None, lease_until=None, leases=unit.leases - 1, **_NOTHING_WRITTEN)
 
     def _move(self, unit: UnitRecord, state: UnitState, **values: Any) -> int:
         return self._change(
@@ -259,6 +268,7 @@ def _unit_record(row: sa.Row) -> UnitRecord:
         leases=row.leases,
         failures=row.failures,
         tokens=row.tokens,
+        attributed_tokens=row.attributed_tokens,
         student_tokens=row.student_tokens,
         error=error,
     )

@@ -39,11 +39,11 @@ class ConsoleBar:
         self._first: tuple[float, int] | None = None  # when there was first something done, and how much
 
     def update(self, done: int, total: int | None = None, **figures: object) -> None:
-        """`figures` are shown as `name value`; floats with three digits."""
+        """`figures` are shown as `name value`; floats with three digits, none not at all."""
         self._total = self._total if total is None else total
         if self._first is None and done:
             self._first = time.monotonic(), done
-        text = "  ".join(f"{_words(name)} {_short(value)}" for name, value in figures.items())
+        text = "  ".join(f"{_words(name)} {_short(value)}" for name, value in figures.items() if value is not None)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=self._total, figures=text)
         elif time.monotonic() - self._said >= _LINE_EVERY_S or (done >= self._total and done != self._said_done):

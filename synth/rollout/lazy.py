@@ -41,7 +41,7 @@ class LazyTrace(Trace):
 
 class Lazy(Staged[LazyTrace]):
     """Args:
-    with_scores: let the student read each finished trace, which fills `source` and `student_logprob`.
+    with_scores: let the student read each finished trace, which fills `student_prob` and `student_logprob`.
     """
 
     name = "lazy"
@@ -122,14 +122,14 @@ def _score(tokens: Tokens, scores: list[Score], synthesis: Synthesis) -> None:
     the student proposes; the student wrote it if it proposed it, which has the probability of its own sampling.
     """
     tokens.student_logprob[: len(scores)] = [score.logprob for score in scores]
-    unknown = [place for place in range(len(scores)) if tokens.source[place] is None]
+    unknown = [place for place in range(len(scores)) if tokens.student_prob[place] is None]
     if not unknown:
         return
     drawn = draw_probabilities(
         [scores[place] for place in unknown], synthesis.temperature, synthesis.top_p, synthesis.top_k
     )
     for place, probability in zip(unknown, drawn.astype(np.float32).tolist(), strict=True):  # as shards hold it
-        tokens.source[place] = probability
+        tokens.student_prob[place] = probability
 
 
 def draw_probabilities(

@@ -47,7 +47,7 @@ from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest
 from dail.synth.schema.models import ModelIdentity, chat_template, identify
 from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.synthesis import Synthesis
-from dail.synth.schema.trace_tokens import Tokens
+from dail.synth.schema.trace_tokens import Tokens, student_share
 from dail.synth.schema.units import WORKER_STOPPED, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit, unit_id
 
 _log = logging.getLogger(__name__)
@@ -103,7 +103,10 @@ def _entry(line: bytes, where: str) -> Entry:
     try:
         return Entry.model_validate_json(line)
     except ValidationError:
-        raise IntegrityError(f"{where} is no ledger entry; restore the file or choose another --out") from None
+        raise IntegrityError(
+            f"{where} is no ledger entry of this build; choose another --out, restore the file, or go on "
+            "with the release of dail that wrote it"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -237,7 +240,8 @@ def _is_final(entry: Entry, out: Path) -> bool:
 class SynthesisResult(Frozen):
     """What became of a batch. `manifest` is none if no unit has a trace, or it was interrupted.
 
-    `failures`: of each unit without a trace, which item it was and why, with a code.
+    `student_share`: of the tokens whose writer is known; none if none is. `failures`: of each unit without a trace,
+    which item it was and why, with a code.
     """
 
     batch_id: str
@@ -246,7 +250,7 @@ class SynthesisResult(Frozen):
     committed: int
     failed: int
     tokens: int
-    student_share: float
+    student_share: float | None
     interrupted: bool
     failures: tuple[Entry, ...]
 
@@ -356,7 +360,9 @@ def _conclude(source: LocalSource, batch: Batch, out: Path, interrupted: bool) -
         committed=len(shards),
         failed=len(failures),
         tokens=tokens,
-        student_share=sum(shard.student_tokens for shard in shards) / max(tokens, 1),
+        student_share=student_share(
+            sum(shard.student_tokens for shard in shards), sum(shard.attributed_tokens for shard in shards)
+        ),
         interrupted=interrupted,
         failures=tuple(source.failures),
     )

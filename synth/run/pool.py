@@ -107,11 +107,17 @@ class Written:
     """What is known of a running unit's trace: another attempt can go on from it."""
 
     tokens: Tokens
-    student_tokens: float  # expected number of those known to be the student's
+    attributed_tokens: int  # whose writer is known
+    student_tokens: float  # expected number of those that the student wrote
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> Written:
+        return cls(tokens, tokens.attributed_tokens, tokens.student_tokens)
 
     def extend(self, later: Tokens) -> None:
         self.tokens.extend(later)
-        self.student_tokens += later.student_share
+        self.attributed_tokens += later.attributed_tokens
+        self.student_tokens += later.student_tokens
 
 
 @dataclass(frozen=True)
@@ -194,7 +200,7 @@ class Pool:
 
     def submit(self, requests: Sequence[RolloutRequest]) -> None:
         for request in requests:
-            self.written[request.unit_id] = Written(request.prefix[:], request.prefix.student_share)
+            self.written[request.unit_id] = Written.of(request.prefix[:])
         self._waiting.extend(requests)
         self._work.set()
 

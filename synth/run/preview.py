@@ -148,11 +148,10 @@ class _Run:
             except DailError as error:
                 self.ended[rollout.unit_id] = str(error)
                 continue
-            known = [probability for probability in row.trace_source if probability is not None]
             self.ended[rollout.unit_id] = PreviewTrace(
                 item_id=row.item_id,
                 tokens=len(row.trace_ids),
-                student_share=statistics.fmean(known) if known else None,
+                student_share=row.student_share,
                 finish_reason=row.finish_reason,
                 shard_bytes=shard_of(row, prepared.unit.epoch)[1].size_bytes,
                 text=row.trace_text,

@@ -12,7 +12,7 @@ from dail.synth.method.prompts import Contexts, Prompts
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.shards import TraceMessage, TraceRow, encode_shard
-from dail.synth.schema.trace_tokens import Tokens
+from dail.synth.schema.trace_tokens import Tokens, count_attributed, count_student
 from dail.synth.schema.units import ShardRef, Unit, shard_key, unit_seed
 
 
@@ -99,7 +99,7 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         privileged_prompt_ids=tuple(contexts.privileged_ids),
         negative_prompt_ids=tuple(contexts.negative_ids),
         trace_ids=tuple(tokens.ids),
-        trace_source=tuple(tokens.source),
+        student_prob=tuple(tokens.student_prob),
         rejected_ids=tuple(tokens.rejected),
         student_logprob=tuple(tokens.student_logprob),
         privileged_logprob=tuple(tokens.privileged_logprob),
@@ -144,6 +144,7 @@ def shard_of(row: TraceRow, epoch: int) -> tuple[bytes, ShardRef]:
         unit_id=row.unit_id,
         item_id=row.item_id,
         tokens=len(row.trace_ids),
-        student_tokens=sum(probability or 0.0 for probability in row.trace_source),
+        attributed_tokens=count_attributed(row.student_prob),
+        student_tokens=count_student(row.student_prob),
     )
     return data, shard

@@ -39,7 +39,8 @@ class Progress(NamedTuple):
     """How far a unit is, and what the source does not know yet of its trace: the tokens from place `start` on."""
 
     tokens: int
-    student_tokens: int
+    attributed_tokens: int
+    student_tokens: float
     start: int
     checkpoint: Tokens | None
 
@@ -94,6 +95,7 @@ class HttpSource:
             worker=self._worker,
             epoch=unit.epoch,
             tokens=progress.tokens,
+            attributed_tokens=progress.attributed_tokens,
             student_tokens=progress.student_tokens,
             start=progress.start,
             checkpoint=progress.checkpoint,

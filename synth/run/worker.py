@@ -28,6 +28,7 @@ from dail.synth.rollout.base import Rollout
 from dail.synth.run.pool import Pool, ray_cluster
 from dail.synth.run.trace_rows import Prepared, prepare, shard_of, trace_row
 from dail.synth.run.unit_source import Fenced, Progress, Standing, UnitSource
+from dail.synth.schema.trace_tokens import student_share
 from dail.synth.schema.units import CHECKPOINT_MOST, WORKER_STOPPED, Failure, Unit
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Worker:
         self._freed = asyncio.Event()
         self._calls = asyncio.Semaphore(_CALLS_AT_ONCE)
         self.num_committed = self.num_failed = self.tokens = 0
+        self.attributed_tokens = 0
         self.student_tokens = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -140,6 +142,7 @@ class Worker:
                 await self._source.commit(prepared.unit, shard)
             self.num_committed += 1
             self.tokens += shard.tokens
+            self.attributed_tokens += shard.attributed_tokens
             self.student_tokens += shard.student_tokens
         self._drop(rollout.unit_id)
 
@@ -191,10 +194,12 @@ class Worker:
 
     async def _beat(self, unit: Unit) -> None:
         written, start = self._pool.written.get(unit.unit_id), self._known.get(unit.unit_id, 0)
-        progress = Progress(0, 0, start, None)
+        progress = Progress(0, 0, 0.0, start, None)
         if written:
             news = written.tokens[start : start + CHECKPOINT_MOST]
-            progress = Progress(len(written.tokens), round(written.student_tokens), start, news or None)
+            progress = Progress(
+                len(written.tokens), written.attributed_tokens, written.student_tokens, start, news or None
+            )
         try:
             async with self._calls:
                 reply = await self._source.heartbeat(unit, progress)
@@ -236,13 +241,15 @@ class Worker:
         standing = self._source.standing()
         running = self._pool.written.values()
         tokens = self.tokens + sum(len(written.tokens) for written in running)
-        student_tokens = self.student_tokens + sum(written.student_tokens for written in running)
+        share = student_share(
+            self.student_tokens + sum(written.student_tokens for written in running),
+            self.attributed_tokens + sum(written.attributed_tokens for written in running),
+        )
         if standing.total and (standing != shown or tokens != seen[-1][1]):
             seen.append((time.monotonic(), tokens))
             while seen[-1][0] - seen[0][0] > _RATE_OVER_S:
                 seen.popleft()
             rate = (tokens - seen[0][1]) / max(seen[-1][0] - seen[0][0], 1e-3)
-            share = student_tokens / tokens if tokens else 0.0
             bar.update(standing.done, standing.total, **standing.figures, tokens_per_s=rate, student_share=share)
         return standing
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dail.synth.core.config import TOOL_VERSION, Frozen, canonical, fingerprint
 from dail.synth.core.errors import IntegrityError, UsageError, describe
@@ -37,6 +37,13 @@ class Manifest(Frozen):
     tool_version: str
     created_at: dt.datetime
     digest: str
+
+
+class _Version(BaseModel):
+    """What manifests of every schema version have."""
+
+    schema_version: int
+    tool_version: str
 
 
 def build_manifest(
@@ -76,9 +83,11 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Raises UsageError (no such file, no manifest) or IntegrityError (its digest is wrong)."""
+    """Raises UsageError (no such file, no manifest) or IntegrityError (another schema version, a wrong digest)."""
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        data = path.read_bytes()
+        _check_version(path, data)
+        manifest = Manifest.model_validate_json(data)
     except FileNotFoundError:
         raise UsageError(f"manifest {path} does not exist; `dail results` or `dail synth` says where it is") from None
     except IsADirectoryError:
@@ -87,16 +96,24 @@ def read_manifest(path: Path) -> Manifest:
         raise UsageError(f"manifest {path} cannot be read: {error.strerror}; give the path of a manifest") from None
     except ValidationError as error:
         raise UsageError(f"{path} is no manifest: {describe(error)}") from None
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise IntegrityError(
-            f"manifest {path} lists shards of schema version {manifest.schema_version}, this build reads "
-            f"{SCHEMA_VERSION}; draw the traces again, or read them with dail {manifest.tool_version}"
-        )
     if manifest.digest != _digest(manifest):
         raise IntegrityError(
             f"manifest {path} was changed: its digest is {_digest(manifest)}, it says {manifest.digest}"
         )
     return manifest
+
+
+def _check_version(path: Path, data: bytes) -> None:
+    """Before the rest is read, since other versions have other fields."""
+    try:
+        found = _Version.model_validate_json(data)
+    except ValidationError:  # no manifest of any version; the whole model says why
+        return
+    if found.schema_version != SCHEMA_VERSION:
+        raise IntegrityError(
+            f"manifest {path} lists shards of schema version {found.schema_version}, this build reads "
+            f"{SCHEMA_VERSION}; draw the traces again, or read them with dail {found.tool_version}"
+        )
 
 
 def read_rows(path: str | Path) -> Iterator[TraceRow]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import datetime as dt
 import io
 from collections.abc import Sequence
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,73 +17,19 @@ import pyarrow.parquet as pq
 from dail.synth.core.config import TOOL_VERSION, Frozen
 from dail.synth.core.errors import IntegrityError
 from dail.synth.schema.items import Kind
+from dail.synth.schema.trace_tokens import count_attributed, count_student, student_share
 
-SCHEMA_VERSION = 2
-_IDS = pa.list_(pa.field("element", pa.int32(), nullable=False))
-_PER_TOKEN = pa.list_(pa.field("element", pa.float32()))
-_MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string(), False), pa.field("content", pa.string(), False)]))
-_OPTIONAL = ("answer", "thinking", "source", "license", "student_revision")
+SCHEMA_VERSION = 3  # a changed column raises it
 
-SCHEMA = pa.schema(
-    [
-        pa.field(name, kind, nullable=name in _OPTIONAL)
-        for name, kind in [
-            # who and what
-            ("unit_id", pa.string()),
-            ("batch_id", pa.string()),
-            ("item_id", pa.string()),
-            ("sample_index", pa.int32()),
-            ("problem", pa.string()),
-            ("solution", pa.string()),
-            ("answer", pa.string()),
-            ("kind", pa.string()),
-            ("waypoints", pa.list_(pa.field("element", pa.string(), False))),
-            ("source", pa.string()),
-            ("license", pa.string()),
-            ("metadata", pa.string()),  # JSON
-            # what the trainer reads: three contexts and one trace, as token ids
-            ("student_prompt_ids", _IDS),
-            ("privileged_prompt_ids", _IDS),
-            ("negative_prompt_ids", _IDS),
-            ("trace_ids", _IDS),
-            # per trace token
-            ("trace_source", _PER_TOKEN),  # probability that the student wrote it: 1, 0 privileged, null unknown
-            ("rejected_ids", pa.list_(pa.field("element", pa.int32()))),  # the student's proposal that did not stand
-            ("student_logprob", _PER_TOKEN),  # natural log, temperature 1; null where it was not computed
-            ("privileged_logprob", _PER_TOKEN),
-            # for people and other trainers
-            ("trace_text", pa.string()),
-            ("prompt", _MESSAGES),
-            ("completion", _MESSAGES),
-            ("finish_reason", pa.string()),  # stop or length
-            ("truncated", pa.bool_()),
-            # how it was made
-            ("method", pa.string()),
-            ("strategy", pa.string()),
-            ("acceptance", pa.string()),
-            ("tau", pa.float64()),
-            ("acceptance_k", pa.int32()),
-            ("temperature", pa.float64()),
-            ("probability_space", pa.string()),
-            ("top_p", pa.float64()),
-            ("top_k", pa.int32()),
-            ("stop", pa.list_(pa.field("element", pa.string(), False))),
-            ("max_tokens", pa.int32()),
-            ("thinking", pa.bool_()),
-            ("seed", pa.int64()),
-            ("model_name", pa.string()),
-            ("model_revision", pa.string()),
-            ("student_revision", pa.string()),  # of the student's own adapter or weights; null: the model's
-            ("tokenizer_hash", pa.string()),
-            ("template_hash", pa.string()),
-            ("config_fingerprint", pa.string()),
-            ("engine", pa.string()),
-            ("tool_version", pa.string()),
-            ("created_at", pa.timestamp("us", tz="UTC")),
-        ]
-    ],
-    metadata={"dail.schema_version": str(SCHEMA_VERSION)},
-)
+Int32 = Annotated[int, pa.int32()]
+Float32 = Annotated[float, pa.float32()]
+_KINDS = {
+    str: pa.string(),
+    bool: pa.bool_(),
+    int: pa.int64(),
+    float: pa.float64(),
+    dt.datetime: pa.timestamp("us", tz="UTC"),
+}
 
 
 class TraceMessage(Frozen):
@@ -93,12 +40,13 @@ class TraceMessage(Frozen):
 
 
 class TraceRow(Frozen):
-    """One trace with everything that made it. Field for field the columns of `SCHEMA`."""
+    """One trace with everything that made it. Its fields are the columns, in this order; `SCHEMA` follows from them."""
 
+    # who and what
     unit_id: str
     batch_id: str
     item_id: str
-    sample_index: int
+    sample_index: Int32
     problem: str
     solution: str
     answer: str | None
@@ -106,42 +54,79 @@ class TraceRow(Frozen):
     waypoints: tuple[str, ...]
     source: str | None
     license: str | None
-    metadata: str
-    student_prompt_ids: tuple[int, ...]
-    privileged_prompt_ids: tuple[int, ...]
-    negative_prompt_ids: tuple[int, ...]
-    trace_ids: tuple[int, ...]
-    trace_source: tuple[float | None, ...]
-    rejected_ids: tuple[int | None, ...]
-    student_logprob: tuple[float | None, ...]
-    privileged_logprob: tuple[float | None, ...]
+    metadata: str  # JSON
+    # what the trainer reads: three contexts and one trace, as token ids
+    student_prompt_ids: tuple[Int32, ...]
+    privileged_prompt_ids: tuple[Int32, ...]
+    negative_prompt_ids: tuple[Int32, ...]
+    trace_ids: tuple[Int32, ...]
+    # per trace token
+    student_prob: tuple[Float32 | None, ...]  # that the student wrote it: 1, 0 privileged student, null unknown
+    rejected_ids: tuple[Int32 | None, ...]  # the student's proposal that was not accepted
+    student_logprob: tuple[Float32 | None, ...]  # natural log, temperature 1; null where it was not computed
+    privileged_logprob: tuple[Float32 | None, ...]
+    # for people and other trainers
     trace_text: str
     prompt: tuple[TraceMessage, ...]
     completion: tuple[TraceMessage, ...]
-    finish_reason: str
+    finish_reason: str  # stop or length
     truncated: bool
+    # how it was made
     method: str
     strategy: str
     acceptance: str
     tau: float
-    acceptance_k: int
+    acceptance_k: Int32
     temperature: float
     probability_space: str
     top_p: float
-    top_k: int
+    top_k: Int32
     stop: tuple[str, ...]
-    max_tokens: int
+    max_tokens: Int32
     thinking: bool | None
     seed: int
     model_name: str
     model_revision: str
-    student_revision: str | None
+    student_revision: str | None  # of the student's own adapter or weights; null: the model's
     tokenizer_hash: str
     template_hash: str
     config_fingerprint: str
     engine: str
     tool_version: str = TOOL_VERSION
     created_at: dt.datetime
+
+    @property
+    def student_share(self) -> float | None:
+        """Expected share of the tokens that the student wrote, of those whose writer is known; none if none is."""
+        return student_share(count_student(self.student_prob), count_attributed(self.student_prob))
+
+
+def _columns(model: type[Frozen]) -> list[pa.Field]:
+    hints = get_type_hints(model, include_extras=True)
+    return [_column(name, hints[name]) for name in model.model_fields]
+
+
+def _column(name: str, hint: Any) -> pa.Field:
+    """A field as Arrow has it: `int | None` is nullable, `Annotated[int, kind]` of that kind, a tuple a list."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    (hint,) = (option for option in options if option is not NoneType)
+    return pa.field(name, _kind(hint), nullable=NoneType in options)
+
+
+def _kind(hint: Any) -> pa.DataType:
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return get_args(hint)[1]
+    if origin is tuple:
+        element = get_args(hint)[0]
+        # messages keep Arrow's own element, "item" and nullable, as they have had it since version 1
+        return pa.list_(_kind(element) if element is TraceMessage else _column("element", element))
+    if origin is Literal:
+        return pa.string()
+    return pa.struct(_columns(hint)) if hint is TraceMessage else _KINDS[hint]
+
+
+SCHEMA = pa.schema(_columns(TraceRow), metadata={"dail.schema_version": str(SCHEMA_VERSION)})
 
 
 def encode_shard(rows: Sequence[TraceRow]) -> bytes:
@@ -173,7 +158,8 @@ def _check_schema(schema: Any, name: str) -> None:
     got = (schema.metadata or {}).get(b"dail.schema_version", b"none").decode()
     if got != str(SCHEMA_VERSION):
         raise IntegrityError(
-            f"shard {name}: schema version {got}, this build reads {SCHEMA_VERSION}; upgrade dail or rebuild the shard"
+            f"shard {name}: schema version {got}, this build reads {SCHEMA_VERSION}; draw the traces again, or "
+            f"read them with the release of dail that wrote them"
         )
     if not schema.equals(SCHEMA, check_metadata=False):
         wrong = sorted({f.name for f in schema} ^ {f.name for f in SCHEMA}) or "column types"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -9,13 +10,13 @@ from dataclasses import dataclass, field
 class Tokens:
     """Lists of one length, one place per trace token. Log-probabilities are natural, at temperature 1.
 
-    `source`: probability that the student wrote it: 1 student, 0 privileged student, none unknown. `rejected`: the
-    student's proposal where it was asked and another token was written, else none. A log-probability is none where it
-    was not computed.
+    `student_prob`: probability that the student wrote it: 1 student, 0 privileged student, none unknown. `rejected`:
+    the student's proposal where it was asked and another token was written, else none. A log-probability is none where
+    it was not computed.
     """
 
     ids: list[int] = field(default_factory=list)
-    source: list[float | None] = field(default_factory=list)
+    student_prob: list[float | None] = field(default_factory=list)
     rejected: list[int | None] = field(default_factory=list)
     student_logprob: list[float | None] = field(default_factory=list)
     privileged_logprob: list[float | None] = field(default_factory=list)
@@ -37,13 +38,13 @@ class Tokens:
     def add(
         self,
         token: int,
-        source: float | None,
+        student_prob: float | None,
         student_logprob: float | None,
         privileged_logprob: float | None,
         rejected: int | None = None,
     ) -> None:
         self.ids.append(token)
-        self.source.append(source)
+        self.student_prob.append(student_prob)
         self.rejected.append(rejected)
         self.student_logprob.append(student_logprob)
         self.privileged_logprob.append(privileged_logprob)
@@ -63,6 +64,28 @@ class Tokens:
             del own[length:]
 
     @property
-    def student_share(self) -> float:
-        """Expected number of tokens known to be the student's."""
-        return sum(source or 0.0 for source in self.source)
+    def student_tokens(self) -> float:
+        return count_student(self.student_prob)
+
+    @property
+    def attributed_tokens(self) -> int:
+        return count_attributed(self.student_prob)
+
+
+def count_student(student_prob: Sequence[float | None]) -> float:
+    """Expected number of tokens that the student wrote, of those whose writer is known."""
+    return sum(probability or 0.0 for probability in student_prob)
+
+
+def count_attributed(student_prob: Sequence[float | None]) -> int:
+    """How many tokens have a known writer, be it with a probability."""
+    return sum(probability is not None for probability in student_prob)
+
+
+def student_share(student_tokens: float, attributed_tokens: int) -> float | None:
+    """Of the tokens whose writer is known, the share that the student is expected to have written; else none.
+
+    >>> student_share(count_student([1, 1, 0, None]), count_attributed([1, 1, 0, None]))
+    0.6666666666666666
+    """
+    return student_tokens / attributed_tokens if attributed_tokens else None

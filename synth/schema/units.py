@@ -54,7 +54,8 @@ class Heartbeat(Frozen):
     worker: str
     epoch: int
     tokens: int = Field(ge=0, description="trace tokens so far")
-    student_tokens: int = Field(ge=0, description="of these, written by the student")
+    attributed_tokens: int = Field(ge=0, description="of these, whose writer is known")
+    student_tokens: float = Field(ge=0, description="of those, expected number that the student wrote")
     start: int = Field(0, ge=0, description="place in the trace of the checkpoint's first token")
     checkpoint: Tokens | None = Field(None, description="tokens of the trace that the next attempt could go on from")
 
@@ -82,7 +83,8 @@ class ShardRef(Frozen):
     unit_id: str
     item_id: str
     tokens: int = Field(ge=0)
-    student_tokens: float = Field(ge=0, description="expected number of tokens known to be the student's")
+    attributed_tokens: int = Field(ge=0, description="of these, whose writer is known")
+    student_tokens: float = Field(ge=0, description="of those, expected number that the student wrote")
 
 
 class Commit(Frozen):

@@ -65,7 +65,7 @@ def row(number: int, model: ModelIdentity, tokens: int) -> TraceRow:
         privileged_prompt_ids=ids(180, 220),
         negative_prompt_ids=ids(140, 180),
         trace_ids=trace,
-        trace_source=nothing,
+        student_prob=nothing,
         rejected_ids=nothing,
         student_logprob=nothing,
         privileged_logprob=nothing,

@@ -72,7 +72,7 @@ def test_a_finished_batch_has_a_manifest_that_a_trainer_can_read(api, post, work
     assert worker.run() == 4
     found = api.get(f"/v1/batches/{batch}").json()
     assert (found["status"], found["request_counts"]["completed"], found["shards"]) == ("completed", 2, 4)
-    assert found["tokens"] == {"total": 16, "student": 12.0}
+    assert found["tokens"] == {"total": 16, "attributed": 12, "student": 8.0, "student_share": 8 / 12}
     path = worker.root / found["manifest"]["key"]
     assert str(path) == found["manifest"]["path"]
     assert read_manifest(path).digest == found["manifest"]["digest"]

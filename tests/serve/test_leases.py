@@ -32,9 +32,12 @@ def test_units_are_leased_oldest_first_and_never_twice(post, worker):
 def test_heartbeats_show_in_the_batch(api, post, worker):
     batch = post()["id"]
     (unit,) = worker.lease()
-    assert worker.heartbeat(unit, tokens=10, student_tokens=9).json() == {"cancel": False, "known": 0}
+    assert worker.heartbeat(unit, tokens=10, attributed_tokens=9, student_tokens=4.5).json() == {
+        "cancel": False,
+        "known": 0,
+    }
     found = api.get(f"/v1/batches/{batch}").json()
-    assert found["tokens"] == {"total": 10, "student": 9.0}
+    assert found["tokens"] == {"total": 10, "attributed": 9, "student": 4.5, "student_share": 0.5}
     assert (found["request_counts"]["running"], found["units"]["leased"]) == (1, 1)
 
 
@@ -242,8 +245,15 @@ def test_nothing_is_kept_of_a_trace_that_ended(post, worker, settings):
 def test_a_checkpoint_that_cannot_be_one_is_refused(post, worker):
     post()
     (unit,) = worker.lease()
-    body = {"worker": worker.name, "epoch": unit.epoch, "tokens": 1, "student_tokens": 0, "start": 0}
-    for checkpoint in ({"ids": [1, 2], "source": [1.0]}, {"ids": ["a"]}, {"unknown": []}):
+    body = {
+        "worker": worker.name,
+        "epoch": unit.epoch,
+        "tokens": 1,
+        "attributed_tokens": 0,
+        "student_tokens": 0,
+        "start": 0,
+    }
+    for checkpoint in ({"ids": [1, 2], "student_prob": [1.0]}, {"ids": ["a"]}, {"unknown": []}):
         response = worker.http.post(
             f"/internal/v1/leases/{unit.unit_id}/heartbeat", json={**body, "checkpoint": checkpoint}
         )

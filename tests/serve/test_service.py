@@ -69,7 +69,7 @@ class Leases(RuleBasedStateMachine):
     def heartbeat(self, held):
         worker, unit = held
         if unit:
-            beat = Heartbeat(worker=worker, epoch=unit.epoch, tokens=1, student_tokens=1)
+            beat = Heartbeat(worker=worker, epoch=unit.epoch, tokens=1, attributed_tokens=1, student_tokens=1)
             if self._try(self.service.heartbeat, unit.unit_id, beat):
                 assert self.holder[unit.unit_id] == (worker, unit.epoch), "a zombie renewed its lease"
 

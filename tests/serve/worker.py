@@ -28,8 +28,11 @@ class FakeWorker:
         self.root = Path(reply.output_root)
         return list(reply.units)
 
-    def heartbeat(self, unit: Unit, tokens: int = 0, student_tokens: int = 0, **checkpoint: Any) -> Any:
-        beat = Heartbeat(worker=self.name, epoch=unit.epoch, tokens=tokens, student_tokens=student_tokens, **checkpoint)
+    def heartbeat(
+        self, unit: Unit, tokens: int = 0, attributed_tokens: int = 0, student_tokens: float = 0, **checkpoint: Any
+    ) -> Any:
+        counts = {"tokens": tokens, "attributed_tokens": attributed_tokens, "student_tokens": student_tokens}
+        beat = Heartbeat(worker=self.name, epoch=unit.epoch, **counts, **checkpoint)
         return self._post(unit, "heartbeat", beat)
 
     def write(self, unit: Unit) -> ShardRef:
@@ -57,7 +60,7 @@ class FakeWorker:
 
 
 def write_shard(root: Path, unit: Unit) -> ShardRef:
-    """One row of four tokens, three of them by the student."""
+    """One row of four tokens: two by the student, one by the privileged student, one by it is not known whom."""
     data = encode_shard([trace_row(unit)])
     key = shard_key(unit.batch_id, unit.unit_id, unit.epoch, sha256(data))
     Objects(root).put(key, data)
@@ -69,7 +72,8 @@ def write_shard(root: Path, unit: Unit) -> ShardRef:
         unit_id=unit.unit_id,
         item_id=unit.item_id,
         tokens=4,
-        student_tokens=3,
+        attributed_tokens=3,
+        student_tokens=2,
     )
 
 
@@ -92,7 +96,7 @@ def trace_row(unit: Unit) -> TraceRow:
         privileged_prompt_ids=(1, 2, 3),
         negative_prompt_ids=(1,),
         trace_ids=(5, 6, 7, 8),
-        trace_source=(1.0, 1.0, 0.0, 1.0),
+        student_prob=(1.0, 1.0, 0.0, None),
         rejected_ids=(None,) * 4,
         student_logprob=(-0.1, -0.2, None, -0.3),
         privileged_logprob=(-0.1, -0.1, -0.1, -0.1),

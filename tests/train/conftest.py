@@ -83,7 +83,7 @@ def trace_row(unit: str, model: ModelIdentity, seed: int = 0, **changes: object)
         "privileged_prompt_ids": ids(12, 20),
         "negative_prompt_ids": ids(8, 14),
         "trace_ids": trace,
-        "trace_source": (1.0,) * len(trace),
+        "student_prob": (1.0,) * len(trace),
         "rejected_ids": (None,) * len(trace),
         "student_logprob": (None,) * len(trace),
         "privileged_logprob": (None,) * len(trace),

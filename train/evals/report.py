@@ -19,6 +19,7 @@ from dail.synth.core.errors import DailError
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.manifest import Manifest
 from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.trace_tokens import student_share
 from dail.train.charts import training_curves
 from dail.train.evals.charts import pass_curves
 from dail.train.evals.lineage import Adapter
@@ -122,19 +123,26 @@ def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[s
             **{name: _short(str(known[key])) for key, name in _KNOWN.items() if known.get(key) is not None},
         }
     if manifest is not None:
-        drawn = manifest.synthesis
-        student = sum(shard.student_tokens for shard in manifest.shards)
-        found["Traces"] = {
-            "manifest": _short(manifest.digest),
-            "batch": f"{manifest.batch_id}, generation {manifest.generation}",
-            "size": f"{manifest.rows:,} traces, {manifest.tokens:,} tokens",
-            "method": drawn.method,
-            "a student's token stood": _rule(drawn),
-            "temperature": f"{drawn.temperature:g}",
-            "student’s tokens": percent(student / manifest.tokens) if manifest.tokens else "none",
-            "when": f"{manifest.created_at:%Y-%m-%d %H:%M %Z}",
-        }
+        found["Traces"] = trace_facts(manifest)
     return found
+
+
+def trace_facts(manifest: Manifest) -> dict[str, str]:
+    drawn = manifest.synthesis
+    share = student_share(
+        sum(shard.student_tokens for shard in manifest.shards),
+        sum(shard.attributed_tokens for shard in manifest.shards),
+    )
+    return {
+        "manifest": _short(manifest.digest),
+        "batch": f"{manifest.batch_id}, generation {manifest.generation}",
+        "size": f"{manifest.rows:,} traces, {manifest.tokens:,} tokens",
+        "method": drawn.method,
+        "a student's token stood": _rule(drawn),
+        "temperature": f"{drawn.temperature:g}",
+        "by the student": "unknown" if share is None else f"{percent(share)} of the tokens whose writer is known",
+        "when": f"{manifest.created_at:%Y-%m-%d %H:%M %Z}",
+    }
 
 
 def _rule(drawn: Synthesis) -> str:

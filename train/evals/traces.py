@@ -48,12 +48,6 @@ class Trace:
     tokens: list[Token]
 
     @property
-    def student_share(self) -> float | None:
-        """Expected share of the tokens that the student wrote, of those whose writer is known."""
-        known = [source for source in self.row.trace_source if source is not None]
-        return sum(known) / len(known) if known else None
-
-    @property
     def num_hidden(self) -> int:
         return len(self.row.trace_ids) - len(self.tokens)
 
@@ -78,7 +72,7 @@ def some_traces(path: Path, decode: Decode) -> tuple[Manifest, list[Trace]]:
 
 def _trace(row: TraceRow, decode: Decode) -> Trace:
     pieces = token_pieces(list(row.trace_ids[:NUM_TOKENS]), decode)
-    columns = zip(pieces, row.trace_source, row.student_logprob, row.privileged_logprob, strict=False)
+    columns = zip(pieces, row.student_prob, row.student_logprob, row.privileged_logprob, strict=False)
     return Trace(row, [Token(*column) for column in columns])
 
 

@@ -33,12 +33,16 @@ def new_batch(model, name="b1", num_items=1, num_samples=1):
     return NewBatch(name, f"key {name}", "hash", model, "model", synthesis, None, {}, solutions, units)
 
 
-def test_a_store_of_a_newer_version_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("version", "way_out"),
+    [(1, "serve it with the release"), (2, "serve it with the release"), (STORE_VERSION + 1, "upgrade dail")],
+)
+def test_a_store_of_another_version_is_refused_with_what_to_do(tmp_path, version, way_out):
     path = tmp_path / "dail.sqlite"
     Store(path).close()
     with sqlite3.connect(path) as connection:
-        connection.execute(f"PRAGMA user_version={STORE_VERSION + 1}")
-    with pytest.raises(StorageError, match="upgrade dail"):
+        connection.execute(f"PRAGMA user_version={version}")
+    with pytest.raises(StorageError, match=f"has version {version}, this build reads {STORE_VERSION}; {way_out}"):
         Store(path)
 
 
@@ -89,7 +93,7 @@ def test_no_update_is_lost_under_four_threads(store, model):
         for _ in range(10):
             with store.write() as tx:
                 unit = tx.units.held(leased.unit_id, "w", leased.epoch)
-                tx.units.renew(unit, 60, unit.tokens + 1, 0)
+                tx.units.renew(unit, 60, unit.tokens + 1, 0, 0)
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(count_up, range(4)))
@@ -103,7 +107,7 @@ def test_a_change_of_state_that_comes_too_late_moves_nothing(store, model):
         (leased,) = tx.units.claim("model", "w", 1, 60)
         unit = tx.units.held(leased.unit_id, "w", leased.epoch)
         assert tx.units.hand_back(unit) == 1
-        assert tx.units.renew(unit, 60, 1, 1) == 0
+        assert tx.units.renew(unit, 60, 1, 1, 1) == 0
         assert tx.units.hand_back(unit) == 0
 
 

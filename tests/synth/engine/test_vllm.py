@@ -94,11 +94,11 @@ def test_greedy_rollouts_are_the_tokens_of_the_literal_loop(draw, reference, con
     for request in wanted:
         expected, got = reference.rollout(request).tokens, rollouts[request.unit_id].tokens
         assert got.ids == expected.ids
-        assert got.source == expected.source
+        assert got.student_prob == expected.student_prob
         for one, other in ((got.rejected, expected.rejected), (got.student_logprob, expected.student_logprob)):
             assert all(a is None or a == pytest.approx(b, abs=1e-3) for a, b in zip(one, other, strict=True))
         assert np.allclose(got.privileged_logprob, expected.privileged_logprob, atol=1e-3)
-        sources += got.source
+        sources += got.student_prob
     assert len(sources) == PAIRS * TOKENS
     assert 0 < sum(sources) < len(sources), "both branches must be taken"
 
@@ -176,8 +176,8 @@ def test_the_student_reads_a_lazy_trace_and_says_who_wrote_what(draw, contexts):
         full, tokens = lockstep[name].tokens, rollout.tokens
         assert tokens.student_logprob == pytest.approx(full.student_logprob, abs=2e-3)
         assert tokens.privileged_logprob == pytest.approx(full.privileged_logprob, abs=2e-3)
-        wrote, expected = wrote + full.student_share, expected + tokens.student_share
-        variance += sum(source * (1 - source) for source in tokens.source)
+        wrote, expected = wrote + full.student_tokens, expected + tokens.student_tokens
+        variance += sum(source * (1 - source) for source in tokens.student_prob)
     assert abs(wrote - expected) < 4 * variance**0.5 + 1
 
 
@@ -355,7 +355,7 @@ def test_the_student_may_have_an_adapter_that_the_privileged_student_has_not(
         assert {name: rollout.tokens.rejected for name, rollout in done.items()} == refused
     assert any(token is not None for tokens in refused.values() for token in tokens)
     assert any(
-        one.tokens.source != requests_alike.tokens.source
+        one.tokens.student_prob != requests_alike.tokens.student_prob
         for one, requests_alike in zip(
             expected.values(), (Reference(DEMO_MODEL).rollout(one) for one in wanted), strict=True
         )

@@ -163,5 +163,5 @@ def test_rows_that_vllm_throws_back_and_computes_anew_draw_the_same_traces(
     for name, rollout in wanted.items():
         one, other = done[name].tokens, rollout.tokens
         assert one.ids == other.ids and one.rejected == other.rejected
-        for column in ("source", "student_logprob", "privileged_logprob"):
+        for column in ("student_prob", "student_logprob", "privileged_logprob"):
             assert getattr(one, column) == pytest.approx(getattr(other, column), abs=2e-3), (name, column)

@@ -67,7 +67,7 @@ def test_every_problem_has_one_whole_trace(raw: list[dict], rows: list[TraceRow]
         size = len(row.trace_ids)
         assert 0 < size <= TOKENS
         assert (row.finish_reason, row.truncated) == ("length", True) if size == TOKENS else ("stop", False)
-        assert size == len(row.trace_source) == len(row.student_logprob) == len(row.privileged_logprob)
+        assert size == len(row.student_prob) == len(row.student_logprob) == len(row.privileged_logprob)
 
 
 def test_all_rows_come_back_from_one_shard(rows: list[TraceRow]):

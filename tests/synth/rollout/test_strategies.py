@@ -63,10 +63,10 @@ def test_lockstep_draws_what_the_literal_loop_draws(tau):
     rollouts = run(requests)
     for one in requests:
         expected, got = Literal().rollout(one), rollouts[one.unit_id]
-        for column in ("ids", "source", "rejected"):
+        for column in ("ids", "student_prob", "rejected"):
             assert getattr(got.tokens, column) == getattr(expected.tokens, column)
         assert got.reason == expected.reason
-    written = [source for rollout in rollouts.values() for source in rollout.tokens.source]
+    written = [source for rollout in rollouts.values() for source in rollout.tokens.student_prob]
     assert 0 < sum(written) < len(written), "both roles must have written something"
 
 
@@ -88,7 +88,7 @@ def test_draft_verify_draws_the_same_traces_as_lockstep(rule, cut):
     drafted = run(requests, pair=Pair(engine(), "draft_verify", student_engine=engine()))
     assert ids(drafted) == ids(lockstep)
     for name, rollout in drafted.items():
-        assert rollout.tokens.source == lockstep[name].tokens.source
+        assert rollout.tokens.student_prob == lockstep[name].tokens.student_prob
         assert rollout.tokens.rejected == lockstep[name].tokens.rejected
         assert rollout.tokens.privileged_logprob == pytest.approx(lockstep[name].tokens.privileged_logprob, abs=1e-5)
 
@@ -141,10 +141,10 @@ def test_what_lazy_knows_of_a_token_is_what_lockstep_knows():
     for name, rollout in lazy.items():
         full, tokens = lockstep[name].tokens, rollout.tokens
         assert tokens.privileged_logprob == pytest.approx(full.privileged_logprob, abs=1e-5)
-        for column in ("source", "student_logprob", "rejected"):
+        for column in ("student_prob", "student_logprob", "rejected"):
             for value, expected in zip(getattr(tokens, column), getattr(full, column), strict=True):
                 assert value is None or value == pytest.approx(expected, abs=1e-5)
-        known += sum(source is not None for source in tokens.source)
+        known += sum(source is not None for source in tokens.student_prob)
         asked += sum(logprob is not None for logprob in tokens.student_logprob)
     assert 0 < asked < known < sum(len(rollout.tokens) for rollout in lazy.values())
 
@@ -156,9 +156,9 @@ def test_a_reading_tells_who_wrote_a_token_as_a_probability_that_lockstep_bears_
     expected, variance, happened, doubtful = 0.0, 0.0, 0.0, 0
     for name, rollout in lazy.items():
         full, tokens = lockstep[name].tokens, rollout.tokens
-        assert None not in tokens.source
+        assert None not in tokens.student_prob
         assert tokens.student_logprob == pytest.approx(full.student_logprob, abs=1e-4)
-        for source, wrote in zip(tokens.source, full.source, strict=True):
+        for source, wrote in zip(tokens.student_prob, full.student_prob, strict=True):
             if source in (0.0, 1.0):
                 assert source == wrote
             else:
@@ -181,7 +181,7 @@ def test_lazy_follows_the_literal_rule_where_two_tokens_tie_at_tau():
     ]
     lockstep, lazy = run(requests, logits=logits), run(requests, "lazy", logits=logits)
     assert ids(lazy) == ids(lockstep)
-    assert all(set(rollout.tokens.source) == {1.0} for rollout in lockstep.values()), "the tie must be exact"
+    assert all(set(rollout.tokens.student_prob) == {1.0} for rollout in lockstep.values()), "the tie must be exact"
 
 
 def test_lazy_refuses_a_tau_it_is_not_exact_for():
@@ -254,8 +254,8 @@ def test_every_token_has_a_source_and_both_log_probabilities():
 
 def test_direct_sampling_is_the_privileged_student_alone_and_student_is_the_student_alone():
     direct, student = (run([request("u", method=method)])["u"] for method in ("direct", "student"))
-    assert set(direct.tokens.source) == {0.0} and set(direct.tokens.student_logprob) == {None}
-    assert set(student.tokens.source) == {1.0} and set(student.tokens.privileged_logprob) == {None}
+    assert set(direct.tokens.student_prob) == {0.0} and set(direct.tokens.student_logprob) == {None}
+    assert set(student.tokens.student_prob) == {1.0} and set(student.tokens.privileged_logprob) == {None}
     first = LOGITS([3, 1, 5, 9, 9]).log_softmax(-1)[direct.tokens.ids[0]]
     assert direct.tokens.privileged_logprob[0] == pytest.approx(float(first), abs=1e-5)
 

@@ -160,6 +160,16 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_of_an_earlier_build_is_not_resumed(tmp_path: Path) -> None:
+    """Its shards have another schema version; a manifest of this build must not list them."""
+    path = tmp_path / "ledger.jsonl"
+    shard = {"key": "k", "rows": 1, "size_bytes": 1, "sha256": "s", "unit_id": "u", "item_id": "i", "tokens": 4}
+    line = {"batch_id": "b", "unit_id": "u", "item_id": "i", "shard": {**shard, "student_tokens": 2.0}}
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(IntegrityError, match="go on with the release of dail that wrote it"), open_ledger(path):
+        pass
+
+
 def test_two_writers_of_one_folder_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     with open_ledger(path), pytest.raises(UsageError, match="another `dail synth`"), open_ledger(path):
@@ -264,7 +274,7 @@ def test_what_was_written_of_a_trace_is_there_for_the_next_run(tmp_path: Path) -
         unit = asyncio.run(go(first))
         assert unit.prefix == Tokens()
         for start in (0, 2):
-            reply = asyncio.run(first.heartbeat(unit, Progress(3, 1, start, written[start : start + 2])))
+            reply = asyncio.run(first.heartbeat(unit, Progress(3, 2, 1.0, start, written[start : start + 2])))
         assert reply.known == 3
         second = LocalSource(made, ledger, tmp_path)
         assert asyncio.run(go(second)).prefix == written
@@ -274,5 +284,5 @@ def test_what_was_written_of_a_trace_is_there_for_the_next_run(tmp_path: Path) -
 
 def test_a_damaged_prefix_costs_only_the_head_start(tmp_path: Path) -> None:
     path = tmp_path / "u.json"
-    path.write_text('{"ids": [1, 2], "source": [1.0]}')
+    path.write_text('{"ids": [1, 2], "student_prob": [1.0]}')
     assert local._read_prefix(path) == Tokens()

@@ -124,7 +124,7 @@ def test_an_expert_solution_is_a_trace_that_needs_no_engine(prompts: Prompts, mo
     assert row.trace_ids[-1] in prompts.stop_ids and not set(row.trace_ids[:-1]) & prompts.stop_ids
     assert prompts.tokenizer.decode(row.trace_ids[:-1]) == row.trace_text == solution
     assert (row.method, row.strategy, row.finish_reason, row.truncated) == ("expert", "none", "stop", False)
-    assert set(row.trace_source) == {None}
+    assert set(row.student_prob) == {None}
 
 
 def test_an_expert_solution_is_never_cut(prompts: Prompts, model: ModelIdentity) -> None:

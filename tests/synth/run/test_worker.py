@@ -65,7 +65,7 @@ class InlinePool:
     def submit(self, requests: list[RolloutRequest]) -> None:
         for request in requests:
             self._pair.add(request)
-            self.written[request.unit_id] = Written(request.prefix[:], 0.0)
+            self.written[request.unit_id] = Written.of(request.prefix[:])
 
     def cancel(self, unit_id: str) -> None:
         self.cancelled.append(unit_id)
@@ -327,7 +327,7 @@ def test_a_lost_lease_is_fenced(model: ModelIdentity, status: int) -> None:
     problem = {"status": status, "code": "fenced", "detail": "the lease is over"}
     source = http_source(lambda request: httpx.Response(status, json=problem), model)
     with pytest.raises(Fenced, match="the lease is over"):
-        asyncio.run(source.heartbeat(unit, Progress(1, 1, 0, None)))
+        asyncio.run(source.heartbeat(unit, Progress(1, 1, 1.0, 0, None)))
 
 
 def test_a_refused_token_names_the_variable(model: ModelIdentity) -> None:
@@ -357,7 +357,7 @@ class Dying(InlinePool):
         while True:
             await asyncio.sleep(0)
             finished = self._pair.step()
-            self.written |= {name: Written(tokens[:], 0.0) for name, tokens in self._pair.progress().items()}
+            self.written |= {name: Written.of(tokens[:]) for name, tokens in self._pair.progress().items()}
             if finished:
                 return Results(finished, [])
             lengths = [len(written.tokens) for written in self.written.values()]

@@ -27,7 +27,7 @@ ROW: dict[str, Any] = {
     "privileged_prompt_ids": (1, 2, 3),
     "negative_prompt_ids": (1, 2**31 - 1),
     "trace_ids": (5, 6),
-    "trace_source": (1.0, None),
+    "student_prob": (1.0, None),
     "rejected_ids": (None, 7),
     "student_logprob": (-0.5, None),
     "privileged_logprob": (None, -1.5),

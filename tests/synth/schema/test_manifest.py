@@ -34,7 +34,7 @@ def stored(objects: Objects, row: TraceRow, **said: Any) -> ShardRef:
     key = shard_key(row.batch_id, row.unit_id, 0, sha256(data))
     objects.put(key, data)
     values: dict[str, Any] = {"rows": 1, "size_bytes": len(data), "sha256": sha256(data), "unit_id": row.unit_id}
-    return ShardRef(key=key, item_id=row.item_id, tokens=2, student_tokens=1.5, **values | said)
+    return ShardRef(key=key, item_id=row.item_id, tokens=2, attributed_tokens=2, student_tokens=1.5, **values | said)
 
 
 @pytest.fixture
@@ -186,8 +186,15 @@ def test_a_key_that_leaves_the_folder_is_refused(tmp_path: Path, model: ModelIde
         list(read_rows(written(tmp_path, model, [shard])))
 
 
-def test_a_manifest_of_another_schema_version_says_so(tmp_path: Path, model: ModelIdentity, shards: list[ShardRef]):
+@pytest.mark.parametrize("version", [1, 2, 4])
+def test_a_manifest_of_another_schema_version_says_what_to_do(
+    tmp_path: Path, model: ModelIdentity, shards: list[ShardRef], version: int
+):
     path = written(tmp_path, model, shards)
-    path.write_text(json.dumps({**json.loads(path.read_bytes()), "schema_version": 1}))
-    with pytest.raises(IntegrityError, match="schema version 1, this build reads 2; draw the traces again"):
+    value = json.loads(path.read_bytes()) | {"schema_version": version, "tool_version": "0.0.9"}
+    for shard in value["shards"]:
+        del shard["attributed_tokens"]  # which other versions do not have
+    path.write_text(json.dumps(value))
+    why = f"schema version {version}, this build reads 3; draw the traces again, or read them with dail 0.0.9"
+    with pytest.raises(IntegrityError, match=why):
         read_manifest(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import random
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dail.synth.core.errors import IntegrityError
 from dail.synth.core.files import Objects, sha256
-from dail.synth.schema.shards import SCHEMA, TraceMessage, TraceRow, decode_shard, encode_shard
+from dail.synth.schema.shards import SCHEMA, SCHEMA_VERSION, TraceMessage, TraceRow, decode_shard, encode_shard
 from tests.synth.schema.conftest import ROW
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -27,7 +27,7 @@ COLUMNS: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys((field.name for field in SCHEMA if field.type == pa.string()), TEXT),
     **dict.fromkeys(("answer", "source", "license", "student_revision"), st.none() | TEXT),
     **dict.fromkeys(("student_prompt_ids", "privileged_prompt_ids", "negative_prompt_ids", "trace_ids"), IDS),
-    **dict.fromkeys(("trace_source", "student_logprob", "privileged_logprob"), PER_TOKEN),
+    **dict.fromkeys(("student_prob", "student_logprob", "privileged_logprob"), PER_TOKEN),
     **dict.fromkeys(("prompt", "completion"), MESSAGES),
     **dict.fromkeys(("tau", "temperature", "top_p"), FLOAT),
     **dict.fromkeys(("sample_index", "max_tokens", "acceptance_k", "top_k"), st.integers(0, 2**31 - 1)),
@@ -47,12 +47,60 @@ def test_any_rows_come_back_as_they_were(rows: list[TraceRow]):
     assert decode_shard(encode_shard(rows), "s") == rows
 
 
-def test_the_row_is_the_schema_field_for_field():
-    assert list(TraceRow.model_fields) == SCHEMA.names
-    optional = {name for name, field in TraceRow.model_fields.items() if type(None) in get_args(field.annotation)}
-    assert optional == {field.name for field in SCHEMA if field.nullable}
-    lists = {name for name, field in TraceRow.model_fields.items() if get_origin(field.annotation) is tuple}
-    assert lists == {field.name for field in SCHEMA if pa.types.is_list(field.type)}
+VERSION_3 = """
+unit_id: string not null
+batch_id: string not null
+item_id: string not null
+sample_index: int32 not null
+problem: string not null
+solution: string not null
+answer: string
+kind: string not null
+waypoints: list<element: string not null> not null
+source: string
+license: string
+metadata: string not null
+student_prompt_ids: list<element: int32 not null> not null
+privileged_prompt_ids: list<element: int32 not null> not null
+negative_prompt_ids: list<element: int32 not null> not null
+trace_ids: list<element: int32 not null> not null
+student_prob: list<element: float> not null
+rejected_ids: list<element: int32> not null
+student_logprob: list<element: float> not null
+privileged_logprob: list<element: float> not null
+trace_text: string not null
+prompt: list<item: struct<role: string not null, content: string not null>> not null
+completion: list<item: struct<role: string not null, content: string not null>> not null
+finish_reason: string not null
+truncated: bool not null
+method: string not null
+strategy: string not null
+acceptance: string not null
+tau: double not null
+acceptance_k: int32 not null
+temperature: double not null
+probability_space: string not null
+top_p: double not null
+top_k: int32 not null
+stop: list<element: string not null> not null
+max_tokens: int32 not null
+thinking: bool
+seed: int64 not null
+model_name: string not null
+model_revision: string not null
+student_revision: string
+tokenizer_hash: string not null
+template_hash: string not null
+config_fingerprint: string not null
+engine: string not null
+tool_version: string not null
+created_at: timestamp[us, tz=UTC] not null
+"""
+
+
+def test_other_columns_take_another_schema_version():
+    columns = [f"{column.name}: {column.type}{'' if column.nullable else ' not null'}" for column in SCHEMA]
+    assert (SCHEMA_VERSION, columns) == (3, VERSION_3.split("\n")[1:-1])
 
 
 def test_plain_pyarrow_reads_flat_columns_with_known_types(row: TraceRow):
@@ -61,12 +109,12 @@ def test_plain_pyarrow_reads_flat_columns_with_known_types(row: TraceRow):
     for name in ("student_prompt_ids", "privileged_prompt_ids", "negative_prompt_ids", "trace_ids"):
         assert table.schema.field(name).type.value_type == pa.int32()
     assert table.column("trace_ids").combine_chunks().flatten().to_pylist() == [5, 6]
-    assert table.column("trace_source").to_pylist() == [[1.0, None]]
+    assert table.column("student_prob").to_pylist() == [[1.0, None]]
     assert table.column("completion").to_pylist() == [[{"role": "assistant", "content": "so"}]]
 
 
 def test_a_shard_says_its_schema_version_in_the_file_metadata(row: TraceRow):
-    assert pq.read_metadata(io.BytesIO(encode_shard([row]))).metadata[b"dail.schema_version"] == b"2"
+    assert pq.read_metadata(io.BytesIO(encode_shard([row]))).metadata[b"dail.schema_version"] == b"3"
 
 
 def test_equal_rows_make_equal_bytes(row: TraceRow):
@@ -80,12 +128,26 @@ def _shard(table: pa.Table) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("metadata", "got"), [({"dail.schema_version": "1"}, "1"), ({}, "none"), ({"dail.schema_version": ""}, "")]
+    ("metadata", "got"),
+    [
+        ({"dail.schema_version": "1"}, "1"),
+        ({"dail.schema_version": "2"}, "2"),
+        ({}, "none"),
+        ({"dail.schema_version": ""}, ""),
+    ],
 )
 def test_another_schema_version_is_refused_with_what_to_do(metadata: dict[str, str], got: str):
     table = pa.Table.from_pylist([ROW], schema=SCHEMA).replace_schema_metadata(metadata)
-    with pytest.raises(IntegrityError, match=f"shard s: schema version {got}, this build reads 2; upgrade dail"):
+    why = f"shard s: schema version {got}, this build reads 3; draw the traces again, or read them with the release"
+    with pytest.raises(IntegrityError, match=why):
         decode_shard(_shard(table), "s")
+
+
+def test_a_shard_of_version_2_is_refused_by_its_version_not_by_its_columns():
+    names = ["trace_source" if name == "student_prob" else name for name in SCHEMA.names]
+    table = pa.Table.from_pylist([ROW], schema=SCHEMA).rename_columns(names)
+    with pytest.raises(IntegrityError, match="shard s: schema version 2, this build reads 3"):
+        decode_shard(_shard(table.replace_schema_metadata({"dail.schema_version": "2"})), "s")
 
 
 def test_a_version_that_is_no_text_is_refused():

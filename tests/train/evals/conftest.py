@@ -101,7 +101,7 @@ def trace_row(prompts: Prompts, model: ModelIdentity, number: int, sources: Sequ
         privileged_prompt_ids=(1,),
         negative_prompt_ids=(1,),
         trace_ids=tuple(ids),
-        trace_source=tuple(sources[i % len(sources)] for i in range(len(ids))),
+        student_prob=tuple(sources[i % len(sources)] for i in range(len(ids))),
         rejected_ids=(None,) * len(ids),
         student_logprob=tuple(-0.1 * (i % 9) for i in range(len(ids))),
         privileged_logprob=tuple(-0.05 * (i % 7) for i in range(len(ids))),

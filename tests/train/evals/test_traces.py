@@ -81,5 +81,5 @@ def test_unknown_writers_do_not_count_in_the_student_s_share(
 ) -> None:
     rows = [trace_row(prompts, model, 1, (None,)), trace_row(prompts, model, 2, (1.0, None))]
     _, (unknown, known) = some_traces(write_manifest(tmp_path, rows, model), prompts.tokenizer.decode)
-    assert (unknown.student_share, known.student_share) == (None, 1.0)
+    assert (unknown.row.student_share, known.row.student_share) == (None, 1.0)
     assert unknown.tokens[0].shade == "unknown" and "writer unknown" in unknown.tokens[0].about
