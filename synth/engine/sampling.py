@@ -92,7 +92,8 @@ class BatchSampler:
                 halves.setdefault(key._replace(part="privileged"), {})[draw.role] = at, slot
             else:
                 alone[key] = at, slot
-        self._desynchronised &= halves.keys()
+        # For good: a half that was stepped without the other got a token that nobody sampled, and both may be at one
+        # position again once the other was, too.
         self._desynchronised |= {key for key, half in halves.items() if len(half) < 2}
         pairs = {
             key: (*half["student"], *half["privileged"])
@@ -119,9 +120,11 @@ class BatchSampler:
         """
         self._log.fetch()
         taken = self._log.take(ended) | self._log.take_all_but_last([*self._desynchronised, *(running or ())])
+        apart = set(self._desynchronised)
         if running is not None:
             self._log.forget(running)
-        return Taken(taken, set(self._desynchronised))
+            self._desynchronised &= set(running)
+        return Taken(taken, apart)
 
 
 class _Told(NamedTuple):
@@ -291,7 +294,9 @@ class _Log:
         position_S, sampled_SC = map(np.concatenate, zip(*rows, strict=True))
         least_after_S = np.minimum.accumulate(np.append(position_S[1:], np.iinfo(np.int64).max)[::-1])[::-1]
         is_last_S = position_S < least_after_S
-        return position_S[is_last_S], sampled_SC[is_last_S]
+        position_S, sampled_SC = position_S[is_last_S], sampled_SC[is_last_S]
+        assert (np.diff(position_S) == 1).all(), f"{key}: a position was passed over: {position_S.tolist()}"
+        return position_S, sampled_SC
 
 
 _MIXED_COLUMNS = 5

@@ -49,24 +49,52 @@ def test_what_is_asked_for_alone_leaves_the_others_whole():
     assert sampler.take([B]).sampled[B].tokens.ids == tokens[B]
 
 
-def test_desynchronised_pairs_are_told_of_with_what_both_wrote():
-    sampler, written = BatchSampler(torch.device("cpu")), [[], []]
-    rule, key = Acceptance("absolute", 0.5, 0, False), SequenceKey("u", part="privileged")
-    pair = [
+def pair_of(key: SequenceKey, written: list[list[int]]) -> list[Slot]:
+    rule = Acceptance("absolute", 0.5, 0, False)
+    halves = [
         TokenSequence(key._replace(part=role), [1], 9, 1.0, 0, frozenset(), draw=Draw(role, rule, is_paired=True))
         for role in ("student", "privileged")
     ]
-    sampler.index({at: Slot(one, written[at]) for at, one in enumerate(pair)})
-    for _ in range(2):
+    return [Slot(one, tokens) for one, tokens in zip(halves, written, strict=True)]
+
+
+def both(sampler: BatchSampler, written: list[list[int]], steps: int) -> None:
+    for _ in range(steps):
         token, other = sampler.apply(torch.zeros(2, 7)).argmax(-1).tolist()
         assert token == other
         written[0].append(token)
         written[1].append(token)
+
+
+def test_desynchronised_pairs_are_told_of_with_what_both_wrote():
+    sampler, written, key = BatchSampler(torch.device("cpu")), [[], []], SequenceKey("u", part="privileged")
+    sampler.index(dict(enumerate(pair_of(key, written))))
+    both(sampler, written, steps=2)
     written[0].append(3)  # the privileged student's sequence was held up
     sampler.apply(torch.zeros(2, 7))
     taken = sampler.take([SequenceKey("someone else")])
     assert taken.desynchronised == {key}
     assert taken.sampled[key].tokens.ids == written[1][:1], "the last one may be sampled again"
+
+
+def test_a_pair_whose_sequences_were_held_up_one_after_the_other_is_desynchronised_though_both_are_far_as_each_other():
+    """Each was stepped once without the other, so they hold different tokens at one position."""
+    sampler, written, key = BatchSampler(torch.device("cpu")), [[], []], SequenceKey("u", part="privileged")
+    pair = pair_of(key, written)
+    sampler.index(dict(enumerate(pair)))
+    both(sampler, written, steps=3)
+    for half, token in ((0, 5), (1, 6)):
+        sampler.index({0: pair[half]})
+        sampler.apply(torch.zeros(1, 7))
+        written[half].append(token)
+        sampler.index({})
+        sampler.apply(torch.zeros(0, 7))
+    sampler.index(dict(enumerate(pair)))
+    sampler.apply(torch.zeros(2, 7))
+    taken = sampler.take([], [key])
+    assert taken.desynchronised == {key} and taken.sampled[key].tokens.ids == written[0][:2]
+    sampler.take([], [])
+    assert sampler.take([], []).desynchronised == set(), "forgotten once it does not run"
 
 
 class Crossings(TorchDispatchMode):
