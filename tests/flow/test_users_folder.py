@@ -12,7 +12,7 @@ from dail.synth.schema.manifest import read_rows
 from tests.conftest import DEMO_MODEL
 from tests.flow.conftest import BIN
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1000)]
 
 # Ray puts the folder of this script first on the path of its workers.
 STUDY = """
@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_imports_a_ray_actor_and_a_real_engine_work_beside_a_users_own_files(folder: Path) -> None:
     command = [sys.executable, "study.py", str(DEMO_MODEL)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     (path,) = [line.removeprefix("manifest ") for line in done.stdout.splitlines() if line.startswith("manifest ")]
     (row,) = read_rows(folder / path)
@@ -68,6 +68,6 @@ def test_a_verb_imports_none_of_a_users_own_files(folder: Path) -> None:
         (folder / name).write_text("raise SystemExit('the user s own file was imported')\n")
     command = [BIN / "dail", "synth", "one.jsonl", "--out", "out", "--model", DEMO_MODEL, "--set", "engine.kind=fake",
                "--set", "synthesis.max_tokens=16", "--set", "synthesis.thinking=false"]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "1 traces" in done.stderr
