@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 demo: env
 	$(BIN)/dail demo
 
-# two at a time: what starts engines and Ray, and beside it the rest
+# two files at a time, each whole in one process; in their order, since the long ones stand first
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not soak and not gpu"
 
 lint: env
 	$(BIN)/ruff format --check .

@@ -24,15 +24,6 @@ EXPERT_SOLUTIONS = ROOT / "deploy" / "demo" / "expert_solutions.jsonl"
 OLYMPIAD = ROOT / "deploy" / "demo" / "olympiad.jsonl"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `pytest -n 2 --dist loadgroup`: engines and Ray stay in one process, one test after the other as without;
-    beside it the other files run, each whole."""
-    for item in items:
-        room = item.path.relative_to(ROOT / "tests").parts[0]
-        starts_engines = room in ("flow", "synth") or item.path.name == "test_ray_train.py"
-        item.add_marker(pytest.mark.xdist_group("engines" if starts_engines else str(item.path)))
-
-
 Told = Callable[[], str]
 
 
