@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv with everything dail needs: vLLM for an NVIDIA GPU if there is one, else its CPU build.
-# Runs again only when this file or pyproject.toml changed. Needs Linux, Python >= 3.11 and a package registry.
+# Runs again only when this file or pyproject.toml changed. Needs Linux, Python >= 3.11.5 and a package registry.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -9,8 +9,9 @@ python=${PYTHON:-python3}
 # engine takes is said in synth/engine/versions.py, what comes with this one in CONTRIBUTING.md.
 vllm=0.32.0
 
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    { echo "error: $("$python" --version) found, Python >= 3.11 wanted; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11, 5))' ||
+    { echo "error: $("$python" --version) found, Python >= 3.11.5 wanted (an earlier one reads other waypoints, by a" \
+        "fault of its re module); set PYTHON=/path/to/python3.12" >&2; exit 1; }
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 

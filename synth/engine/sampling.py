@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dail.synth.engine.base import Sampled, SequenceKey, TokenSequence, VerifyPoint
 from dail.synth.engine.ledger import Taken
-from dail.synth.method.acceptance import KINDS, Mixed, Rule, Sampling, Watched, mix, uniforms, watch
+from dail.synth.method.acceptance import Mixed, Rule, Sampling, Watched, kind_number, kind_of, mix, uniforms, watch
 from dail.synth.schema.trace_tokens import Tokens
 
 # What the device is told of a row: eight bytes a field, so that all of them travel as one table of int64.
@@ -54,7 +54,7 @@ class Slot:
         one, draw = self.sequence, self.sequence.draw
         assert draw is not None, f"{one.key} is sampled by the engine"
         rule = draw.acceptance
-        kind = KINDS.index(rule.kind) if rule else _NO_RULE
+        kind = kind_number(rule.kind) if rule else _NO_RULE
         tau, k, tempered = (rule.tau, rule.k, rule.tempered) if rule else (0.0, 0, False)
         column = 0 if draw.role == "student" else 1
         return (one.temperature, one.top_p, tau, one.top_k, kind, k, tempered, column, placeholder(one), one.seed)
@@ -222,7 +222,7 @@ def _send(told_P: np.ndarray, device: torch.device) -> _Told:
         host_NP = host_NP.pin_memory()
     rows = dict(zip(_TOLD.names or (), host_NP.to(device, non_blocking=True), strict=True))
     temperature, top_p, tau = (rows.pop(name).view(torch.float64).float() for name in ("temperature", "top_p", "tau"))
-    kinds = frozenset(KINDS[kind] for kind in set(told_P["kind"].tolist()) - {_NO_RULE})
+    kinds = frozenset(kind_of(kind) for kind in set(told_P["kind"].tolist()) - {_NO_RULE})
     is_heated = bool((told_P["temperature"] != 1).any())
     is_cut = bool((told_P["top_p"] != 1).any() or told_P["top_k"].any())
     return _Told(

@@ -12,16 +12,71 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dail.synth.schema.synthesis import Acceptance
+from dail.synth.core.errors import UsageError
+from dail.synth.schema.synthesis import ACCEPTANCE, RULES, Acceptance
 
 _BLOCK = 128  # divides most vocabularies, so that they need no padding
-KINDS = ("absolute", "relative", "topk")  # by number in `Rule`
+_kinds = list(RULES)  # by number in `Rule`; rules brought along follow as this process meets them
+
+
+class OwnRule(Protocol):
+    """A rule that somebody brought along, for `synthesis.acceptance=FILE.py:NAME`. It sees the whole distribution, so
+    strategy lockstep draws by it; lazy and draft_verify refuse it, which see a part.
+
+    A token of code is accepted if it is as likely as the average token is here, however flat the distribution:
+
+        def typical(logprob_PV, token_PK, tau_P1):
+            entropy_P1 = -(logprob_PV.exp() * logprob_PV).sum(-1, keepdim=True)
+            return logprob_PV.gather(-1, token_PK) >= tau_P1.log() - entropy_P1
+
+    A pure function of tensors: no number of its own (`.item()` would make the host wait in every step), and what it
+    says of one row may not depend on the others.
+
+    Args:
+        logprob_PV: the privileged student's natural log-probabilities, float32, at temperature 1, or at the row's with
+            `probability_space=tempered` (-inf but for the likeliest token at temperature 0).
+        token_PK: K proposals in each of P rows.
+        tau_P1: the row's tau.
+
+    Returns:
+        Whether each is accepted, bool [P, K].
+    """
+
+    def __call__(self, logprob_PV: Tensor, token_PK: Tensor, tau_P1: Tensor) -> Tensor: ...
+
+
+def kind_number(kind: str) -> int:
+    """The number of a rule's kind in this process. Raises UsageError if it is no rule."""
+    if kind not in _kinds:
+        _try_out(kind)
+        _kinds.append(kind)
+    return _kinds.index(kind)
+
+
+def kind_of(number: int) -> str:
+    return _kinds[number]
+
+
+def _try_out(kind: str) -> None:
+    """Calls an own rule once, since in an engine its error would cost the engine. Raises UsageError."""
+    rule: OwnRule = ACCEPTANCE.load(kind)
+    logprob_PV, token_PK = torch.zeros(2, 5).log_softmax(-1), torch.zeros(2, 3, dtype=torch.long)
+    try:
+        given = rule(logprob_PV, token_PK, torch.full((2, 1), 0.5))
+    except Exception as error:  # of a user's function
+        raise UsageError(f"acceptance rule {kind} failed on a trial: {type(error).__name__}: {error}") from error
+    if not isinstance(given, Tensor) or given.dtype != torch.bool or given.shape != token_PK.shape:
+        got = f"{given.dtype} {list(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise UsageError(
+            f"acceptance rule {kind} gave {got} for 3 proposals in each of 2 rows; wanted torch.bool [2, 3]"
+        )
 
 
 @dataclass(frozen=True)
@@ -49,7 +104,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Rule:
-    """When a proposal stands, for P rows; see `Acceptance`. `kinds` are those that some row has."""
+    """When a proposal is accepted, for P rows; see `Acceptance`. `kinds` are those that some row has."""
 
     kind_P: Tensor
     tau_P: Tensor
@@ -62,7 +117,7 @@ class Rule:
         """None: nothing ever stands."""
         kinds = [rule.kind if rule else None for rule in rules]
         return cls(
-            torch.tensor([KINDS.index(kind) if kind else -1 for kind in kinds], device=device, dtype=torch.long),
+            torch.tensor([kind_number(kind) if kind else -1 for kind in kinds], device=device, dtype=torch.long),
             torch.tensor([rule.tau if rule else 0.0 for rule in rules], device=device, dtype=torch.float32),
             torch.tensor([rule.k if rule else 0 for rule in rules], device=device, dtype=torch.long),
             torch.tensor([bool(rule and rule.tempered) for rule in rules], device=device, dtype=torch.bool),
@@ -165,10 +220,11 @@ class _View:
     def stands(self, token_PK: Tensor, rule: Rule) -> Tensor:
         """Whether a proposal of these tokens stands, by this role's distribution."""
         stands_PK = torch.zeros_like(token_PK, dtype=torch.bool)
-        for kind, verdict in (("absolute", self._absolute), ("relative", self._relative), ("topk", self._topk)):
-            if kind in rule.kinds:
-                is_kind_P1 = rule.kind_P[:, None] == KINDS.index(kind)
-                stands_PK = torch.where(is_kind_P1, verdict(token_PK, rule), stands_PK)
+        built_in = {"absolute": self._absolute, "relative": self._relative, "topk": self._topk}
+        for kind in rule.kinds:
+            verdict = built_in.get(kind) or partial(self._own, ACCEPTANCE.load(kind))
+            is_kind_P1 = rule.kind_P[:, None] == kind_number(kind)
+            stands_PK = torch.where(is_kind_P1, verdict(token_PK, rule), stands_PK)
         return stands_PK
 
     def _absolute(self, token_PK: Tensor, rule: Rule) -> Tensor:
@@ -184,6 +240,14 @@ class _View:
         tempered_PK = torch.where(self._greedy_P[:, None], (below_PK == 0).float(), (below_PK / self._heat_P1).exp())
         ratio_PK = torch.where(rule.tempered_P[:, None], tempered_PK, below_PK.exp())
         return ratio_PK >= rule.tau_P[:, None]
+
+    def _own(self, own: OwnRule, token_PK: Tensor, rule: Rule) -> Tensor:
+        logprob_PV = self.logits_PV - self._log_total_P[:, None]
+        if self._sampling.is_heated:
+            is_peak_PV = torch.arange(logprob_PV.shape[-1], device=logprob_PV.device) == self._peak_at_P[:, None]
+            tempered_PV = torch.where(self._greedy_P[:, None], is_peak_PV.float(), self._probability_PV).log()
+            logprob_PV = torch.where(rule.tempered_P[:, None], tempered_PV, logprob_PV)
+        return own(logprob_PV, token_PK, rule.tau_P[:, None])
 
     def _topk(self, token_PK: Tensor, rule: Rule) -> Tensor:
         ranks = [(self.logits_PV >= _at(self.logits_PV, token_P)[:, None]).sum(-1) for token_P in token_PK.T]

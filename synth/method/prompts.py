@@ -7,19 +7,25 @@ Those ids are what is decoded, stored and trained on: nothing is ever rendered o
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import jinja2.meta
 
 from dail.synth.core.errors import ItemError, UsageError
-from dail.synth.method.waypoints import final_answer, waypoints
+from dail.synth.method.waypoints import extract, final_answer
 from dail.synth.schema.items import ExpertSolution, Message
 from dail.synth.schema.models import ROLES, TEMPLATES, chat_template
+from dail.synth.schema.synthesis import PAPER, PROMPTS
 
 _JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+# What a role's template may show: the student's nothing that only an expert's solution tells.
+_SHOWN = {role: {"problem", "kind", "solution", "answer", "waypoints"} for role in ROLES}
+_SHOWN["student"] = {"problem", "kind"}
 
 
 @dataclass(frozen=True)
@@ -34,21 +40,26 @@ class Contexts:
     answer: str | None
 
 
-def role_messages(item: ExpertSolution) -> dict[str, tuple[Message, ...]]:
+def role_messages(item: ExpertSolution, prompts: str = PAPER, extractor: str = PAPER) -> dict[str, tuple[Message, ...]]:
     """The three conversations, by role: the item's last user message rendered through each role's template.
 
     The negative reference sees the answer of a verifiable problem, never of a proof (App. B.1).
+
+    Raises:
+        ItemError: a template or an extractor that somebody brought along fails on this item.
+        UsageError: it cannot be used at all.
     """
     values = {
         "problem": item.problem_text,
         "kind": item.resolved_kind,
         "solution": item.solution_text,
         "answer": shown_answer(item),
-        "waypoints": shown_waypoints(item),
+        "waypoints": shown_waypoints(item, extractor),
     }
     *earlier, last = item.messages
+    templates = role_templates(prompts)
     return {
-        role: (*earlier, Message.model_construct(role=last.role, content=_template(role).render(values)))
+        role: (*earlier, Message.model_construct(role=last.role, content=_render(templates[role], values)))
         for role in ROLES
     }
 
@@ -58,15 +69,59 @@ def shown_answer(item: ExpertSolution) -> str | None:
     return (item.answer or final_answer(item.solution_text)) if item.resolved_kind == "verifiable" else None
 
 
-def shown_waypoints(item: ExpertSolution) -> list[str]:
-    """The waypoints of the item's solution, without its answer."""
+def shown_waypoints(item: ExpertSolution, extractor: str = PAPER) -> list[str]:
+    """The waypoints of the item's solution, without its answer. Raises ItemError: the extractor failed."""
     solution = item.solution_text
-    return waypoints(solution, item.resolved_kind, item.answer or final_answer(solution))
+    return extract(extractor, solution, item.resolved_kind, item.answer or final_answer(solution))
 
 
 @cache
-def _template(role: str) -> jinja2.Template:
-    return _JINJA.from_string((TEMPLATES / f"{role}.jinja").read_text("utf-8"))
+def role_templates(prompts: str = PAPER) -> Mapping[str, jinja2.Template]:
+    """By role, what a reference to prompts means: a folder of templates, or a mapping from role to template.
+
+    A role that is left out keeps the paper's. A template may show `problem`, `kind` (verifiable or proof), and, but for
+    the student's, `solution`, `answer` (or none) and `waypoints`, a list.
+
+    Raises:
+        UsageError: no such prompts; no template; one that shows something else.
+    """
+    brought = {} if prompts == PAPER else _texts(prompts)
+    if unknown := sorted(brought.keys() - set(ROLES)):
+        raise UsageError(f"prompts {prompts} have a template {unknown[0]!r}; the roles are {', '.join(ROLES)}")
+    own = {role: (TEMPLATES / f"{role}.jinja").read_text("utf-8") for role in ROLES if role not in brought}
+    return {role: _template(prompts, role, text) for role, text in {**own, **brought}.items()}
+
+
+def _texts(prompts: str) -> dict[str, str]:
+    meant = PROMPTS.load(prompts)
+    if isinstance(meant, Path):
+        try:
+            return {file.stem: file.read_text("utf-8") for file in sorted(meant.glob(PROMPTS.files))}
+        except UnicodeDecodeError as error:
+            raise UsageError(f"prompts {prompts}: a template is not UTF-8: {error}") from None
+    if isinstance(meant, Mapping) and all(isinstance(text, str) for text in meant.values()):
+        return dict(meant)
+    raise UsageError(f"prompts {prompts} are a {type(meant).__name__}; wanted a mapping from role to template")
+
+
+def _template(prompts: str, role: str, text: str) -> jinja2.Template:
+    try:
+        unknown = jinja2.meta.find_undeclared_variables(_JINJA.parse(text)) - _SHOWN[role]
+    except jinja2.TemplateError as error:
+        raise UsageError(f"prompts {prompts}: the template of {role} is no Jinja template: {error}") from None
+    if unknown:
+        raise UsageError(
+            f"prompts {prompts}: the template of {role} shows {', '.join(sorted(unknown))}; it may show "
+            f"{', '.join(sorted(_SHOWN[role]))}"
+        )
+    return _JINJA.from_string(text)
+
+
+def _render(template: jinja2.Template, values: Mapping[str, object]) -> str:
+    try:
+        return template.render(values)
+    except Exception as error:  # a template is a program: whatever it raises concerns this item alone
+        raise ItemError("template_failed", f"a role's template failed: {type(error).__name__}: {error}") from error
 
 
 class Prompts:
@@ -87,27 +142,29 @@ class Prompts:
         self._special = _special_tokens(self.tokenizer)
         self.stop_ids = frozenset(_stop_ids(model, self.tokenizer))
 
-    def contexts(self, item: ExpertSolution, thinking: bool | None) -> Contexts:
+    def contexts(
+        self, item: ExpertSolution, thinking: bool | None, prompts: str = PAPER, extractor: str = PAPER
+    ) -> Contexts:
         """Token ids of the three contexts, each ending where the model is to start writing.
 
         Raises:
             ItemError: the tokenizer or the chat template failed on this item, or a text of it spells a special token.
-            UsageError: `thinking` is set and the chat template has no such switch.
+            UsageError: `thinking` is set and the chat template has no such switch; prompts or extractor cannot be used.
         """
-        by_role = role_messages(item)
+        by_role = role_messages(item, prompts, extractor)
         ids = {role: self.render(messages, thinking) for role, messages in by_role.items()}
         return Contexts(
             student_ids=ids["student"],
             privileged_ids=ids["privileged_student"],
             negative_ids=ids["negative_reference"],
             student_messages=by_role["student"],
-            waypoints=shown_waypoints(item),
+            waypoints=shown_waypoints(item, extractor),
             answer=shown_answer(item),
         )
 
-    def student_ids(self, problem: str, thinking: bool | None) -> list[int]:
+    def student_ids(self, problem: str, thinking: bool | None, prompts: str = PAPER) -> list[int]:
         """The student's context of a bare problem with a checkable answer, as in evaluation."""
-        content = _template("student").render(problem=problem, kind="verifiable")
+        content = _render(role_templates(prompts)["student"], {"problem": problem, "kind": "verifiable"})
         return self.render((Message.model_construct(role="user", content=content),), thinking)
 
     def render(self, messages: tuple[Message, ...], thinking: bool | None) -> list[int]:

@@ -18,7 +18,10 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, Protocol
+
+from dail.synth.core.errors import ItemError
+from dail.synth.schema.synthesis import EXTRACTOR, PAPER
 
 LONGEST_WAYPOINT = 200  # characters; more is no intermediate result but a table, a typo or an attack
 
@@ -104,6 +107,46 @@ _NO_INK = re.compile(r"\\[,;:! $]|[\s$~]|\\left(?![A-Za-z])|\\right(?![A-Za-z])"
 _NEEDLESS_BRACES = re.compile(r"\^\{([A-Za-z]|[0-9]+)\}")
 _DECIMAL = re.compile(r"-?[0-9]*(?:[0-9]|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
 _RATIO = re.compile(r"(-?)(?:\\[dt]?frac\{(-?[0-9]+)\}\{([0-9]+)\}|\\[dt]?frac([0-9])([0-9])|([0-9]+)/([0-9]+))")
+
+
+class ExtractWaypoints(Protocol):
+    r"""An extractor that somebody brought along, for `synthesis.extractor=FILE.py:NAME`.
+
+    What a solution's intermediate results are depends on its field. In law they may be the provisions it cites:
+
+        def provisions(solution, kind, answer):
+            cited = dict.fromkeys(re.findall(r"(?:§|Art\.) ?\d+\w?", solution))
+            return [one for one in cited if one != answer]
+
+    Args:
+        solution: the expert's text.
+        kind: verifiable or proof.
+        answer: the final answer, which is no waypoint; none if there is none.
+
+    Returns:
+        Short texts in the order in which they are to be shown, each once.
+    """
+
+    def __call__(self, solution: str, kind: str, answer: str | None) -> list[str]: ...
+
+
+def extract(extractor: str, solution: str, kind: Literal["verifiable", "proof"], answer: str | None) -> list[str]:
+    """The waypoints by an extractor, the paper's or another.
+
+    Raises:
+        UsageError: there is no such extractor.
+        ItemError: it failed on this solution, or gave no list of texts.
+    """
+    if extractor == PAPER:
+        return waypoints(solution, kind, answer)
+    own: ExtractWaypoints = EXTRACTOR.load(extractor)
+    try:
+        found = own(solution, kind, answer)
+    except Exception as error:  # of a user's function
+        raise ItemError("extractor_failed", f"{extractor} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ItemError("extractor_failed", f"{extractor} gave {found!r:.200}; wanted a list of texts")
+    return found
 
 
 def final_answer(solution: str) -> str | None:

@@ -21,7 +21,7 @@ from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.scheduler import Entry, Stage, Staged, Trace, drawn_sequence, scored_sequence
 from dail.synth.rollout.select import acceptance
 from dail.synth.rollout.stop_strings import Stops
-from dail.synth.schema.synthesis import Acceptance
+from dail.synth.schema.synthesis import RULES, Acceptance
 from dail.synth.schema.trace_tokens import Tokens
 
 LONGEST_DRAFT = 32
@@ -55,13 +55,7 @@ class DraftVerify(Staged[DraftedTrace]):
 
     def capacity(self, request: RolloutRequest) -> int:
         """One token less than the model holds: an engine scores a prompt only if it may write a token after it."""
-        rule = acceptance(request.synthesis)
-        if rule.tempered and rule.kind == "absolute":
-            raise ItemError(
-                "not_exact",
-                "strategy draft_verify knows raw probabilities only, and probability_space is tempered; use "
-                "strategy=auto or lockstep, or probability_space=raw",
-            )
+        _check_exact(acceptance(request.synthesis))
         student = self._student.admission.check([len(request.student_ids)])
         capacity = min(student, self._entry.admission.check([len(request.privileged_ids)])) - 1
         if capacity < 1:
@@ -120,6 +114,21 @@ class DraftVerify(Staged[DraftedTrace]):
         # Old drafts count for less and less: how often a draft is accepted changes along a trace.
         self._num_drafted = _MEMORY * self._num_drafted + num_kept + (trace.rejected is not None)
         self._num_accepted = _MEMORY * self._num_accepted + num_kept
+
+
+def _check_exact(rule: Acceptance) -> None:
+    if rule.tempered and rule.kind == "absolute":
+        raise ItemError(
+            "not_exact",
+            "strategy draft_verify knows raw probabilities only, and probability_space is tempered; use "
+            "strategy=auto or lockstep, or probability_space=raw",
+        )
+    if rule.kind not in RULES:
+        raise ItemError(
+            "not_exact",
+            f"strategy draft_verify knows the likeliest tokens only, and acceptance={rule.kind} sees whole "
+            "distributions; use strategy=auto or lockstep",
+        )
 
 
 def is_accepted(score: Score, rule: Acceptance, temperature: float) -> bool:

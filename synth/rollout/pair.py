@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from dail.synth.config import EngineConfig, SynthConfig
+from dail.synth.core.errors import ItemError, UsageError
 from dail.synth.engine.admission import Admission
 from dail.synth.engine.base import Engine, Limits
 from dail.synth.engine.start import start_engine
+from dail.synth.method.acceptance import kind_number
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.direct import Single
@@ -89,6 +91,10 @@ class Pair:
 
     def add(self, request: RolloutRequest) -> None:
         """Queues a request. Raises ItemError if it can never run."""
+        try:  # before it is in a batch, whose step would end with the error
+            kind_number(request.synthesis.acceptance)
+        except UsageError as error:
+            raise ItemError("extension", str(error)) from error
         if self._student_adapter:
             request = replace(request, adapter=str(self._student_adapter))
         self._strategies[choose(request.synthesis, self._wanted)].add(request)

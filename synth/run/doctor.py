@@ -17,7 +17,7 @@ from dail.synth.core.progress import progress
 from dail.synth.engine.sizing import GIB, Device, Sizes, fit, shape_of, this_device
 from dail.synth.engine.versions import Choices, check_vllm, outside, versions_here, vllm_here
 from dail.synth.method.prompts import Contexts, Prompts
-from dail.synth.run.local import make_batch
+from dail.synth.run.local import make_batch, tried_out
 from dail.synth.run.pool import ray_cluster
 from dail.synth.run.preview import Forecast, Preview, forecast, run_preview
 from dail.synth.run.trace_rows import prepare
@@ -105,7 +105,7 @@ def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_p
     if config.engine.kind == "vllm" and (found_vllm := vllm_here()):
         check_vllm(found_vllm)
     device, identity = this_device(), identify(config.engine.model, student=config.student)
-    prompts = Prompts(config.engine.model)
+    prompts, synthesis = Prompts(config.engine.model), tried_out(synthesis)
     shape = shape_of(config.engine.model, config.engine.dtype)
     notes, sizes = outside(), None
     try:

@@ -40,13 +40,14 @@ from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_OK, EXIT_SOME_FAILED,
 from dail.synth.core.files import Objects
 from dail.synth.core.progress import OnProgress, told_to
 from dail.synth.core.running import Stop
+from dail.synth.method.prompts import role_templates
 from dail.synth.run.unit_source import Progress, Standing
 from dail.synth.run.worker import run_worker
 from dail.synth.schema.items import ExpertSolution, check_items, load_items
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest, read_rows
 from dail.synth.schema.models import ModelIdentity, chat_template, identify
 from dail.synth.schema.shards import TraceRow
-from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.synthesis import EXTRACTOR, PAPER, RULES, Synthesis
 from dail.synth.schema.trace_tokens import Tokens, student_share
 from dail.synth.schema.units import WORKER_STOPPED, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit, unit_id
 
@@ -117,6 +118,23 @@ class Batch:
     model: ModelIdentity
     synthesis: Synthesis
     units: dict[str, Unit]
+
+
+def tried_out(synthesis: Synthesis) -> Synthesis:
+    """The settings with prompts, extractor and rule that were brought along pinned, loaded and tried.
+
+    Raises:
+        UsageError: one of them cannot be used.
+    """
+    synthesis = synthesis.pinned()
+    role_templates(synthesis.prompts)
+    if synthesis.extractor != PAPER and not callable(EXTRACTOR.load(synthesis.extractor)):
+        raise UsageError(f"waypoint extractor {synthesis.extractor} is no function; give FILE.py:NAME of one")
+    if synthesis.acceptance not in RULES:
+        from dail.synth.method.acceptance import kind_number  # torch, which nothing else here needs
+
+        kind_number(synthesis.acceptance)
+    return synthesis
 
 
 def make_batch(items: list[ExpertSolution], synthesis: Synthesis, model: ModelIdentity) -> Batch:
@@ -321,6 +339,7 @@ def _synthesise(
             f"thinking={synthesis.thinking} is set, but the chat template in {config.engine.model} has no "
             f"enable_thinking switch; leave it out"
         )
+    synthesis = tried_out(synthesis)
     batch = make_batch(items, synthesis, model)
     try:
         out.mkdir(parents=True, exist_ok=True)

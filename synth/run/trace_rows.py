@@ -35,7 +35,8 @@ def prepare(unit: Unit, prompts: Prompts, model_tokens: int) -> Prepared:
         ItemError: no trace fits behind a context, or the tokenizer failed.
         UsageError: the chat template has no thinking switch.
     """
-    contexts = prompts.contexts(unit.item, unit.synthesis.thinking)
+    asked = unit.synthesis
+    contexts = prompts.contexts(unit.item, asked.thinking, asked.prompts, asked.extractor)
     by_role = {
         "privileged": contexts.privileged_ids,
         "student": contexts.student_ids,
@@ -49,7 +50,7 @@ def prepare(unit: Unit, prompts: Prompts, model_tokens: int) -> Prepared:
             f"the {role} prompt needs {len(longest)} tokens and the trace at least 1; the model holds "
             f"{model_tokens}; shorten the solution or use a longer-context model",
         )
-    synthesis = unit.synthesis.model_copy(update={"max_tokens": min(room, unit.synthesis.max_tokens)})
+    synthesis = asked.model_copy(update={"max_tokens": min(room, asked.max_tokens)})
     request = RolloutRequest(
         unit_id=unit.unit_id,
         student_ids=contexts.student_ids,
@@ -110,7 +111,7 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         truncated=rollout.reason == "length",
         method=synthesis.method,
         strategy="none" if synthesis.method == "expert" else rollout.strategy,
-        acceptance=synthesis.acceptance,
+        **synthesis.labels(),
         tau=synthesis.tau,
         acceptance_k=synthesis.acceptance_k,
         temperature=synthesis.temperature,

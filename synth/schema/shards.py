@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from dail.synth.core.config import TOOL_VERSION, Frozen
 from dail.synth.core.errors import IntegrityError
-from dail.synth.schema.items import Kind
+from dail.synth.schema.items import Kind, read_parquet
 from dail.synth.schema.trace_tokens import count_attributed, count_student, student_share
 
 SCHEMA_VERSION = 3  # a changed column raises it
@@ -74,6 +74,8 @@ class TraceRow(Frozen):
     # how it was made
     method: str
     strategy: str
+    prompts: str  # these three as NAME, or NAME#DIGEST of what was brought along
+    extractor: str
     acceptance: str
     tau: float
     acceptance_k: Int32
@@ -144,7 +146,7 @@ def decode_shard(data: bytes, name: str) -> list[TraceRow]:
         IntegrityError: not Parquet, another schema version, other columns, or rows that break the format.
     """
     try:
-        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+        table = read_parquet(data)
         _check_schema(table.schema, name)
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
         raise IntegrityError(f"shard {name} is not readable Parquet: {error}; restore it or rebuild it") from None

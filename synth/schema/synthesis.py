@@ -8,7 +8,15 @@ from typing import Literal
 from pydantic import Field, JsonValue
 
 from dail.synth.core.config import Config
+from dail.synth.core.extensions import Extension, Reference, label
 from dail.synth.schema.items import StopString
+
+PAPER = "paper"
+RULES = ("absolute", "relative", "topk")
+PROMPTS = Extension("set of prompts", "dail.prompts", (PAPER,), files="*.jinja")
+EXTRACTOR = Extension("waypoint extractor", "dail.extractors", (PAPER,))
+ACCEPTANCE = Extension("acceptance rule", "dail.acceptance", RULES)
+_EXTENSIONS = {"prompts": PROMPTS, "extractor": EXTRACTOR, "acceptance": ACCEPTANCE}
 
 
 class Synthesis(Config):
@@ -19,10 +27,21 @@ class Synthesis(Config):
         description="mixed-policy rollouts; direct sampling from the privileged student; the student alone; or the "
         "expert solution itself as the trace, for fine-tuning on it (the paper's baseline)",
     )
-    acceptance: Literal["absolute", "relative", "topk"] = Field(
+    prompts: Reference = Field(
+        PAPER,
+        description="templates of the three roles: the paper's, or your own, a FOLDER with student.jinja, "
+        "privileged_student.jinja, negative_reference.jinja; a role without a file keeps the paper's",
+    )
+    extractor: Reference = Field(
+        PAPER,
+        description="what finds the waypoints that the negative reference is shown: the paper's, which reads numbers "
+        "and formulas, or your own, FILE.py:NAME",
+    )
+    acceptance: Literal["absolute", "relative", "topk"] | Reference = Field(
         "absolute",
-        description="a student token stands if the privileged student gives it tau (the paper's rule); tau times the "
-        "largest probability; or if at most acceptance_k tokens are as likely as it",
+        description="a student token is accepted if the privileged student gives it tau (the paper's rule); tau times "
+        "the largest probability; if at most acceptance_k tokens are as likely as it; or by your own rule, "
+        "FILE.py:NAME",
     )
     tau: float = Field(0.8, gt=0, le=1, description="a student token stands if the privileged student gives it this")
     acceptance_k: int = Field(25, ge=1, description="the k of acceptance=topk; no other rule reads it")
@@ -42,27 +61,50 @@ class Synthesis(Config):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws; another one makes another set of traces")
 
+    def pinned(self) -> Synthesis:
+        """With the digests of what was brought along; imports nothing. Raises UsageError: not there, or changed."""
+        return self.model_copy(update={name: kind.pin(getattr(self, name)) for name, kind in _EXTENSIONS.items()})
+
+    def labels(self) -> dict[str, str]:
+        """What outputs say of prompts, extractor and acceptance: NAME#DIGEST where they are pinned."""
+        return {name: label(getattr(self, name)) for name in _EXTENSIONS}
+
+    def check_names(self) -> Synthesis:
+        """Itself, if it names no file and no module. Raises ValueError."""
+        for name, kind in _EXTENSIONS.items():
+            kind.check_name(getattr(self, name))
+        return self
+
     def identity(self) -> dict[str, JsonValue]:
         """What shapes a trace. A setting that changes nothing is left out, so that names made without it stay."""
         settings: dict[str, JsonValue] = self.model_dump(mode="json", exclude={"samples_per_item"})
+        settings |= self.labels()
         if self.acceptance != "topk":
             del settings["acceptance_k"]
-        without_effect: dict[str, JsonValue] = {"acceptance": "absolute", "top_p": 1.0, "top_k": 0, "stop": []}
+        without_effect: dict[str, JsonValue] = {
+            "prompts": PAPER,
+            "extractor": PAPER,
+            "acceptance": "absolute",
+            "top_p": 1.0,
+            "top_k": 0,
+            "stop": [],
+        }
         return {name: value for name, value in settings.items() if without_effect.get(name, ...) != value}
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """When a proposal t of the student stands, by the privileged student's distribution p.
+    """When a proposal t of the student is accepted, by the privileged student's distribution p.
 
         absolute   p(t) >= tau                       the paper's rule (§2.1)
         relative   p(t) >= tau * max p
         topk       at most k tokens have p >= p(t)   as in speculative knowledge distillation; tau plays no part
+        else       a reference to a rule that somebody brought along (`dail.synth.method.acceptance.OwnRule`)
 
     `tempered`: p is taken at the row's temperature, else at temperature 1. It is never cut by top-p or top-k.
     """
 
-    kind: Literal["absolute", "relative", "topk"]
+    kind: str
     tau: float
     k: int
     tempered: bool

@@ -110,6 +110,8 @@ def trace_row(unit: Unit) -> TraceRow:
         tau=settings.tau,
         temperature=settings.temperature,
         probability_space=settings.probability_space,
+        prompts="paper",
+        extractor="paper",
         acceptance="absolute",
         acceptance_k=25,
         top_p=1.0,

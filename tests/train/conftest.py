@@ -97,6 +97,8 @@ def trace_row(unit: str, model: ModelIdentity, seed: int = 0, **changes: object)
         "tau": 0.8,
         "temperature": 0.6,
         "probability_space": "raw",
+        "prompts": "paper",
+        "extractor": "paper",
         "acceptance": "absolute",
         "acceptance_k": 25,
         "top_p": 1.0,

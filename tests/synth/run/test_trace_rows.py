@@ -64,7 +64,7 @@ def test_the_negative_reference_must_have_room_too(
 ) -> None:
     contexts = prompts.contexts(unit(model).item, None)
     longer = dataclasses.replace(contexts, negative_ids=[5] * 500)
-    monkeypatch.setattr(prompts, "contexts", lambda item, thinking: longer)
+    monkeypatch.setattr(prompts, "contexts", lambda *_: longer)
     assert prepare(unit(model), prompts, 501).request.synthesis.max_tokens == 1
     with pytest.raises(ItemError, match="the negative prompt needs 500 tokens"):
         prepare(unit(model), prompts, 500)

@@ -38,6 +38,8 @@ ROW: dict[str, Any] = {
     "truncated": False,
     "method": "mixed",
     "strategy": "lockstep",
+    "prompts": "paper",
+    "extractor": "paper",
     "acceptance": "absolute",
     "tau": 0.8,
     "acceptance_k": 25,

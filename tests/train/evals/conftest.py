@@ -115,6 +115,8 @@ def trace_row(prompts: Prompts, model: ModelIdentity, number: int, sources: Sequ
         tau=0.8,
         temperature=0.6,
         probability_space="raw",
+        prompts="paper",
+        extractor="paper",
         acceptance="absolute",
         acceptance_k=25,
         top_p=1.0,
