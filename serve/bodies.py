@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, field_validator
 
 from dail.serve.settings import ModelName
 from dail.synth.core.config import Frozen
@@ -67,6 +67,12 @@ class BatchIn(Frozen):
     metadata: Metadata = Field(default_factory=dict, description="yours; kept and given back")
     run_label: Short | None = Field(None, description="the same body under another label is another batch")
     on_invalid_item: Literal["reject"] = "reject"
+
+    @field_validator("synthesis")
+    @classmethod
+    def _names_no_file(cls, synthesis: Synthesis) -> Synthesis:
+        """What comes over the network may name what is installed, and not say which file is run."""
+        return synthesis.check_names()
 
     @classmethod
     def parse(cls, value: Any) -> BatchIn:

@@ -42,7 +42,7 @@ from dail.serve.store.tables import wal_is_safe
 from dail.serve.store.transaction import Store, Transaction
 from dail.serve.store.units import UnitRecord
 from dail.synth.core.config import canonical, fingerprint
-from dail.synth.core.errors import DailError, InputError, IntegrityError, StorageError
+from dail.synth.core.errors import DailError, ExtensionError, InputError, IntegrityError, StorageError
 from dail.synth.core.files import Objects
 from dail.synth.schema.manifest import Manifest, build_manifest, config_fingerprint, encode_manifest, manifest_key
 from dail.synth.schema.models import ModelIdentity
@@ -112,7 +112,7 @@ class Service:
 
     def create(self, body: BatchIn, idempotency_key: str | None) -> tuple[BatchOut, bool]:
         """Stores a batch before it returns; True if it is new. The same body again gives the same batch."""
-        model = self._model(body.model)
+        model, body = self._model(body.model), _pinned(body)
         asked = body.model_dump(mode="json", exclude_defaults=True, exclude={"model"})
         body_hash = fingerprint([asked, model.model_dump(mode="json")])
         key = f"body {body_hash}" if idempotency_key is None else f"key {idempotency_key}"
@@ -437,6 +437,14 @@ def _held(tx: Transaction, unit: str, worker: str, epoch: int) -> UnitRecord:
     if held is None:
         raise Conflict("fenced", "this lease is over: the unit has ended or went to another worker; drop it")
     return held
+
+
+def _pinned(body: BatchIn) -> BatchIn:
+    """With the digests of what is installed here under the names that it gives; a worker must have the same."""
+    try:
+        return body.model_copy(update={"synthesis": body.synthesis.pinned()})
+    except ExtensionError as error:
+        raise InputError(str(error), [("/synthesis", "unknown_extension", str(error))]) from None
 
 
 def _units(body: BatchIn, model: ModelIdentity) -> list[tuple[str, str, int]]:

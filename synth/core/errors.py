@@ -2,6 +2,7 @@
 
 DailError                 exit 1   something of ours stopped; the message says what to do
 ├── UsageError            exit 2   a flag, a setting or a file the user named cannot be used
+│   └── ExtensionError    exit 2   what a user brought along is not here, has changed or fails
 ├── InputError            exit 2   expert solutions that cannot be used (`pointer` says where)
 ├── IntegrityError        exit 1   bytes that are not what the manifest or the lineage says
 ├── StorageError          exit 1   a disk or object store that refused
@@ -47,6 +48,11 @@ def _remade(kind: type[DailError], args: tuple[Any, ...], state: dict[str, Any])
 class UsageError(DailError):
     code = "usage"
     exit_code = EXIT_USAGE
+
+
+class ExtensionError(UsageError):
+    code = "extension"
+    retryable = True  # of a unit: another worker may have it
 
 
 class InputError(DailError):

@@ -29,7 +29,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from dail.synth.core.errors import UsageError
+from dail.synth.core.errors import ExtensionError
 
 _NAME = re.compile(r"[A-Za-z][\w.-]*")
 _DIGEST_DIGITS = 16
@@ -51,7 +51,7 @@ class Extension:
         """The reference with the digest of its source; of what is built in as it is. Imports nothing.
 
         Raises:
-            UsageError: there is no such thing, or it is pinned already and its source changed.
+            ExtensionError: there is no such thing, or it is pinned already and its source changed.
         """
         if reference in self.builtin:
             return reference
@@ -60,7 +60,7 @@ class Extension:
             place = str(Path(place).resolve())
         digest = _digest(self._source(place))
         if wanted and digest != wanted:
-            raise UsageError(
+            raise ExtensionError(
                 f"{self.what} {place} has source {digest}, wanted {wanted}: it changed since this began; restore it, "
                 "or begin anew with the changed one"
             )
@@ -70,7 +70,7 @@ class Extension:
         """What a reference means, looked up once per process; of a folder, its path.
 
         Raises:
-            UsageError: as `pin`, or its import fails.
+            ExtensionError: as `pin`, or its import fails.
         """
         return _load(self, reference)
 
@@ -80,8 +80,8 @@ class Extension:
         if reference in self.builtin or _NAME.fullmatch(reference.partition("#")[0]):
             return reference
         raise ValueError(
-            f"{reference!r} is no name of an installed {self.what}; files and modules are for the command line; "
-            f"{self._known()}"
+            f"{reference!r} is no name of a {self.what}; the API takes what is installed on server and workers (an "
+            f"entry point of {self.group}) and runs no file that a request names; `dail synth` does; {self._known()}"
         )
 
     def _source(self, place: str) -> list[Path]:
@@ -91,10 +91,10 @@ class Extension:
         if not sep:
             return _module_source(self._entry_point(place).partition(":")[0], self.what, place)
         if not name or not where:
-            raise UsageError(f"{self.what} {place!r} is not FILE.py:NAME or MODULE:NAME; {self._known()}")
+            raise ExtensionError(f"{self.what} {place!r} is not FILE.py:NAME or MODULE:NAME; {self._known()}")
         if where.endswith(".py"):
             if not Path(where).is_file():
-                raise UsageError(f"{self.what} {place}: there is no file {where}; give FILE.py:NAME")
+                raise ExtensionError(f"{self.what} {place}: there is no file {where}; give FILE.py:NAME")
             return [Path(where)]
         return _module_source(where, self.what, place)
 
@@ -104,7 +104,7 @@ class Extension:
     def _files_in(self, folder: Path) -> list[Path]:
         files = sorted(folder.glob(self.files))
         if not files:
-            raise UsageError(f"{self.what} {folder}: there is no folder with {self.files} files; {self._known()}")
+            raise ExtensionError(f"{self.what} {folder}: there is no folder with {self.files} files; {self._known()}")
         return files
 
     def _entry_point(self, name: str) -> str:
@@ -112,10 +112,10 @@ class Extension:
         if len(found) == 1:
             return found[0]
         if found:
-            raise UsageError(
+            raise ExtensionError(
                 f"{self.what} {name!r} is declared {len(found)} times ({', '.join(found)}); give MODULE:NAME"
             )
-        raise UsageError(f"there is no {self.what} {name!r}; {self._known()}")
+        raise ExtensionError(f"there is no {self.what} {name!r}; {self._known()}")
 
     def _known(self) -> str:
         installed = sorted({one.name for one in entry_points(group=self.group)})
@@ -131,12 +131,12 @@ class Extension:
         try:
             module = _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
         except Exception as error:  # a user's file may fail in any way
-            raise UsageError(f"{self.what} {place} cannot be imported: {type(error).__name__}: {error}") from error
+            raise ExtensionError(f"{self.what} {place} cannot be imported: {type(error).__name__}: {error}") from error
         value: Any = module
         for part in name.split("."):
             value = getattr(value, part, None)
         if value is None:
-            raise UsageError(f"{self.what} {place}: {where} has nothing named {name}; check its spelling")
+            raise ExtensionError(f"{self.what} {place}: {where} has nothing named {name}; check its spelling")
         return value
 
 
@@ -171,12 +171,11 @@ def _load(extension: Extension, reference: str) -> Any:
 
 
 def _import_file(file: Path) -> ModuleType:
-    name = f"dail_extension_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec and spec.loader, f"{file} ends in .py"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look there
-    spec.loader.exec_module(module)
+    """Compiled anew: Python's cache goes by size and second, so it may hold what the file was before."""
+    module = ModuleType(f"dail_extension_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module  # dataclasses and pickle look there
+    exec(compile(file.read_bytes(), file, "exec"), vars(module))
     return module
 
 
@@ -188,7 +187,7 @@ def _module_source(module: str, what: str, place: str) -> list[Path]:
     except (ImportError, ValueError):
         spec = None
     if spec is None:
-        raise UsageError(f"{what} {place}: there is no module {top} to import; install it, or give FILE.py:NAME")
+        raise ExtensionError(f"{what} {place}: there is no module {top} to import; install it, or give FILE.py:NAME")
     if spec.submodule_search_locations:
         return [file for folder in spec.submodule_search_locations for file in _python_files(Path(folder))]
     return [Path(spec.origin)] if spec.origin and Path(spec.origin).is_file() else []

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dail.synth.core.errors import UsageError
+from dail.synth.core.errors import ExtensionError
 from dail.synth.schema.synthesis import ACCEPTANCE, RULES, Acceptance
 
 _BLOCK = 128  # divides most vocabularies, so that they need no padding
@@ -53,7 +53,7 @@ class OwnRule(Protocol):
 
 
 def kind_number(kind: str) -> int:
-    """The number of a rule's kind in this process. Raises UsageError if it is no rule."""
+    """The number of a rule's kind in this process. Raises ExtensionError if it is no rule."""
     if kind not in _kinds:
         _try_out(kind)
         _kinds.append(kind)
@@ -65,16 +65,16 @@ def kind_of(number: int) -> str:
 
 
 def _try_out(kind: str) -> None:
-    """Calls an own rule once, since in an engine its error would cost the engine. Raises UsageError."""
+    """Calls an own rule once, since in an engine its error would cost the engine. Raises ExtensionError."""
     rule: OwnRule = ACCEPTANCE.load(kind)
     logprob_PV, token_PK = torch.zeros(2, 5).log_softmax(-1), torch.zeros(2, 3, dtype=torch.long)
     try:
         given = rule(logprob_PV, token_PK, torch.full((2, 1), 0.5))
     except Exception as error:  # of a user's function
-        raise UsageError(f"acceptance rule {kind} failed on a trial: {type(error).__name__}: {error}") from error
+        raise ExtensionError(f"acceptance rule {kind} failed on a trial: {type(error).__name__}: {error}") from error
     if not isinstance(given, Tensor) or given.dtype != torch.bool or given.shape != token_PK.shape:
         got = f"{given.dtype} {list(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
-        raise UsageError(
+        raise ExtensionError(
             f"acceptance rule {kind} gave {got} for 3 proposals in each of 2 rows; wanted torch.bool [2, 3]"
         )
 

@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 import jinja2.meta
 
-from dail.synth.core.errors import ItemError, UsageError
+from dail.synth.core.errors import ExtensionError, ItemError, UsageError
 from dail.synth.method.waypoints import extract, final_answer
 from dail.synth.schema.items import ExpertSolution, Message
 from dail.synth.schema.models import ROLES, TEMPLATES, chat_template
@@ -83,11 +83,11 @@ def role_templates(prompts: str = PAPER) -> Mapping[str, jinja2.Template]:
     the student's, `solution`, `answer` (or none) and `waypoints`, a list.
 
     Raises:
-        UsageError: no such prompts; no template; one that shows something else.
+        ExtensionError: no such prompts; no template; one that shows something else.
     """
     brought = {} if prompts == PAPER else _texts(prompts)
     if unknown := sorted(brought.keys() - set(ROLES)):
-        raise UsageError(f"prompts {prompts} have a template {unknown[0]!r}; the roles are {', '.join(ROLES)}")
+        raise ExtensionError(f"prompts {prompts} have a template {unknown[0]!r}; the roles are {', '.join(ROLES)}")
     own = {role: (TEMPLATES / f"{role}.jinja").read_text("utf-8") for role in ROLES if role not in brought}
     return {role: _template(prompts, role, text) for role, text in {**own, **brought}.items()}
 
@@ -98,19 +98,19 @@ def _texts(prompts: str) -> dict[str, str]:
         try:
             return {file.stem: file.read_text("utf-8") for file in sorted(meant.glob(PROMPTS.files))}
         except UnicodeDecodeError as error:
-            raise UsageError(f"prompts {prompts}: a template is not UTF-8: {error}") from None
+            raise ExtensionError(f"prompts {prompts}: a template is not UTF-8: {error}") from None
     if isinstance(meant, Mapping) and all(isinstance(text, str) for text in meant.values()):
         return dict(meant)
-    raise UsageError(f"prompts {prompts} are a {type(meant).__name__}; wanted a mapping from role to template")
+    raise ExtensionError(f"prompts {prompts} are a {type(meant).__name__}; wanted a mapping from role to template")
 
 
 def _template(prompts: str, role: str, text: str) -> jinja2.Template:
     try:
         unknown = jinja2.meta.find_undeclared_variables(_JINJA.parse(text)) - _SHOWN[role]
     except jinja2.TemplateError as error:
-        raise UsageError(f"prompts {prompts}: the template of {role} is no Jinja template: {error}") from None
+        raise ExtensionError(f"prompts {prompts}: the template of {role} is no Jinja template: {error}") from None
     if unknown:
-        raise UsageError(
+        raise ExtensionError(
             f"prompts {prompts}: the template of {role} shows {', '.join(sorted(unknown))}; it may show "
             f"{', '.join(sorted(_SHOWN[role]))}"
         )

@@ -134,7 +134,7 @@ def extract(extractor: str, solution: str, kind: Literal["verifiable", "proof"],
     """The waypoints by an extractor, the paper's or another.
 
     Raises:
-        UsageError: there is no such extractor.
+        ExtensionError: there is no such extractor.
         ItemError: it failed on this solution, or gave no list of texts.
     """
     if extractor == PAPER:

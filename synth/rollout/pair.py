@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dail.synth.config import EngineConfig, SynthConfig
-from dail.synth.core.errors import ItemError, UsageError
+from dail.synth.core.errors import ExtensionError, ItemError
 from dail.synth.engine.admission import Admission
 from dail.synth.engine.base import Engine, Limits
 from dail.synth.engine.start import start_engine
@@ -93,8 +93,8 @@ class Pair:
         """Queues a request. Raises ItemError if it can never run."""
         try:  # before it is in a batch, whose step would end with the error
             kind_number(request.synthesis.acceptance)
-        except UsageError as error:
-            raise ItemError("extension", str(error)) from error
+        except ExtensionError as error:
+            raise ItemError(error.code, str(error), retryable=True) from error
         if self._student_adapter:
             request = replace(request, adapter=str(self._student_adapter))
         self._strategies[choose(request.synthesis, self._wanted)].add(request)

@@ -36,7 +36,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from dail.synth.config import EngineConfig, SynthConfig
 from dail.synth.core.config import Frozen, fingerprint
-from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_OK, EXIT_SOME_FAILED, IntegrityError, UsageError
+from dail.synth.core.errors import (
+    EXIT_BATCH_FAILED,
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    ExtensionError,
+    IntegrityError,
+    UsageError,
+)
 from dail.synth.core.files import Objects
 from dail.synth.core.progress import OnProgress, told_to
 from dail.synth.core.running import Stop
@@ -124,12 +131,12 @@ def tried_out(synthesis: Synthesis) -> Synthesis:
     """The settings with prompts, extractor and rule that were brought along pinned, loaded and tried.
 
     Raises:
-        UsageError: one of them cannot be used.
+        ExtensionError: one of them cannot be used.
     """
     synthesis = synthesis.pinned()
     role_templates(synthesis.prompts)
     if synthesis.extractor != PAPER and not callable(EXTRACTOR.load(synthesis.extractor)):
-        raise UsageError(f"waypoint extractor {synthesis.extractor} is no function; give FILE.py:NAME of one")
+        raise ExtensionError(f"waypoint extractor {synthesis.extractor} is no function; give FILE.py:NAME of one")
     if synthesis.acceptance not in RULES:
         from dail.synth.method.acceptance import kind_number  # torch, which nothing else here needs
 

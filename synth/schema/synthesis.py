@@ -62,7 +62,7 @@ class Synthesis(Config):
     seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws; another one makes another set of traces")
 
     def pinned(self) -> Synthesis:
-        """With the digests of what was brought along; imports nothing. Raises UsageError: not there, or changed."""
+        """With the digests of what was brought along; imports nothing. Raises ExtensionError: not there, changed."""
         return self.model_copy(update={name: kind.pin(getattr(self, name)) for name, kind in _EXTENSIONS.items()})
 
     def labels(self) -> dict[str, str]:

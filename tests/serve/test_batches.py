@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from dail.synth.schema.manifest import read_manifest, read_rows
 from tests.serve.conftest import items
 
@@ -173,3 +175,37 @@ def _refs(value):
     elif isinstance(value, list):
         for part in value:
             yield from _refs(part)
+
+
+@pytest.mark.parametrize("setting", ["prompts", "extractor", "acceptance"])
+@pytest.mark.parametrize(
+    ("reference", "code", "detail"),
+    [
+        ("/etc/evil.py:run", "value_error", "runs no file that a request names"),
+        ("os:system", "value_error", "runs no file that a request names"),
+        ("./folder", "value_error", "runs no file that a request names"),
+        ("nobody", "unknown_extension", "'nobody'; known are"),
+    ],
+)
+def test_what_a_batch_brings_along_must_be_installed(api, setting, reference, code, detail):
+    reply = api.post("/v1/batches", json={"items": items(1), "synthesis": {setting: reference}})
+    assert reply.status_code == 422, reply.text
+    (fault,) = reply.json()["errors"]
+    assert (fault["pointer"], fault["code"]) == ("/synthesis", code) and detail in fault["detail"]
+
+
+def test_what_is_installed_is_pinned_by_its_digest(api, post, worker, tmp_path, monkeypatch):
+    (tmp_path / "lawful.py").write_text("def cited(solution, kind, answer):\n    return []\n")
+    info = tmp_path / "lawful-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lawful\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[dail.extractors]\ncited = lawful:cited\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    batch = post(1, synthesis={"extractor": "cited"})
+    (unit,) = worker.lease()
+    assert unit.batch_id == batch["id"] and unit.synthesis.extractor.startswith("cited#")
+    assert batch["synthesis"]["extractor"] == unit.synthesis.extractor
+    again = api.post("/v1/batches", json={"items": items(1), "synthesis": {"extractor": "cited"}})
+    assert (again.status_code, again.json()["id"]) == (200, batch["id"])
+    (tmp_path / "lawful.py").write_text("def cited(solution, kind, answer):\n    return ['a']\n")
+    assert post(1, synthesis={"extractor": "cited"})["id"] != batch["id"]

@@ -31,9 +31,11 @@ VOCABULARY, LENGTH = 3, 3
 STOP = 2  # ends a trace early, so that traces of several lengths are among them
 STUDENT, PRIVILEGED = [7], [8]  # the two prompts
 TAUS = (0.0, 0.05, 0.3, 0.5, 0.8, 0.99, 1.01)
+OWN = f"{Path(__file__).parent / 'own_rules.py'}:typical"
 RULES = [
     *({"acceptance": kind, "tau": tau} for kind in ("absolute", "relative") for tau in TAUS),
     *({"acceptance": "topk", "acceptance_k": k} for k in (1, 2, 3)),
+    *({"acceptance": OWN, "tau": tau} for tau in (0.3, 0.8, 1.01)),
 ]
 
 
@@ -50,7 +52,9 @@ def logits(context) -> torch.Tensor:
 
 
 def stands(rule: dict, privileged: np.ndarray, token: int) -> bool:
-    """The three rules, written out."""
+    """The rules, written out."""
+    if rule["acceptance"] == OWN:
+        return privileged[token] >= rule["tau"] * math.exp((privileged * np.log(privileged)).sum())
     if rule["acceptance"] == "absolute":
         return privileged[token] >= rule["tau"]
     if rule["acceptance"] == "relative":
@@ -126,6 +130,8 @@ def distance(cells: Cells, traces: dict[str, list[int]], rule: dict) -> float:
 
 def is_defined(strategy: str, rule: dict) -> bool:
     settings = requests(rule, 1)[0].synthesis
+    if strategy == "draft_verify":
+        return settings.acceptance != OWN
     return strategy != "lazy" or lazy_is_exact(acceptance(settings))
 
 
