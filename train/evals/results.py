@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, JsonValue
 
 from dail.synth.core.config import Frozen
-from dail.synth.method.grading import Method
+from dail.synth.method.grading import MATH
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.completions import Subject
 from dail.train.evals.config import EvalConfig
@@ -26,11 +26,11 @@ _PACKAGES = ("dail", "math-verify", "transformers", "torch", "numpy")
 
 
 class Judgement(Frozen):
-    """One completion's verdict; its text is in samples.jsonl under the same subject, problem and sample."""
+    """One completion's `Verdict`; its text is in samples.jsonl under the same subject, problem and sample."""
 
     sample: int
     correct: bool
-    method: Method
+    method: str
     extracted: str | None
     num_tokens: int
     finish_reason: str
@@ -61,13 +61,13 @@ class GroupResult(Frozen):
 
 
 class SubjectSummary(Frozen):
-    """What a subject's completions were like, over all problems."""
+    """What a subject's completions were like, over all problems. An own grader looks for no box: none."""
 
     num_completions: int
     num_correct: int
     mean_tokens: float
     num_cut: int
-    num_without_box: int
+    num_without_box: int | None
     num_given_up: int
 
 
@@ -169,7 +169,7 @@ def _point(k: int, values: Sequence[float], seed: int, least: float = 0.0) -> Pa
     return PassAtK(k=k, mean=interval.mean, low=interval.low, high=interval.high)
 
 
-def summarise(problems: Sequence[ProblemResult]) -> dict[Subject, SubjectSummary]:
+def summarise(problems: Sequence[ProblemResult], grader: str) -> dict[Subject, SubjectSummary]:
     found: dict[Subject, list[Judgement]] = defaultdict(list)
     for problem in problems:
         for who, judgements in problem.judgements.items():
@@ -180,7 +180,7 @@ def summarise(problems: Sequence[ProblemResult]) -> dict[Subject, SubjectSummary
             num_correct=sum(one.correct for one in judgements),
             mean_tokens=sum(one.num_tokens for one in judgements) / len(judgements),
             num_cut=sum(one.finish_reason == "length" for one in judgements),
-            num_without_box=sum(one.method == "none" for one in judgements),
+            num_without_box=sum(one.method == "none" for one in judgements) if grader == MATH else None,
             num_given_up=sum(one.method == "timeout" for one in judgements),
         )
         for who, judgements in found.items()
