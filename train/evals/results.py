@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from dail.synth.core.config import Frozen
 from dail.synth.method.grading import MATH
@@ -19,6 +19,7 @@ from dail.train.evals.config import EvalConfig
 from dail.train.evals.passk import bootstrap, ks, pass_at_k
 from dail.train.evals.problems import EvalProblem
 from dail.train.evals.run import Judged
+from dail.train.record import Provenance
 
 ALL = "all problems"
 
@@ -75,15 +76,15 @@ class AdapterRef(Frozen):
     folder: str
     rank: int
     digest: str
-    provenance: dict[str, JsonValue]
+    provenance: Provenance | None
 
 
 class Evaluation(Frozen):
-    format: Literal["dail.eval/1"] = "dail.eval/1"
+    format: Literal["dail.eval/2"] = "dail.eval/2"
     settings: EvalConfig
     model: ModelIdentity
     adapter: AdapterRef | None
-    problems_file: str
+    problems_file: str | None
     problems_digest: str
     engines: tuple[str, ...]
     versions: dict[str, str]
