@@ -111,18 +111,22 @@ class Grader:
 
     def grade(self, completion: str, answer: str) -> Verdict:
         """To `math` a cut completion without a box is wrong; of several boxes the last one counts."""
-        extracted = final_answer(completion) if self._is_math else None
-        if self._is_math and extracted is None:
+        if not self._is_math:
+            return Verdict(*self._judge(completion, answer), None)
+        extracted = final_answer(completion)
+        if extracted is None:
             return Verdict(False, "none", None)
-        given = completion if extracted is None else extracted
-        if (given, answer) not in self._known:
-            self._known[given, answer] = self._compare(given, answer) if self._is_math else self._ask(given, answer)
-        return Verdict(*self._known[given, answer], extracted)
+        return Verdict(*self._judge(extracted, answer), extracted)
 
     def close(self) -> None:
         if self._child is not None:
             self._child.kill()
             self._child = None
+
+    def _judge(self, given: str, wanted: str) -> tuple[bool, str]:
+        if (given, wanted) not in self._known:
+            self._known[given, wanted] = (self._compare if self._is_math else self._ask)(given, wanted)
+        return self._known[given, wanted]
 
     def _compare(self, given: str, wanted: str) -> tuple[bool, str]:
         integers = _integer(given), _integer(wanted)
@@ -175,7 +179,7 @@ class _Child:
                 f"the grading process did not start (exit code {self._process.returncode}); "
                 f"run `{sys.executable} {' '.join(module)}` to see why"
             ) from None
-        except UsageError:
+        except BaseException:  # what is wrong with the grader, or Ctrl-C
             self.kill()
             raise
 

@@ -29,5 +29,8 @@ class EvalConfig(Config):
         "MODULE:NAME, or an entry point of dail.graders",
     )
     grade_timeout_s: float = Field(
-        5.0, gt=0, description="a completion that takes the grader longer is wrong, and is counted as given up"
+        5.0,
+        gt=0,
+        le=86_400,
+        description="seconds for one completion; one that takes the grader longer is wrong, and counted as given up",
     )

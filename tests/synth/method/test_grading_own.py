@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 
 from dail.synth.core.errors import UsageError
 from dail.synth.core.extensions import label
-from dail.synth.method.grading import GRADERS, Grader, Verdict
+from dail.synth.method.grading import GRADERS, Grade, Grader, Verdict
 from tests.synth.method.test_grading import child_pid, gone_within, is_alive
 
 SOURCE = '''
@@ -88,6 +91,19 @@ def test_code_is_judged_by_tests(file: Path):
     with Grader(20.0, f"{file}:tests") as grader:
         assert grader.grade("def double(x): return 2 * x", "assert double(4) == 8").correct
         assert not grader.grade("def double(x): return x", "assert double(4) == 8").correct
+
+
+def test_the_examples_of_the_protocol_work(tmp_path: Path):
+    examples = re.findall(r"(?:^    .*\n)+", inspect.getdoc(Grade) or "", re.M)
+    source = "import re, subprocess, sys\n" + "\n".join(map(textwrap.dedent, examples))
+    (tmp_path / "shown.py").write_text(source)
+    with Grader(20.0, f"{tmp_path}/shown.py:statute") as grader:
+        assert grader.grade("Not § 280 BGB, but § 433 BGB.", "§ 433 BGB").correct
+    with Grader(20.0, f"{tmp_path}/shown.py:passes") as grader:
+        program = "Here it is:\n```python\ndef double(x):\n    return 2 * x\n```\nDone."
+        assert grader.grade(program, "assert double(4) == 8").correct
+        assert not grader.grade(program, "assert double(4) == 9").correct
+        assert not grader.grade("I cannot.", "assert True").correct
 
 
 def test_what_a_grader_or_its_programs_write_and_read_is_no_reply_and_no_request(file: Path):
