@@ -1,13 +1,16 @@
-r"""Does this completion answer the problem? The content of its last `\boxed{}` against the known answer (paper §3.1).
+r"""Does this completion answer the problem? By the built-in grader `math`, or by one of the user's own (`Grade`).
 
-Two integers are compared as numbers. All else goes to math-verify, which can loop or eat memory on what a model
-writes (`\boxed{9^{9^{9^9}}}`), and whose own time limit needs SIGALRM in the main thread, which a Ray worker or a
-thread cannot give. So it runs in a child process that is killed and replaced when it exceeds its time.
+`math` is the paper's (§3.1): the content of the last `\boxed{}` against the known answer. Two integers are compared as
+numbers. All else goes to math-verify, which can loop or eat memory on what a model writes (`\boxed{9^{9^{9^9}}}`), and
+whose own time limit needs SIGALRM in the main thread, which a Ray worker or a thread cannot give. So it runs in a child
+process that is killed and replaced when it exceeds its time. An own grader runs there too, under the same limits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -17,14 +20,19 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Literal, Self
+from typing import IO, Protocol, Self
 
 from dail.synth.core.errors import DailError, UsageError
+from dail.synth.core.extensions import Extension, label
 from dail.synth.method.waypoints import final_answer
 
-Method = Literal["integer", "math-verify", "none", "timeout"]
+MATH = "math"
+GRADERS = Extension("grader", "dail.graders", (MATH,))
 
 _START_S = 120.0  # of the child: importing sympy, on a busy machine
 _MEMORY_BYTES = 4 << 30  # of the child's address space; an ordinary comparison needs a tenth of it
@@ -32,34 +40,68 @@ _ANSWER_CHARS = 2000  # a longer one is a text in a box; the parser's regular ex
 _INTEGER = re.compile(r"[+-]?\d{1,1000}")
 
 
+class Grade(Protocol):
+    r"""A grader of your own: a function that says whether a completion answers a problem.
+
+    It gets the completion's whole text, without special tokens, and the problem's `answer` as the file of problems has
+    it: any text, such as a statute or tests. In law, the statute that is cited last counts:
+
+        def statute(completion: str, answer: str) -> bool:
+            cited = re.findall(r"§ ?\d+[a-z]? [A-Z]\w+", completion)
+            return bool(cited) and cited[-1] == answer
+
+    In code, the answer is tests, which are run behind the program:
+
+        def passes(completion: str, answer: str) -> bool:
+            programs = re.findall(r"```python\n(.*?)```", completion, re.DOTALL)
+            return bool(programs) and not subprocess.run([sys.executable, "-c", programs[-1] + answer]).returncode
+
+    `eval.grader` names it: FILE.py:NAME, MODULE:NAME, or an entry point of the group dail.graders. It runs in a process
+    of its own, with `eval.grade_timeout_s` for one completion and 4 GiB of memory; whoever exceeds the time is wrong,
+    and what it started is ended. That is no sandbox: what a model wrote runs with your rights. An exception, or a value
+    that is no bool, is a mistake of the grader and ends the evaluation. The same completion is judged once.
+    """
+
+    def __call__(self, completion: str, answer: str, /) -> bool: ...
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """`method` says who judged: nobody if there is no box, "timeout" if the comparison was given up as wrong."""
+    """`method` says who judged: "integer" or "math-verify"; nobody ("none") if `math` found no box; "timeout" if it was
+    given up as wrong; else the label of an own grader, NAME#DIGEST, which extracts nothing."""
 
     correct: bool
-    method: Method
+    method: str
     extracted: str | None
 
 
 class Grader:
-    """Judges completions, one thread at a time. The child starts at the first answer that is not an integer.
+    """Judges completions, one thread at a time.
 
         with Grader() as grader:
             grader.grade(r"So it is \boxed{075}.", "75")      Verdict(True, "integer", "075")
 
-    Raises (from grade):
+    The child of an own grader starts on entering, which refuses what cannot be loaded; that of `math` at the first
+    answer that is not an integer.
+
+    Raises (from all of it):
+        UsageError: there is no such grader, it cannot be loaded, it changed, or it made a mistake.
         DailError: the child process cannot be started.
     """
 
-    def __init__(self, timeout_s: float = 5.0) -> None:
-        if importlib.util.find_spec("math_verify") is None:
+    def __init__(self, timeout_s: float = 5.0, reference: str = MATH) -> None:
+        self._pinned = GRADERS.pin(reference)
+        self._is_math = self._pinned == MATH
+        if self._is_math and importlib.util.find_spec("math_verify") is None:
             raise UsageError("grading needs the package math-verify; run: pip install 'dail[worker]'")
         self._timeout_s = timeout_s
         self._child: _Child | None = None
         # of 128 samples most give the same few answers, and one that takes too long should do so once
-        self._known: dict[tuple[str, str], tuple[bool, Method]] = {}
+        self._known: dict[tuple[str, str], tuple[bool, str]] = {}
 
     def __enter__(self) -> Self:
+        if not self._is_math:
+            self._child = _Child(self._timeout_s, self._pinned)
         return self
 
     def __exit__(
@@ -68,30 +110,38 @@ class Grader:
         self.close()
 
     def grade(self, completion: str, answer: str) -> Verdict:
-        """A cut completion without a box is wrong; of several boxes the last one counts."""
+        """To `math` a cut completion without a box is wrong; of several boxes the last one counts."""
+        if not self._is_math:
+            return Verdict(*self._judge(completion, answer), None)
         extracted = final_answer(completion)
         if extracted is None:
             return Verdict(False, "none", None)
-        if (extracted, answer) not in self._known:
-            self._known[extracted, answer] = self._compare(extracted, answer)
-        return Verdict(*self._known[extracted, answer], extracted)
+        return Verdict(*self._judge(extracted, answer), extracted)
 
     def close(self) -> None:
         if self._child is not None:
             self._child.kill()
             self._child = None
 
-    def _compare(self, given: str, wanted: str) -> tuple[bool, Method]:
+    def _judge(self, given: str, wanted: str) -> tuple[bool, str]:
+        if (given, wanted) not in self._known:
+            self._known[given, wanted] = (self._compare if self._is_math else self._ask)(given, wanted)
+        return self._known[given, wanted]
+
+    def _compare(self, given: str, wanted: str) -> tuple[bool, str]:
         integers = _integer(given), _integer(wanted)
         if None not in integers:
             return integers[0] == integers[1], "integer"
         if len(given) > _ANSWER_CHARS:
             return False, "math-verify"
+        return self._ask(given, wanted)
+
+    def _ask(self, given: str, wanted: str) -> tuple[bool, str]:
         for _ in range(2):  # a child killed from outside gets a second try; what kills it by itself does so again
             if self._child is None:
-                self._child = _Child(self._timeout_s)
+                self._child = _Child(self._timeout_s, self._pinned)
             try:
-                return self._child.equal(given, wanted), "math-verify"
+                return self._child.judge(given, wanted), "math-verify" if self._is_math else label(self._pinned)
             except TimeoutError:
                 self.close()
                 break
@@ -106,35 +156,48 @@ def _integer(text: str) -> int | None:
 
 
 class _Child:
-    """`python -m dail.synth.method.grading`: one JSON line in, one out. It ends when our end of its pipe closes."""
+    """`python -m dail.synth.method.grading TIMEOUT GRADER`: one JSON line in, one out.
 
-    def __init__(self, timeout_s: float) -> None:
+    It ends when our end of its pipe closes. A text as its reply says what is wrong with the grader.
+    """
+
+    def __init__(self, timeout_s: float, pinned: str) -> None:
         self._timeout_s = timeout_s
+        module = ["-m", "dail.synth.method.grading", str(timeout_s), pinned]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dail.synth.method.grading", str(timeout_s)],  # -P: not the folder we stand in
+            [sys.executable, "-P", *module],  # -P: not the folder we stand in
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # the parser's complaints about what a model wrote
-            start_new_session=True,  # Ctrl-C is for us
+            start_new_session=True,  # Ctrl-C is for us, and what a grader starts ends with it
         )
         try:
-            self._read(_START_S)
+            self._reply(_START_S)
         except (EOFError, TimeoutError):
             self.kill()
             raise DailError(
                 f"the grading process did not start (exit code {self._process.returncode}); "
-                f"run `{sys.executable} -m dail.synth.method.grading 5` to see why"
+                f"run `{sys.executable} {' '.join(module)}` to see why"
             ) from None
+        except BaseException:  # what is wrong with the grader, or Ctrl-C
+            self.kill()
+            raise
 
-    def equal(self, given: str, wanted: str) -> bool:
-        """Raises TimeoutError, or EOFError if the child died."""
+    def judge(self, given: str, wanted: str) -> bool:
+        """Raises TimeoutError, EOFError if the child died, or UsageError if the grader made a mistake."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps([given, wanted]).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise EOFError from None
-        return self._read(self._timeout_s) == b"true\n"
+        return self._reply(self._timeout_s)
+
+    def _reply(self, timeout_s: float) -> bool:
+        reply = json.loads(self._read(timeout_s))
+        if isinstance(reply, str):
+            raise UsageError(reply)
+        return bool(reply)
 
     def _read(self, timeout_s: float) -> bytes:
         assert self._process.stdout is not None
@@ -152,26 +215,82 @@ class _Child:
         return line
 
     def kill(self) -> None:
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()  # reaps it and closes both pipes
 
 
-def _serve(timeout_s: float) -> None:
+def _serve(timeout_s: float, pinned: str) -> None:
     """The child's whole life."""
-    replies, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no reply
+    requests, replies = _own_pipes()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(
         resource.RLIMIT_AS, (_MEMORY_BYTES if most == resource.RLIM_INFINITY else min(_MEMORY_BYTES, most), most)
     )
-    _math_verify_equal("1/2", "0.5")  # loads its parser before the first clock starts
-    print("ready", file=replies, flush=True)
-    for line in sys.stdin:
+    loaded = _loaded(pinned)
+    print(json.dumps(loaded if isinstance(loaded, str) else True), file=replies, flush=True)
+    if isinstance(loaded, str):
+        return
+    for line in requests:
         # if the parent is gone nobody else will stop a comparison that does not end
         signal.setitimer(signal.ITIMER_REAL, timeout_s + 1)
-        given, wanted = json.loads(line)
-        equal = _math_verify_equal(given, wanted)
+        reply = loaded(*json.loads(line))
         signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps(equal), file=replies, flush=True)
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+def _own_pipes() -> tuple[IO[str], IO[str]]:
+    """Both pipes under other numbers, which no program inherits: whatever a grader, a library or a program that it
+    starts prints is no reply, and what they read is no request."""
+    requests, replies = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+def _loaded(pinned: str) -> Callable[[str, str], bool | str] | str:
+    """What judges, or why there is nothing: what it gives is a verdict, or what is wrong with the grader."""
+    if pinned == MATH:
+        _math_verify_equal("1/2", "0.5")  # loads its parser before the first clock starts
+        return _math_verify_equal
+    place = pinned.partition("#")[0]
+    try:
+        grade = GRADERS.load(pinned)
+    except UsageError as error:
+        return str(error)
+    except BaseException as error:  # a file that calls sys.exit
+        return f"grader {place} cannot be imported: {type(error).__name__}: {error}"
+    if not callable(grade):
+        return f"grader {place} is a {type(grade).__name__}; wanted a function of completion and answer"
+    try:
+        inspect.signature(grade).bind("", "")
+    except TypeError as error:
+        return f"grader {place} cannot be called with a completion and an answer: {error}; give it two parameters"
+    except ValueError:  # written in C, it may have no signature
+        pass
+    return partial(_verdict, grade, place)
+
+
+def _verdict(grade: Grade, place: str, completion: str, answer: str) -> bool | str:
+    try:
+        correct: object = grade(completion, answer)
+        if isinstance(correct, bool):
+            return correct
+        fault = f"returned {correct!r:.200}; wanted True or False"
+    except BaseException as error:  # sys.exit would look like a child that was killed
+        fault = f"failed with {type(error).__name__}: {error!s:.500}{_line_of(error)}"
+        if isinstance(error, MemoryError):
+            fault += f"; it may take {_MEMORY_BYTES >> 30} GiB"
+    return f"grader {place} {fault}; correct it and run again"
+
+
+def _line_of(error: BaseException) -> str:
+    """The last line of the grader's own file on the way to what failed."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is our call
+    if not frames:
+        return ""
+    last = [frame for frame in frames if frame.filename == frames[0].filename][-1]
+    return f", in line {last.lineno} of {last.filename}: {last.line}"
 
 
 def _math_verify_equal(given: str, wanted: str) -> bool:
@@ -184,4 +303,4 @@ def _math_verify_equal(given: str, wanted: str) -> bool:
 
 
 if __name__ == "__main__":
-    _serve(float(sys.argv[1]))
+    _serve(float(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else MATH)

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING
 
 from dail.synth.core.door import opener as _opener
 
-__all__ = ["EvalConfig", "Evaluation", "GroupResult", "PassAtK", "evaluate"]
+__all__ = ["EvalConfig", "EvalProblem", "Evaluation", "GroupResult", "PassAtK", "evaluate"]
 
 if TYPE_CHECKING:
     from dail.train.evals.config import EvalConfig
     from dail.train.evals.evaluation import evaluate
+    from dail.train.evals.problems import EvalProblem
     from dail.train.evals.results import Evaluation, GroupResult, PassAtK
 else:
     __getattr__ = _opener(
         __name__,
         {
             "EvalConfig": "dail.train.evals.config",
+            "EvalProblem": "dail.train.evals.problems",
             "Evaluation": "dail.train.evals.results",
             "GroupResult": "dail.train.evals.results",
             "PassAtK": "dail.train.evals.results",

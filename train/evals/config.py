@@ -6,6 +6,8 @@ from pydantic import Field
 
 from dail.synth.config import EngineConfig
 from dail.synth.core.config import Config
+from dail.synth.core.extensions import Reference
+from dail.synth.method.grading import MATH
 
 
 class EvalConfig(Config):
@@ -21,3 +23,14 @@ class EvalConfig(Config):
         None, description="the switch enable_thinking of the chat template; none where it has no switch"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws and of the intervals")
+    grader: Reference = Field(
+        MATH,
+        description="who judges: math (the last box against the answer), or your own function: FILE.py:NAME, "
+        "MODULE:NAME, or an entry point of dail.graders",
+    )
+    grade_timeout_s: float = Field(
+        5.0,
+        gt=0,
+        le=86_400,
+        description="seconds for one completion; one that takes the grader longer is wrong, and counted as given up",
+    )

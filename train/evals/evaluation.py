@@ -1,4 +1,4 @@
-"""A whole evaluation: a file of problems in; the result, eval.json, samples.jsonl and report.html out.
+"""A whole evaluation: problems in; the result, eval.json, samples.jsonl and report.html out.
 
 `dail eval` calls it; from Python:
 
@@ -15,17 +15,21 @@ import datetime as dt
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from dail.synth.config import EngineConfig
+from dail.synth.core.config import fingerprint
 from dail.synth.core.errors import StorageError, UsageError
 from dail.synth.core.progress import OnProgress, told_to
+from dail.synth.method.grading import GRADERS, MATH
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import identify
 from dail.train.evals import run
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.lineage import read_adapter
-from dail.train.evals.problems import load_problems
+from dail.train.evals.problems import EvalProblem, check_for_math, check_problems, load_problems
 from dail.train.evals.report import render, trace_lineage
 from dail.train.evals.results import AdapterRef, Evaluation, by_group, count, same_text, summarise, versions
 
@@ -33,7 +37,7 @@ EVALUATION_FILE, SAMPLES_FILE, REPORT_FILE = "eval.json", "samples.jsonl", "repo
 
 
 def evaluate(
-    problems: str | Path,
+    problems: str | Path | Iterable[EvalProblem | Mapping[str, Any]],
     out: str | Path,
     adapter: str | Path | None = None,
     config: EvalConfig | None = None,
@@ -47,18 +51,21 @@ def evaluate(
     reuses the completions that were drawn with the same settings.
 
     Args:
-        problems: JSON lines with id, problem and answer.
+        problems: a .jsonl file with id, problem and answer a line, or the problems themselves.
         out: folder that receives eval.json, samples.jsonl and report.html.
         adapter: folder of a LoRA adapter; the base model alone without.
-        config: of the draws and the engine, which names the model; defaults if only `model` is given.
+        config: of the draws, the grader and the engine, which names the model; defaults if only `model` is given.
         model: folder of the base model, instead of the one in `config`.
         on_progress: called in the thread that does the work; what it raises ends the evaluation.
 
     Raises:
         DailError: of the kind that fits.
     """
+    config = _with_model(config, model)
+    path = Path(problems) if isinstance(problems, str | Path) else None
+    checked = load_problems(Path(problems)) if isinstance(problems, str | Path) else check_problems(problems)
     with told_to(on_progress):
-        return _evaluate(Path(problems), Path(out), Path(adapter) if adapter else None, _with_model(config, model))
+        return _evaluate(checked, path, Path(out), Path(adapter) if adapter else None, config)
 
 
 def _with_model(config: EvalConfig | None, model: str | Path | None) -> EvalConfig:
@@ -71,9 +78,13 @@ def _with_model(config: EvalConfig | None, model: str | Path | None) -> EvalConf
     return config.model_copy(update={"engine": config.engine.model_copy(update={"model": Path(model)})})
 
 
-def _evaluate(problems_path: Path, out: Path, adapter_folder: Path | None, config: EvalConfig) -> Evaluation:
-    started = dt.datetime.now(dt.UTC)
-    problems = load_problems(problems_path)
+def _evaluate(
+    problems: list[EvalProblem], problems_path: Path | None, out: Path, adapter_folder: Path | None, config: EvalConfig
+) -> Evaluation:
+    started, digest = dt.datetime.now(dt.UTC), _digest(problems, problems_path)
+    config = config.model_copy(update={"grader": GRADERS.pin(config.grader)})
+    if config.grader == MATH:
+        check_for_math(problems)
     model = identify(config.engine.model)
     adapter = read_adapter(adapter_folder, model) if adapter_folder else None
     try:
@@ -89,20 +100,27 @@ def _evaluate(problems_path: Path, out: Path, adapter_folder: Path | None, confi
         and AdapterRef(
             folder=str(adapter.folder), rank=adapter.rank, digest=adapter.digest, provenance=adapter.provenance
         ),
-        problems_file=str(problems_path),
-        problems_digest="sha256:" + hashlib.sha256(problems_path.read_bytes()).hexdigest(),
+        problems_file=None if problems_path is None else str(problems_path),
+        problems_digest=digest,
         engines=tuple(sorted({one.completion.engine for one in judged})),
         versions=versions(),
         started_at=started,
         finished_at=dt.datetime.now(dt.UTC),
         groups=by_group(counted, config.seed),
-        summary=summarise(counted),
+        summary=summarise(counted, config.grader),
         num_same_text=same_text(judged),
         problems=counted,
     )
     _write(out / EVALUATION_FILE, json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
     _write(out / REPORT_FILE, render(evaluation, trace_lineage(adapter, Prompts(config.engine.model))))
     return evaluation
+
+
+def _digest(problems: list[EvalProblem], path: Path | None) -> str:
+    """Of the file's bytes, or of the problems' canonical JSON where there is no file."""
+    if path is None:
+        return fingerprint([problem.model_dump(mode="json") for problem in problems])
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,31 +9,34 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dail.synth.core.errors import IntegrityError, UsageError
+from pydantic import ValidationError
+
+from dail.synth.core.config import TOOL_VERSION
+from dail.synth.core.errors import IntegrityError, UsageError, describe
 from dail.synth.schema.items import strict_json
 from dail.synth.schema.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelIdentity, adapter_rank
-from dail.train.record import PROVENANCE_FILE
+from dail.train.record import PROVENANCE_FILE, Provenance
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """`provenance` is dail.json with its run's record unfolded, empty for an adapter that others trained."""
+    """`provenance` is its dail.json; none for one that others trained, or another version: `note` says why."""
 
     folder: Path
     rank: int
     digest: str
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: Provenance | None = None
+    note: str = ""
 
     def metrics(self) -> list[dict[str, Any]]:
         """The training run's metrics, one dict a step, in order; empty if there are none. A torn line is left out."""
-        named = self.provenance.get("metrics")
-        path = self._find(named if isinstance(named, str) else "metrics.jsonl")
+        path = self._find(self.provenance.metrics if self.provenance else "metrics.jsonl")
         if path is None:
             return []
         steps = []
@@ -48,8 +51,7 @@ class Adapter:
 
     def manifest(self) -> Path | None:
         """The manifest it was trained on, if it still lies where it lay."""
-        named = self.provenance.get("manifest")
-        return self._find(named) if isinstance(named, str) else None
+        return self._find(self.provenance.run.manifest) if self.provenance else None
 
     def _find(self, named: str) -> Path | None:
         """A relative path is relative to where the run was started or to the adapter; a folder may have moved."""
@@ -60,35 +62,51 @@ class Adapter:
 def read_adapter(folder: Path, model: ModelIdentity) -> Adapter:
     """Raises UsageError (no PEFT LoRA adapter) or IntegrityError (of another base model)."""
     rank = adapter_rank(folder)
-    provenance = _provenance(folder / PROVENANCE_FILE)
-    if provenance:
-        _check_base(folder, provenance["model"], model)
+    provenance, note = _provenance(folder, model)
+    if note:
+        _log.info(f"note: {note}")
     with open(folder / ADAPTER_WEIGHTS, "rb") as weights:
         digest = hashlib.file_digest(weights, "sha256")
     digest.update((folder / ADAPTER_CONFIG).read_bytes())
-    return Adapter(folder, rank, "sha256:" + digest.hexdigest(), provenance)
+    return Adapter(folder, rank, "sha256:" + digest.hexdigest(), provenance, note)
 
 
-def _provenance(path: Path) -> dict[str, Any]:
-    """Raises UsageError if it does not name the base model: then nobody can say whether the adapter fits."""
+def _provenance(folder: Path, model: ModelIdentity) -> tuple[Provenance | None, str]:
+    """Or why there is none. The base model is checked in any case: without it nobody can say if the adapter fits."""
+    path = folder / PROVENANCE_FILE
     if not path.is_file():
-        return {}
+        return None, f"The adapter has no {PROVENANCE_FILE}: what it was trained on is not known."
     written = _json(path)
     run = written.get("run")
-    provenance = {**written, **(run if isinstance(run, dict) else {})}
-    if not isinstance(provenance.get("model"), dict):
-        raise UsageError(f"{path} names no base model; restore it, or remove it to evaluate without provenance")
-    return provenance
+    run = run if isinstance(run, dict) else {}
+    _check_base(folder, _base(path, run), model)
+    try:
+        return Provenance.model_validate(written), ""
+    except ValidationError as error:
+        return None, (
+            f"{path} was written by dail {run.get('tool_version', 'of unknown version')}, and dail {TOOL_VERSION} "
+            f"cannot read it ({describe(error)}): what the adapter was trained on is not shown."
+        )
 
 
-def _check_base(folder: Path, trained_on: dict[str, Any], model: ModelIdentity) -> None:
+def _base(path: Path, run: dict[str, Any]) -> ModelIdentity:
+    try:
+        return ModelIdentity.model_validate(run.get("model"))
+    except ValidationError as error:
+        raise UsageError(
+            f"{path} names no base model under run.model ({describe(error)}); restore it, or remove it to evaluate "
+            "without provenance"
+        ) from None
+
+
+def _check_base(folder: Path, trained_on: ModelIdentity, model: ModelIdentity) -> None:
     for key in ("revision", "tokenizer_hash"):
-        if trained_on.get(key) != getattr(model, key):
+        if getattr(trained_on, key) != getattr(model, key):
             raise IntegrityError(
-                f"adapter {folder} was trained on {trained_on.get('name')} with {key} {trained_on.get(key)}, "
+                f"adapter {folder} was trained on {trained_on.name} with {key} {getattr(trained_on, key)}, "
                 f"--model {model.name} has {getattr(model, key)}; give the base model that it was trained on"
             )
-    if trained_on.get("template_hash") != model.template_hash:
+    if trained_on.template_hash != model.template_hash:
         _log.info(f"note: adapter {folder} was trained with other prompt templates than these; its results may suffer")
 
 

@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from dail.synth.core.errors import DailError
+from dail.synth.core.extensions import label
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.manifest import Manifest
 from dail.synth.schema.synthesis import Synthesis
@@ -25,6 +26,7 @@ from dail.train.evals.charts import pass_curves
 from dail.train.evals.lineage import Adapter
 from dail.train.evals.results import Evaluation, GroupResult, PassAtK
 from dail.train.evals.traces import Trace, some_traces
+from dail.train.record import Provenance
 
 _HERE = Path(__file__).parent
 _MANY_PROBLEMS = 400  # the table of single problems holds no more; eval.json has all
@@ -44,9 +46,7 @@ def trace_lineage(adapter: Adapter | None, prompts: Prompts) -> Lineage:
     """Reads what an adapter's provenance points to. What is missing or damaged is a note, not an error."""
     if adapter is None:
         return Lineage()
-    notes = []
-    if not adapter.provenance:
-        notes.append("The adapter has no dail.json: what it was trained on is not known.")
+    notes = [adapter.note] if adapter.note else []
     metrics = adapter.metrics()
     if not metrics:
         notes.append("The training run's metrics.jsonl was not found: no training curves.")
@@ -58,8 +58,8 @@ def trace_lineage(adapter: Adapter | None, prompts: Prompts) -> Lineage:
         manifest, traces = some_traces(path, lambda ids: str(prompts.tokenizer.decode(ids)))
     except DailError as error:
         return Lineage(metrics, notes=[*notes, f"No traces: {error}"])
-    trained_on = adapter.provenance.get("manifest_digest")
-    if trained_on not in (None, manifest.digest):
+    trained_on = adapter.provenance.run.manifest_digest if adapter.provenance else manifest.digest
+    if trained_on != manifest.digest:
         notes.append(f"{path} is no longer the manifest that the adapter was trained on ({trained_on}).")
     return Lineage(metrics, manifest, traces, notes)
 
@@ -103,28 +103,36 @@ def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[s
         "Evaluation": {
             "model": evaluation.model.name,
             "revision": _short(evaluation.model.revision),
-            "problems": f"{len(evaluation.problems)} in {evaluation.problems_file}",
+            "problems": f"{len(evaluation.problems)} in {evaluation.problems_file or 'a list'}",
             "completions": f"{settings.samples} per problem, temperature {settings.temperature:g}, "
             f"at most {settings.max_tokens or 'the context’s'} tokens, thinking {thinking}, seed {settings.seed}",
+            "grader": f"{label(settings.grader)}, at most {settings.grade_timeout_s:g} s a completion",
             "engine": ", ".join(evaluation.engines),
             "versions": ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
             "when": f"{evaluation.started_at:%Y-%m-%d %H:%M} to {evaluation.finished_at:%H:%M %Z}",
         }
     }
     if adapter is not None:
-        known = adapter.provenance
-        config = known.get("config")
-        config = config if isinstance(config, dict) else {}
         found["Adapter"] = {
             "folder": adapter.folder,
             "rank": str(adapter.rank),
             "digest": _short(adapter.digest),
-            **{key: str(config[key]) for key in ("objective", "gamma", "epochs", "lr") if key in config},
-            **{name: _short(str(known[key])) for key, name in _KNOWN.items() if known.get(key) is not None},
+            **(training_facts(adapter.provenance) if adapter.provenance else {}),
         }
     if manifest is not None:
         found["Traces"] = trace_facts(manifest)
     return found
+
+
+def training_facts(provenance: Provenance) -> dict[str, str]:
+    run = provenance.run
+    return {
+        **{key: str(getattr(run.config, key)) for key in ("objective", "gamma", "epochs", "lr")},
+        "trained on": _short(run.manifest_digest),
+        "steps": str(provenance.steps),
+        "when": f"{provenance.finished_at:%Y-%m-%d %H:%M %Z}",
+        "dail": run.tool_version,
+    }
 
 
 def trace_facts(manifest: Manifest) -> dict[str, str]:
@@ -150,9 +158,6 @@ def _rule(drawn: Synthesis) -> str:
         return f"if at most {drawn.acceptance_k} tokens were as likely for the privileged student"
     largest = " of the largest probability" if drawn.acceptance == "relative" else ""
     return f"from tau {drawn.tau:g}{largest}, {drawn.probability_space} probabilities"
-
-
-_KNOWN = {"manifest_digest": "trained on", "steps": "steps", "finished_at": "when", "tool_version": "dail"}
 
 
 def _short(text: str) -> str:

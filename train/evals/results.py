@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from dail.synth.core.config import Frozen
-from dail.synth.method.grading import Method
+from dail.synth.method.grading import MATH
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.completions import Subject
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.passk import bootstrap, ks, pass_at_k
 from dail.train.evals.problems import EvalProblem
 from dail.train.evals.run import Judged
+from dail.train.record import Provenance
 
 ALL = "all problems"
 
@@ -26,11 +27,11 @@ _PACKAGES = ("dail", "math-verify", "transformers", "torch", "numpy")
 
 
 class Judgement(Frozen):
-    """One completion's verdict; its text is in samples.jsonl under the same subject, problem and sample."""
+    """One completion's `Verdict`; its text is in samples.jsonl under the same subject, problem and sample."""
 
     sample: int
     correct: bool
-    method: Method
+    method: str
     extracted: str | None
     num_tokens: int
     finish_reason: str
@@ -61,13 +62,13 @@ class GroupResult(Frozen):
 
 
 class SubjectSummary(Frozen):
-    """What a subject's completions were like, over all problems."""
+    """What a subject's completions were like, over all problems. An own grader looks for no box: none."""
 
     num_completions: int
     num_correct: int
     mean_tokens: float
     num_cut: int
-    num_without_box: int
+    num_without_box: int | None
     num_given_up: int
 
 
@@ -75,15 +76,15 @@ class AdapterRef(Frozen):
     folder: str
     rank: int
     digest: str
-    provenance: dict[str, JsonValue]
+    provenance: Provenance | None
 
 
 class Evaluation(Frozen):
-    format: Literal["dail.eval/1"] = "dail.eval/1"
+    format: Literal["dail.eval/2"] = "dail.eval/2"
     settings: EvalConfig
     model: ModelIdentity
     adapter: AdapterRef | None
-    problems_file: str
+    problems_file: str | None
     problems_digest: str
     engines: tuple[str, ...]
     versions: dict[str, str]
@@ -169,7 +170,7 @@ def _point(k: int, values: Sequence[float], seed: int, least: float = 0.0) -> Pa
     return PassAtK(k=k, mean=interval.mean, low=interval.low, high=interval.high)
 
 
-def summarise(problems: Sequence[ProblemResult]) -> dict[Subject, SubjectSummary]:
+def summarise(problems: Sequence[ProblemResult], grader: str) -> dict[Subject, SubjectSummary]:
     found: dict[Subject, list[Judgement]] = defaultdict(list)
     for problem in problems:
         for who, judgements in problem.judgements.items():
@@ -180,7 +181,7 @@ def summarise(problems: Sequence[ProblemResult]) -> dict[Subject, SubjectSummary
             num_correct=sum(one.correct for one in judgements),
             mean_tokens=sum(one.num_tokens for one in judgements) / len(judgements),
             num_cut=sum(one.finish_reason == "length" for one in judgements),
-            num_without_box=sum(one.method == "none" for one in judgements),
+            num_without_box=sum(one.method == "none" for one in judgements) if grader == MATH else None,
             num_given_up=sum(one.method == "timeout" for one in judgements),
         )
         for who, judgements in found.items()

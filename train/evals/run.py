@@ -62,13 +62,19 @@ def evaluate(
     samples_path: Path,
     make_engine: MakeEngine | None = None,
 ) -> list[Judged]:
-    """Draws what samples.jsonl does not hold yet and judges everything: first all of base, then all of the adapter."""
+    """Draws what samples.jsonl does not hold yet and judges everything: first all of base, then all of the adapter.
+
+    A grader that cannot be loaded is refused before anything is drawn.
+    """
     draws = _draws(config, problems, model, adapter)
-    with SampleFile(samples_path, {draw.key for draw in draws}) as file:
+    with (
+        Grader(config.grade_timeout_s, config.grader) as grader,
+        SampleFile(samples_path, {draw.key for draw in draws}) as file,
+    ):
         missing = [draw for draw in draws if draw.key not in file.kept]
         if missing:
             _sample(config, missing, adapter, file, make_engine or start_engine)
-        return _judge([(file.kept[draw.key], draw.problem.answer) for draw in draws])
+        return _judge(grader, [(file.kept[draw.key], draw.problem.answer) for draw in draws])
 
 
 def _draws(
@@ -176,12 +182,20 @@ def _completion(draw: _Draw, sampled: Sampled, prompts: Prompts, engine: str) ->
     )
 
 
-def _judge(completions: list[tuple[Completion, str]]) -> list[Judged]:
+def _judge(grader: Grader, completions: list[tuple[Completion, str]]) -> list[Judged]:
     judged: list[Judged] = []
     num_correct = 0
-    with Grader() as grader, progress("judging", len(completions)) as bar:
+    with progress("judging", len(completions)) as bar:
         for completion, answer in completions:
-            judged.append(Judged(completion, grader.grade(completion.text, answer)))
+            judged.append(Judged(completion, _verdict(grader, completion, answer)))
             num_correct += judged[-1].verdict.correct
             bar.update(len(judged), correct=num_correct)
     return judged
+
+
+def _verdict(grader: Grader, completion: Completion, answer: str) -> Verdict:
+    try:
+        return grader.grade(completion.text, answer)
+    except UsageError as error:
+        where = f"problem {completion.problem_id}, sample {completion.sample} of {completion.subject}"
+        raise UsageError(f"{where}: {error}; the completions are kept") from None

@@ -27,7 +27,8 @@ def test_a_moved_run_still_finds_its_metrics(trained: Path, model: ModelIdentity
 
 def test_a_foreign_adapter_is_taken_without_provenance(tmp_path: Path, model: ModelIdentity) -> None:
     adapter = read_adapter(write_adapter(tmp_path / "foreign", None), model)
-    assert (adapter.metrics(), adapter.manifest(), adapter.provenance) == ([], None, {})
+    assert (adapter.metrics(), adapter.manifest(), adapter.provenance) == ([], None, None)
+    assert "no dail.json" in adapter.note
 
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
@@ -64,3 +65,24 @@ def test_other_bytes_are_another_adapter(trained: Path, model: ModelIdentity) ->
 def test_provenance_without_a_base_model_is_refused(tmp_path: Path, model: ModelIdentity) -> None:
     with pytest.raises(UsageError, match="names no base model"):
         read_adapter(write_adapter(tmp_path / "adapter", {"steps": 3}), model)
+
+
+def test_provenance_of_another_version_is_named_and_costs_only_itself(trained: Path, model: ModelIdentity) -> None:
+    written = json.loads((trained / "dail.json").read_text())
+    written["run"]["tool_version"] = "9.9"
+    written["run"]["config"]["hologram"] = True
+    (trained / "dail.json").write_text(json.dumps(written))
+    adapter = read_adapter(trained, model)
+    assert adapter.provenance is None and adapter.rank == 4
+    assert "was written by dail 9.9, and dail" in adapter.note
+    assert "/run/config/hologram: there is no such name" in adapter.note
+
+
+def test_another_version_s_adapter_of_another_base_model_is_refused_all_the_same(
+    trained: Path, model: ModelIdentity
+) -> None:
+    written = json.loads((trained / "dail.json").read_text())
+    written["run"]["model"]["revision"], written["hologram"] = "sha256:other", True
+    (trained / "dail.json").write_text(json.dumps(written))
+    with pytest.raises(IntegrityError, match="revision sha256:other"):
+        read_adapter(trained, model)

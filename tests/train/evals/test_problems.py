@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from dail.synth.core.errors import InputError, UsageError
-from dail.train.evals.problems import load_problems
+from dail.train.evals.problems import check_for_math, check_problems, load_problems
 from tests.conftest import EXPERT_SOLUTIONS
 
 
@@ -56,3 +57,33 @@ def test_a_missing_file_and_an_empty_one_are_refused(tmp_path: Path) -> None:
         load_problems(tmp_path / "none.jsonl")
     with pytest.raises(InputError, match="no problem"):
         load_problems(write(tmp_path / "p.jsonl"))
+
+
+def test_objects_are_taken_as_lines_are(tmp_path: Path) -> None:
+    lines = [{"problem": "1 + 1?", "answer": 2}, {"id": "b", "problem": "?", "answer": "1", "solution": "It is 1."}]
+    from_file = load_problems(write(tmp_path / "p.jsonl", *lines))
+    assert check_problems(MappingProxyType(line) for line in lines) == check_problems(from_file) == from_file
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ({"problem": "?"}, "problem 2: /answer: it is missing"),
+        ({"id": "a", "problem": "?", "answer": "1"}, "problem 2: id 'a' is also on problem 1"),
+        ("?", "problem 2: /: wanted an object"),
+        ({"problem": "?", "answer": "1", "metadata": {"group": "\ud800"}}, "problem 2: /metadata: it holds half of"),
+    ],
+)
+def test_an_object_that_cannot_be_used_is_named_by_its_number(value: Any, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        check_problems([{"id": "a", "problem": "?", "answer": "1"}, value])
+    with pytest.raises(InputError, match="the list holds no problem"):
+        check_problems([])
+
+
+def test_an_answer_is_any_text_but_to_math_a_short_one(tmp_path: Path) -> None:
+    tests = "assert double(4) == 8\n" * 2000
+    problems = load_problems(write(tmp_path / "p.jsonl", {"id": "code", "problem": "Double.", "answer": tests}))
+    assert problems[0].answer == tests
+    with pytest.raises(InputError, match=r"problem code: its answer has 44000 characters.*eval\.grader"):
+        check_for_math(problems)

@@ -40,6 +40,6 @@ def test_a_group_of_all_problems_is_not_reported_twice() -> None:
 
 
 def test_the_summary_counts_how_completions_ended() -> None:
-    summary = summarise([problem("a", None, base=1), problem("b", None, base=0)])["base"]
+    summary = summarise([problem("a", None, base=1), problem("b", None, base=0)], "math")["base"]
     assert (summary.num_completions, summary.num_correct, summary.num_without_box, summary.num_cut) == (8, 1, 7, 8)
     assert summary.mean_tokens == 11.5
