@@ -19,7 +19,9 @@ from pydantic import ValidationError
 
 from dail.synth.core.config import Frozen, canonical
 from dail.synth.core.errors import StorageError
+from dail.synth.core.extensions import label
 from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.synthesis import PAPER
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.problems import EvalProblem
 
@@ -59,6 +61,8 @@ def completion_key(
     settings = config.model_dump(mode="json", include=_DRAWN_FROM)
     identity = model.identity()
     content = [_DRAWN_BY, settings, identity, adapter_digest, problem.id, problem.problem, sample]
+    if config.prompts != PAPER:
+        content.append(label(config.prompts))
     return hashlib.sha256(canonical(content)).hexdigest()[:32]
 
 

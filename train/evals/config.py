@@ -8,6 +8,7 @@ from dail.synth.config import EngineConfig
 from dail.synth.core.config import Config
 from dail.synth.core.extensions import Reference
 from dail.synth.method.grading import MATH
+from dail.synth.schema.synthesis import PAPER
 
 
 class EvalConfig(Config):
@@ -23,6 +24,9 @@ class EvalConfig(Config):
         None, description="the switch enable_thinking of the chat template; none where it has no switch"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws and of the intervals")
+    prompts: Reference = Field(
+        PAPER, description="whose student template asks: the paper's, or a FOLDER as of synthesis.prompts"
+    )
     grader: Reference = Field(
         MATH,
         description="who judges: math (the last box against the answer), or your own function: FILE.py:NAME, "

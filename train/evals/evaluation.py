@@ -24,8 +24,9 @@ from dail.synth.core.config import fingerprint
 from dail.synth.core.errors import StorageError, UsageError
 from dail.synth.core.progress import OnProgress, told_to
 from dail.synth.method.grading import GRADERS, MATH
-from dail.synth.method.prompts import Prompts
+from dail.synth.method.prompts import Prompts, role_templates
 from dail.synth.schema.models import identify
+from dail.synth.schema.synthesis import PROMPTS
 from dail.train.evals import run
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.lineage import read_adapter
@@ -82,7 +83,9 @@ def _evaluate(
     problems: list[EvalProblem], problems_path: Path | None, out: Path, adapter_folder: Path | None, config: EvalConfig
 ) -> Evaluation:
     started, digest = dt.datetime.now(dt.UTC), _digest(problems, problems_path)
-    config = config.model_copy(update={"grader": GRADERS.pin(config.grader)})
+    brought = {"grader": GRADERS.pin(config.grader), "prompts": PROMPTS.pin(config.prompts)}
+    config = config.model_copy(update=brought)
+    role_templates(config.prompts)  # refused now, rather than after the engine's start
     if config.grader == MATH:
         check_for_math(problems)
     model = identify(config.engine.model)

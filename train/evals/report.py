@@ -19,7 +19,7 @@ from dail.synth.core.errors import DailError
 from dail.synth.core.extensions import label
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.manifest import Manifest
-from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.synthesis import RULES, Synthesis
 from dail.synth.schema.trace_tokens import student_share
 from dail.train.charts import training_curves
 from dail.train.evals.charts import pass_curves
@@ -106,6 +106,7 @@ def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[s
             "problems": f"{len(evaluation.problems)} in {evaluation.problems_file or 'a list'}",
             "completions": f"{settings.samples} per problem, temperature {settings.temperature:g}, "
             f"at most {settings.max_tokens or 'the context’s'} tokens, thinking {thinking}, seed {settings.seed}",
+            "prompts": label(settings.prompts),
             "grader": f"{label(settings.grader)}, at most {settings.grade_timeout_s:g} s a completion",
             "engine": ", ".join(evaluation.engines),
             "versions": ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
@@ -146,7 +147,8 @@ def trace_facts(manifest: Manifest) -> dict[str, str]:
         "batch": f"{manifest.batch_id}, generation {manifest.generation}",
         "size": f"{manifest.rows:,} traces, {manifest.tokens:,} tokens",
         "method": drawn.method,
-        "a student's token stood": _rule(drawn),
+        "prompts and waypoints": f"{label(drawn.prompts)}, {label(drawn.extractor)}",
+        "a student's token was accepted": _rule(drawn),
         "temperature": f"{drawn.temperature:g}",
         "by the student": "unknown" if share is None else f"{percent(share)} of the tokens whose writer is known",
         "when": f"{manifest.created_at:%Y-%m-%d %H:%M %Z}",
@@ -156,6 +158,8 @@ def trace_facts(manifest: Manifest) -> dict[str, str]:
 def _rule(drawn: Synthesis) -> str:
     if drawn.acceptance == "topk":
         return f"if at most {drawn.acceptance_k} tokens were as likely for the privileged student"
+    if drawn.acceptance not in RULES:
+        return f"by {label(drawn.acceptance)} at tau {drawn.tau:g}, {drawn.probability_space} probabilities"
     largest = " of the largest probability" if drawn.acceptance == "relative" else ""
     return f"from tau {drawn.tau:g}{largest}, {drawn.probability_space} probabilities"
 

@@ -97,7 +97,9 @@ def _sample(
 ) -> None:
     prompts = Prompts(config.engine.model)
     problems = {draw.problem.id: draw.problem.problem for draw in draws}
-    prompt_ids = {name: prompts.student_ids(problem, config.thinking) for name, problem in problems.items()}
+    prompt_ids = {
+        name: prompts.student_ids(problem, config.thinking, config.prompts) for name, problem in problems.items()
+    }
     by_key = {draw.key: draw for draw in draws}
     _log.info("starting the engine")
     engine = make_engine(config.engine, adapter.rank if adapter else None)

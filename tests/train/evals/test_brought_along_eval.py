@@ -1,4 +1,4 @@
-"""An evaluation with a grader of the user's own, from the setting to eval.json and the report."""
+"""An evaluation with a grader and prompts of the user's own, from the setting to eval.json and the report."""
 
 from __future__ import annotations
 
@@ -176,3 +176,30 @@ def test_problems_come_as_objects_of_either_kind(
     plain = [{**problem, "metadata": {}} for problem in PROBLEMS]
     assert objects.problems_digest == mappings.problems_digest == fingerprint(plain)
     assert objects.problems_file is None
+
+
+def test_own_prompts_ask_and_are_told_and_give_other_completions(
+    judged: Callable[..., Evaluation], file: Path, engine: TableEngine, prompts: Prompts, tmp_path: Path
+):
+    folder = tmp_path / "law"
+    folder.mkdir()
+    (folder / "student.jinja").write_text("{{ problem }} Cite one provision.")
+    judged(f"{file}:statute")
+    num_asked = len(engine.asked)
+    evaluation = judged(f"{file}:statute", prompts=str(folder))
+    asked = engine.asked[num_asked:]
+    assert len(asked) == num_asked and all("Cite one" in prompts.text(list(one.prompt_ids)) for one in asked)
+    assert label(evaluation.settings.prompts).startswith("law#")
+    assert label(evaluation.settings.prompts) in (tmp_path / "e" / "report.html").read_text("utf-8")
+    judged(f"{file}:statute", prompts=str(folder))
+    assert len(engine.asked) == 2 * num_asked, "the same prompts find their completions again"
+
+
+def test_prompts_that_cannot_be_used_are_refused_before_the_engine_starts(
+    judged: Callable[..., Evaluation], engine: TableEngine, tmp_path: Path
+):
+    (tmp_path / "law").mkdir()
+    (tmp_path / "law" / "student.jinja").write_text("{{ problem }} {{ solution }}")
+    with pytest.raises(UsageError, match="of student shows solution; it may show kind, problem"):
+        judged("math", [{"id": "a", "problem": "1?", "answer": "1"}], prompts=str(tmp_path / "law"))
+    assert not engine.asked
