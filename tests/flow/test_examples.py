@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
+from dail.synth import read_traces
 from dail.train import TrainConfig, train
 from tests.conftest import DEMO_MODEL, ROOT
 
@@ -53,3 +55,11 @@ def test_score_adapter_compares_it_with_the_base_model(said: list[str], tmp_path
     subjects = {line.partition(":")[0] for line in lines}
     assert {"all problems, base", "all problems, adapter"} <= subjects
     assert (tmp_path / "scored" / "report.html").is_file()
+
+
+def test_own_waypoints_and_prompts_are_in_the_shard(tmp_path: Path):
+    shown, manifest = run("own_waypoints.py", tmp_path / "law")
+    assert re.fullmatch(r"waypoints § 437, § 439, § 477; by law#\w{16} and provisions#\w{16}", shown)
+    (row,) = read_traces(manifest)
+    asked = AutoTokenizer.from_pretrained(DEMO_MODEL).decode(row.negative_prompt_ids)
+    assert "Provisions that matter: § 437, § 439, § 477" in asked and "Give a reasoned opinion" in asked
