@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from dail.synth.core.config import TOOL_VERSION, Frozen, fingerprint
+from dail.synth.core.extensions import label
 from dail.synth.schema.models import ModelIdentity
 from dail.train.config import FREE_ON_RESUME, TrainConfig
 
@@ -31,6 +32,7 @@ class RunRecord(Frozen):
         """What the adapter depends on; where files lie does not count."""
         return {
             **self.config.model_dump(mode="json", exclude=set(FREE_ON_RESUME)),
+            "objective": label(self.config.objective),
             "model revision": self.model.revision,
             "tokenizer": self.model.tokenizer_hash,
             "manifest digest": self.manifest_digest,

@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from dail.synth.core.errors import DailError
+from dail.synth.core.extensions import label
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.manifest import Manifest
 from dail.synth.schema.synthesis import Synthesis
@@ -119,7 +120,7 @@ def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[s
             "folder": adapter.folder,
             "rank": str(adapter.rank),
             "digest": _short(adapter.digest),
-            **{key: str(config[key]) for key in ("objective", "gamma", "epochs", "lr") if key in config},
+            **{key: label(str(config[key])) for key in ("objective", "gamma", "epochs", "lr") if key in config},
             **{name: _short(str(known[key])) for key, name in _KNOWN.items() if known.get(key) is not None},
         }
     if manifest is not None:
