@@ -14,15 +14,21 @@ from typing import TYPE_CHECKING
 
 from dail.synth.core.door import opener as _opener
 
-__all__ = ["Result", "TrainConfig", "train"]
+__all__ = ["Objective", "Result", "TrainConfig", "train"]
 
 if TYPE_CHECKING:
     from dail.train.config import TrainConfig
     from dail.train.loop import Result, train
+    from dail.train.objective import Objective
 else:
     __getattr__ = _opener(
         __name__,
-        {"Result": "dail.train.loop", "TrainConfig": "dail.train.config", "train": "dail.train.loop"},
+        {
+            "Objective": "dail.train.objective",
+            "Result": "dail.train.loop",
+            "TrainConfig": "dail.train.config",
+            "train": "dail.train.loop",
+        },
         extra="train",
     )
 

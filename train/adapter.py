@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from dail.synth.core.errors import IntegrityError
+from dail.synth.core.extensions import label
 from dail.synth.core.files import refused, sync
 from dail.train.metrics import METRICS_FILE
 from dail.train.model import Roles
+from dail.train.objective import is_own
 from dail.train.record import PROVENANCE_FILE, Provenance, RunRecord
 
 ADAPTER_FOLDER = "adapter"
@@ -69,8 +71,8 @@ def _card(provenance: Provenance) -> str:
     named = config.lora_targets
     targets = "all linear layers but the head" if isinstance(named, str) else ", ".join(named)
     facts = {
-        "objective": config.objective,
-        "gamma": config.gamma if config.objective == "contrastive" else "not used",
+        "objective": label(config.objective),
+        "gamma": config.gamma if config.objective == "contrastive" or is_own(config.objective) else "not used",
         "base model": f"{run.model.name}, revision {run.model.revision}",
         "tokenizer": run.model.tokenizer_hash,
         "traces": f"batch {run.batch_id}, manifest {run.manifest_digest}",

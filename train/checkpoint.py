@@ -47,7 +47,10 @@ def find_run(out: Path, record: RunRecord) -> RunRecord | None:
         shown = "; ".join(
             f"{key} {theirs.get(key)} there, {ours[key]} here" for key in ours if theirs.get(key) != ours[key]
         )
-        raise UsageError(f"{out} holds another run ({shown}); give another --out, or the settings of {path} to resume")
+        sources = "; after # stands the digest of a source" if "#" in shown else ""
+        raise UsageError(
+            f"{out} holds another run ({shown}{sources}); give another --out, or the settings of {path} to resume"
+        )
     return earlier
 
 

@@ -7,11 +7,13 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from dail.synth.core.config import Config
+from dail.synth.core.errors import UsageError
+from dail.synth.core.extensions import Reference
+from dail.train.objective import OBJECTIVES, BuiltinObjective
 
 Reduction = Literal["trace_sum", "trace_mean", "token_mean"]
 Schedule = Literal["linear", "cosine", "constant"]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
-Objective = Literal["contrastive", "privileged_kl", "negative_kl", "nll"]
 # These change speed, memory or rounding, never what is optimised, so a stopped run may go on with other values.
 FREE_ON_RESUME = frozenset(
     {
@@ -30,9 +32,10 @@ FREE_ON_RESUME = frozenset(
 class TrainConfig(Config):
     """`[train]` of a config file."""
 
-    objective: Objective = Field(
+    objective: BuiltinObjective | Reference = Field(
         "contrastive",
-        description="the loss; contrastive is the paper's (§2.2), the others are its ablations (Table 4, Figure 5)",
+        description="the loss; contrastive is the paper's (§2.2), the others with a name are its ablations (Table 4, "
+        "Figure 5); or a function of your own, as dail.train.objective says",
     )
     gamma: float = Field(0.1, ge=0, lt=1, description="weight of the negative term; paper: 0.1")
     lr: float = Field(2e-4, gt=0, le=0.1, description="peak learning rate of AdamW; paper: 2e-4, optimizer unnamed")
@@ -97,6 +100,17 @@ class TrainConfig(Config):
     def _listed(cls, value: object) -> object:
         """`q_proj,v_proj` on a command line is the list of both."""
         return tuple(value.split(",")) if isinstance(value, str) and value != "all-linear" else value
+
+    @field_validator("objective")
+    @classmethod
+    def _is_known(cls, objective: str) -> str:
+        # a file or module may be on the machine that trains alone, and is looked up when a run begins
+        if ":" not in objective and "#" not in objective:
+            try:
+                OBJECTIVES.pin(objective)
+            except UsageError as error:
+                raise ValueError(str(error)) from None
+        return objective
 
     @field_validator("gamma", mode="before")
     @classmethod

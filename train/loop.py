@@ -18,15 +18,17 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim import AdamW, Optimizer
 
 from dail.synth.core.errors import DailError, UsageError
+from dail.synth.core.extensions import label
 from dail.synth.core.progress import OnProgress, progress, told_to
 from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import identify
-from dail.train import adapter, checkpoint, memory
+from dail.train import adapter, checkpoint, memory, objective
 from dail.train.config import TrainConfig
 from dail.train.data import Example, TrainingSet, load_examples
 from dail.train.distributed import Ranks
@@ -98,9 +100,11 @@ def run(
     Raises:
         DailError: of the kind that fits; a rerun goes on from the last checkpoint.
     """
-    check(config, ranks)
+    config = checked(config, ranks)
     _log.info(f"checking the weights in {model_folder} against the manifest")
     record = _record(model_folder, manifest_path, config)
+    if len(set(ranks.gather(record.fingerprint))) > 1:
+        raise UsageError("the ranks have different settings, models or sources of the objective; give all the same")
     if earlier := checkpoint.find_run(out, record):
         if provenance := adapter.finished(out):
             return result_of(out, provenance.steps, provenance.steps)
@@ -182,7 +186,8 @@ def optimise(
                 log.write(
                     step + 1, {"epoch": (step + 1) / total * config.epochs, "lr": lr, **figures, "tokens_s": speed}
                 )
-            bar.update(step + 1, loss=figures["loss"], gap=figures["gap"], tokens_per_s=speed)
+            shown: dict[str, Any] = {name: figures[name] for name in ("loss", "gap") if name in figures}
+            bar.update(step + 1, **shown, tokens_per_s=speed)
             is_due = (step + 1) % config.checkpoint_every == 0 or step + 1 == total
             if is_due and is_first:
                 checkpoint.save(out, weights, optimizer, step + 1, record.fingerprint)
@@ -197,27 +202,28 @@ def compute_references(
     Raises:
         UsageError: this model or these settings make no use of one.
     """
-    check(config, ranks)
+    config = checked(config, ranks)
     record = _record(model_folder, manifest_path, config)
     data = load_examples(manifest_path, record.model, read_limits(model_folder))
     scorer = start_scorer(model_folder, record.config, data, ranks)
     cache = reference_cache(folder, scorer, data, record)
     if cache is None:
         raise UsageError(
-            f"with objective={config.objective}, references={config.references} and this model no references are kept; "
-            "run `dail train` without a cache"
+            f"with objective={label(config.objective)}, references={config.references} and this model no references "
+            "are kept; run `dail train` without a cache"
         )
     return cache
 
 
-def check(config: TrainConfig, ranks: Ranks) -> None:
-    """Raises UsageError for settings that cannot work here."""
+def checked(config: TrainConfig, ranks: Ranks) -> TrainConfig:
+    """The settings with what they refer to pinned. Raises UsageError for settings that cannot work here."""
     check_trackers(config)
     if ranks.size > config.batch_size:
         raise UsageError(
             f"{ranks.size} ranks share batches of {config.batch_size} traces, so some would have nothing to do; start "
             f"{config.batch_size} ranks, or set batch_size={ranks.size} (the paper's is 4)"
         )
+    return config.model_copy(update={"objective": objective.checked(config.objective)})
 
 
 def _record(model_folder: Path, manifest_path: Path, config: TrainConfig) -> RunRecord:
@@ -230,6 +236,7 @@ def _record(model_folder: Path, manifest_path: Path, config: TrainConfig) -> Run
         manifest=str(manifest_path.resolve()),
         manifest_digest=manifest.digest,
         batch_id=manifest.batch_id,
+        synthesis=manifest.synthesis,
         started_at=dt.datetime.now(dt.UTC),
     )
 

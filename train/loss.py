@@ -5,6 +5,8 @@
     negative_kl    KL(student ‖ negative reference), minimised as in Table 4: it learns to imitate shortcuts
     nll            -log student(trace token)                               behaviour cloning
 
+and whatever the user brings along (`dail.train.objective`), on whole rows of logits (`own_loss`).
+
 All three roles share one frozen head, so a role is given by its hidden states. Logits exist for `chunk` tokens at a
 time and in float32 (float64 for float64 inputs); the gradient is taken in the same pass, so nothing of the size
 tokens × vocabulary is ever kept.
@@ -40,7 +42,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import Module
 from torch.utils.checkpoint import checkpoint
 
-from dail.train.config import Objective
+from dail.train.objective import Objective
 
 Figures = dict[str, Tensor]  # name → one number per token that was measured; `loss` is always there, for all
 _ROWS = 32  # whose probabilities are normalised at a time
@@ -54,9 +56,9 @@ class Weights(NamedTuple):
     negative: float
 
 
-def kl_weights(objective: Objective, gamma: float) -> Weights | None:
-    """None for nll, which has no reference."""
-    table: dict[Objective, Weights | None] = {
+def kl_weights(objective: str, gamma: float) -> Weights | None:
+    """Of a built-in objective; none for nll, which has no reference."""
+    table: dict[str, Weights | None] = {
         "contrastive": Weights(1.0, -gamma),
         "privileged_kl": Weights(1.0, 0.0),
         "negative_kl": Weights(0.0, 1.0),
@@ -201,6 +203,63 @@ def adapted_nll_loss(
         return nll_tokens(head.shape(logits_CV.to(wide)), trace_R[part])[0]
 
     return _through_autograd(student_RD, chunk, tokens)
+
+
+def own_loss(
+    student_RD: Tensor,
+    privileged_RD: Tensor,
+    negative_RD: Tensor,
+    trace_R: Tensor,
+    head: Head,
+    objective: Objective,
+    gamma: float,
+    chunk: int,
+) -> tuple[Tensor, Figures]:
+    """As `kl_loss`, of a user's objective: autograd goes back to the student's logits, and the head's own gradient from
+    there to `student_RD`. Figures beside the loss are of every `APART`th token only."""
+
+    def tokens(part: slice) -> tuple[Figures, Tensor]:
+        student_CV = head.logits(student_RD[part])
+        privileged_CV, negative_CV = head.logits(privileged_RD[part]), head.logits(negative_RD[part])
+        figures = _apart(student_CV, privileged_CV, negative_CV)
+        with torch.enable_grad():
+            loss_C = objective(student_CV.requires_grad_(), privileged_CV, negative_CV, trace_R[part], gamma)
+            # each token's loss depends on its own row alone, so this is the derivative of each
+            (slope_CV,) = torch.autograd.grad(loss_C.sum(), student_CV)
+        figures["loss"] = loss_C.detach()
+        return figures, head.gradient(slope_CV.contiguous(), student_CV.detach())
+
+    return _in_chunks(student_RD, chunk, tokens)
+
+
+def adapted_own_loss(
+    student_RD: Tensor,
+    privileged_RD: Tensor,
+    negative_RD: Tensor,
+    trace_R: Tensor,
+    head: Head,
+    adapted: Module,
+    objective: Objective,
+    gamma: float,
+    chunk: int,
+) -> tuple[Tensor, Figures]:
+    """As `own_loss` where the student's head has an adapter, likewise."""
+
+    def tokens(part: slice) -> Figures:
+        with torch.no_grad():
+            privileged_CV, negative_CV = head.logits(privileged_RD[part]), head.logits(negative_RD[part])
+        student_CV = head.shape(adapted(student_RD[part]).to(privileged_CV.dtype))
+        figures = _apart(student_CV.detach(), privileged_CV, negative_CV)
+        return {**figures, "loss": objective(student_CV, privileged_CV, negative_CV, trace_R[part], gamma)}
+
+    return _through_autograd(student_RD, chunk, tokens)
+
+
+def _apart(student_CV: Tensor, privileged_CV: Tensor, negative_CV: Tensor) -> Figures:
+    """What is said of the roles under any objective, of every `APART`th token."""
+    some = slice(None, None, APART)
+    figures, _ = kl_tokens(student_CV[some], privileged_CV[some], negative_CV[some], Weights(1.0, 0.0))
+    return {name: figures[name] for name in ("kl_privileged", "kl_negative", "student_entropy")}
 
 
 def floors(privileged: Reference, negative: Reference, head_VD: Tensor, weights: Weights, chunk: int) -> Tensor:

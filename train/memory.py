@@ -19,6 +19,7 @@ from dail.synth.core.errors import UsageError
 from dail.synth.core.machine import main_memory
 from dail.train.data import Example, TrainingSet, microbatches, student_input
 from dail.train.model import Roles, recompute
+from dail.train.objective import is_own
 from dail.train.sharding import own_part
 from dail.train.step import GradientStep
 
@@ -26,7 +27,9 @@ _log = logging.getLogger(__name__)
 
 GIB = 2**30
 _PIECES = (64, 128)  # tokens on which what autograd keeps is counted
-_FOLDED_BUFFERS, _OTHER_BUFFERS = 5, 14  # float32 logits of a chunk that the loss holds at a time, at the most
+# Float32 logits of a chunk that the loss holds at a time, at the most. A user's objective may hold any number; forward
+# KL takes 8, Jensen-Shannon 11.
+_FOLDED_BUFFERS, _OTHER_BUFFERS = 5, 14
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ def count(scorer: GradientStep, example: Example) -> Needs:
     few, many = (_kept_bytes(scorer.roles, example, tokens) for tokens in _PIECES)
     per_token = (many - few) / (_PIECES[1] - _PIECES[0])
     head_VD = scorer.roles.head.matrix_VD
-    buffers = _FOLDED_BUFFERS if scorer.roles.folds else _OTHER_BUFFERS
+    folds = scorer.roles.folds and not is_own(scorer.config.objective)
+    buffers = _FOLDED_BUFFERS if folds else _OTHER_BUFFERS
     loss = 4 * buffers * scorer.config.token_chunk * head_VD.shape[0]
     if head_VD.dtype == torch.bfloat16 and not head_VD.is_cuda:
         loss += 4 * head_VD.numel()  # a CPU multiplies it as float32

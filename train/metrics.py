@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from torch.utils.tensorboard import SummaryWriter
 
 from dail.synth.core.errors import StorageError, UsageError
+from dail.synth.core.extensions import label
 from dail.synth.core.files import refused, replace
 from dail.train.charts import standalone, training_curves
 from dail.train.config import TrainConfig
@@ -118,7 +119,12 @@ def _tracker(name: str, out: Path, step: int, record: RunRecord) -> Any:
 
 
 def _flat(record: RunRecord) -> dict[str, str]:
-    settings = {**record.config.model_dump(mode="json"), "model": record.model.name, "manifest": record.manifest_digest}
+    settings = {
+        **record.config.model_dump(mode="json"),
+        "objective": label(record.config.objective),
+        "model": record.model.name,
+        "manifest": record.manifest_digest,
+    }
     return {name: str(value) for name, value in settings.items()}
 
 

@@ -15,7 +15,7 @@ from dail.train import adapter
 from dail.train.checkpoint import steps_done
 from dail.train.config import TrainConfig
 from dail.train.distributed import Ranks, joined
-from dail.train.loop import Result, check, result_of, run
+from dail.train.loop import Result, checked, result_of, run
 
 _RESTARTS = 3
 
@@ -28,7 +28,7 @@ def run_on_ray(
     Raises:
         DailError: also what a rank met, after it was tried again.
     """
-    check(config, Ranks(0, workers))
+    config = checked(config, Ranks(0, workers))
     model_folder, manifest, out = (path.absolute() for path in (model_folder, manifest, out))
     references = references.absolute() if references else None
     before, done = adapter.finished(out), steps_done(out)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import datetime as dt
 
 from dail.synth.core.config import TOOL_VERSION, Frozen, fingerprint
+from dail.synth.core.extensions import label
 from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.synthesis import Synthesis
 from dail.train.config import FREE_ON_RESUME, TrainConfig
 
 PROVENANCE_FILE = "dail.json"
 
 
 class RunRecord(Frozen):
-    """What a run folder is for. Two records with the same `fingerprint` give the same adapter."""
+    """What a run folder is for. Two records with the same `fingerprint` give the same adapter.
+
+    `synthesis`: how the traces were drawn, as their manifest has it.
+    """
 
     config: TrainConfig
     model: ModelIdentity
@@ -20,6 +25,7 @@ class RunRecord(Frozen):
     manifest: str
     manifest_digest: str
     batch_id: str
+    synthesis: Synthesis
     started_at: dt.datetime
     tool_version: str = TOOL_VERSION
 
@@ -31,6 +37,7 @@ class RunRecord(Frozen):
         """What the adapter depends on; where files lie does not count."""
         return {
             **self.config.model_dump(mode="json", exclude=set(FREE_ON_RESUME)),
+            "objective": label(self.config.objective),
             "model revision": self.model.revision,
             "tokenizer": self.model.tokenizer_hash,
             "manifest digest": self.manifest_digest,

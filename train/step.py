@@ -23,8 +23,19 @@ from dail.train.data import (
     student_input,
 )
 from dail.train.distributed import Ranks
-from dail.train.loss import Figures, adapted_kl_loss, adapted_nll_loss, folded_kl_loss, kl_loss, kl_weights, nll_loss
+from dail.train.loss import (
+    Figures,
+    adapted_kl_loss,
+    adapted_nll_loss,
+    adapted_own_loss,
+    folded_kl_loss,
+    kl_loss,
+    kl_weights,
+    nll_loss,
+    own_loss,
+)
 from dail.train.model import Roles
+from dail.train.objective import OBJECTIVES, is_own
 from dail.train.references import ReferenceCache
 
 
@@ -76,6 +87,8 @@ class GradientStep:
 
     def score(self, examples: Sequence[Example]) -> tuple[Tensor, Figures]:
         """The loss of every trace token [R], and its figures."""
+        if is_own(self.config.objective):
+            return self._score_own(examples)
         roles, chunk = self.roles, self.config.token_chunk
         weights = kl_weights(self.config.objective, self.config.gamma)
         student_RD = roles.student(student_input(examples, roles.device, roles.packs))
@@ -93,6 +106,22 @@ class GradientStep:
             adapted = roles.adapted_head
             return adapted_kl_loss(student_RD, privileged_RD, negative_RD, roles.head, adapted, weights, chunk)
         return kl_loss(student_RD, privileged_RD, negative_RD, roles.head, weights, chunk)
+
+    def _score_own(self, examples: Sequence[Example]) -> tuple[Tensor, Figures]:
+        """By the user's objective. The cache's hidden states are what the references would give anew."""
+        roles, config = self.roles, self.config
+        objective = OBJECTIVES.load(config.objective)
+        trace_R = joined_traces(examples, roles.device)
+        student_RD = roles.student(student_input(examples, roles.device, roles.packs))
+        if self.cache is not None:
+            privileged_RD, negative_RD = (one.hidden_RD for one in self.cache.of(examples, roles.device))
+        else:
+            both_RD = roles.reference(reference_input(examples, roles.device, roles.packs))
+            privileged_RD, negative_RD = both_RD.chunk(2)
+        rows = student_RD, privileged_RD, negative_RD, trace_R, roles.head
+        if roles.adapted_head:
+            return adapted_own_loss(*rows, roles.adapted_head, objective, config.gamma, config.token_chunk)
+        return own_loss(*rows, objective, config.gamma, config.token_chunk)
 
     def _seed_dropout(self, step: int) -> None:
         """So that a resumed run drops what an unbroken one would have dropped."""

@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails
 
 from dail.synth.core.config import Config
 from dail.synth.core.errors import UsageError, plainly
+from dail.synth.core.extensions import Reference
 
 _Table = TypeVar("_Table", bound=Config)
 
@@ -120,6 +121,8 @@ def _setting(name: str, field: FieldInfo) -> Setting:
 def _kind(annotation: Any) -> tuple[str, tuple[str, ...]]:
     """A type in words, and the words it admits if it is made of words."""
     origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation == Reference:
+        return "FILE.py:NAME|MODULE:NAME|NAME", ()
     if origin is Annotated:
         return _kind(inner[0])
     if origin is Literal:

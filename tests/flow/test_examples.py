@@ -48,6 +48,19 @@ def test_read_shards_says_who_wrote_each_trace(said: list[str]):
     assert all(re.search(r": \d+ tokens, by the student: \d+%$", line) for line in lines[::2])
 
 
+def test_own_objective_trains_with_its_own_function_and_the_verb_takes_it_too(said: list[str], tmp_path: Path):
+    manifest, out = Path(said[-1]), tmp_path / "train"
+    *lines, adapter = run("own_objective.py", manifest, out)
+    losses = [float(re.fullmatch(r"step \d+: forward KL ([\d.]+), reverse KL [\d.]+", line)[1]) for line in lines]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+    assert re.search(r"\| objective \| forward_kl#[0-9a-f]{16} \|", (Path(adapter) / "README.md").read_text("utf-8"))
+    command = [Path(sys.executable).with_name("dail"), "train", "--model", DEMO_MODEL, "--manifest", manifest]
+    command += ["--out", out, "--set", "objective=deploy/examples/own_objective.py:forward_kl"]
+    command += ["--set", "epochs=3", "--set", "lr=1e-3"]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and "this run is finished" in done.stdout + done.stderr, done.stderr
+
+
 def test_score_adapter_compares_it_with_the_base_model(said: list[str], tmp_path: Path):
     config = TrainConfig(epochs=1, dtype="float32", trackers=())
     adapter = train(DEMO_MODEL, said[-1], tmp_path / "train", config).adapter

@@ -14,6 +14,7 @@ from torch.optim import AdamW
 
 from dail.synth.core.errors import IntegrityError, StorageError, UsageError
 from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.synthesis import Synthesis
 from dail.train.checkpoint import CHECKPOINT_FILE, RUN_FILE, claim, find_run, restore, save, steps_done
 from dail.train.config import TrainConfig
 from dail.train.record import RunRecord
@@ -27,6 +28,7 @@ def record(**settings: object) -> RunRecord:
         manifest="/shards/v1.json",
         manifest_digest="sha256:d",
         batch_id="b",
+        synthesis=Synthesis(),
         started_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
     )
 

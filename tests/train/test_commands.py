@@ -47,7 +47,7 @@ def test_a_run_says_where_everything_lies_and_a_rerun_that_it_is_finished(
         ("lr=0", "train.lr: Input should be greater than 0"),
         ("lr=nan", "train.lr: Input should be a finite number"),
         ("learning_rate=1e-4", "--set learning_rate: there is no setting .*; did you mean train.lr?"),
-        ("objective=sft", "train.objective: Input should be 'contrastive'"),
+        ("objective=sft", "train.objective: there is no objective .sft.; known are contrastive, privileged_kl"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(tmp_path: Path, setting: str, says: str):

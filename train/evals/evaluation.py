@@ -89,7 +89,7 @@ def _evaluate(
     if config.grader == MATH:
         check_for_math(problems)
     model = identify(config.engine.model)
-    adapter = read_adapter(adapter_folder, model) if adapter_folder else None
+    adapter = read_adapter(adapter_folder, model, config.prompts) if adapter_folder else None
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -17,8 +17,10 @@ from pydantic import ValidationError
 
 from dail.synth.core.config import TOOL_VERSION
 from dail.synth.core.errors import IntegrityError, UsageError, describe
+from dail.synth.core.extensions import label
 from dail.synth.schema.items import strict_json
 from dail.synth.schema.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelIdentity, adapter_rank
+from dail.synth.schema.synthesis import PAPER, Synthesis
 from dail.train.record import PROVENANCE_FILE, Provenance
 
 _log = logging.getLogger(__name__)
@@ -59,12 +61,18 @@ class Adapter:
         return next((place for place in places if place.is_file()), None)
 
 
-def read_adapter(folder: Path, model: ModelIdentity) -> Adapter:
-    """Raises UsageError (no PEFT LoRA adapter) or IntegrityError (of another base model)."""
+def read_adapter(folder: Path, model: ModelIdentity, prompts: str = PAPER) -> Adapter:
+    """Raises UsageError (no PEFT LoRA adapter) or IntegrityError (of another base model).
+
+    Args:
+        prompts: of the evaluation, which are compared with those of the traces.
+    """
     rank = adapter_rank(folder)
     provenance, note = _provenance(folder, model)
     if note:
         _log.info(f"note: {note}")
+    if provenance:
+        _compare_prompts(folder, provenance.run.synthesis, prompts)
     with open(folder / ADAPTER_WEIGHTS, "rb") as weights:
         digest = hashlib.file_digest(weights, "sha256")
     digest.update((folder / ADAPTER_CONFIG).read_bytes())
@@ -108,6 +116,14 @@ def _check_base(folder: Path, trained_on: ModelIdentity, model: ModelIdentity) -
             )
     if trained_on.template_hash != model.template_hash:
         _log.info(f"note: adapter {folder} was trained with other prompt templates than these; its results may suffer")
+
+
+def _compare_prompts(folder: Path, drawn: Synthesis, prompts: str) -> None:
+    if label(drawn.prompts) != label(prompts):
+        _log.info(
+            f"note: adapter {folder} was trained on traces whose prompts were {label(drawn.prompts)}, and is asked "
+            f"with {label(prompts)}; its results may suffer; set eval.prompts to the others"
+        )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[s
 def training_facts(provenance: Provenance) -> dict[str, str]:
     run = provenance.run
     return {
-        **{key: str(getattr(run.config, key)) for key in ("objective", "gamma", "epochs", "lr")},
+        "objective": label(run.config.objective),
+        **{key: str(getattr(run.config, key)) for key in ("gamma", "epochs", "lr")},
         "trained on": _short(run.manifest_digest),
         "steps": str(provenance.steps),
         "when": f"{provenance.finished_at:%Y-%m-%d %H:%M %Z}",

@@ -161,6 +161,7 @@ def trained(tmp_path: Path, prompts: Prompts, model: ModelIdentity) -> Path:
         manifest=str(manifest),
         manifest_digest=json.loads(manifest.read_text())["digest"],
         batch_id="batch-1",
+        synthesis=Synthesis(),
         started_at=NOW,
     )
     written = Provenance(

@@ -144,6 +144,15 @@ def test_the_report_shows_curves_and_who_wrote_which_token(problems: Path, train
         assert shown in html
 
 
+def test_the_report_names_a_user_s_objective_by_its_source(problems: Path, trained: Path, tmp_path: Path) -> None:
+    provenance = json.loads((trained / "dail.json").read_text())
+    provenance["run"]["config"]["objective"] = "/home/me/mine.py:forward_kl#0123456789abcdef"
+    (trained / "dail.json").write_text(json.dumps(provenance))
+    dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
+    html = (tmp_path / "e" / "report.html").read_text("utf-8")
+    assert "forward_kl#0123456789abcdef" in html and "/home/me" not in html
+
+
 @pytest.mark.parametrize("is_foreign", [True, False])
 def test_an_adapter_whose_run_is_gone_is_reported_with_notes(
     problems: Path, tmp_path: Path, model: ModelIdentity, is_foreign: bool

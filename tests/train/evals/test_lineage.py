@@ -11,6 +11,7 @@ import pytest
 from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.lineage import read_adapter
+from tests.conftest import Told
 from tests.train.evals.conftest import write_adapter
 
 
@@ -86,3 +87,10 @@ def test_another_version_s_adapter_of_another_base_model_is_refused_all_the_same
     (trained / "dail.json").write_text(json.dumps(written))
     with pytest.raises(IntegrityError, match="revision sha256:other"):
         read_adapter(trained, model)
+
+
+def test_prompts_other_than_those_of_the_traces_are_told(trained: Path, model: ModelIdentity, told: Told) -> None:
+    read_adapter(trained, model)
+    assert "prompts" not in told()
+    read_adapter(trained, model, prompts="/somewhere/law#0123456789abcdef")
+    assert "whose prompts were paper, and is asked with law#0123456789abcdef" in told()
