@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dail.synth.engine.base import Sampled, SequenceKey, TokenSequence, VerifyPoint
 from dail.synth.engine.ledger import Taken
-from dail.synth.method.acceptance import Mixed, Rule, Sampling, Watched, kind_number, kind_of, mix, uniforms, watch
+from dail.synth.method.acceptance import Mixed, OwnDraw, Rule, Sampling, draw_own, kind_number, kind_of, mix, uniforms
 from dail.synth.schema.trace_tokens import Tokens
 
 # What the device is told of a row: eight bytes a field, so that all of them travel as one table of int64.
@@ -78,20 +78,20 @@ class BatchSampler:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pairs = _Pairs({}, device)
-        self._alone = _Alone({}, device)
+        self._own_draws = _OwnDraws({}, device)
         self._desynchronised: set[SequenceKey] = set()
         self._log = _Log()
 
     def index(self, slots: dict[int, Slot]) -> None:
         """`slots`: row of the batch → what it holds, for the sequences that are sampled here."""
         halves: dict[SequenceKey, dict[str, tuple[int, Slot]]] = {}
-        alone: dict[SequenceKey, tuple[int, Slot]] = {}
+        own: dict[SequenceKey, tuple[int, Slot]] = {}
         for at, slot in slots.items():
             key, draw = slot.sequence.key, slot.sequence.draw
             if draw and draw.is_paired:
                 halves.setdefault(key._replace(part="privileged"), {})[draw.role] = at, slot
             else:
-                alone[key] = at, slot
+                own[key] = at, slot
         # For good: a half that was stepped without the other got a token that nobody sampled, and both may be at one
         # position again once the other was, too.
         self._desynchronised |= {key for key, half in halves.items() if len(half) < 2}
@@ -100,14 +100,14 @@ class BatchSampler:
             for key, half in halves.items()
             if key not in self._desynchronised
         }
-        self._pairs, self._alone = _Pairs(pairs, self._device), _Alone(alone, self._device)
+        self._pairs, self._own_draws = _Pairs(pairs, self._device), _OwnDraws(own, self._device)
 
     def apply(self, logits: Tensor) -> Tensor:
         """Samples, and forces each token: it keeps logit 0 in its row, all others -inf."""
         if apart := self._pairs.desynchronised():
             self._desynchronised |= apart
             self._pairs = self._pairs.without(apart)
-        for group in (self._pairs, self._alone):
+        for group in (self._pairs, self._own_draws):
             if group.keys:
                 self._log.steps.append(group.apply(logits))
         return logits
@@ -164,7 +164,7 @@ class _Group:
             self._on_device = _send(self._told_P, self._device)
         return self._on_device
 
-    def _step(self, sampled: Mixed | Watched) -> _Step:
+    def _step(self, sampled: Mixed | OwnDraw) -> _Step:
         columns = [column.reshape(len(self.keys), -1) for column in sampled]
         values = torch.cat([column.to(torch.float64) for column in columns], 1)
         return _Step(self._row_of, self._told_P["position"].copy(), values)
@@ -196,7 +196,7 @@ class _Pairs(_Group):
         return self._step(mixed)
 
 
-class _Alone(_Group):
+class _OwnDraws(_Group):
     """Sequences that one role samples by itself, by key: row and slot."""
 
     def __init__(self, rows: dict[SequenceKey, tuple[int, Slot]], device: torch.device) -> None:
@@ -205,9 +205,9 @@ class _Alone(_Group):
     def apply(self, logits: Tensor) -> _Step:
         told = self._tell()
         own_P = uniforms(told.seed_P, told.position_P).gather(1, told.column_P[:, None])[:, 0]
-        watched = watch(logits[told.at_P], told.sampling, told.rule, own_P)
-        _force(logits, told.at_P, torch.where(watched.pause_P, told.placeholder_P, watched.token_P))
-        return self._step(watched)
+        drawn = draw_own(logits[told.at_P], told.sampling, told.rule, own_P)
+        _force(logits, told.at_P, torch.where(drawn.verify_P, told.placeholder_P, drawn.token_P))
+        return self._step(drawn)
 
 
 def _positions(slots: Sequence[Slot]) -> np.ndarray:
@@ -239,7 +239,7 @@ def _force(logits: Tensor, rows_P: Tensor, token_P: Tensor) -> None:
 
 @dataclass
 class _Step:
-    """What P sequences sampled in one step: the columns of `Mixed` or `Watched`, side by side in float64, which holds
+    """What P sequences sampled in one step: the columns of `Mixed` or `OwnDraw`, side by side in float64, which holds
     token ids and float32 exactly. `row_of` is shared by the steps of one batch."""
 
     row_of: dict[SequenceKey, int]
@@ -305,7 +305,7 @@ _MIXED_COLUMNS = 5
 def _sampled(key: SequenceKey, sampled_SC: np.ndarray) -> Sampled:
     if sampled_SC.shape[1] == _MIXED_COLUMNS:
         return Sampled(key, _mixed_tokens(sampled_SC))
-    tokens, verify = _watched_tokens(sampled_SC, by_student=key.part == "student")
+    tokens, verify = _own_tokens(sampled_SC, by_student=key.part == "student")
     return Sampled(key, tokens, verify=verify)
 
 
@@ -321,12 +321,12 @@ def _mixed_tokens(sampled_SC: np.ndarray) -> Tokens:
     )
 
 
-def _watched_tokens(sampled_SC: np.ndarray, by_student: bool) -> tuple[Tokens, VerifyPoint | None]:
+def _own_tokens(sampled_SC: np.ndarray, by_student: bool) -> tuple[Tokens, VerifyPoint | None]:
     """Tokens of one role alone: its own, but for those of a privileged student that was confident under a rule, which
     the student may have proposed; that is not known here."""
-    token, logprob, confident, pause = sampled_SC[:, :4].T
+    token, logprob, confident, verify = sampled_SC[:, :4].T
     # an engine that schedules ahead runs a sequence once more after its verify point, in vain
-    number = int(pause.argmax()) if pause.any() else len(pause)
+    number = int(verify.argmax()) if verify.any() else len(verify)
     unknown = [None] * number
     own = [*logprob[:number].tolist()]
     tokens = Tokens(
@@ -336,10 +336,12 @@ def _watched_tokens(sampled_SC: np.ndarray, by_student: bool) -> tuple[Tokens, V
         own if by_student else list(unknown),
         list(unknown) if by_student else own,
     )
-    if number == len(pause):
+    if number == len(verify):
         return tokens, None
     best, best_logprob, accepted = np.split(sampled_SC[number, 4:], 3)
     candidates = zip(best.astype(int).tolist(), best_logprob.tolist(), accepted, strict=True)
     return tokens, VerifyPoint(
-        int(token[number]), float(logprob[number]), {one: value for one, value, stands in candidates if stands}
+        int(token[number]),
+        float(logprob[number]),
+        {one: value for one, value, is_accepted in candidates if is_accepted},
     )

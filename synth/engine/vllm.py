@@ -376,7 +376,7 @@ class Drawing(FirstRunnerProcessor, SecondRunnerProcessor):
         return _SEQUENCE in known
 
     def _place(self, context: Any) -> None:
-        """Tells the sampler who stands where in this step. A sequence whose prompt is not whole yet samples nothing."""
+        """Tells the sampler what is in which row. A sequence whose prompt is not whole yet samples nothing."""
         lengths = zip(context.idx_mapping_np.tolist(), context.seq_lens_upper_bound_np.tolist(), strict=True)
         batch = []
         for request, length in lengths:

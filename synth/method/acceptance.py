@@ -114,7 +114,7 @@ class Rule:
 
     @classmethod
     def of(cls, rules: Sequence[Acceptance | None], device: torch.device) -> Rule:
-        """None: nothing ever stands."""
+        """None: nothing is ever accepted."""
         kinds = [rule.kind if rule else None for rule in rules]
         return cls(
             torch.tensor([kind_number(kind) if kind else -1 for kind in kinds], device=device, dtype=torch.long),
@@ -144,43 +144,43 @@ def mix(student_PV: Tensor, privileged_PV: Tensor, sampling: Sampling, rule: Rul
     """
     student, privileged = _View(student_PV, sampling), _View(privileged_PV, sampling)
     proposal_P = student.draw(uniform_P2[:, 0])
-    accepted_P = privileged.stands(proposal_P[:, None], rule)[:, 0]
+    accepted_P = privileged.accepts(proposal_P[:, None], rule)[:, 0]
     token_P = torch.where(accepted_P, proposal_P, privileged.draw(uniform_P2[:, 1]))
     at_P1 = token_P[:, None]
     logprobs = (role.logprobs(at_P1)[:, 0] for role in (student, privileged))
     return Mixed(token_P, accepted_P, proposal_P, *logprobs)
 
 
-class Watched(NamedTuple):
-    """One step of P rows that one role draws alone, and where the rule needs the student's word.
+class OwnDraw(NamedTuple):
+    """One step of P rows that one role draws by itself, and where the rule needs the student's word.
 
-    `best_PK` are the likeliest tokens and `stands_PK` whether a proposal of them would stand. Log-probabilities at
-    temperature 1.
+    `best_PK` are the likeliest tokens and `accepted_PK` whether a proposal of them would be accepted.
+    Log-probabilities at temperature 1.
     """
 
     token_P: Tensor
     logprob_P: Tensor
     confident_P: Tensor
-    pause_P: Tensor
+    verify_P: Tensor
     best_PK: Tensor
     best_logprob_PK: Tensor
-    stands_PK: Tensor
+    accepted_PK: Tensor
 
 
-def watch(logits_PV: Tensor, sampling: Sampling, rule: Rule, uniform_P: Tensor) -> Watched:
-    """One role's own draw, exact under a rule by which at most two tokens can stand.
+def draw_own(logits_PV: Tensor, sampling: Sampling, rule: Rule, uniform_P: Tensor) -> OwnDraw:
+    """One role's own draw, exact under a rule by which at most two tokens can be accepted.
 
-    The student matters only where a token other than the drawn one would stand: if it proposes that token, the token
-    replaces the draw; whatever else it proposes, the draw is what the rule gives. So the trace is the one that `mix`
-    would draw from the same numbers.
+    The student matters only where a token other than the drawn one would be accepted: if it proposes that token, the
+    token replaces the draw; whatever else it proposes, the draw is what the rule gives. So the trace is the one that
+    `mix` would draw from the same numbers.
     """
     view = _View(logits_PV, sampling)
     token_P = view.draw(uniform_P)
     best_PK = view.logits_PV.topk(2, dim=-1).indices if rule.kinds else token_P[:, None].expand(-1, 2)
-    stands_PK = view.stands(best_PK, rule)
-    pause_P = (stands_PK & (best_PK != token_P[:, None])).any(-1)
+    accepted_PK = view.accepts(best_PK, rule)
+    verify_P = (accepted_PK & (best_PK != token_P[:, None])).any(-1)
     logprob_P = view.logprobs(token_P[:, None])[:, 0]
-    return Watched(token_P, logprob_P, stands_PK.any(-1), pause_P, best_PK, view.logprobs(best_PK), stands_PK)
+    return OwnDraw(token_P, logprob_P, accepted_PK.any(-1), verify_P, best_PK, view.logprobs(best_PK), accepted_PK)
 
 
 def draw(logits_PV: Tensor, sampling: Sampling, uniform_P: Tensor) -> Tensor:
@@ -217,15 +217,15 @@ class _View:
         """At temperature 1."""
         return self.logits_PV.gather(-1, token_PK) - self._log_total_P[:, None]
 
-    def stands(self, token_PK: Tensor, rule: Rule) -> Tensor:
-        """Whether a proposal of these tokens stands, by this role's distribution."""
-        stands_PK = torch.zeros_like(token_PK, dtype=torch.bool)
+    def accepts(self, token_PK: Tensor, rule: Rule) -> Tensor:
+        """Whether a proposal of these tokens is accepted, by this role's distribution."""
+        accepted_PK = torch.zeros_like(token_PK, dtype=torch.bool)
         built_in = {"absolute": self._absolute, "relative": self._relative, "topk": self._topk}
         for kind in rule.kinds:
             verdict = built_in.get(kind) or partial(self._own, ACCEPTANCE.load(kind))
             is_kind_P1 = rule.kind_P[:, None] == kind_number(kind)
-            stands_PK = torch.where(is_kind_P1, verdict(token_PK, rule), stands_PK)
-        return stands_PK
+            accepted_PK = torch.where(is_kind_P1, verdict(token_PK, rule), accepted_PK)
+        return accepted_PK
 
     def _absolute(self, token_PK: Tensor, rule: Rule) -> Tensor:
         probability_PK = self._probability_PV.gather(-1, token_PK)
@@ -291,12 +291,12 @@ def _at(values_PV: Tensor, index_P: Tensor) -> Tensor:
     return values_PV.gather(-1, index_P[:, None])[:, 0]
 
 
-def mixed_distribution(student_V: Tensor, privileged_V: Tensor, stands_V: Tensor) -> Tensor:
+def mixed_distribution(student_V: Tensor, privileged_V: Tensor, accepted_V: Tensor) -> Tensor:
     """The exact distribution of the next trace token, from the probabilities that the two draws have.
 
-    P(t) = student(t) [t stands] + privileged(t) · sum of student(u) over the u that do not.
+    P(t) = student(t) [t is accepted] + privileged(t) · sum of student(u) over the u that are not.
     """
-    kept_V = student_V * stands_V
+    kept_V = student_V * accepted_V
     return kept_V + privileged_V * (1 - kept_V.sum())
 
 

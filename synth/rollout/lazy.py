@@ -1,7 +1,7 @@
 """Mixed-policy rollouts with a lazy student: it is asked only where its word matters (paper §2.1).
 
 The privileged student decodes alone. The student's word can change the trace only where a token that the privileged
-student did not sample would be accepted (`dail.synth.method.acceptance.watch`): a verify point. There the privileged
+student did not sample would be accepted (`dail.synth.method.acceptance.draw_own`): a verify point. There the privileged
 student's sequence ends, the student is asked for one token after the trace so far, and the privileged student goes on
 after whichever token the rule gives. From tau 0.5 on at most one such token exists (a tie aside), so questions are
 rare: about one decode row a token instead of two.
@@ -58,7 +58,7 @@ class Lazy(Staged[LazyTrace]):
             raise ItemError(
                 "not_exact",
                 f"strategy lazy is not exact for acceptance={rule.kind} with tau={rule.tau}, acceptance_k={rule.k}; it "
-                f"wants a rule by which at most two tokens can stand (absolute from tau 0.5, topk up to 2); use "
+                f"wants a rule by which at most two tokens can be accepted (absolute from tau 0.5, topk up to 2); use "
                 f"strategy=auto or lockstep",
             )
         return min(self._entry.admission.check([len(ids)]) for ids in (request.student_ids, request.privileged_ids))

@@ -12,7 +12,7 @@ Wanted = Literal["auto", "lockstep", "lazy", "draft_verify"]
 Chosen = Literal["lockstep", "lazy", "draft_verify", "single"]
 
 LAZY_TAU = 0.5
-LAZY_STANDING = 2  # how many tokens may stand at one place for lazy to be exact: so many are recorded
+LAZY_ACCEPTED = 2  # how many tokens may be accepted at one position for lazy to be exact: so many are recorded
 
 
 def acceptance(synthesis: Synthesis) -> Acceptance:
@@ -23,9 +23,9 @@ def acceptance(synthesis: Synthesis) -> Acceptance:
 
 
 def lazy_is_exact(rule: Acceptance) -> bool:
-    """Whether at most two tokens can stand at one place, an exact tie included."""
+    """Whether at most two tokens can be accepted at one position, an exact tie included."""
     if rule.kind == "topk":
-        return rule.k <= LAZY_STANDING
+        return rule.k <= LAZY_ACCEPTED
     return rule.kind == "absolute" and rule.tau >= LAZY_TAU
 
 

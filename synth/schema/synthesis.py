@@ -39,11 +39,13 @@ class Synthesis(Config):
     )
     acceptance: Literal["absolute", "relative", "topk"] | Reference = Field(
         "absolute",
-        description="a student token is accepted if the privileged student gives it tau (the paper's rule); tau times "
+        description="a student's token is accepted if the privileged student gives it tau (the paper's rule); tau times "
         "the largest probability; if at most acceptance_k tokens are as likely as it; or by your own rule, "
         "FILE.py:NAME",
     )
-    tau: float = Field(0.8, gt=0, le=1, description="a student token stands if the privileged student gives it this")
+    tau: float = Field(
+        0.8, gt=0, le=1, description="a student's token is accepted if the privileged student gives it this"
+    )
     acceptance_k: int = Field(25, ge=1, description="the k of acceptance=topk; no other rule reads it")
     temperature: float = Field(0.6, ge=0, le=2, description="temperature of both draws; 0 is greedy")
     probability_space: Literal["raw", "tempered"] = Field(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dail.synth.method.acceptance import Rule, Sampling, draw, mix, mixed_distribution, uniforms, watch
+from dail.synth.method.acceptance import Rule, Sampling, draw, draw_own, mix, mixed_distribution, uniforms
 from dail.synth.schema.synthesis import Acceptance
 
 DRAWS = 40_000
@@ -104,7 +104,7 @@ def test_from_tau_one_half_an_accepted_token_is_the_privileged_students_first_ch
     assert not mixed.accepted_P or int(mixed.token_P) == int(privileged.argmax())
 
 
-def test_a_proposal_at_exactly_tau_stands():
+def test_a_proposal_at_exactly_tau_is_accepted():
     logits = torch.tensor([[0.0, 0.0]])
     mixed = mix(logits, logits, sampling(), rule(0.5), torch.tensor([[0.9, 0.1]]).double())
     assert bool(mixed.accepted_P) and int(mixed.token_P) == 1
@@ -191,10 +191,10 @@ def test_watch_with_the_student_asked_at_pauses_is_the_mixed_distribution_exactl
     privileged = privileged / privileged.sum()  # peaked, so that some token often reaches tau
     got = torch.zeros(VOCABULARY, dtype=torch.float64)
     for own, by_privileged in enumerate(middles(privileged)):
-        watched = watch(privileged.log()[None], sampling(), rule(tau), by_privileged[None])
-        standing = watched.best_PK[watched.stands_PK].tolist()
+        drawn = draw_own(privileged.log()[None], sampling(), rule(tau), by_privileged[None])
+        standing = drawn.best_PK[drawn.accepted_PK].tolist()
         for proposal in range(VOCABULARY):
-            token = proposal if bool(watched.pause_P) and proposal in standing else own
+            token = proposal if bool(drawn.verify_P) and proposal in standing else own
             got[token] += student[proposal] * privileged[own]
     assert float((got - mixed_distribution(student, privileged, privileged >= tau)).abs().sum()) < 2e-9
 
@@ -267,14 +267,14 @@ def test_a_draw_is_where_the_running_sum_passes_the_number_whatever_the_vocabula
 
 
 def test_watch_never_pauses_a_row_without_a_rule():
-    watched = watch(
+    drawn = draw_own(
         torch.tensor([[0.0, 9.0], [9.0, 0.0]]), sampling(rows=2), Rule.of([None, None], CPU), torch.ones(2) / 2
     )
-    assert watched.pause_P.tolist() == watched.confident_P.tolist() == [False, False]
+    assert drawn.verify_P.tolist() == drawn.confident_P.tolist() == [False, False]
 
 
 def test_watch_pauses_only_the_rows_that_have_a_rule():
     logits = torch.tensor([[2.0, 0.0]]).expand(2, -1)
     rules = Rule.of([None, Acceptance("absolute", 0.5, 1, False)], CPU)
-    watched = watch(logits, sampling(rows=2), rules, torch.tensor([0.99, 0.99]).double())
-    assert watched.token_P.tolist() == [1, 1] and watched.pause_P.tolist() == [False, True]
+    drawn = draw_own(logits, sampling(rows=2), rules, torch.tensor([0.99, 0.99]).double())
+    assert drawn.token_P.tolist() == [1, 1] and drawn.verify_P.tolist() == [False, True]

@@ -51,7 +51,7 @@ def logits(context) -> torch.Tensor:
     return torch.from_numpy(np.log(probabilities(context))).float()
 
 
-def stands(rule: dict, privileged: np.ndarray, token: int) -> bool:
+def is_accepted(rule: dict, privileged: np.ndarray, token: int) -> bool:
     """The rules, written out."""
     if rule["acceptance"] == OWN:
         return privileged[token] >= rule["tau"] * math.exp((privileged * np.log(privileged)).sum())
@@ -73,7 +73,7 @@ def literal(rule: dict) -> dict[tuple[int, ...], float]:
             continue
         student, privileged = probabilities([*STUDENT, *trace]), probabilities([*PRIVILEGED, *trace])
         for proposal in range(VOCABULARY):
-            if stands(rule, privileged, proposal):
+            if is_accepted(rule, privileged, proposal):
                 grown = (*trace, proposal)
                 open_traces[grown] = open_traces.get(grown, 0.0) + weight * student[proposal]
             else:
@@ -97,7 +97,7 @@ class Cells:
                 for role, (token, chances) in enumerate(((proposal, student), (own, privileged))):
                     self.numbers[seed, place, role] = chances[:token].sum() + chances[token] / 2
                     self.weights[seed] *= chances[token]
-                trace.append(proposal if stands(rule, privileged, proposal) else own)
+                trace.append(proposal if is_accepted(rule, privileged, proposal) else own)
 
     def uniforms(self, seed_P: torch.Tensor, place_P: torch.Tensor, draws: int = 2) -> torch.Tensor:
         return torch.from_numpy(self.numbers)[seed_P, place_P]

@@ -169,7 +169,7 @@ def test_a_reading_tells_who_wrote_a_token_as_a_probability_that_lockstep_bears_
 
 
 def test_lazy_follows_the_literal_rule_where_two_tokens_tie_at_tau():
-    """Both have exactly one half, so either stands if proposed, also where the other one was drawn."""
+    """Both have exactly one half, so either is accepted if proposed, also where the other one was drawn."""
 
     def logits(context):
         favourite = 1.0 if context[0] == 7 else 0.0  # the student prefers one of the two
@@ -187,7 +187,7 @@ def test_lazy_follows_the_literal_rule_where_two_tokens_tie_at_tau():
 def test_lazy_refuses_a_tau_it_is_not_exact_for():
     pair = Pair(FakeEngine(EngineConfig(model=Path("."), model_tokens=64), LOGITS), "lazy")
     for rule in ({"tau": 0.3}, {"acceptance": "relative"}, {"acceptance": "topk", "acceptance_k": 3}):
-        with pytest.raises(ItemError, match="at most two tokens can stand") as error:
+        with pytest.raises(ItemError, match="at most two tokens can be accepted") as error:
             pair.add(request("u", **rule))
         assert error.value.code == "not_exact"
 
@@ -360,7 +360,7 @@ def test_what_is_told_on_the_way_is_a_prefix_of_the_trace(strategy, tau):
     assert told > 5
 
 
-def test_a_direct_trace_is_what_the_rule_gives_when_nothing_stands():
+def test_a_direct_trace_is_what_the_rule_gives_when_nothing_is_accepted():
     never = request("u").synthesis.model_copy(update={"tau": 1.01})
     assert (
         run([replace(request("u"), synthesis=never)])["u"].tokens.ids
@@ -368,7 +368,7 @@ def test_a_direct_trace_is_what_the_rule_gives_when_nothing_stands():
     )
 
 
-def test_a_students_trace_is_what_the_rule_gives_when_everything_stands():
+def test_a_students_trace_is_what_the_rule_gives_when_everything_is_accepted():
     always = request("u").synthesis.model_copy(update={"tau": 0.0})
     assert (
         run([replace(request("u"), synthesis=always)])["u"].tokens.ids
