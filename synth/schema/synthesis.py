@@ -39,8 +39,8 @@ class Synthesis(Config):
     )
     acceptance: Literal["absolute", "relative", "topk"] | Reference = Field(
         "absolute",
-        description="a student's token is accepted if the privileged student gives it tau (the paper's rule); tau times "
-        "the largest probability; if at most acceptance_k tokens are as likely as it; or by your own rule, "
+        description="a student's token is accepted if the privileged student gives it tau (the paper's rule); tau "
+        "times the largest probability; if at most acceptance_k tokens are as likely as it; or by your own rule, "
         "FILE.py:NAME",
     )
     tau: float = Field(
