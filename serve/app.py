@@ -25,9 +25,10 @@ from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 
 from dail.serve import batches, health, leases
-from dail.serve.bodies import BatchIn, Problem, Result
-from dail.serve.errors import answer_with_problems
-from dail.serve.service import Service
+from dail.serve.batch_in import BatchIn
+from dail.serve.bodies import Result
+from dail.serve.errors import Problem, answer_with_problems
+from dail.serve.rules.service import Service
 from dail.serve.settings import Settings
 from dail.serve.store.transaction import Store
 from dail.synth.core.config import TOOL_VERSION
@@ -81,7 +82,7 @@ async def _sweep_forever(service: Service) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
         try:
-            await asyncio.to_thread(service.sweep)
+            await asyncio.to_thread(service.ending.sweep)
         except DailError as error:
             log.warning("the sweep is put off: %s", error)
         except Exception:

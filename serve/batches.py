@@ -9,20 +9,11 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from dail.serve.auth import people_only
-from dail.serve.bodies import (
-    BatchIn,
-    BatchOut,
-    BatchPage,
-    BatchStatus,
-    ItemOut,
-    ItemPage,
-    ItemStatus,
-    Result,
-    ShardPage,
-)
+from dail.serve.batch_in import BatchIn
+from dail.serve.bodies import BatchOut, BatchPage, BatchStatus, ItemOut, ItemPage, ItemStatus, Result, ShardPage
 from dail.serve.errors import RESPONSES
 from dail.serve.request_body import batch_body, documents
-from dail.serve.service import Service
+from dail.serve.rules.service import Service
 from dail.synth.schema.manifest import Manifest
 
 
@@ -49,7 +40,7 @@ def create_batch(
     idempotency_key: IdempotencyKey = None,
 ) -> BatchOut:
     """Stores a batch, durably before the reply: 201 for a new one, 200 with the same batch for the same body again."""
-    batch, is_new = service.create(body, idempotency_key)
+    batch, is_new = service.batches.create(body, idempotency_key)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/batches/{batch.id}"
     return batch
@@ -59,18 +50,18 @@ def create_batch(
 def list_batches(
     service: TheService, status: BatchStatus | None = None, after: str | None = None, limit: Limit = 20
 ) -> BatchPage:
-    return service.batches(status, after, limit)
+    return service.batches.page(status, after, limit)
 
 
 @router.get("/{batch_id}")
 def get_batch(batch_id: str, service: TheService) -> BatchOut:
-    return service.batch(batch_id)
+    return service.batches.get(batch_id)
 
 
 @router.post("/{batch_id}/cancel", status_code=202)
 def cancel_batch(batch_id: str, service: TheService) -> BatchOut:
     """Queued units end at once, running ones at their worker's next heartbeat; finished traces are kept."""
-    return service.cancel(batch_id)
+    return service.batches.cancel(batch_id)
 
 
 @router.get("/{batch_id}/items")
@@ -81,23 +72,23 @@ def list_items(
     after: str | None = None,
     limit: Limit = 20,
 ) -> ItemPage:
-    return service.items(batch_id, status, after, limit)
+    return service.items.page(batch_id, status, after, limit)
 
 
 @router.get("/{batch_id}/items/{item_id}")
 def get_item(batch_id: str, item_id: str, service: TheService) -> ItemOut:
-    return service.item(batch_id, item_id)
+    return service.items.get(batch_id, item_id)
 
 
 @router.get("/{batch_id}/shards")
 def list_shards(batch_id: str, service: TheService) -> ShardPage:
-    return service.shards(batch_id)
+    return service.outputs.shards(batch_id)
 
 
 @router.get("/{batch_id}/manifest")
 def get_manifest(batch_id: str, service: TheService) -> Manifest:
     """What a training run reads; 409 `not_finalized` before the batch ends, 404 if it ended without a shard."""
-    return service.manifest(batch_id)
+    return service.outputs.manifest(batch_id)
 
 
 @router.get(
@@ -111,7 +102,7 @@ def get_manifest(batch_id: str, service: TheService) -> Manifest:
     },
 )
 def stream_results(batch_id: str, service: TheService) -> StreamingResponse:
-    lines = _lines(service.results(batch_id))
+    lines = _lines(service.outputs.results(batch_id))
     headers = {"Content-Disposition": f'attachment; filename="{batch_id}.jsonl"'}
     return StreamingResponse(lines, media_type="application/x-ndjson", headers=headers)
 

@@ -13,10 +13,11 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from dail.serve.bodies import Fault, Problem
-from dail.serve.service import Conflict, NotFound
+from dail.serve.rules.errors import Conflict, NotFound
+from dail.synth.core.config import Frozen
 from dail.synth.core.errors import DailError, InputError, StorageError, plainly, pointer
 
 MEDIA_TYPE = "application/problem+json"
@@ -35,6 +36,38 @@ RESPONSES: dict[int | str, dict[str, object]] = {
 }
 
 log = logging.getLogger("dail.serve")
+
+
+class Fault(Frozen):
+    pointer: str = Field(description="JSON pointer into the body (RFC 6901); /query/… for a query parameter")
+    code: str
+    detail: str
+
+
+class Problem(Frozen):
+    """Every error of this API, as application/problem+json (RFC 9457)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "urn:dail:problem:invalid_input",
+                "title": "Unprocessable Content",
+                "status": 422,
+                "code": "invalid_input",
+                "detail": "the batch was refused; nothing was stored",
+                "errors": [{"pointer": "/items/3/solution", "code": "value_error", "detail": "the text is blank"}],
+                "request_id": "req_5f0c8e1d2a3b4c5d",
+            }
+        }
+    )
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: tuple[Fault, ...] = ()
+    request_id: str
 
 
 class RequestError(DailError):

@@ -5,13 +5,24 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Response
 
 from dail.serve.auth import people_only
+from dail.serve.batch_in import MAX_ITEMS
 from dail.serve.batches import TheService
-from dail.serve.bodies import MAX_ITEMS, Limits, Ready
 from dail.serve.errors import RESPONSES
 from dail.serve.request_body import BODY_BYTES
+from dail.serve.rules.health import Ready, readiness
+from dail.synth.core.config import Frozen
 from dail.synth.schema.items import PROBLEM_BYTES, SOLUTION_BYTES
 
 router = APIRouter(tags=["health"], responses=RESPONSES)
+
+
+class Limits(Frozen):
+    body_bytes: int
+    items: int
+    problem_bytes: int
+    solution_bytes: int
+    lease_s: float
+    models: tuple[str, ...]
 
 
 @router.get("/livez")
@@ -22,7 +33,7 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz", dependencies=[Depends(people_only)], responses={503: {"model": Ready}})
 def readyz(service: TheService, response: Response) -> Ready:
-    ready = service.readiness()
+    ready = readiness(service.store, service.objects)
     response.status_code = 200 if ready.ok else 503
     return ready
 

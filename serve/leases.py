@@ -24,22 +24,22 @@ FailBody = Annotated[Fail, Depends(body_of(Fail))]
 
 @router.post("", openapi_extra=documents(LeaseRequest))
 def lease_units(body: LeaseBody, service: TheService) -> LeaseReply:
-    return service.lease(body)
+    return service.leases.lease(body)
 
 
 @router.post("/{unit}/heartbeat", openapi_extra=documents(Heartbeat))
 def heartbeat(unit: str, body: HeartbeatBody, service: TheService) -> HeartbeatReply:
     """409 `fenced` when the lease is over: drop the unit."""
-    return service.heartbeat(unit, body)
+    return service.leases.heartbeat(unit, body)
 
 
 @router.post("/{unit}/commit", status_code=204, openapi_extra=documents(Commit))
 def commit(unit: str, body: CommitBody, service: TheService) -> None:
     """The same commit again is no error; 409 `fenced` when the lease is over."""
-    service.commit(unit, body)
+    service.leases.commit(unit, body)
 
 
 @router.post("/{unit}/fail", status_code=204, openapi_extra=documents(Fail))
 def fail(unit: str, body: FailBody, service: TheService) -> None:
     """409 `fenced` when the lease is over."""
-    service.fail(unit, body)
+    service.leases.fail(unit, body)

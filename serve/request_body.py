@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from dail.serve.bodies import BatchIn, faults
+from dail.serve.batch_in import BatchIn, faults
 from dail.serve.errors import RequestError
 from dail.synth.core.errors import InputError, pointer
 from dail.synth.schema.items import strict_json

@@ -16,6 +16,9 @@ LINT = Path(sys.executable).parent / "lint-imports"
 ROOMS = "the rooms of synth"
 SIDES = "serve and train stand beside each other"
 SERVE = "serve sees schema and core alone"
+RULES = "in serve the rules stand above the store"
+HTTP = "rules and store know no HTTP"
+SQL = "the rules know no SQL"
 TRAIN = "train sees schema and core alone"
 LIGHT = "the API, the schema and the core start without"
 VLLM = "one file knows vLLM"
@@ -66,6 +69,10 @@ def test_the_walls_hold_as_it_is(copy: Path) -> None:
         ("serve/new.py", "dail.synth.method.prompts", SERVE),
         ("serve/store/new.py", "dail.synth.config", SERVE),
         ("serve/new.py", "dail.synth.run.local", SERVE),
+        ("serve/store/new.py", "dail.serve.rules.errors", RULES),
+        ("serve/store/new.py", "fastapi", HTTP),
+        ("serve/rules/new.py", "dail.serve.errors", HTTP),
+        ("serve/rules/new.py", "sqlalchemy", SQL),
         ("train/new.py", "dail.synth.method.prompts", TRAIN),
         ("train/new.py", "dail.synth.engine.base", TRAIN),
         ("train/new.py", "dail.synth.run.pool", TRAIN),

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from dail.serve.bodies import BatchIn
+from dail.serve.batch_in import BatchIn
 from dail.serve.commands import _show
-from dail.serve.service import Service
+from dail.serve.rules.service import Service
 from dail.serve.store.transaction import Store
 from dail.synth.commands import synth
 from dail.synth.core.files import Objects
@@ -150,18 +150,18 @@ def test_in_the_api_and_the_words_of_dail_watch(
 ) -> None:
     service = Service(Store(tmp_path / "dail.sqlite"), Objects(tmp_path), {"tiny": model}, 60)
     item = {"id": "i", "problem": "1+1?", "solution": "It is 2."}
-    batch, _ = service.create(BatchIn.parse({"items": [item]}), None)
-    (unit,) = service.lease(LeaseRequest(worker="w", count=1, model=model)).units
+    batch, _ = service.batches.create(BatchIn.parse({"items": [item]}), None)
+    (unit,) = service.leases.lease(LeaseRequest(worker="w", count=1, model=model)).units
     beat = Heartbeat(
         worker="w", epoch=unit.epoch, tokens=4, attributed_tokens=tokens.attributed_tokens,
         student_tokens=tokens.student_tokens,
     )  # fmt: skip
-    service.heartbeat(unit.unit_id, beat)
-    assert service.batch(batch.id).tokens.student_share == share
+    service.leases.heartbeat(unit.unit_id, beat)
+    assert service.batches.get(batch.id).tokens.student_share == share
     data, ended = shard_of(row_of(unit, prompts, tokens), unit.epoch)
     service.objects.put(ended.key, data)
-    service.commit(unit.unit_id, Commit(worker="w", epoch=unit.epoch, shard=ended))
-    found = service.batch(batch.id)
+    service.leases.commit(unit.unit_id, Commit(worker="w", epoch=unit.epoch, shard=ended))
+    found = service.batches.get(batch.id)
     assert found.tokens.student_share == share
     bar: Any = Bar()
     _show(bar, found.model_dump(mode="json") | {"request_counts": dict.fromkeys(_STATES, 0) | {"total": 1}})

@@ -1,7 +1,7 @@
 """Units: who holds which, and how each ended.
 
 Every change of state is one guarded UPDATE whose WHERE names the state it leaves; the rules that choose it are in
-`service.py`.
+`rules/`.
 """
 
 from __future__ import annotations

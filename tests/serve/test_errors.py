@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 from dail.serve.errors import RequestError
-from dail.serve.service import Conflict
+from dail.serve.rules.errors import Conflict
 
 
 def test_errors_of_the_api_can_be_pickled():

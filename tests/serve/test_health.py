@@ -4,12 +4,22 @@ import re
 import subprocess
 import sys
 
+from tests.serve.conftest import items
+
 
 def test_livez_and_readyz_of_a_working_server(api):
     assert api.get("/livez").json() == {"status": "ok"}
     ready = api.get("/readyz")
     assert (ready.status_code, ready.json()["ok"]) == (200, True)
     assert set(ready.json()["checks"]) == {"store", "disk", "sqlite"}
+
+
+def test_no_batch_is_taken_when_the_disk_is_nearly_full(api, monkeypatch):
+    monkeypatch.setattr("dail.serve.rules.health._free_bytes", lambda _: 1000)
+    response = api.post("/v1/batches", json={"items": items(1)})
+    assert (response.status_code, response.json()["code"]) == (507, "storage")
+    assert "Retry-After" in response.headers
+    assert api.get("/readyz").status_code == 503
 
 
 def test_limits_can_be_asked_for(api):

@@ -125,7 +125,7 @@ def test_a_unit_that_every_worker_loses_fails_in_the_end(api, post, worker, sett
     for _ in range(10):
         assert worker.lease()
         lapse_leases(settings.data_dir)
-    api.app.state.service.sweep()
+    api.app.state.service.ending.sweep()
     item = api.get(f"/v1/batches/{batch}/items/i0").json()
     assert item["samples"][0]["error"]["code"] == "lease_lost"
     assert api.get(f"/v1/batches/{batch}").json()["status"] == "completed"

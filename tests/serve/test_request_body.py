@@ -150,7 +150,7 @@ def test_a_mistake_of_ours_is_a_problem_without_a_word_of_its_cause(api, monkeyp
     def broken(*_):
         raise RuntimeError(CANARY)
 
-    monkeypatch.setattr(api.app.state.service, "batch", broken)
+    monkeypatch.setattr(api.app.state.service.batches, "get", broken)
     response = api.get("/v1/batches/b")
     assert (response.status_code, response.json()["code"]) == (500, "internal")
     assert CANARY not in response.text

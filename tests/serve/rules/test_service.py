@@ -10,8 +10,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from dail.serve.bodies import BatchIn
-from dail.serve.service import Conflict, Service
+from dail.serve.batch_in import BatchIn
+from dail.serve.rules.errors import Conflict
+from dail.serve.rules.service import Service
 from dail.serve.store.transaction import Store
 from dail.synth.core.files import Objects
 from dail.synth.schema.manifest import read_manifest
@@ -55,13 +56,13 @@ class Leases(RuleBasedStateMachine):
             "synthesis": {"samples_per_item": num_samples},
             "run_label": str(self.num_batches),
         }
-        batch, is_new = self.service.create(BatchIn.parse(body), None)
+        batch, is_new = self.service.batches.create(BatchIn.parse(body), None)
         assert is_new
         return batch.id
 
     @rule(target=leased, worker=WORKERS)
     def lease(self, worker):
-        units = self.service.lease(LeaseRequest(worker=worker, count=1, model=MODEL)).units
+        units = self.service.leases.lease(LeaseRequest(worker=worker, count=1, model=MODEL)).units
         self.holder |= {unit.unit_id: (worker, unit.epoch) for unit in units}
         return (worker, units[0] if units else None)
 
@@ -70,7 +71,7 @@ class Leases(RuleBasedStateMachine):
         worker, unit = held
         if unit:
             beat = Heartbeat(worker=worker, epoch=unit.epoch, tokens=1, attributed_tokens=1, student_tokens=1)
-            if self._try(self.service.heartbeat, unit.unit_id, beat):
+            if self._try(self.service.leases.heartbeat, unit.unit_id, beat):
                 assert self.holder[unit.unit_id] == (worker, unit.epoch), "a zombie renewed its lease"
 
     @rule(held=leased)
@@ -79,7 +80,9 @@ class Leases(RuleBasedStateMachine):
         worker, unit = held
         if unit:
             shard = write_shard(self.service.objects.root, unit)
-            if self._try(self.service.commit, unit.unit_id, Commit(worker=worker, epoch=unit.epoch, shard=shard)):
+            if self._try(
+                self.service.leases.commit, unit.unit_id, Commit(worker=worker, epoch=unit.epoch, shard=shard)
+            ):
                 self.committed.add((unit.batch_id, unit.unit_id))
 
     @rule(held=consumes(leased), retryable=st.booleans())
@@ -87,7 +90,7 @@ class Leases(RuleBasedStateMachine):
         worker, unit = held
         if unit:
             body = Fail(worker=worker, epoch=unit.epoch, code="boom", detail="", retryable=retryable)
-            if self._try(self.service.fail, unit.unit_id, body):
+            if self._try(self.service.leases.fail, unit.unit_id, body):
                 assert self.holder.pop(unit.unit_id) == (worker, unit.epoch), "a zombie failed a unit"
 
     @rule()
@@ -96,11 +99,11 @@ class Leases(RuleBasedStateMachine):
 
     @rule()
     def sweep(self):
-        self.service.sweep()
+        self.service.ending.sweep()
 
     @rule(batch=batches)
     def cancel(self, batch):
-        self._try(self.service.cancel, batch)
+        self._try(self.service.batches.cancel, batch)
 
     @rule()
     def restart(self):
@@ -116,9 +119,9 @@ class Leases(RuleBasedStateMachine):
 
     @invariant()
     def counts_add_up_and_nothing_is_lost_or_doubled(self):
-        found = self.service.batches(None, None, 100).data
+        found = self.service.batches.page(None, None, 100).data
         assert len(found) == self.num_batches
-        shards = [(batch.id, shard.unit_id) for batch in found for shard in self.service.shards(batch.id).data]
+        shards = [(batch.id, shard.unit_id) for batch in found for shard in self.service.outputs.shards(batch.id).data]
         assert len(shards) == len(set(shards))
         assert set(shards) == self.committed
         for batch in found:
@@ -135,42 +138,3 @@ class Leases(RuleBasedStateMachine):
 
 TestLeases = Leases.TestCase
 TestLeases.settings = hypothesis_settings(max_examples=20, stateful_step_count=20, deadline=None)
-
-
-def test_an_end_that_the_disk_refused_is_made_up_for_by_the_next_sweep(tmp_path):
-    service = Service(Store(tmp_path / "dail.sqlite"), Objects(tmp_path / "o"), {"tiny": MODEL}, 60)
-    batch, _ = service.create(BatchIn.parse({"items": items(1)}), None)
-    (unit,) = service.lease(LeaseRequest(worker="w", count=1, model=MODEL)).units
-    shard = write_shard(service.objects.root, unit)
-    manifests = service.objects.root / "manifests"
-    manifests.write_text("in the way")
-    service.commit(unit.unit_id, Commit(worker="w", epoch=unit.epoch, shard=shard))
-    assert service.batch(batch.id).status == "finalizing"
-    manifests.unlink()
-    service.sweep()
-    assert service.batch(batch.id).status == "completed"
-
-
-def test_a_batch_killed_between_manifest_and_end_is_ended_by_the_next_start(tmp_path):
-    service = Service(Store(tmp_path / "dail.sqlite"), Objects(tmp_path / "o"), {"tiny": MODEL}, 60)
-    batch, _ = service.create(BatchIn.parse({"items": items(1)}), None)
-    (unit,) = service.lease(LeaseRequest(worker="w", count=1, model=MODEL)).units
-    shard = write_shard(service.objects.root, unit)
-    with service.store.write() as tx:
-        tx.units.commit(tx.units.held(unit.unit_id, "w", unit.epoch), shard)
-        tx.batches.settle(batch.id)
-    service._finish(batch.id)
-    first = service.batch(batch.id).manifest
-    with service.store.write() as tx:  # as if the last write had not happened
-        tx._sql.exec_driver_sql("UPDATE batches SET status = 'finalizing', ended_at = NULL")
-        tx._sql.exec_driver_sql("DELETE FROM manifests")
-    service.start()
-    assert (service.batch(batch.id).status, service.batch(batch.id).manifest) == ("completed", first)
-
-
-def test_no_batch_is_taken_when_the_disk_is_nearly_full(api, monkeypatch):
-    monkeypatch.setattr("dail.serve.service._free_bytes", lambda _: 1000)
-    response = api.post("/v1/batches", json={"items": items(1)})
-    assert (response.status_code, response.json()["code"]) == (507, "storage")
-    assert "Retry-After" in response.headers
-    assert api.get("/readyz").status_code == 503

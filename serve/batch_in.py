@@ -1,0 +1,97 @@
+"""What people post: a batch of expert solutions and what to make of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, field_validator
+
+from dail.serve.settings import ModelName
+from dail.synth.core.config import Frozen
+from dail.synth.core.errors import InputError, plainly, pointer
+from dail.synth.schema.items import ExpertSolution, Short, check_items
+from dail.synth.schema.synthesis import Synthesis
+
+MAX_ITEMS = 10_000
+_MAX_METADATA = 16
+
+
+def _few(metadata: dict[str, str]) -> dict[str, str]:
+    if len(metadata) > _MAX_METADATA:
+        raise ValueError(f"metadata has {len(metadata)} entries; at most {_MAX_METADATA} are taken")
+    return metadata
+
+
+Metadata = Annotated[dict[Annotated[Short, StringConstraints(max_length=64)], Short], AfterValidator(_few)]
+
+_EXAMPLE_ITEM: dict[str, JsonValue] = {
+    "id": "sum-of-odds",
+    "problem": "Find the sum of the first 100 odd numbers.",
+    "solution": "The sum of the first n odd numbers is n². For n = 100 it is 10000.",
+    "answer": "10000",
+}
+
+
+class BatchIn(Frozen):
+    """A batch of expert solutions and what to make of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "qwen3-8b",
+                "items": [_EXAMPLE_ITEM],
+                "synthesis": {"tau": 0.8, "samples_per_item": 4, "max_tokens": 16384, "seed": 7},
+                "metadata": {"owner": "topology"},
+            }
+        }
+    )
+
+    model: ModelName | None = Field(
+        None, description="a name the server has registered; the only one if it has one and none is given"
+    )
+    items: tuple[ExpertSolution, ...] = Field(description=f"1 to {MAX_ITEMS} expert solutions")
+    synthesis: Synthesis = Field(default_factory=Synthesis)
+    metadata: Metadata = Field(default_factory=dict, description="yours; kept and given back")
+    run_label: Short | None = Field(None, description="the same body under another label is another batch")
+    on_invalid_item: Literal["reject"] = "reject"
+
+    @field_validator("synthesis")
+    @classmethod
+    def _names_no_file(cls, synthesis: Synthesis) -> Synthesis:
+        """What comes over the network may name what is installed, and not say which file is run."""
+        return synthesis.check_names()
+
+    @classmethod
+    def parse(cls, value: Any) -> BatchIn:
+        """Raises InputError with a pointer to every fault, in the items and around them."""
+        if not isinstance(value, dict):
+            raise InputError("the body is not a batch", [("", "object_type", "a JSON object is wanted")])
+        problems: list[tuple[str, str, str]] = []
+        items = value.get("items", ())
+        try:
+            items = _items(items)
+        except InputError as error:
+            problems += error.problems
+            items = ()
+        try:
+            batch = cls.model_validate({**value, "items": items} if "items" in value else value)
+        except ValidationError as error:
+            problems += faults(error)
+        if problems:
+            raise InputError("the batch was refused; nothing was stored", problems)
+        return batch
+
+
+def _items(values: Any) -> list[ExpertSolution]:
+    if not isinstance(values, list):
+        raise InputError("items", [("/items", "list_type", "a list of expert solutions is wanted")])
+    if len(values) > MAX_ITEMS:
+        detail = f"{len(values)} items; at most {MAX_ITEMS} are taken in one batch"
+        raise InputError("items", [("/items", "too_many_items", detail)])
+    return check_items(values)
+
+
+def faults(error: ValidationError) -> list[tuple[str, str, str]]:
+    """(JSON pointer, code, detail) of each, without the refused values."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    return [(pointer(fault["loc"]) if fault["loc"] else "", fault["type"], plainly(fault)) for fault in found]

@@ -1,0 +1,1 @@
+"""What may become what, by who asks. No SQL, no HTTP. `service.py` joins them."""

@@ -1,0 +1,148 @@
+"""Batches as people know them: posted, looked at, cancelled."""
+
+from __future__ import annotations
+
+import uuid
+
+from dail.serve.batch_in import BatchIn
+from dail.serve.bodies import BatchOut, BatchPage, BatchStatus, ManifestRef, RequestCounts, Tokens, UnitCounts
+from dail.serve.rules.ending import Ending
+from dail.serve.rules.errors import Conflict, existing
+from dail.serve.rules.health import check_headroom
+from dail.serve.rules.models import choose_model, model_key
+from dail.serve.store.batches import BatchRecord, NewBatch
+from dail.serve.store.transaction import Store, Transaction
+from dail.synth.core.config import fingerprint
+from dail.synth.core.errors import ExtensionError, InputError
+from dail.synth.core.files import Objects
+from dail.synth.schema.manifest import config_fingerprint
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.trace_tokens import student_share
+from dail.synth.schema.units import unit_id
+
+
+class Batches:
+    def __init__(self, store: Store, objects: Objects, models: dict[str, ModelIdentity], ending: Ending) -> None:
+        self._store, self._objects, self._models, self._ending = store, objects, models, ending
+
+    def create(self, body: BatchIn, idempotency_key: str | None) -> tuple[BatchOut, bool]:
+        """Stores a batch before it returns; True if it is new. The same body again gives the same batch."""
+        model, body = choose_model(self._models, body.model), _pinned(body)
+        asked = body.model_dump(mode="json", exclude_defaults=True, exclude={"model"})
+        body_hash = fingerprint([asked, model.model_dump(mode="json")])
+        key = f"body {body_hash}" if idempotency_key is None else f"key {idempotency_key}"
+        check_headroom(self._objects)
+        new = NewBatch(
+            id=f"batch_{uuid.uuid4().hex}",
+            idempotency_key=key,
+            body_hash=body_hash,
+            model=model,
+            model_key=model_key(model),
+            synthesis=body.synthesis,
+            run_label=body.run_label,
+            metadata=body.metadata,
+            items=body.items,
+            units=_units(body, model),
+        )
+        with self._store.write() as tx:
+            known = tx.batches.of_key(key)
+            if known is not None and known.body_hash != body_hash:
+                raise InputError(
+                    f"this Idempotency-Key was used for {known.id}, which has another body; use a new key",
+                    [("", "idempotency_key_reused", "the body differs from the first one under this key")],
+                )
+            if known is None:
+                tx.batches.add(new)
+            return self._batch_out(tx, known or existing(tx, new.id)), known is None
+
+    def get(self, batch_id: str) -> BatchOut:
+        with self._store.read() as tx:
+            return self._batch_out(tx, existing(tx, batch_id))
+
+    def page(self, status: BatchStatus | None, after: str | None, limit: int) -> BatchPage:
+        with self._store.read() as tx:
+            if after is not None:
+                existing(tx, after)
+            records = tx.batches.page(status, after, limit + 1)
+            data = tuple(self._batch_out(tx, record) for record in records[:limit])
+        return BatchPage(
+            data=data,
+            first_id=data[0].id if data else None,
+            last_id=data[-1].id if data else None,
+            has_more=len(records) > limit,
+        )
+
+    def cancel(self, batch_id: str) -> BatchOut:
+        """Queued units end at once; workers hear of it at their next heartbeat. Committed traces are kept."""
+        with self._store.write() as tx:
+            batch = existing(tx, batch_id)
+            if not tx.batches.start_cancel(batch_id) and batch.status not in ("cancelling", "cancelled"):
+                raise Conflict("batch_ended", f"{batch_id} is {batch.status}: it has no unit left to cancel")
+            tx.units.cancel(batch_id)
+            tx.batches.settle(batch_id)
+        self._ending.finish(batch_id)
+        return self.get(batch_id)
+
+    def _batch_out(self, tx: Transaction, batch: BatchRecord) -> BatchOut:
+        tally = tx.batches.tally(batch.id)
+        life_s = (batch.ended_at or tally.now) - (batch.in_progress_at or tally.now)
+        manifest = None
+        if batch.manifest:
+            key, digest = batch.manifest
+            manifest = ManifestRef(key=key, path=str(self._objects.path(key)), digest=digest)
+        return BatchOut(
+            id=batch.id,
+            status=batch.status,
+            model=batch.model,
+            synthesis=batch.synthesis,
+            config_fingerprint=config_fingerprint(batch.model, batch.synthesis),
+            run_label=batch.run_label,
+            metadata=batch.metadata,
+            request_counts=RequestCounts(total=sum(tally.items.values()), **tally.items),
+            units=UnitCounts(total=sum(tally.units.values()), **tally.units),
+            tokens=Tokens(
+                total=tally.tokens,
+                attributed=tally.attributed_tokens,
+                student=round(tally.student_tokens, 1),
+                student_share=student_share(tally.student_tokens, tally.attributed_tokens),
+            ),
+            tokens_per_s=round(tally.tokens / life_s, 1) if life_s > 0 else 0.0,
+            shards=tally.units.get("committed", 0),
+            manifest=manifest,
+            created_at=int(batch.created_at),
+            in_progress_at=_seconds(batch.in_progress_at),
+            finalizing_at=_seconds(batch.settled_at),
+            completed_at=_seconds(batch.ended_at) if batch.status == "completed" else None,
+            cancelling_at=_seconds(batch.cancelling_at),
+            cancelled_at=_seconds(batch.ended_at) if batch.status == "cancelled" else None,
+        )
+
+
+def _pinned(body: BatchIn) -> BatchIn:
+    """With the digests of what is installed here under the names that it gives; a worker must have the same."""
+    try:
+        return body.model_copy(update={"synthesis": body.synthesis.pinned()})
+    except ExtensionError as error:
+        raise InputError(str(error), [("/synthesis", "unknown_extension", str(error))]) from None
+
+
+def _units(body: BatchIn, model: ModelIdentity) -> list[tuple[str, str, int]]:
+    """One unit per item and sample. Two items with the same text would make the same draws; they are refused."""
+    units: list[tuple[str, str, int]] = []
+    first: dict[str, int] = {}
+    problems: list[tuple[str, str, str]] = []
+    for number, item in enumerate(body.items):
+        assert item.id is not None, "check_items gives every item an id"
+        ids = [unit_id(item, body.synthesis, model, sample) for sample in range(body.synthesis.samples_per_item)]
+        if ids[0] in first:
+            detail = f"same problem and solution as item {first[ids[0]]}; raise samples_per_item for more traces of it"
+            problems.append((f"/items/{number}", "duplicate_item", detail))
+        first.setdefault(ids[0], number)
+        units += [(unit, item.id, sample) for sample, unit in enumerate(ids)]
+    if problems:
+        raise InputError("the batch was refused; nothing was stored", problems)
+    return units
+
+
+def _seconds(time: float | None) -> int | None:
+    return None if time is None else int(time)

@@ -1,0 +1,61 @@
+"""The end of a batch: it settles when no unit is open, its manifest is written, and it is over."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+
+from dail.serve.rules.errors import existing
+from dail.serve.store.transaction import Store
+from dail.synth.core.errors import StorageError
+from dail.synth.core.files import Objects
+from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key
+from dail.synth.schema.units import Failure
+
+MAX_LEASES = 10  # a unit that ten workers took and lost is likely what kills them
+
+log = logging.getLogger("dail.serve")
+
+
+class Ending:
+    """Ends batches. Requests call `finish`, the clock calls `sweep`."""
+
+    def __init__(self, store: Store, objects: Objects) -> None:
+        self._store, self._objects = store, objects
+
+    def sweep(self) -> None:
+        """What no request triggers: leases that nobody renews, manifests that could not be written before."""
+        with self._store.write() as tx:
+            open_batches = [existing(tx, batch_id) for batch_id in tx.batches.open_ids()]
+            for batch in open_batches:
+                if batch.status == "cancelling":
+                    tx.units.cancel(batch.id)
+                lost = Failure(code="lease_lost", detail=f"{MAX_LEASES} workers took this unit and fell silent")
+                tx.units.fail_lost(batch.id, MAX_LEASES, lost)
+                tx.batches.settle(batch.id)
+        for batch in open_batches:
+            self.finish(batch.id)
+
+    def finish(self, batch_id: str) -> None:
+        """Writes the manifest of a batch and ends it, if it is settled.
+
+        Whoever repeats it after a crash writes the same bytes, since they depend on the store alone. If the disk
+        refuses, the next sweep tries again: a worker's commit is not to fail for it.
+        """
+        with self._store.read() as tx:
+            batch = existing(tx, batch_id)
+            if batch.settled_at is None or batch.ended_at is not None:
+                return
+            shards = tx.shards.of_batch(batch_id)
+        reference = None
+        try:
+            if shards:
+                settled = dt.datetime.fromtimestamp(batch.settled_at, dt.UTC)
+                manifest = build_manifest(batch.id, batch.generation, batch.model, batch.synthesis, shards, settled)
+                key = manifest_key(batch.id, batch.generation)
+                self._objects.put(key, encode_manifest(manifest))
+                reference = (key, manifest.digest)
+            with self._store.write() as tx:
+                tx.batches.end(batch_id, reference)
+        except StorageError as error:
+            log.warning("%s is not ended yet: %s", batch_id, error)

@@ -1,0 +1,106 @@
+"""What workers ask: units to work on, more time, and that a shard or a failure is taken as a unit's end."""
+
+from __future__ import annotations
+
+from dail.serve.rules.ending import Ending
+from dail.serve.rules.errors import Conflict, existing
+from dail.serve.rules.models import check_registered, model_key
+from dail.serve.store.transaction import Store, Transaction
+from dail.serve.store.units import UnitRecord
+from dail.synth.core.errors import InputError, IntegrityError
+from dail.synth.core.files import Objects
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.units import (
+    WORKER_STOPPED,
+    Commit,
+    Fail,
+    Failure,
+    Heartbeat,
+    HeartbeatReply,
+    LeaseReply,
+    LeaseRequest,
+    ShardRef,
+    shard_key,
+)
+
+MAX_FAILURES = 3  # a retryable failure is tried again until the third
+
+
+class Leases:
+    def __init__(
+        self, store: Store, objects: Objects, models: dict[str, ModelIdentity], lease_s: float, ending: Ending
+    ) -> None:
+        self._store, self._objects, self._models = store, objects, models
+        self._lease_s, self._ending = lease_s, ending
+
+    def lease(self, request: LeaseRequest) -> LeaseReply:
+        with self._store.write() as tx:
+            units = tx.units.claim(model_key(request.model), request.worker, request.count, self._lease_s)
+        if not units:
+            check_registered(self._models, request.model)
+        return LeaseReply(units=tuple(units), lease_s=self._lease_s, output_root=str(self._objects.root))
+
+    def heartbeat(self, unit_id: str, beat: Heartbeat) -> HeartbeatReply:
+        with self._store.write() as tx:
+            unit = _held(tx, unit_id, beat.worker, beat.epoch)
+            tx.units.renew(unit, self._lease_s, beat.tokens, beat.attributed_tokens, beat.student_tokens)
+            if beat.checkpoint:
+                tx.checkpoints.add(unit.n, beat.start, beat.checkpoint)
+            cancel = existing(tx, unit.batch_id).status == "cancelling"
+            return HeartbeatReply(cancel=cancel, known=tx.checkpoints.length(unit.n))
+
+    def commit(self, unit_id: str, commit: Commit) -> None:
+        """The shard's row is the commit. Saying it twice is no error: the first reply may have been lost."""
+        shard = commit.shard
+        with self._store.read() as tx:
+            if tx.shards.get(unit_id, shard.key) == shard:
+                return
+            unit = _held(tx, unit_id, commit.worker, commit.epoch)
+        self._check_shard(unit, shard)
+        with self._store.write() as tx:
+            unit = _held(tx, unit_id, commit.worker, commit.epoch)
+            tx.units.commit(unit, shard)
+            is_settled = tx.batches.settle(unit.batch_id)
+        if is_settled:
+            self._ending.finish(unit.batch_id)
+
+    def fail(self, unit_id: str, fail: Fail) -> None:
+        error = Failure(code=fail.code, detail=fail.detail, retryable=fail.retryable)
+        with self._store.write() as tx:
+            unit = _held(tx, unit_id, fail.worker, fail.epoch)
+            if existing(tx, unit.batch_id).status == "cancelling":
+                tx.units.give_up(unit, "cancelled", error)
+            elif fail.code == WORKER_STOPPED:
+                tx.units.hand_back(unit)
+            elif fail.retryable and unit.failures + 1 < MAX_FAILURES:
+                tx.units.give_up(unit, "queued", error)
+            else:
+                tx.units.give_up(unit, "failed", error)
+            is_settled = tx.batches.settle(unit.batch_id)
+        if is_settled:
+            self._ending.finish(unit.batch_id)
+
+    def _check_shard(self, unit: UnitRecord, shard: ShardRef) -> None:
+        """A row may only name bytes that are there: the API and its workers share the output folder."""
+        key = shard_key(unit.batch_id, unit.unit_id, unit.epoch, shard.sha256)
+        if (shard.unit_id, shard.item_id, shard.key) != (unit.unit_id, unit.item_id, key):
+            raise InputError(
+                f"the shard is not this unit's; wanted unit {unit.unit_id}, item {unit.item_id}, key {key}",
+                [("/shard", "wrong_shard", "unit, item or key is another unit's")],
+            )
+        try:
+            self._objects.get(key, size=shard.size_bytes, digest=shard.sha256)
+        except (IntegrityError, OSError):
+            raise InputError(
+                f"the API cannot read the shard {self._objects.path(key)}: it is missing or not the bytes that size "
+                f"and sha256 say; API and workers must share the folder {self._objects.root}",
+                [("/shard", "unreadable_shard", "missing, or other bytes than size and sha256 say")],
+            ) from None
+
+
+def _held(tx: Transaction, unit: str, worker: str, epoch: int) -> UnitRecord:
+    """The fence: only who holds the unit's newest lease may speak for it."""
+    held = tx.units.held(unit, worker, epoch)
+    if held is None:
+        raise Conflict("fenced", "this lease is over: the unit has ended or went to another worker; drop it")
+    return held

@@ -1,0 +1,41 @@
+"""The registered models: which one a batch is for, and whether a worker's is among them."""
+
+from __future__ import annotations
+
+import hashlib
+
+from dail.synth.core.config import canonical
+from dail.synth.core.errors import InputError
+from dail.synth.schema.models import ModelIdentity
+
+
+def choose_model(models: dict[str, ModelIdentity], name: str | None) -> ModelIdentity:
+    """The model of that name; the only one if none is named."""
+    if name is None and len(models) == 1:
+        return next(iter(models.values()))
+    if name in models:
+        return models[name]
+    wrong = "no model is named" if name is None else "the model is not registered"
+    raise InputError(
+        f"{wrong}; this API has {_names(models)}",
+        [("/model", "unknown_model", f"give one of: {_names(models)}")],
+    )
+
+
+def check_registered(models: dict[str, ModelIdentity], model: ModelIdentity) -> None:
+    """Raises InputError unless a registered model is the same, under whatever name."""
+    if model_key(model) not in map(model_key, models.values()):
+        raise InputError(
+            f"no batch here wants the model {model.name} at revision {model.revision}; "
+            f"this API has {_names(models)}; start the worker with the same files",
+            [("/model", "unknown_model", "other weights, tokenizer or templates than any registered model")],
+        )
+
+
+def model_key(model: ModelIdentity) -> str:
+    """What must be equal for a worker to serve a batch; a model's name is only a name."""
+    return hashlib.sha256(canonical(model.identity())).hexdigest()
+
+
+def _names(models: dict[str, ModelIdentity]) -> str:
+    return ", ".join(sorted(models)) or "no model; start it with `dail serve --model NAME=FOLDER`"

@@ -1,0 +1,69 @@
+"""What came of a batch: its shards, its manifest, and its results line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dail.serve.bodies import Result, ShardPage
+from dail.serve.rules.errors import Conflict, NotFound, existing
+from dail.serve.store.transaction import Store
+from dail.serve.store.units import UnitRecord
+from dail.synth.core.errors import IntegrityError
+from dail.synth.core.files import Objects
+from dail.synth.schema.manifest import Manifest
+from dail.synth.schema.shards import decode_shard
+from dail.synth.schema.units import Failure, ShardRef
+
+_RESULTS_PAGE = 64
+
+
+class Outputs:
+    def __init__(self, store: Store, objects: Objects) -> None:
+        self._store, self._objects = store, objects
+
+    def shards(self, batch_id: str) -> ShardPage:
+        with self._store.read() as tx:
+            existing(tx, batch_id)
+            return ShardPage(data=tuple(tx.shards.of_batch(batch_id)), output_root=str(self._objects.root))
+
+    def manifest(self, batch_id: str) -> Manifest:
+        with self._store.read() as tx:
+            batch = existing(tx, batch_id)
+        if batch.ended_at is None:
+            raise Conflict("not_finalized", f"{batch_id} is {batch.status}; its manifest is written when it ends")
+        if batch.manifest is None:
+            raise NotFound(f"{batch_id} ended without a shard, so there is no manifest; GET its items for the reasons")
+        return Manifest.model_validate_json(self._objects.path(batch.manifest[0]).read_bytes())
+
+    def results(self, batch_id: str) -> Iterator[Result]:
+        """Units that have ended, in the order they were posted. Raises NotFound at once, not when iterated."""
+        with self._store.read() as tx:
+            existing(tx, batch_id)
+        return self._results(batch_id)
+
+    def _results(self, batch_id: str) -> Iterator[Result]:
+        last = 0
+        while True:
+            with self._store.read() as tx:
+                ended = tx.units.ended(batch_id, last, _RESULTS_PAGE)
+            if not ended:
+                return
+            for unit, shard in ended:
+                yield from self._results_of(unit, shard)
+            last = ended[-1][0].n
+
+    def _results_of(self, unit: UnitRecord, shard: ShardRef | None) -> Iterator[Result]:
+        if shard is None:
+            assert unit.state in ("failed", "cancelled", "expired"), f"unit {unit.unit_id} ended as {unit.state}"
+            yield Result(item_id=unit.item_id, sample=unit.sample, status=unit.state, error=unit.error)
+            return
+        try:
+            data = self._objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256)
+            rows = decode_shard(data, shard.key)
+        except IntegrityError as error:
+            damage = Failure(code="damaged_shard", detail=str(error))
+            yield Result(item_id=unit.item_id, sample=unit.sample, status="failed", error=damage)
+            return
+        for row in rows:
+            trace = row.model_dump(mode="json", exclude={"item_id", "sample_index"})
+            yield Result(item_id=row.item_id, sample=row.sample_index, status="succeeded", trace=trace)

@@ -1,0 +1,42 @@
+"""The rules: what may become what. No SQL, no HTTP.
+
+    batch   in_progress ──every unit ended──▶ finalizing ──manifest written──▶ completed
+                 └─cancel─▶ cancelling ──────every unit ended, manifest written──▶ cancelled
+    unit    queued ⇄ leased ─▶ committed | failed | cancelled
+
+A batch is checked and stored in one step, so it starts as in_progress. `completed` means that every unit has ended,
+failures included: also a batch without a single trace is completed, its counts say what happened, and it has no
+manifest, since there is nothing to train on.
+"""
+
+from __future__ import annotations
+
+from dail.serve.rules.batches import Batches
+from dail.serve.rules.ending import Ending
+from dail.serve.rules.items import Items
+from dail.serve.rules.leases import Leases
+from dail.serve.rules.outputs import Outputs
+from dail.serve.store.transaction import Store
+from dail.synth.core.files import Objects
+from dail.synth.schema.models import ModelIdentity
+
+
+class Service:
+    """All rules over one store. People ask for batches, items and outputs, workers for leases."""
+
+    def __init__(self, store: Store, objects: Objects, models: dict[str, ModelIdentity], lease_s: float) -> None:
+        self.store = store
+        self.objects = objects
+        self.models = models
+        self.lease_s = lease_s
+        self.ending = Ending(store, objects)
+        self.batches = Batches(store, objects, models, self.ending)
+        self.items = Items(store)
+        self.outputs = Outputs(store, objects)
+        self.leases = Leases(store, objects, models, lease_s, self.ending)
+
+    def start(self) -> None:
+        """Takes up where a stopped or killed server left off."""
+        with self.store.write() as tx:
+            tx.units.extend_leases(self.lease_s)
+        self.ending.sweep()
