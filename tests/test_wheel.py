@@ -137,7 +137,7 @@ def test_without_its_extra_eval_says_so_before_it_writes(bare: Path, tmp_path: P
     (tmp_path / "problems.jsonl").write_text('{"id": "p", "problem": "1 + 1?", "answer": "2"}\n')
     arguments = ["eval", "--model", str(DEMO_MODEL), "--problems", "problems.jsonl", "--out", "out"]
     ((_, code, said),) = calls(bare, tmp_path, [arguments])
-    assert code == 1 and "Traceback" not in said
+    assert code == 1 and "Traceback" not in said, said
     assert "pip install 'dail[train]'" in said
 
 

@@ -87,13 +87,15 @@ class Grader:
     Raises (from all of it):
         UsageError: there is no such grader, it cannot be loaded, it changed, or it made a mistake.
         DailError: the child process cannot be started.
+        ModuleNotFoundError: `math` without math-verify.
     """
 
     def __init__(self, timeout_s: float = 5.0, reference: str = MATH) -> None:
         self._pinned = GRADERS.pin(reference)
         self._is_math = self._pinned == MATH
         if self._is_math and importlib.util.find_spec("math_verify") is None:
-            raise UsageError("grading needs the package math-verify; run: pip install 'dail[worker]'")
+            missing = "grading needs the package math-verify; run: pip install 'dail[train]'"
+            raise ModuleNotFoundError(missing, name="math-verify")
         self._timeout_s = timeout_s
         self._child: _Child | None = None
         # of 128 samples most give the same few answers, and one that takes too long should do so once

@@ -189,7 +189,7 @@ def test_an_entry_point_is_a_grader(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_own_grader_needs_no_math_verify(file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="needs the package math-verify"):
+    with pytest.raises(ModuleNotFoundError, match="needs the package math-verify"):
         Grader()
     with Grader(20.0, f"{file}:statute") as grader:
         assert grader.grade("§ 433 BGB", "§ 433 BGB").correct
