@@ -119,7 +119,9 @@ class BatchSampler:
         Here alone the host waits for the device, once.
         """
         self._log.fetch()
-        taken = self._log.take(ended) | self._log.take_all_but_last([*self._desynchronised, *(running or ())])
+        # each once, since what is taken is kept back in part: a second time, what was kept back before would be gone
+        going_on = self._desynchronised | set(running or ())
+        taken = self._log.take(ended) | self._log.take_all_but_last(going_on)
         apart = set(self._desynchronised)
         if running is not None:
             self._log.forget(running)

@@ -97,6 +97,20 @@ def test_a_pair_whose_sequences_were_held_up_one_after_the_other_is_desynchronis
     assert sampler.take([], []).desynchronised == set(), "forgotten once it does not run"
 
 
+def test_what_runs_and_is_desynchronised_gives_every_token_once():
+    """It is asked for on both accounts, after a token of it was kept back before."""
+    sampler, written, key = BatchSampler(torch.device("cpu")), [[], []], SequenceKey("u", part="privileged")
+    sampler.index(dict(enumerate(pair_of(key, written))))
+    both(sampler, written, steps=3)
+    first = sampler.take([], [key]).sampled[key].tokens.ids
+    both(sampler, written, steps=3)
+    written[0].append(3)  # one of them was held up
+    sampler.apply(torch.zeros(2, 7))
+    taken = sampler.take([], [key])
+    assert taken.desynchronised == {key}
+    assert [*first, *taken.sampled[key].tokens.ids] == written[1][:5]
+
+
 class Crossings(TorchDispatchMode):
     """Counts what goes to a device and comes from it. The device is `meta`, whose tensors hold nothing: whatever would
     make the host wait for a value (`item`, `bool`, a mask as an index, `nonzero`) raises."""
