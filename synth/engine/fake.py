@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,6 +37,21 @@ def made_up(vocab_size: int) -> Logits:
     return logits
 
 
+def _without_marks(logits: Logits, model: Path) -> Logits:
+    """Never a control token that ends no turn, as a model that was trained on turns: a trace with one is none."""
+    file, ends = model / "tokenizer.json", model / "generation_config.json"
+    known = json.loads(file.read_text("utf-8")).get("added_tokens", []) if file.is_file() else []
+    stops = json.loads(ends.read_text("utf-8")).get("eos_token_id") if ends.is_file() else None
+    special = {one["id"] for one in known if one["special"]} - set(stops if isinstance(stops, list) else [stops])
+    never = torch.tensor(sorted(special), dtype=torch.long)
+
+    def masked(context: Sequence[int]) -> Tensor:
+        given = logits(context)
+        return given.index_fill(0, never[never < len(given)], -torch.inf)
+
+    return masked
+
+
 def _noise(seed: int, size: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(size, dtype=np.float32))
 
@@ -57,7 +73,7 @@ class FakeEngine:
 
     def __init__(self, config: EngineConfig, logits: Logits | None = None, vocab_size: int | None = None) -> None:
         model = json.loads((config.model / "config.json").read_text("utf-8")) if logits is None else {}
-        self._logits = logits or made_up(vocab_size or int(model["vocab_size"]))
+        self._logits = logits or _without_marks(made_up(vocab_size or int(model["vocab_size"])), config.model)
         self.limits = Limits(
             model_tokens=config.model_tokens or int(model.get("max_position_embeddings", 4096)),
             rows=config.rows or ROWS,

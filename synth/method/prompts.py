@@ -17,6 +17,7 @@ import jinja2
 import jinja2.meta
 
 from dail.synth.core.errors import ExtensionError, ItemError, UsageError
+from dail.synth.method.turns import ends_of_turns, template_end, turn_marks
 from dail.synth.method.waypoints import extract, final_answer
 from dail.synth.schema.items import ExpertSolution, Message
 from dail.synth.schema.models import ROLES, TEMPLATES, chat_template
@@ -140,7 +141,10 @@ class Prompts:
         except Exception as error:  # the tokenizers library raises Exception itself
             raise UsageError(f"the tokenizer in {model} cannot be loaded: {error}; restore its files") from None
         self._special = _special_tokens(self.tokenizer)
-        self.stop_ids = frozenset(_stop_ids(model, self.tokenizer))
+        self.ends = ends_of_turns(model, self.tokenizer)
+        self.stop_ids = frozenset(self.ends)
+        self._template_end = template_end(self.tokenizer)
+        self._turn_marks = turn_marks(self.tokenizer) | self.stop_ids
 
     def contexts(
         self, item: ExpertSolution, thinking: bool | None, prompts: str = PAPER, extractor: str = PAPER
@@ -193,10 +197,16 @@ class Prompts:
         return [int(token) for token in ids]
 
     def solution_ids(self, item: ExpertSolution) -> list[int]:
-        """The expert solution as a trace: its text, and the token that ends a turn."""
+        """The expert solution as a trace: its text, and the token by which the chat template ends a turn."""
         ids = [int(token) for token in self.tokenizer.encode(item.solution_text, add_special_tokens=False)]
-        own = self.tokenizer.eos_token_id
-        return [*ids, own if own in self.stop_ids else min(self.stop_ids)]
+        own = self.tokenizer.eos_token_id if self._template_end is None else self._template_end
+        return [*ids, min(self.stop_ids) if own is None else own]
+
+    def stray_mark(self, trace_ids: list[int]) -> str | None:
+        """A token inside a trace that begins or ends a turn, as text; none if the trace is one turn."""
+        inside = trace_ids[:-1] if trace_ids and trace_ids[-1] in self.stop_ids else trace_ids
+        stray = next((token for token in inside if token in self._turn_marks), None)
+        return None if stray is None else str(self.tokenizer.decode([stray], skip_special_tokens=False))
 
     def text(self, token_ids: list[int]) -> str:
         """What people read of a trace: special tokens left out. Never tokenised again."""
@@ -208,16 +218,3 @@ def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     spellings = sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, spellings)) or r"(?!)")
-
-
-def _stop_ids(model: Path, tokenizer: Any) -> set[int]:
-    """The ids that end a turn: the generation config's eos ids, else the tokenizer's own."""
-    from transformers import GenerationConfig
-
-    if (model / "generation_config.json").is_file():
-        ids = GenerationConfig.from_pretrained(model).eos_token_id
-        if ids is not None:
-            return set(ids) if isinstance(ids, list) else {ids}
-    if tokenizer.eos_token_id is None:
-        raise UsageError(f"{model} names no end-of-sequence token; set eos_token_id in generation_config.json")
-    return {int(tokenizer.eos_token_id)}

@@ -74,7 +74,7 @@ class Report(Frozen):
     device: Device
     model: ModelIdentity
     thinking_switch: bool
-    stop_ids: tuple[int, ...]
+    ends: dict[int, tuple[str, ...]]  # ids of the tokens that end a turn, and who names each
     reserved: Sizes | None
     engine: Choices | None
     trainer: Trainer
@@ -129,7 +129,7 @@ def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_p
         device=device,
         model=identity,
         thinking_switch=prompts.has_thinking_switch,
-        stop_ids=tuple(sorted(prompts.stop_ids)),
+        ends=prompts.ends,
         reserved=sizes,
         engine=engine,
         trainer=_trainer(device),
@@ -265,8 +265,8 @@ def _machine(report: Report) -> str:
         f"{_size(report.device.free_bytes)} of {_size(report.device.total_bytes)} free",
         f"model {model.name}: revision {model.revision[:24]}, tokenizer {model.tokenizer_hash[:24]}, "
         f"templates {model.template_hash[:24]}",
-        f"  thinking switch: {'yes' if report.thinking_switch else 'no'}; a turn ends with token ids "
-        f"{', '.join(map(str, report.stop_ids))}",
+        f"  thinking switch: {'yes' if report.thinking_switch else 'no'}; a turn ends with "
+        + ", ".join(f"{token} ({', '.join(places)})" for token, places in report.ends.items()),
     ]
     if held:
         lines.append(

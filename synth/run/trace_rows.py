@@ -15,6 +15,8 @@ from dail.synth.schema.shards import TraceMessage, TraceRow, encode_shard
 from dail.synth.schema.trace_tokens import Tokens, count_attributed, count_student
 from dail.synth.schema.units import ShardRef, Unit, shard_key, unit_seed
 
+STRAY_MARK = "stray_turn_mark"
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -77,10 +79,17 @@ def _expert(unit: Unit, prompts: Prompts, room: int) -> Tokens:
 
 
 def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: str) -> TraceRow:
-    """Everything about one trace. Raises ItemError if there is none: nothing was written before the turn ended."""
+    """Everything about one trace. Raises ItemError if there is none: nothing was written, or more than one turn."""
     tokens = rollout.tokens
     if not set(tokens.ids) - prepared.request.stop_ids:
         raise ItemError("empty_trace", "the model ended its turn at once; nothing was written; try another seed")
+    if mark := prompts.stray_mark(tokens.ids):
+        raise ItemError(
+            STRAY_MARK,
+            f"the trace holds {mark!r}, which begins or ends a turn: the model wrote on past its own; name the token "
+            "that ends its turn in eos_token_id of generation_config.json (`dail doctor` shows those that are known)",
+            retryable=True,  # once that is mended
+        )
     unit, contexts, item, synthesis = prepared.unit, prepared.contexts, prepared.unit.item, prepared.unit.synthesis
     text = prompts.text(tokens.ids)
     return TraceRow(

@@ -26,7 +26,7 @@ from dail.synth.engine.base import Limits
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout
 from dail.synth.run.pool import Pool, ray_cluster
-from dail.synth.run.trace_rows import Prepared, prepare, shard_of, trace_row
+from dail.synth.run.trace_rows import STRAY_MARK, Prepared, prepare, shard_of, trace_row
 from dail.synth.run.unit_source import Fenced, Progress, Standing, UnitSource
 from dail.synth.schema.trace_tokens import student_share
 from dail.synth.schema.units import CHECKPOINT_MOST, WORKER_STOPPED, Failure, Unit
@@ -42,6 +42,7 @@ _CALLS_AT_ONCE = 16
 _DISK_PAUSE_S, _LONGEST_DISK_PAUSE_S = 1.0, 30.0
 _RELEASE_S = 10.0
 _RATE_OVER_S = 30.0
+_STRAYS = 3
 
 
 class Worker:
@@ -62,6 +63,7 @@ class Worker:
         self._freed = asyncio.Event()
         self._calls = asyncio.Semaphore(_CALLS_AT_ONCE)
         self.num_committed = self.num_failed = self.tokens = 0
+        self._num_stray = 0  # traces that ran past their turn
         self.attributed_tokens = 0
         self.student_tokens = 0.0
 
@@ -133,6 +135,7 @@ class Worker:
             row = trace_row(prepared, rollout, self._prompts, self._pool.engine_name)
         except DailError as error:
             await self._fail(rollout.unit_id, _failure(error))
+            self._check_turns(error)
             return
         data, shard = await asyncio.to_thread(shard_of, row, prepared.unit.epoch)
         if not await self._put(prepared.unit, shard.key, data):
@@ -145,6 +148,12 @@ class Worker:
             self.attributed_tokens += shard.attributed_tokens
             self.student_tokens += shard.student_tokens
         self._drop(rollout.unit_id)
+
+    def _check_turns(self, error: DailError) -> None:
+        """Ends the run after the first few traces that ran past their turn, if most do: all will, at full length."""
+        self._num_stray += error.code == STRAY_MARK
+        if self._num_stray >= _STRAYS and self._num_stray > self.num_committed:
+            raise DailError(f"{self._num_stray} of the first traces ran past their turn, so the run ends: {error}")
 
     async def _put(self, unit: Unit, key: str, data: bytes) -> bool:
         """Writes the shard, waiting for a disk that refuses, while the unit is ours. False: it no longer is."""

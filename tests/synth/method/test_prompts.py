@@ -170,15 +170,6 @@ def test_a_tokenizer_that_cannot_be_loaded_is_the_user_s_error(tmp_path: Path, t
         Prompts(altered(tmp_path, tokenizer__json=text))
 
 
-def test_stop_ids_are_the_generation_config_s_else_the_tokenizer_s(tmp_path: Path):
-    folder = altered(tmp_path, generation_config__json='{"eos_token_id": [3, 5]}')
-    assert Prompts(folder).stop_ids == {3, 5}
-    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
-    assert Prompts(folder).stop_ids == {7}
-    (folder / "generation_config.json").unlink()
-    assert Prompts(folder).stop_ids == {Prompts(folder).tokenizer.convert_tokens_to_ids(TURN_END)}
-
-
 def test_a_trace_is_read_without_special_tokens(prompts: Prompts):
     ids = prompts.tokenizer.encode(f"<think>so</think>61{TURN_END}", add_special_tokens=False)
     assert prompts.text(ids) == "<think>so</think>61"

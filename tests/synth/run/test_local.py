@@ -227,7 +227,7 @@ def test_interrupted_it_leaves_no_process_and_a_rerun_resumes(tmp_path: Path) ->
     ledger = tmp_path / "out" / "ledger.jsonl"
     wait_for(lambda: ledger.exists() and len(ledger.read_bytes().splitlines()) >= 5, running)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does: the whole group
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=300)
     done = len(ledger.read_bytes().splitlines())
     assert running.returncode == 130, said
     assert "interrupted; rerun the same command" in said and "Traceback" not in said

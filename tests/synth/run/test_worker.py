@@ -13,7 +13,7 @@ import pytest
 
 from dail.synth.config import EngineConfig
 from dail.synth.core import http as http_module
-from dail.synth.core.errors import ApiError, EngineDead, StorageError
+from dail.synth.core.errors import ApiError, DailError, EngineDead, StorageError
 from dail.synth.core.files import Objects
 from dail.synth.engine.base import Limits
 from dail.synth.engine.fake import FakeEngine
@@ -195,6 +195,34 @@ def test_a_thinking_switch_the_model_lacks_fails_the_unit(
     finally:
         prompts.has_thinking_switch = had
     assert source.failures["u0"].code == "usage" and not source.failures["u0"].retryable
+
+
+def strays(monkeypatch: pytest.MonkeyPatch, prompts: Prompts, every: int) -> None:
+    """Every so many traces run past their turn."""
+    told = iter(range(1000))
+    monkeypatch.setattr(prompts, "stray_mark", lambda ids: "<|im_start|>" if next(told) % every == 0 else None)
+
+
+def test_a_run_whose_traces_run_past_their_turn_ends_after_the_first_few(
+    tmp_path: Path, prompts: Prompts, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strays(monkeypatch, prompts, every=1)
+    source = ScriptedSource(units(model, 40), tmp_path)
+    with pytest.raises(DailError, match=r"3 of the first traces ran past their turn, so the run ends: .*eos_token_id"):
+        work(source, prompts)
+    assert not source.shards
+    codes = [failure.code for failure in source.failures.values()]
+    assert codes.count("stray_turn_mark") == 3 and all(failure.retryable for failure in source.failures.values())
+
+
+def test_a_trace_among_many_that_runs_past_its_turn_fails_alone(
+    tmp_path: Path, prompts: Prompts, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strays(monkeypatch, prompts, every=5)
+    source = ScriptedSource(units(model, 40), tmp_path)
+    work(source, prompts)
+    assert {failure.code for failure in source.failures.values()} == {"stray_turn_mark"}
+    assert (len(source.failures), len(source.shards)) == (8, 32)
 
 
 @pytest.mark.parametrize("how", ["fenced", "cancelled"])
@@ -397,6 +425,7 @@ def test_a_trace_whose_engine_died_is_the_unbroken_one_and_little_of_it_is_drawn
     monkeypatch.setattr(worker_module, "CHECKPOINT_TOKENS", 50)
     made = units(model, count=3, max_tokens=600, temperature=1.0, tau=0.3)
     monkeypatch.setattr(prompts, "stop_ids", frozenset())
+    monkeypatch.setattr(prompts, "_turn_marks", frozenset())
     whole, broken = ScriptedSource(made, tmp_path / "whole"), Giving(made, tmp_path / "broken")
     work(whole, prompts, InlinePool(model_tokens=2000))
     pool = Dying(dies_at=300)
