@@ -1,9 +1,10 @@
 r"""Does this completion answer the problem? By the built-in grader `math`, or by one of the user's own (`Grade`).
 
-`math` is the paper's (§3.1): the content of the last `\boxed{}` against the known answer. Two integers are compared as
-numbers. All else goes to math-verify, which can loop or eat memory on what a model writes (`\boxed{9^{9^{9^9}}}`), and
-whose own time limit needs SIGALRM in the main thread, which a Ray worker or a thread cannot give. So it runs in a child
-process that is killed and replaced when it exceeds its time. An own grader runs there too, under the same limits.
+`math` is the paper's (§3.1): the content of the last `\boxed{}` behind the thought against the known answer. What needs
+no algebra is decided exactly (`answers.py`). All else goes to math-verify, which can loop or eat memory on what a
+model writes (`\boxed{9^{9^{9^9}}}`), and whose own time limit needs SIGALRM in the main thread, which a Ray worker or a
+thread cannot give. So it runs in a child process that is killed and replaced when it exceeds its time. An own grader
+runs there too, under the same limits.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import importlib.util
 import inspect
 import json
 import os
-import re
 import resource
 import selectors
 import signal
@@ -25,10 +25,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.extensions import Extension, label
+from dail.synth.method.answers import compare
 from dail.synth.method.waypoints import final_answer
 
 MATH = "math"
@@ -37,7 +38,9 @@ GRADERS = Extension("grader", "dail.graders", (MATH,))
 _START_S = 120.0  # of the child: importing sympy, on a busy machine
 _MEMORY_BYTES = 4 << 30  # of the child's address space; an ordinary comparison needs a tenth of it
 _ANSWER_CHARS = 2000  # a longer one is a text in a box; the parser's regular expressions are not linear
-_INTEGER = re.compile(r"[+-]?\d{1,1000}")
+_NEAR = 1e-6  # relative; math-verify rounds to six decimals, which makes all very small numbers equal
+_OPENED, _CLOSED = "<think>", "</think>"
+CUT_IN_THOUGHT = "cut in thought"
 
 
 class Grade(Protocol):
@@ -67,8 +70,9 @@ class Grade(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """`method` says who judged: "integer" or "math-verify"; nobody ("none") if `math` found no box; "timeout" if it was
-    given up as wrong; else the label of an own grader, NAME#DIGEST, which extracts nothing."""
+    """`method` says who judged: "exact" (`answers.compare`) or "math-verify"; nobody if `math` found no answer: "cut in
+    thought", or "none" without a box; "timeout" if it was given up as wrong; else the label of an own grader,
+    NAME#DIGEST, which extracts nothing."""
 
     correct: bool
     method: str
@@ -79,10 +83,10 @@ class Grader:
     """Judges completions, one thread at a time.
 
         with Grader() as grader:
-            grader.grade(r"So it is \boxed{075}.", "75")      Verdict(True, "integer", "075")
+            grader.grade(r"So it is \boxed{075}.", "75")      Verdict(True, "exact", "075")
 
     The child of an own grader starts on entering, which refuses what cannot be loaded; that of `math` at the first
-    answer that is not an integer.
+    answer that takes algebra.
 
     Raises (from all of it):
         UsageError: there is no such grader, it cannot be loaded, it changed, or it made a mistake.
@@ -112,10 +116,13 @@ class Grader:
         self.close()
 
     def grade(self, completion: str, answer: str) -> Verdict:
-        """To `math` a cut completion without a box is wrong; of several boxes the last one counts."""
+        """To `math` a completion without a box behind its thought is wrong; of several boxes the last one counts."""
         if not self._is_math:
             return Verdict(*self._judge(completion, answer), None)
-        extracted = final_answer(completion)
+        said = behind_thought(completion)
+        if said is None:
+            return Verdict(False, CUT_IN_THOUGHT, None)
+        extracted = final_answer(said)
         if extracted is None:
             return Verdict(False, "none", None)
         return Verdict(*self._judge(extracted, answer), extracted)
@@ -131,12 +138,10 @@ class Grader:
         return self._known[given, wanted]
 
     def _compare(self, given: str, wanted: str) -> tuple[bool, str]:
-        integers = _integer(given), _integer(wanted)
-        if None not in integers:
-            return integers[0] == integers[1], "integer"
         if len(given) > _ANSWER_CHARS:
-            return False, "math-verify"
-        return self._ask(given, wanted)
+            return False, "exact"
+        decided = compare(given, wanted)
+        return (decided, "exact") if isinstance(decided, bool) else self._ask(*decided)
 
     def _ask(self, given: str, wanted: str) -> tuple[bool, str]:
         for _ in range(2):  # a child killed from outside gets a second try; what kills it by itself does so again
@@ -152,9 +157,17 @@ class Grader:
         return False, "timeout"
 
 
-def _integer(text: str) -> int | None:
-    digits = text.strip().strip("$").strip()
-    return int(digits) if _INTEGER.fullmatch(digits) else None
+def behind_thought(completion: str) -> str | None:
+    """What a completion says behind its last `</think>`; none if its thought was cut.
+
+    Where the chat template opens the thought in the prompt, a completion has the closing mark alone. Without any mark
+    the whole is what it says.
+
+    behind_thought("<think> Is it 3? No. </think> It is 4.")      " It is 4."
+    behind_thought("<think> Is it 3?")                            None
+    """
+    said = completion.rpartition(_CLOSED)[2]
+    return None if _OPENED in said else said
 
 
 class _Child:
@@ -296,12 +309,24 @@ def _line_of(error: BaseException) -> str:
 
 
 def _math_verify_equal(given: str, wanted: str) -> bool:
-    """math-verify's verdict, which is not symmetric: the known answer goes first. What it cannot read is unequal."""
+    """math-verify's verdict, which is not symmetric: the known answer goes first. What it cannot read is unequal, as
+    are numbers that differ beyond rounding."""
     from math_verify import parse, verify
 
     # without raise_on_error, its default here, whatever a parse or a comparison raises reads as "not equal"
     gold, prediction = (parse(rf"\boxed{{{text}}}", parsing_timeout=None) for text in (wanted, given))
-    return bool(verify(gold, prediction, timeout_seconds=None))
+    return bool(verify(gold, prediction, timeout_seconds=None)) and not _far_apart(gold, prediction)
+
+
+def _far_apart(gold: list[Any], prediction: list[Any]) -> bool:
+    """Whether both are real numbers and differ relative to their size: 2^{-70} pi is not 2^{-71} pi."""
+    ours, theirs = prediction[0], gold[0]
+    if not (getattr(ours, "is_extended_real", False) and getattr(theirs, "is_extended_real", False)):
+        return False
+    if not (ours.is_number and theirs.is_number) or ours == theirs or "%" in f"{prediction[1:]}{gold[1:]}":
+        return False
+    difference, size = abs((ours - theirs).evalf(30)), max(abs(ours.evalf(30)), abs(theirs.evalf(30)))
+    return bool(difference > _NEAR * size)
 
 
 if __name__ == "__main__":

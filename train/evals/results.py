@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from dail.synth.core.config import Frozen
-from dail.synth.method.grading import MATH
+from dail.synth.method.grading import CUT_IN_THOUGHT, MATH
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.completions import Subject
 from dail.train.evals.config import EvalConfig
@@ -62,13 +62,14 @@ class GroupResult(Frozen):
 
 
 class SubjectSummary(Frozen):
-    """What a subject's completions were like, over all problems. An own grader looks for no box: none."""
+    """What a subject's completions were like, over all problems. An own grader looks for no box or thought: none."""
 
     num_completions: int
     num_correct: int
     mean_tokens: float
     num_cut: int
     num_without_box: int | None
+    num_cut_in_thought: int | None = Field(description="the thought never ended, so there is no answer")
     num_given_up: int
 
 
@@ -182,6 +183,7 @@ def summarise(problems: Sequence[ProblemResult], grader: str) -> dict[Subject, S
             mean_tokens=sum(one.num_tokens for one in judgements) / len(judgements),
             num_cut=sum(one.finish_reason == "length" for one in judgements),
             num_without_box=sum(one.method == "none" for one in judgements) if grader == MATH else None,
+            num_cut_in_thought=sum(one.method == CUT_IN_THOUGHT for one in judgements) if grader == MATH else None,
             num_given_up=sum(one.method == "timeout" for one in judgements),
         )
         for who, judgements in found.items()

@@ -70,7 +70,7 @@ def gone_within(pid: int, seconds: float) -> bool:
     ],
 )
 def test_equal_answers_are_correct(grader: Grader, given: str, wanted: str) -> None:
-    assert grader.grade(boxed(given), wanted) == Verdict(True, "math-verify", given)
+    assert grader.grade(boxed(given), wanted).correct
 
 
 @pytest.mark.parametrize(
@@ -88,22 +88,52 @@ def test_equal_answers_are_correct(grader: Grader, given: str, wanted: str) -> N
     ],
 )
 def test_unequal_answers_are_wrong(grader: Grader, given: str, wanted: str) -> None:
-    assert grader.grade(boxed(given), wanted) == Verdict(False, "math-verify", given)
+    assert grader.grade(boxed(given), wanted).correct is False
 
 
 @pytest.mark.parametrize(
     ("given", "wanted", "correct"),
-    [("075", "75", True), ("+75", "$75$", True), ("-3", "3", False), ("0", "-0", True), ("9" * 900, "9", False)],
+    [
+        ("075", "75", True),
+        ("+75", "$75$", True),
+        ("-3", "3", False),
+        ("0", "-0", True),
+        ("9" * 900, "9", False),
+        (r"\frac12", "0.5", True),
+    ],
 )
-def test_integers_are_compared_without_a_child(given: str, wanted: str, correct: bool) -> None:
+def test_numbers_are_compared_without_a_child(given: str, wanted: str, correct: bool) -> None:
     with Grader() as grader:
-        assert grader.grade(boxed(given), wanted) == Verdict(correct, "integer", given)
+        assert grader.grade(boxed(given), wanted) == Verdict(correct, "exact", given)
         assert grader._child is None
 
 
 @pytest.mark.parametrize("completion", ["", "The answer is 5.", r"It is \boxed{", r"\boxed{}"])
 def test_a_completion_without_a_box_is_wrong(grader: Grader, completion: str) -> None:
     assert grader.grade(completion, "5") == Verdict(False, "none", None)
+
+
+@pytest.mark.parametrize(
+    ("completion", "verdict"),
+    [
+        (r"<think>maybe \boxed{12}? no, since", Verdict(False, "cut in thought", None)),
+        (r"<think>\boxed{12}?</think> No: \boxed{13}.", Verdict(False, "exact", "13")),
+        (r"<think>\boxed{13}?</think> No: \boxed{12}.", Verdict(True, "exact", "12")),
+        (r"<think>\boxed{12}</think> It is 12.", Verdict(False, "none", None)),
+        (r"\boxed{13}?</think> No: \boxed{12}.", Verdict(True, "exact", "12")),
+        (r"\boxed{12}</think> As said.", Verdict(False, "none", None)),
+        (r"<think></think>\boxed{12}<think>or \boxed{13}", Verdict(False, "cut in thought", None)),
+        (r"maybe \boxed{12}", Verdict(True, "exact", "12")),
+    ],
+)
+def test_only_what_follows_the_thought_is_judged(grader: Grader, completion: str, verdict: Verdict) -> None:
+    assert grader.grade(completion, "12") == verdict
+
+
+@pytest.mark.parametrize("tiny", [r"\pi", r"\sqrt{2}"])
+def test_very_small_numbers_are_not_all_equal(grader: Grader, tiny: str) -> None:
+    assert not grader.grade(boxed(rf"10^{{-20}}{tiny}"), rf"10^{{-21}}{tiny}").correct
+    assert grader.grade(boxed(rf"10^{{-20}}{tiny}"), rf"{tiny} \cdot 10^{{-20}}").correct
 
 
 def test_the_last_box_counts(grader: Grader) -> None:
@@ -122,7 +152,7 @@ def test_an_endless_comparison_is_given_up_and_the_next_one_runs() -> None:
         started = time.monotonic()
         assert grader.grade(ENDLESS, "3") == Verdict(False, "timeout", "9^{9^{9^9}}")
         assert time.monotonic() - started < 15
-        assert grader.grade(boxed("1/2"), "0.5").correct
+        assert grader.grade(boxed(r"2\sqrt{2}"), r"\sqrt{8}").correct
 
 
 def test_an_endless_answer_is_tried_only_once() -> None:
@@ -135,9 +165,9 @@ def test_an_endless_answer_is_tried_only_once() -> None:
 
 def test_a_child_that_died_is_replaced_and_its_comparison_repeated() -> None:
     with Grader(timeout_s=20.0) as grader:
-        grader.grade(boxed("1/2"), "0.5")
+        grader.grade(boxed(r"2\sqrt{2}"), r"\sqrt{8}")
         os.kill(child_pid(grader), signal.SIGKILL)
-        assert grader.grade(boxed("1/4"), "0.25") == Verdict(True, "math-verify", "1/4")
+        assert grader.grade(boxed(r"\sqrt{12}"), r"2\sqrt{3}") == Verdict(True, "math-verify", r"\sqrt{12}")
 
 
 def test_it_works_in_a_thread() -> None:
@@ -145,7 +175,7 @@ def test_it_works_in_a_thread() -> None:
 
     def judge() -> None:
         with Grader(timeout_s=1.0) as grader:
-            verdicts.extend([grader.grade(boxed("1/2"), "0.5"), grader.grade(ENDLESS, "3")])
+            verdicts.extend([grader.grade(boxed(r"2\sqrt{2}"), r"\sqrt{8}"), grader.grade(ENDLESS, "3")])
 
     thread = threading.Thread(target=judge)
     thread.start()
@@ -155,7 +185,7 @@ def test_it_works_in_a_thread() -> None:
 
 def test_closing_leaves_no_process() -> None:
     with Grader() as grader:
-        grader.grade(boxed("1/2"), "0.5")
+        grader.grade(boxed(r"2\sqrt{2}"), r"\sqrt{8}")
         pid = child_pid(grader)
         assert is_alive(pid)
     assert not is_alive(pid)
@@ -165,7 +195,7 @@ def test_closing_leaves_no_process() -> None:
 def test_a_killed_parent_leaves_no_process(tmp_path: Path, last_words: str) -> None:
     program = (
         "import time; from dail.synth.method.grading import Grader; "
-        "grader = Grader(2.0); grader.grade(r'\\boxed{1/2}', '0.5');"
+        "grader = Grader(2.0); grader.grade(r'\\boxed{\\sqrt2}', '2^{1/2}');"
         f"print(grader._child._process.pid, flush=True); {last_words}"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
@@ -182,4 +212,4 @@ def test_a_users_own_files_do_not_shadow_ours(tmp_path: Path, monkeypatch: pytes
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
     monkeypatch.chdir(tmp_path)
     with Grader() as grader:
-        assert grader.grade(boxed("1/2"), "0.5").correct
+        assert grader.grade(boxed(r"2\sqrt{2}"), r"\sqrt{8}").correct

@@ -195,6 +195,13 @@ def test_an_own_grader_needs_no_math_verify(file: Path, monkeypatch: pytest.Monk
         assert grader.grade("§ 433 BGB", "§ 433 BGB").correct
 
 
+def test_an_own_grader_gets_the_thought_too(tmp_path: Path):
+    (tmp_path / "whole.py").write_text("def same(completion, answer):\n    return completion == answer\n")
+    with Grader(20.0, f"{tmp_path}/whole.py:same") as grader:
+        assert grader.grade("<think>a</think>b", "<think>a</think>b").correct
+        assert grader.grade("<think>cut", "<think>cut").correct
+
+
 def test_a_text_that_was_judged_is_not_judged_again(file: Path, tmp_path: Path):
     with Grader(1.0, f"{file}:slow") as grader:
         grader.grade("slow", f"{tmp_path}/pid")

@@ -84,10 +84,10 @@ def test_the_report_shows_the_grader_and_says_nothing_of_boxes(
     evaluation = judged(f"{file}:statute", grade_timeout_s=7)
     html = (tmp_path / "e" / "report.html").read_text("utf-8")
     assert f"{label(evaluation.settings.grader)}, at most 7 s a completion" in html
-    assert "without a box" not in html and "judging given up" in html
+    assert "without a box" not in html and "cut in thought" not in html and "judging given up" in html
     assert judged("math").summary["base"].num_without_box == 4
     html = (tmp_path / "e" / "report.html").read_text("utf-8")
-    assert "without a box" in html and "math, at most 5 s a completion" in html
+    assert "without a box" in html and "cut in thought" in html and "math, at most 5 s a completion" in html
 
 
 def test_another_grader_judges_the_same_completions_anew(

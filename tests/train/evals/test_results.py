@@ -6,7 +6,7 @@ from dail.train.evals.results import ALL, Judgement, ProblemResult, by_group, su
 
 
 def judgement(sample: int, correct: bool) -> Judgement:
-    method = "integer" if correct else "none"
+    method = "exact" if correct else "none"
     return Judgement(
         sample=sample, correct=correct, method=method, extracted=None, num_tokens=10 + sample, finish_reason="length"
     )
@@ -43,3 +43,11 @@ def test_the_summary_counts_how_completions_ended() -> None:
     summary = summarise([problem("a", None, base=1), problem("b", None, base=0)], "math")["base"]
     assert (summary.num_completions, summary.num_correct, summary.num_without_box, summary.num_cut) == (8, 1, 7, 8)
     assert summary.mean_tokens == 11.5
+
+
+def test_completions_cut_in_thought_are_counted_of_their_own() -> None:
+    cut = judgement(0, False).model_copy(update={"method": "cut in thought"})
+    one = problem("a", None, base=2).model_copy(update={"judgements": {"base": (cut, judgement(1, False))}})
+    summary = summarise([one], "math")["base"]
+    assert (summary.num_cut_in_thought, summary.num_without_box) == (1, 1)
+    assert summarise([one], "law#0")["base"].num_cut_in_thought is None

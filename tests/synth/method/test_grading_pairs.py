@@ -1,0 +1,316 @@
+r"""A table of answers and keys, equal or not, against the whole grader. A line is GIVEN == KEY or GIVEN != KEY.
+
+math-verify alone, with whole numbers compared before it, judges 74 of the 262 wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dail.synth.method.grading import Grader
+
+TABLE = r"""
+# whole numbers and punctuation
+24. == 24
+24 == 24.
+$24$. == 24
+\(24\) == 24
+24, == 24
+\boxed{24} == 24
+{24} == 24
+**24** == 24
+\text{24} == 24
+\mathbf{24} == 24
++24 == 24
+024 == 24
+24.0 == 24
+−24 == -24
+\displaystyle 24 == 24
+\left(24\right) == 24
+The answer is 24 == 24
+\text{The answer is } 24 == 24
+24 != 24.5
+-24 != 24
+24! != 24
+240 != 24
+2 4 != 24
+\text{twenty} == 20
+5! == 120
+# separators of thousands
+1,000 == 1000
+1\,000 == 1000
+1{,}000 == 1,000
+1\ 000 == 1000
+1,\!000 == 1000
+1 000 == 1000
+12{,}345{,}678 == 12345678
+1,234.5 == 1234.5
+$1,000,000$ == 10^6
+2.5 million == 2500000
+1,000 != 1
+1{,}000 != 100
+1,000 != 10,000
+(1,000) != 1000
+(1,234) == (1, 234)
+0{,}5 == \frac{1}{2}
+# fractions, decimals, powers
+\frac12 == 0.5
+\dfrac{3}{4} == 3/4
+\tfrac{-3}{4} == -\frac{3}{4}
+\frac{3}{-4} == -0.75
+\frac{6}{8} == \frac{3}{4}
+.5 == 0.50
+2\frac{1}{2} == 5/2
+2\frac12 == 2.5
+0.\overline{3} == \frac13
+0.1\overline{6} == 1/6
+0.333 != \frac{1}{3}
+0.3333333333 != \frac{1}{3}
+3.14 != 3.1
+\frac{3}{4} != \frac{4}{3}
+-\frac{3}{4} != \frac{3}{4}
+1.5 \times 10^{3} == 1500
+1.5\cdot10^{-3} == 0.0015
+1.5e3 == 1500
+2^{10} == 1024
+2^10 == 1024
+2^{-70} == \frac{1}{2^{70}}
+2^{-70} != 2^{-71}
+\frac{1}{2^{70}} != \frac{1}{2^{71}}
+2^{-70} != 0
+10^{-20} != 10^{-21}
+1-2^{-60} != 1
+\frac{2^{100}+1}{2^{100}} != 1
+-2^2 != 4
+(-2)^2 == 4
+\sqrt{16} == 4
+1/3 + 1/6 == 1/2
+2^{70}\pi != 2^{71}\pi
+2^{-70}\pi != 2^{-71}\pi
+# degrees
+60° == 60
+60^\circ == 60
+60^{\circ} == 60
+60 degrees == 60
+60 \text{ degrees} == 60^\circ
+60\degree == 60
+60^\circ != 61
+60° != 60 \text{ radians}
+25^\circ\text{C} == 25
+25^\circ\text{C} != 25^\circ\text{F}
+# units
+12 km/h == 12
+12\text{ km/h} == 12 \text{ kilometers per hour}
+12\,\mathrm{km/h} == 12
+12 \frac{\text{km}}{\text{h}} == 12
+12 km/h != 12 m/s
+\text{12 km/h} == 12
+36 km/h == 10 m/s
+5 cm == 5
+5cm == 5 \text{ cm}
+5 \text{ cm} == 50 \text{ mm}
+100 \text{ cm} == 1 \text{ m}
+5 \text{ cm} != 5 \text{ m}
+5 \text{ cm} != 5 \text{ s}
+5 \text{ cm} != 5 \text{ cm}^2
+9 \text{ cm}^2 == 9
+9 \text{ square inches} == 9 \text{ in}^2
+9 square units == 9 \text{ cm}^2
+9.8 m/s^2 == 9.8 \text{ meters per second}^2
+2 \text{ hours} == 120 \text{ minutes}
+2 \text{ hours} != 2 \text{ minutes}
+7 apples == 7
+7 \text{ apples} == 7 \text{ apple}
+7 \text{ apples} != 7 \text{ pears}
+7 \text{ apples} != 8
+\frac{3}{2} \text{ miles} == 1.5
+3 \text{ kg} == 3000 \text{ g}
+2\sqrt{3} \text{ cm} == 2\sqrt{3}
+2\sqrt{3}\text{ cm} != 2\sqrt{3}\text{ m}
+25\pi \text{ cm}^2 == 25\pi
+25\pi \text{ cm}^2 != 25\pi \text{ m}^2
+# money and percent
+\$5 == 5
+\$5.00 == 5
+\$1,250 == 1250
+5 dollars == \$5
+€5 == 5
+500 cents == \$5
+€5 != \$5
+\$5 != 500
+50\% == 0.5
+50\% == 50
+50\% == \frac{1}{2}
+50 percent == 50\%
+50\% != 5
+50\% != 500\%
+# names
+x = 5 == 5
+x=\frac{1}{2} == 0.5
+f(x) = 7 == 7
+n_0 = 7 == 7
+\angle ABC = 60^\circ == 60
+\text{Area} = 12 == 12
+2^{10} = 1024 == 1024
+x = 2 + 3 = 5 == 5
+y = 2x+1 == 2x+1
+x = 5 != 6
+n = 3k != 3
+# choices
+\text{(B) } 42 == B
+\text{(B) } 42 == 42
+\textbf{(B)}\ 42 == B
+\textbf{(B)}\ 42 == 42
+\textbf{(B) } \frac{1}{2} == 0.5
+(B) 42 == B
+B) 42 == 42
+B. 42 == B
+B: 42 == 42
+\text{B} == B
+(B) == B
+\mathrm{(B)} == B
+B. == B
+\text{Option B} == B
+B == \textbf{(B)}\ 42
+42 == \textbf{(B)}\ 42
+\text{(B)}\ \sqrt{8} == 2\sqrt{2}
+\text{(B) } 42 != C
+\text{(B) } 42 != 43
+\text{(B) } 42 != \text{(C) } 42
+B != C
+B != 42
+\text{(C) } 42 != B
+# intervals and inequalities
+2\le x<3 == [2,3)
+2 \leq x < 3 == \left[2, 3\right)
+3 > x \ge 2 == [2,3)
+x \in [2,3) == [2,3)
+\{x \mid 2 \le x < 3\} == [2,3)
+2<x<3 == (2,3)
+x > 2 == (2,\infty)
+2 < x == x > 2
+x \le \frac12 == (-\infty, 0.5]
+x<1 \text{ or } x>3 == (-\infty,1)\cup(3,\infty)
+x<1, x>3 == (-\infty,1)\cup(3,+\infty)
+(3,\infty)\cup(-\infty,1) == (-\infty,1)\cup(3,\infty)
+[1,2]\cup[2,3] == [1,3]
+x \ne 2 == (-\infty,2)\cup(2,\infty)
+(-\infty,\infty) == \mathbb{R}
+1 \le x \le \sqrt{2} == [1,\sqrt{2}]
+x > \sqrt{2} == (\sqrt{2}, \infty)
+1 \le x \le \sqrt{2} != (1,\sqrt{2})
+2\le x<3 != (2,3)
+2\le x<3 != [2,3]
+2\le x<3 != [2,4)
+2<x<3 != 2<x<4
+x > 2 != x \ge 2
+x > 2 != x < 2
+x > 2 != 2
+[0,1) != [0,1]
+(1,2)\cup(2,3) != (1,3)
+# tuples, sets, lists
+(1,2) == (1, 2)
+(1,2) == \left(1,\frac{4}{2}\right)
+1, 2 == (1,2)
+\{1,2\} == \{2,1\}
+\{1,2\} == 2, 1
+2 \text{ or } 3 == 3, 2
+x = 2 \text{ or } x = 3 == \{2,3\}
+2 and 3 == 2, 3
+\text{2 or 3} == 2, 3
+1; 2 == 1, 2
+\{1,1,2\} == \{1,2\}
+\{5\} == 5
+x=1, y=2 == (1,2)
+x=1, y=2 == y=2, x=1
+(1,\sqrt{2}) == (1,2^{1/2})
+\{1,\sqrt{8}\} == \{2\sqrt{2},1\}
+(1,2) != (2,1)
+(1,2) != \{1,2\}
+(1,2) != [1,2]
+(1,2) != (1,2,3)
+\{1,2\} != \{1,3\}
+\{1,2\} != \{1,2,3\}
+\{1,2\} != 1
+(1,\sqrt{2}) != (\sqrt{2},1)
+x=1, y=2 != x=2, y=1
+2, 3 != 2
+# plus or minus
+\pm 3 == \{3,-3\}
+\pm 3 == 3, -3
+x = \pm 3 == \pm 3
+1 \pm 2 == -1, 3
+±3 == \pm 3
+\pm\sqrt{2} == \sqrt{2}, -\sqrt{2}
+1\pm\sqrt{2} == 1+\sqrt{2}, 1-\sqrt{2}
+\pm 3 != 3
+\pm 3 != \pm 4
+1\pm\sqrt{2} != 1\pm\sqrt{3}
+# radicals, pi, expressions
+2\sqrt{2} == \sqrt{8}
+2\sqrt2 == \sqrt{8}
+\frac{1}{\sqrt{2}} == \frac{\sqrt{2}}{2}
+\sqrt[3]{8} == 2
+\frac{\pi}{2} == 0.5\pi
+4\pi == \pi \cdot 4
+(x+1)^2 == x^2+2x+1
+x(x-1) == x^2 - x
+\frac{n(n+1)}{2} == \frac{n^2+n}{2}
+\binom{5}{2} == 10
+\sin^2 x + \cos^2 x == 1
+2\sqrt{2} != 2\sqrt{3}
+\sqrt{2} != 1.41
+\pi != 3.14
+4\pi != 4
+2n+1 != 2m+1
+a^b != b^a
+x^2+1 != x^2-1
+2^n != n^2
+# words
+\text{Yes} == yes
+\text{no} == No
+\text{no solution} == \text{No solutions}
+\text{The circle} == \text{circle}
+\text{red and blue} == \text{Red and Blue}
+\text{Tuesday} == Tuesday
+\emptyset == \varnothing
+\text{seven} == 7
+\text{Yes} != \text{No}
+\text{Tuesday} != \text{Monday}
+\text{none} != 7
+# matrices and bases
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} == \begin{bmatrix}1&2\\3&4\end{bmatrix}
+\begin{pmatrix} 1/2 \\ 3 \end{pmatrix} == \begin{pmatrix} 0.5 \\ 3 \end{pmatrix}
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} != \begin{pmatrix} 1 & 3 \\ 2 & 4 \end{pmatrix}
+\begin{pmatrix} 1 & 2 \end{pmatrix} != \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+1011_2 == 1011_{2}
+1011_2 == 1011
+1011_2 != 1011_3
+"""
+
+
+def pairs() -> Iterator[tuple[str, str, bool]]:
+    for line in TABLE.strip().splitlines():
+        if not line.startswith("# "):
+            equal = " == " in line
+            given, wanted = line.split(" == " if equal else " != ")
+            yield given, wanted, equal
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader(timeout_s=20.0) as grader:
+        yield grader
+
+
+@pytest.mark.parametrize(("given", "wanted", "equal"), pairs())
+def test_the_grader_agrees_with_the_table(grader: Grader, given: str, wanted: str, equal: bool) -> None:
+    assert grader.grade(rf"So it is $\boxed{{{given}}}$.", wanted).correct == equal
+
+
+def test_the_table_is_long_and_holds_no_pair_twice() -> None:
+    found = list(pairs())
+    assert len(found) == len(set(found)) >= 200
+    assert sum(not equal for _, _, equal in found) >= 80
