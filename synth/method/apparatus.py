@@ -43,7 +43,7 @@ _ORDINAL_NUMBER = r"(?:[0-9]{1,3}(?:\.[0-9]{1,3}){0,3}[a-z]?'{0,2}(?![0-9A-Za-z^
 _IN_BRACKETS = rf"(?:\(\s?{_ORDINAL_NUMBER}\s?\)|\[\s?{_ORDINAL_NUMBER}\s?\])"
 _MORE = r"\$?\s{0,2}(?:,\s{0,2}(?:and|or)?|and|or|&|to|through|[-–—]{1,3})\s{0,2}\$?"
 _REFERENCE = re.compile(
-    rf"(?=[A-Za-z§])(?<![A-Za-z\\])(?:{_NAMED})(?:e?s?{_GAP}{_IN_BRACKETS}(?:{_MORE}{_IN_BRACKETS}){{0,8}}"
+    rf"(?=[A-Za-z§])(?<![A-Za-z\\])(?<!begin\{{)(?<!end\{{)(?:{_NAMED})(?:e?s?{_GAP}{_IN_BRACKETS}(?:{_MORE}{_IN_BRACKETS}){{0,8}}"
     rf"|e?s{_GAP}{_ORDINAL_NUMBER}(?:{_MORE}{_ORDINAL_NUMBER}){{0,8}}|{_GAP}{_ORDINAL_NUMBER})"
 )
 
