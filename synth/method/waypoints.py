@@ -5,10 +5,13 @@ solution once, left to right:
 
 * The widest expression at a place counts, not its parts: a proof's `2k - 1` is `2k-1`, not also `2k`, `2` and `1`.
 * A digit after a letter (`A1`) and a variable's subscript (`x_{12}`) are names. `\log_2` and `\sum_{i=1}` are not.
-* Labels, references, lengths (`\tag{3}`, `\ref{eq:1}`, `\\[2pt]`) and Asymptote figures hold no results. Figures
-  stay in the expert solution, as in the paper; their coordinates would drown the few numbers that matter.
-* A minus belongs to a number if it touches it and touches no operand before it: `= -3` is -3, `x-3` and `x - 3` are 3.
-* `\frac{1}{2}`, `\frac12` and `1/2` are the integers 1 and 2: the paper's numbers are integers, floats, scientific.
+* Labels, references and lengths (`\tag{3}`, `\ref{eq:1}`, `\\[2pt]`) hold no results, nor does what `apparatus.py`
+  leaves out: figures, headings, enumerations, dates. Figures stay in the expert solution, as in the paper.
+* A minus belongs to a number if it touches it and touches no operand before it: `= -3` and `\le-3` are -3, `x-3` and
+  `x - 3` are 3. Right after a relation a space may stand between: `= - 3`.
+* `\frac{1}{2}`, `\frac 12` and `1/2` are the integers 1 and 2: the paper's numbers are integers, floats, scientific.
+* A bare comma between digits separates thousands (`12,345`) unless it separates members of a list, a tuple, an interval
+  or a set (`1,100,x`, `(12,345)`), or a zero leads. `12{,}345`, `12\,345` and `12,\!345` are one number anywhere.
 * Other LaTeX is not evaluated: `1.5 \times 10^{-3}` gives its parts.
 
 Every quantifier that can fail after a long run is possessive or bounded, so time is linear in the text.
@@ -17,13 +20,19 @@ Every quantifier that can fail after a long run is possessive or bounded, so tim
 from __future__ import annotations
 
 import re
-from fractions import Fraction
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 from dail.synth.core.errors import ItemError
+from dail.synth.method.apparatus import without_apparatus
+from dail.synth.method.expressions import LONGEST_WAYPOINT, key, tidy
+from dail.synth.method.official import official
+from dail.synth.method.rhs import right_hand_sides
 from dail.synth.schema.synthesis import EXTRACTOR, PAPER
 
-LONGEST_WAYPOINT = 200  # characters; more is no intermediate result but a table, a typo or an attack
+# Put into the text before it is read, where only TeX or what stands around a place tells what it is.
+_OPERAND_ENDS = "\0"  # behind a digit that is an argument of its own, behind a comma that joins no digits
+_SIGN_FOLLOWS = "\1"  # behind a relation or an operator
 
 _LETTER = r"[A-Za-zΑ-Ωα-ω]"
 _GREEK = (
@@ -32,15 +41,16 @@ _GREEK = (
 )
 _SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[^{}]{1,32}\}))?+"
 _VARIABLE = rf"(?:{_LETTER}(?!{_LETTER})|{_GREEK}){_SUBSCRIPT}"
-_SEPARATOR = r"(?:,(?:\\!)?|\{,\}|\\,)"  # of thousands: 1,000  1,\!000  1{,}000  1\,000
+_STRONG_SEPARATOR = r"(?:,\\!|\{,\}|\\,)"
+_SEPARATOR = rf"(?:{_STRONG_SEPARATOR}|,)"  # of thousands: 1,000  1,\!000  1{{,}}000  1\,000
 _UNSIGNED = (
-    rf"(?:(?:[0-9]{{1,3}}(?:{_SEPARATOR}[0-9]{{3}}(?![0-9]))++|[0-9]++)(?:\.[0-9]++)?+|(?<![0-9A-Za-z.)])\.[0-9]++)"
-    r"(?:[eE][-+]?[0-9]++)?+"
+    rf"(?:(?:(?!0[0-9]*+,(?!\\!))[0-9]{{1,3}}(?:{_SEPARATOR}[0-9]{{3}}(?![0-9]))++|[0-9]++)(?:\.[0-9]++)?+"
+    r"|(?<![0-9A-Za-z.)])\.[0-9]++)(?:[eE][-+]?[0-9]++)?+"
 )
-_SIGN = rf"(?<!{_LETTER})(?<![0-9_)\]}}!'%−-])[-−]"
+_SIGN = rf"(?:(?<={_SIGN_FOLLOWS})[-−] ?|(?<!{_LETTER})(?<![0-9_)\]}}!'%−{_OPERAND_ENDS}-])[-−])"
 
-# 100  1.99  1e-10  -3  1{,}000; the first of two digits after \frac or \binom is an argument of its own
-NUMBER = rf"(?:(?:(?<=\\frac)|(?<=\\[dt]frac)|(?<=\\binom))[0-9](?=[0-9])|(?:{_SIGN})?{_UNSIGNED})"
+# 100  1.99  1e-10  -3  1{,}000
+NUMBER = rf"(?:{_SIGN})?{_UNSIGNED}"
 
 # 2k  100n  -3x_1  2ab  2\pi, but not 2nd
 COEFFICIENT = (
@@ -68,10 +78,10 @@ _TERM = rf"(?:{_VARIABLE_TERM}|{_NUMBER_TERM})"
 _PLUS = r"[ \t]*+[-+−]\s*+"
 # neither a part of a name nor the last factor of a product: `2 \cdot n + 1`, `c_1 x + 1`, `k n + 1`, `\dots p - 1`
 _NO_FACTOR = (
-    rf"(?<!{_LETTER})(?<![0-9_)}}\]/*·×÷^!−-])(?<![0-9)}}\]/*·×÷−-] )"
+    rf"(?<!{_LETTER})(?<![0-9_)}}\]/*·×÷^!−{_OPERAND_ENDS}-])(?<![0-9)}}\]/*·×÷−-] )"
     rf"(?<!\W{_LETTER} )(?<!dots )(?<!\\cdot )(?<!\\cdot)(?<!\\times )(?<!\\times)"
 )
-_FIRST_SIGN = r"(?:(?<![−-])[-−]|(?<=[0-9A-Za-z)}\]] )[-−] )"  # x^2 - 2n + 1 has -2n+1
+_FIRST_SIGN = rf"(?:(?<={_SIGN_FOLLOWS})[-−] ?|(?<![−-])[-−]|(?<=[0-9A-Za-z)}}\]] )[-−] )"  # x^2 - 2n + 1 has -2n+1
 
 # n+1  2k - 1  1 - x  3x + 2y - 5: two to eight terms, one of them with a variable, none with a power or a product
 LINEAR = (
@@ -95,18 +105,40 @@ def _reader(*categories: str) -> re.Pattern[str]:
 
 
 _READERS = {"verifiable": _reader(NUMBER), "proof": _reader(LINEAR, EXPONENTIAL, COEFFICIENT, NUMBER)}
-# Stopping at the next opening keeps unclosed figures linear.
-_FIGURE = re.compile(
-    r"\[asy\][^\[]*+(?:\[(?!/?asy\])[^\[]*+)*+\[/asy\]"
-    r"|\\begin\{asy\}[^\\]*+(?:\\(?!(?:begin|end)\{asy\})[^\\]*+)*+\\end\{asy\}"
+
+_OPERAND_COMMAND = (  # after one of these a minus subtracts
+    r"(?:infty|[lcdv]?dots[bcmio]?|circ|degree|prime|hbar|imath|jmath|aleph|emptyset|varnothing|square|triangle|blacksquare"
+    r"|r(?:angle|floor|ceil|vert|Vert|brace|brack)|Re|Im|partial|nabla|top|bot|qed|begin|end)(?![A-Za-z])"
 )
+_BEFORE_SIGN = re.compile(
+    rf"(?:\\(?!{_GREEK[2:]}|{_OPERAND_COMMAND})[A-Za-z]++|[=<>≤≥≡≈≠])\s?(?=[-−] ?(?:[0-9.]|{_LETTER}(?!{_LETTER})))"
+)
+_ONE_ARGUMENT = (
+    r"sqrt|overline|underline|bar|hat|vec|tilde|dot|widehat|widetilde|overrightarrow|cancel|f?box(?:ed)?|math(?:bf|rm|it|sf"
+    r"|cal|bb)|boldsymbol|bm|text(?:bf|it|rm)?|mbox|pmod|phantom"
+)
+_TWO_ARGUMENTS = r"[cdt]?frac|sfrac|nicefrac|[dt]?binom|stackrel|overset|underset"
+_BARE_SECOND = re.compile(
+    rf"(?P<before>\\(?:{_TWO_ARGUMENTS})(?:\s*+{_BRACED}|\s++{_LETTER}|\s*+\\[A-Za-z]++)\s*+)(?P<digit>[0-9])"
+)
+_BARE_FIRST = re.compile(
+    rf"(?P<one>\\(?:{_ONE_ARGUMENT})\s*+(?:\[[^\[\]]{{0,40}}\]\s*+)?)(?P<digit>[0-9])"
+    rf"|(?P<two>\\(?:{_TWO_ARGUMENTS})\s*+)(?P<first>[0-9])(?P<space>\s*+)(?P<second>[0-9]?)"
+)
+_BARE_COMMA = re.compile(r"[0-9],[0-9]")
+_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3})++")
+_BRACKET_OR_LIST = re.compile(
+    r"(?P<list>(?<![0-9])[0-9]++(?:,[0-9]++)++)|\\\\|\\[\[\]()]"
+    r"|(?P<open>[(\[]|\\\{|\\l(?:brace|brack|angle)(?![A-Za-z]))|(?P<close>[)\]]|\\\}|\\r(?:brace|brack|angle)(?![A-Za-z]))"
+    r"|(?P<paragraph>\n[ \t]*+\n)"
+)
+_LIST_BEFORE = re.compile(
+    r"[,._^]$|(?:[0-9]\s*;|(?:\\[lc]?dots|\.\.\.|…),?|,\s*\\?[A-Za-z][\w{}]{0,8}\s*(?:=|\\in)"
+    r"|\b(?:numbers|values|integers|primes|roots|terms|elements|digits|sides|angles|lengths|divisors|factors|multiples)"
+    r"(?:\s(?:are|were|is|of))?:?)[\s$]*$"
+)
+_LIST_AFTER = re.compile(r",\s{0,2}(?:\\!)?(?:\\[lc]?dots|\.\.\.|…)|,[^\s\\$'\"”’)]|,\\[A-Za-z]|\s?;\s?[0-9]")
 _BOX_OR_BRACES = re.compile(r"(?P<box>\\boxed\s*+\{)|\\\\(?!boxed)|\\[{}]|(?P<open>\{+)|(?P<close>\}+)")
-_LOOSE_SPACE = re.compile(r"(?<![A-Za-z]) | (?![A-Za-z])")  # the one in `\alpha n` holds it together
-_THOUSANDS = re.compile(rf"(?<=[0-9]){_SEPARATOR}(?=[0-9]{{3}}(?![0-9]))")
-_NO_INK = re.compile(r"\\[,;:! $]|[\s$~]|\\left(?![A-Za-z])|\\right(?![A-Za-z])")
-_NEEDLESS_BRACES = re.compile(r"\^\{([A-Za-z]|[0-9]+)\}")
-_DECIMAL = re.compile(r"-?[0-9]*(?:[0-9]|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
-_RATIO = re.compile(r"(-?)(?:\\[dt]?frac\{(-?[0-9]+)\}\{([0-9]+)\}|\\[dt]?frac([0-9])([0-9])|([0-9]+)/([0-9]+))")
 
 
 class ExtractWaypoints(Protocol):
@@ -131,14 +163,14 @@ class ExtractWaypoints(Protocol):
 
 
 def extract(extractor: str, solution: str, kind: Literal["verifiable", "proof"], answer: str | None) -> list[str]:
-    """The waypoints by an extractor, the paper's or another.
+    """The waypoints by an extractor, one of `EXTRACTORS` or another.
 
     Raises:
         ExtensionError: there is no such extractor.
         ItemError: it failed on this solution, or gave no list of texts.
     """
-    if extractor == PAPER:
-        return waypoints(solution, kind, answer)
+    if extractor in _BUILT_IN:
+        return _BUILT_IN[extractor](solution, kind, answer)
     own: ExtractWaypoints = EXTRACTOR.load(extractor)
     try:
         found = own(solution, kind, answer)
@@ -191,36 +223,78 @@ def waypoints(solution: str, kind: Literal["verifiable", "proof"], answer: str |
         waypoints("2n + 1 = 7, so n^{2} = 9", "proof", None)          ["2n+1", "7", "n^{2}", "9"]
         waypoints("2n + 1 = 7, so n^{2} = 9", "verifiable", "9")      ["2", "1", "7"]
     """
-    matches = _READERS[kind].finditer(_FIGURE.sub(" ", solution))
     found: dict[str, str] = {}
-    for expression in dict.fromkeys(match["waypoint"] for match in matches):
-        if expression and len(expression) <= LONGEST_WAYPOINT:
-            text = _tidy(expression)
-            found.setdefault(_key(text), text)
+    for expression in dict.fromkeys(match["waypoint"] for match in _READERS[kind].finditer(_marked(solution))):
+        text = (expression or "").replace(_OPERAND_ENDS, "").replace(_SIGN_FOLLOWS, "")
+        if text and len(text) <= LONGEST_WAYPOINT:
+            text = tidy(text)
+            found.setdefault(key(text), text)
     if answer is not None:
-        found.pop(_key(answer), None)
+        found.pop(key(answer), None)
     return list(found.values())
 
 
-def _tidy(expression: str) -> str:
-    words = " ".join(expression.replace("−", "-").split())
-    return _LOOSE_SPACE.sub("", _THOUSANDS.sub("", words))
+def _sorted_waypoints(solution: str, kind: Literal["verifiable", "proof"], answer: str | None) -> list[str]:
+    """In an order that says nothing of the solution's way, as the authors' code shows them."""
+    return sorted(waypoints(solution, kind, answer))
 
 
-def _key(text: str) -> str:
-    """Equal for equal numbers, and for expressions that differ in spacing, dollars or needless braces only."""
-    if text.isascii() and text.isdigit():
-        return text.lstrip("0") or "0"
-    text = _NO_INK.sub("", _tidy(text)).removeprefix("+").rstrip(".")
-    value = _value(text) if len(text) <= LONGEST_WAYPOINT else None
-    return _NEEDLESS_BRACES.sub(r"^\1", text) if value is None else str(value)
+_BUILT_IN: dict[str, Callable[[str, Literal["verifiable", "proof"], str | None], list[str]]] = {
+    PAPER: waypoints,
+    "paper-sorted": _sorted_waypoints,
+    "official": official,
+    "rhs": right_hand_sides,
+}
 
 
-def _value(text: str) -> Fraction | None:
-    if _DECIMAL.fullmatch(text):
-        return Fraction(text)
-    if ratio := _RATIO.fullmatch(text):
-        numerator, denominator = (int(part) for part in ratio.groups()[1:] if part)
-        if denominator:
-            return Fraction(-numerator if ratio[1] else numerator, denominator)
-    return None
+def _marked(solution: str) -> str:
+    """The text to read: without apparatus, with a mark wherever what stands around a place decides what it is."""
+    plain = solution.replace(_OPERAND_ENDS, " ").replace(_SIGN_FOLLOWS, " ")
+    text = _without_lists(without_apparatus(plain))
+    text = _BARE_SECOND.sub(rf"\g<before>{_OPERAND_ENDS}\g<digit>{_OPERAND_ENDS}", text)
+    text = _BARE_FIRST.sub(_apart, text)
+    return _BEFORE_SIGN.sub(rf"\g<0>{_SIGN_FOLLOWS}", text)
+
+
+def _apart(command: re.Match[str]) -> str:
+    """TeX gives a command without braces one digit an argument: 1 and 2 in `\\frac 12 3`, 2 in `\\sqrt 23`."""
+    if command["one"]:
+        return f"{command['one']}{command['digit']}{_OPERAND_ENDS}"
+    second = command["second"] and command["second"] + _OPERAND_ENDS
+    return f"{command['two']}{command['first']}{_OPERAND_ENDS}{command['space']}{second}"
+
+
+def _without_lists(text: str) -> str:
+    """With a mark behind each bare comma that separates no thousands."""
+    if not _BARE_COMMA.search(text):
+        return text
+    lists = list[re.Match[str]]()
+    free = list[int]()  # of the lists, those in no brackets that were closed
+    opened = list[int]()  # how many lists there were at each open bracket
+    for token in _BRACKET_OR_LIST.finditer(text):
+        if token["list"]:
+            free.append(len(lists))
+            lists.append(token)
+        elif token["open"]:
+            opened.append(len(lists))
+        elif token["close"] and opened:
+            first = opened.pop()
+            while free and free[-1] >= first:
+                free.pop()
+        elif token["paragraph"]:
+            opened.clear()
+    pieces, done, numbers = list[str](), 0, set(free)
+    for place, found in enumerate(lists):
+        if place not in numbers or not _is_number(found):
+            pieces += [text[done : found.start()], found[0].replace(",", f",{_OPERAND_ENDS}")]
+            done = found.end()
+    return "".join([*pieces, text[done:]])
+
+
+def _is_number(found: re.Match[str]) -> bool:
+    text, start = found.string, found.start()
+    return bool(
+        _THOUSANDS.fullmatch(found[0])
+        and not _LIST_BEFORE.search(text[max(0, start - 40) : start])
+        and not _LIST_AFTER.match(text, found.end())
+    )

@@ -14,7 +14,8 @@ from dail.synth.schema.items import StopString
 PAPER = "paper"
 RULES = ("absolute", "relative", "topk")
 PROMPTS = Extension("set of prompts", "dail.prompts", (PAPER,), files="*.jinja")
-EXTRACTOR = Extension("waypoint extractor", "dail.extractors", (PAPER,))
+EXTRACTORS = (PAPER, "paper-sorted", "official", "rhs")
+EXTRACTOR = Extension("waypoint extractor", "dail.extractors", EXTRACTORS)
 ACCEPTANCE = Extension("acceptance rule", "dail.acceptance", RULES)
 _EXTENSIONS = {"prompts": PROMPTS, "extractor": EXTRACTOR, "acceptance": ACCEPTANCE}
 
@@ -34,8 +35,9 @@ class Synthesis(Config):
     )
     extractor: Reference = Field(
         PAPER,
-        description="what finds the waypoints that the negative reference is shown: the paper's, which reads numbers "
-        "and formulas, or your own, FILE.py:NAME",
+        description="what finds the waypoints that the negative reference is shown: paper, which reads numbers and "
+        "formulas in their order; paper-sorted, the same sorted as text; official, as the authors' code does; rhs, "
+        "right-hand sides of equations; or your own, FILE.py:NAME",
     )
     acceptance: Literal["absolute", "relative", "topk"] | Reference = Field(
         "absolute",

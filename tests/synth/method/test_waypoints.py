@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dail.synth.method.waypoints import LONGEST_WAYPOINT, final_answer, waypoints
+from dail.synth.method.waypoints import LONGEST_WAYPOINT, extract, final_answer, waypoints
 
 INTEGERS = st.integers(0, 9999).map(str)
 FLOATS = st.decimals(0, 99, places=2).map(str)
@@ -120,7 +120,7 @@ def test_linear_expressions_of_the_paper_are_read_in_proofs(linear: str, tidy: s
         (r"\frac{1}{2} and \frac34, \tfrac56, 7/8", ["1", "2", "3", "4", "5", "6", "7", "8"]),
         (r"\cdot2\sqrt3\log_{10} 4 \sum_{i=5}^{6}", ["2", "3", "10", "4", "5", "6"]),
         (r"1.5 \times 10^{-3}", ["1.5", "10", "-3"]),
-        (r"30^\circ + 60^{\circ} and the 4th and 5^{th}", ["30", "60", "4", "5"]),
+        (r"30^\circ + 60^{\circ} and the 4th and 5^{th}", ["30", "60"]),
         ("2x + 3y = 5", ["2", "3", "5"]),
     ],
 )
@@ -195,6 +195,141 @@ def test_overlong_expression_is_no_waypoint():
     assert numbers(f"{'1' * (LONGEST_WAYPOINT + 1)} and {'2' * LONGEST_WAYPOINT}") == ["2" * LONGEST_WAYPOINT]
 
 
+# Inputs of the kinds that went wrong: lists, signs, arguments without braces, and what is no result
+
+
+READ = [
+    ("$x\\in[0,100]$, $y\\in(0,360)$", "0 100 360"),
+    ("the vertex $(12,345)$, the focus $(7,110)$", "12 345 7 110"),
+    ("the set $\\{1,200\\}$ and $\\left\\{3,400\\right\\}$", "1 200 3 400"),
+    ("$x \\in \\left[10,200\\right)$", "10 200"),
+    ("$\\langle 12,345\\rangle$", "12 345"),
+    ("$f(12,345)$", "12 345"),
+    ("$\\gcd(21,105) = 21$", "21 105"),
+    ("a list 1,200,30", "1 200 30"),
+    ("so $x,y=100,200$", "100 200"),
+    ("$101,102,\\dots,199$", "101 102 199"),
+    ("$0,125$", "0 125"),
+    ("$a,100,200$", "100 200"),
+    ("$2^{21}\\equiv-98\\pmod{125}$", "2 21 -98 125"),
+    ("$-5\\le x\\le-2$", "-5 -2"),
+    ("$3\\cdot-4$, $x=-6$, $5\\times -7$", "3 -4 -6 5 -7"),
+    ("$a\\ge-1$, $b\\neq-2$, $c\\approx-3.5$", "-1 -2 -3.5"),
+    ("$x\\in\\{-1,-2\\}$, $n\\mapsto-8$", "-1 -2 -8"),
+    ("$x \\le - 2$, $y = - 3$", "-2 -3"),
+    ("$\\Rightarrow-7$, $x\\to-9$", "-7 -9"),
+    ("$\\frac 12 + \\frac 13$", "1 2 3"),
+    ("$\\frac12$, $\\dfrac 34$, $\\tfrac 56$, $\\cfrac 78$", "1 2 3 4 5 6 7 8"),
+    ("$\\binom 52$, $\\dbinom63$, $\\tbinom 9 4$", "5 2 6 3 9 4"),
+    ("$\\sqrt 23$ and $\\sqrt45$", "2 3 4 5"),
+    ("$\\frac{1}23$", "1 2 3"),
+    ("$\\frac 123$", "1 2 3"),
+    ("$\\frac a12$", "1 2"),
+    ("$\\sqrt[3]27$", "3 2 7"),
+    ("<asy>\nsize(200); draw((11,22)--(33,44));\n</asy>\nso $55$", "55"),
+    ("[ASY]draw((11,22));[/ASY] so 5", "5"),
+    ("\\begin{Asy}draw((11,22));\\end{Asy} so 5", "5"),
+    ("\\begin{tikzpicture}[scale=2]\\draw (1,2) -- (3,4);\\end{tikzpicture} so 5", "5"),
+    ("\\begin{figure}[h]\\begin{tikzpicture}\\draw (1,2);\\end{tikzpicture}\\caption{6}\\end{figure} so 5", "5"),
+    ("<ASY>draw(1);</ASY> so 5", "5"),
+    ("```asy\ndraw((1,2));\n``` so 5", "5"),
+    ("# Part 2\nso 5", "5"),
+    ("\\section*{2 squares} so 5", "5"),
+    ("== Solution 3 ==", ""),
+    ("From (1) and (2), $x=5$.", "5"),
+    ("$(1)$ gives $7$", "7"),
+    ("(1) $x = 5$\n(2) $y=6$", "5 6"),
+    ("Problem 7. Let x=5.", "5"),
+    ("Solution 2: x=5", "5"),
+    ("**Step 3.** x=5", "5"),
+    ("Case 2: x=5", "5"),
+    ("\\textbf{Case 4.} x = 5", "5"),
+    ("By Lemma 4, x=5", "5"),
+    ("by equation (5), x=6", "6"),
+    ("By Lemmas 1, 2 and 4, x=5", "5"),
+    ("by equations (5) and (6), x=7", "7"),
+    ("In Problem~7 and Theorem 3.2 there are 5", "5"),
+    ("case $2$: 8", "8"),
+    ("On 2024-01-05 there were 7", "7"),
+    ("On January 5, 2024, there were 7", "7"),
+    ("On 5/1/2024 there were 7", "7"),
+    ("On 5 January 2024 and Jan. 6th, 2024 there were 7", "7"),
+    ("In May 2024 there were 7", "7"),
+    ("at 12:30 there were 7", "7"),
+    ("from 9:15 to 10:45 there were 7", "7"),
+    ("the 2nd and the 3^{rd} of 7", "7"),
+    ("the $4^{\\text{th}}$ and $5$th and 21st of 7", "7"),
+    ("as is known.[1] so 7", "7"),
+    ("as is known [2, 3], so 7", "7"),
+    ("it follows.$^{1}$ So 7", "7"),
+    ("it follows[^1] so 7", "7"),
+    ("well known$^2$ so 7", "7"),
+    ("1. First x=5\n2. Then y=6", "5 6"),
+    ("2) x=5", "5"),
+    ("We solve:\n1. $x = 3$ a\n2. $y = 4$", "3 4"),
+    ("$5.1.2024$ was a Friday, 7", "7"),
+]
+# Beside them: what looks alike and is a result, or is joined.
+HELD = [
+    ("there are 12,345 ways", "12345"),
+    ("there are $479,001,600$ orders", "479001600"),
+    ("prices 1,000, 2,500 and 3,750", "1000 2500 3750"),
+    ("$\\boxed{12,345}$", "12345"),
+    ("$(12{,}345)$ and $[1\\,000, 2,\\!500]$", "12345 1000 2500"),
+    ("$1,234.5$", "1234.5"),
+    ("$\\pi-3$, $\\infty-4$, $\\theta-5$, $\\lfloor x\\rfloor-6$", "3 4 5 6"),
+    ("$\\frac1{23}$", "1 23"),
+    ("[asy] draw(1); so 5", "1 5"),
+    ("<asy> draw(1); so 5", "1 5"),
+    ("$f(3) = (4)\\cdot(5)$", "3 4 5"),
+    ("$(3)(4) = 12$", "3 4 12"),
+    ("(a) $x=3$ (b) $x=4$", "3 4"),
+    ("$AB:BC = 12:30$", "12 30"),
+    ("the ratio 12:30", "12 30"),
+    ("$x^2$ and $f[3]$ and $\\sqrt[3]{8}$", "2 3 8"),
+    ("the answer is\n15. Then 6", "15 6"),
+    ("2024-10-5 = 2009", "2024 10 5 2009"),
+    ("we claim 5 is prime", "5"),
+    ("the solutions 2 and 3", "2 3"),
+    ("for example 5", "5"),
+    ("$r = \\begin{cases} 0 & m = 2k \\\\ 1 & m = 2k+1 \\end{cases} 7$", "0 2 1 7"),
+    ("\\begin{proof} 3 divides 6. \\end{proof}", "3 6"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), READ + HELD)
+def test_numbers_are_read_as_a_reader_of_the_text_means_them(text: str, expected: str):
+    assert numbers(text) == expected.split()
+
+
+# The extractors by name
+
+
+def test_each_extractor_finds_what_it_says():
+    solution = r"In Case 2 we have $2k-1 = 19$ and $n+1 = 3^2 = 9$, so \boxed{12}."
+    found = {name: extract(name, solution, "proof", "12") for name in ("paper", "paper-sorted", "official", "rhs")}
+    assert found == {
+        "paper": ["2k-1", "19", "n+1", "3^2", "9"],
+        "paper-sorted": ["19", "2k-1", "3^2", "9", "n+1"],
+        "official": ["1", "19", "2", "2k", "2k-1", "3", "3^2", "9", "n+1"],
+        "rhs": ["19", "3^2", "9"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"$x = \frac{a}{2} = 7$", [r"\frac{a}{2}", "7"]),
+        (r"$f(x) = \{1, 2\}$, $\sum_{k=1}^n k = 3n$", [r"\{1,2\}", "3n"]),
+        (r"\begin{align*} a &= b + 1 \\ &= 5 \end{align*}", ["b+1", "5"]),
+        ("$x <= 3$, $y != 4$, no equation", []),
+        (r"so $x = \boxed{12}$ and $y = 8$.", ["8"]),
+    ],
+)
+def test_right_hand_sides_of_equations(text: str, expected: list[str]):
+    assert extract("rhs", text, "verifiable", "12") == expected
+
+
 # Properties
 
 
@@ -252,6 +387,8 @@ def seconds_for(text: str) -> float:
     final_answer(text)
     of_proof(text, "7")
     numbers(text, text)
+    extract("official", text, "proof", "7")
+    extract("rhs", text, "proof", "7")
     return time.process_time() - start
 
 
@@ -262,8 +399,20 @@ def test_ten_megabytes_of_one_character_take_seconds(character: str):
 
 HOSTILE = [
     *(r"\boxed{", r"\boxed ", r"\boxed{}", "n^{", "n^{{", r"n^{\{", "x^{a", "n ^", "2^", "a_{", "    n"),
+    *("1,000, ", "(1,000", "1,2", "{1,", r"\frac{", r"\frac 1", r"\le -", "Case 1, ", "Case (", "(1) ", "1:30 "),
+    *("\n1. ", "# 1 ", "\n== ", "January ", "2024-01-", "word[1", "word.^1", r"\section{", "=", "= ", "a = b,"),
     *("1,000", "1,0001", "1.", "1e", "1+", "n+", "n + ", "(1", "1 ", "-", r"\frac1", "$n+1$ "),
-    *("[asy]", "[asy][", r"\begin{asy}", r"\cite[", r"\label{", "\\"),
+    *(
+        "[asy]",
+        "[asy][",
+        r"\begin{asy}",
+        "<asy>",
+        r"\begin{figure}\begin{tikzpicture}",
+        "```asy ",
+        r"\cite[",
+        r"\label{",
+        "\\",
+    ),
 ]
 
 
