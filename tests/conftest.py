@@ -40,6 +40,14 @@ def told(caplog: pytest.LogCaptureFixture) -> Told:
     return since
 
 
+def install_package(folder: Path, name: str, entry_points: str) -> None:
+    """What pip leaves of a package beside its files, which are in `folder` already."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+
+
 def safetensors_of(data: bytes) -> bytes:
     """A file of the safetensors format that holds these bytes as its one tensor."""
     header = json.dumps({"w": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()

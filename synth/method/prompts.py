@@ -17,7 +17,7 @@ import jinja2
 import jinja2.meta
 
 from dail.synth.core.errors import ExtensionError, ItemError, UsageError
-from dail.synth.method.turns import ends_of_turns, template_end, turn_marks
+from dail.synth.method.turns import ends_of_turns, turn_marks
 from dail.synth.method.waypoints import extract, final_answer
 from dail.synth.schema.items import ExpertSolution, Message
 from dail.synth.schema.models import ROLES, TEMPLATES, chat_template
@@ -143,7 +143,6 @@ class Prompts:
         self._special = _special_tokens(self.tokenizer)
         self.ends = ends_of_turns(model, self.tokenizer)
         self.stop_ids = frozenset(self.ends)
-        self._template_end = template_end(self.tokenizer)
         self._turn_marks = turn_marks(self.tokenizer) | self.stop_ids
 
     def contexts(
@@ -199,8 +198,8 @@ class Prompts:
     def solution_ids(self, item: ExpertSolution) -> list[int]:
         """The expert solution as a trace: its text, and the token by which the chat template ends a turn."""
         ids = [int(token) for token in self.tokenizer.encode(item.solution_text, add_special_tokens=False)]
-        own = self.tokenizer.eos_token_id if self._template_end is None else self._template_end
-        return [*ids, min(self.stop_ids) if own is None else own]
+        places = ("template", "tokenizer", "generation config")  # the surest first
+        return [*ids, next(token for place in places for token, named in self.ends.items() if place in named)]
 
     def stray_mark(self, trace_ids: list[int]) -> str | None:
         """A token inside a trace that begins or ends a turn, as text; none if the trace is one turn."""

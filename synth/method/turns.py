@@ -38,11 +38,6 @@ def ends_of_turns(model: Path, tokenizer: Any) -> dict[int, tuple[str, ...]]:
     return {token: tuple(place for place, found in places.items() if token in found) for token in ids}
 
 
-def template_end(tokenizer: Any) -> int | None:
-    """The token that the chat template writes after an assistant's text; none if it writes none there."""
-    return next(iter(_of_template(tokenizer)), None)
-
-
 def turn_marks(tokenizer: Any) -> frozenset[int]:
     """The ids of all tokens by which the chat template tells turns apart, which no answer may hold."""
     # thoughts and tools have tokens too, which are not special: they belong to an answer

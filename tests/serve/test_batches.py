@@ -5,6 +5,7 @@ import json
 import pytest
 
 from dail.synth.schema.manifest import read_manifest, read_rows
+from tests.conftest import install_package
 from tests.serve.conftest import items
 
 
@@ -196,10 +197,7 @@ def test_what_a_batch_brings_along_must_be_installed(api, setting, reference, co
 
 def test_what_is_installed_is_pinned_by_its_digest(api, post, worker, tmp_path, monkeypatch):
     (tmp_path / "lawful.py").write_text("def cited(solution, kind, answer):\n    return []\n")
-    info = tmp_path / "lawful-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lawful\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[dail.extractors]\ncited = lawful:cited\n")
+    install_package(tmp_path, "lawful", "[dail.extractors]\ncited = lawful:cited\n")
     monkeypatch.syspath_prepend(tmp_path)
     batch = post(1, synthesis={"extractor": "cited"})
     (unit,) = worker.lease()

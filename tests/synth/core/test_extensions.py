@@ -13,6 +13,7 @@ import pytest
 from dail.synth.core.config import Config
 from dail.synth.core.errors import UsageError
 from dail.synth.core.extensions import Extension, Reference, label
+from tests.conftest import install_package
 
 RULES = Extension("acceptance rule", "dail.acceptance", ("absolute", "topk"))
 PROMPTS = Extension("set of prompts", "dail.prompts", ("paper",), files="*.jinja")
@@ -33,10 +34,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "mathlaw" / "deep").mkdir(parents=True)
     (folder / "mathlaw" / "__init__.py").write_text("raise AssertionError('hashing imports nothing')")
     (folder / "mathlaw" / "deep" / "rules.py").write_text(SOURCE)
-    info = folder / "mathlaw-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mathlaw\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[dail.acceptance]\ndouble = mathlaw.deep.rules:twice\n")
+    install_package(folder, "mathlaw", "[dail.acceptance]\ndouble = mathlaw.deep.rules:twice\n")
     monkeypatch.syspath_prepend(folder)
     return str(folder / "mathlaw")
 

@@ -17,6 +17,7 @@ import pytest
 from dail.synth.core.errors import UsageError
 from dail.synth.core.extensions import label
 from dail.synth.method.grading import GRADERS, Grade, Grader, Verdict
+from tests.conftest import install_package
 from tests.synth.method.test_grading import child_pid, gone_within, is_alive
 
 SOURCE = '''
@@ -175,10 +176,7 @@ def test_a_file_that_changes_meanwhile_is_refused_by_the_next_child(file: Path):
 
 def test_an_entry_point_is_a_grader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "lawgrader.py").write_text(SOURCE)
-    info = tmp_path / "lawgrader-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lawgrader\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[dail.graders]\nlaw = lawgrader:statute\n")
+    install_package(tmp_path, "lawgrader", "[dail.graders]\nlaw = lawgrader:statute\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # an installed package is found by every process
     with Grader(20.0, "law") as grader:
