@@ -95,6 +95,12 @@ class ExpertSolution(Frozen):
     answer: Short | None = None
     id: ItemId | None = None
     kind: Kind | None = None
+    waypoints: Annotated[tuple[Short, ...], Field(max_length=4096)] | None = Field(
+        None, description="what the negative reference is told, instead of what an extractor finds"
+    )
+    privileged: Solution | None = Field(
+        None, description="what the privileged student is shown, instead of the solution"
+    )
     source: Short | None = None
     license: Short | None = None
     metadata: Annotated[dict[str, JsonValue], AfterValidator(_storable)] = Field(default_factory=dict)
@@ -111,11 +117,6 @@ class ExpertSolution(Frozen):
     @property
     def solution_text(self) -> str:
         return self.solution if isinstance(self.solution, str) else SOLUTION_JOIN.join(self.solution)
-
-    @property
-    def resolved_kind(self) -> Kind:
-        """`kind`, or verifiable when there is an answer, else proof."""
-        return self.kind or ("verifiable" if self.answer is not None else "proof")
 
 
 def check_items(values: list[Any]) -> list[ExpertSolution]:

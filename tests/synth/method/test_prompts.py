@@ -11,6 +11,7 @@ import pytest
 from dail.synth.core.errors import ItemError, UsageError
 from dail.synth.method.prompts import Prompts, role_messages
 from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.synthesis import Synthesis
 from tests.conftest import DEMO_MODEL
 
 PROBLEM = "Compute $\\sqrt{16} + 3 \\cdot 19$ — exactly."
@@ -29,7 +30,7 @@ def item(**fields: Any) -> ExpertSolution:
 
 def shown(prompts: Prompts, item: ExpertSolution) -> dict[str, str]:
     """The three contexts as the model sees them, special tokens included."""
-    contexts = prompts.contexts(item, None)
+    contexts = prompts.contexts(item)
     ids = {"student": contexts.student_ids, "privileged": contexts.privileged_ids, "negative": contexts.negative_ids}
     return {role: prompts.tokenizer.decode(token_ids) for role, token_ids in ids.items()}
 
@@ -71,24 +72,24 @@ def test_the_negative_reference_sees_results_but_no_reasoning(prompts: Prompts):
 
 
 def test_the_waypoints_that_are_stored_are_the_ones_shown_and_leave_out_the_answer(prompts: Prompts):
-    contexts = prompts.contexts(item(), None)
+    contexts = prompts.contexts(item())
     assert (contexts.waypoints, contexts.answer) == (["3", "19", "57", "16", "4"], "61")
 
 
 def test_the_last_box_is_the_answer_where_none_is_given(prompts: Prompts):
-    contexts = prompts.contexts(item(answer=None, kind="verifiable"), None)
+    contexts = prompts.contexts(item(answer=None, kind="verifiable"))
     assert (contexts.answer, "61" in contexts.waypoints) == ("61", False)
 
 
-@pytest.mark.parametrize("fields", [{"kind": "proof"}, {"answer": None}])
+@pytest.mark.parametrize("fields", [{"kind": "proof"}, {"kind": "proof", "answer": None}])
 def test_the_negative_reference_of_a_proof_never_sees_the_answer(prompts: Prompts, fields: dict[str, Any]):
     proof = item(**fields)
-    assert prompts.contexts(proof, None).answer is None
+    assert prompts.contexts(proof).answer is None
     assert "61" not in shown(prompts, proof)["negative"]
 
 
 def test_without_waypoints_and_answer_the_negative_reference_sees_the_problem_alone(prompts: Prompts):
-    contexts = prompts.contexts(item(solution="It is obvious.", answer=None), None)
+    contexts = prompts.contexts(item(solution="It is obvious.", answer=None))
     assert contexts.waypoints == []
     assert contexts.negative_ids == contexts.student_ids
 
@@ -103,7 +104,7 @@ def test_earlier_messages_stay_as_they_are_in_every_context(prompts: Prompts):
     start = "".join(f"<|im_start|>{role}\n{content}{TURN_END}\n" for role, content in talk[:-1])
     for text in shown(prompts, conversation).values():
         assert text.startswith(f"{start}<|im_start|>user\n{PROBLEM}\n")
-    assert [message.role for message in prompts.contexts(conversation, None).student_messages] == [r for r, _ in talk]
+    assert [message.role for message in prompts.contexts(conversation).student_messages] == [r for r, _ in talk]
 
 
 def test_jinja_in_a_problem_is_only_text(prompts: Prompts):
@@ -113,7 +114,7 @@ def test_jinja_in_a_problem_is_only_text(prompts: Prompts):
 
 
 def test_thinking_off_puts_an_empty_thought_behind_every_context_and_on_nothing(prompts: Prompts):
-    on, off, default = (prompts.contexts(item(), thinking) for thinking in (True, False, None))
+    on, off, default = (prompts.contexts(item(), Synthesis(thinking=switch)) for switch in (True, False, None))
     thought = prompts.tokenizer.encode("<think>\n\n</think>\n\n", add_special_tokens=False)
     for role in ("student_ids", "privileged_ids", "negative_ids"):
         assert getattr(off, role) == getattr(on, role) + thought
@@ -121,7 +122,10 @@ def test_thinking_off_puts_an_empty_thought_behind_every_context_and_on_nothing(
 
 
 def test_evaluation_asks_what_the_student_is_asked(prompts: Prompts):
-    assert prompts.student_ids(PROBLEM, False) == prompts.contexts(item(), False).student_ids
+    assert (
+        prompts.student_ids(PROBLEM, Synthesis(thinking=False))
+        == prompts.contexts(item(), Synthesis(thinking=False)).student_ids
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,7 @@ def test_evaluation_asks_what_the_student_is_asked(prompts: Prompts):
 )
 def test_a_text_that_spells_a_special_token_is_refused_naming_it(prompts: Prompts, fields: dict[str, Any]):
     with pytest.raises(ItemError, match=r"holds '<\|im_end\|>', which this model's tokenizer reads as a") as caught:
-        prompts.contexts(item(**fields), None)
+        prompts.contexts(item(**fields))
     assert (caught.value.code, caught.value.retryable) == ("special_token_in_text", False)
 
 
@@ -150,17 +154,17 @@ def test_thinking_is_refused_where_the_template_has_no_switch(tmp_path: Path):
     prompts = Prompts(altered(tmp_path, chat_template__jinja=plain))
     assert shown(prompts, item())["student"].endswith(" A:")
     for thinking in (True, False):
-        with pytest.raises(UsageError, match=f"thinking={thinking} is set, but .* has no enable_thinking switch"):
-            prompts.contexts(item(), thinking)
+        with pytest.raises(UsageError, match=f"thinking={thinking} is set, but .* has no thinking switch"):
+            prompts.contexts(item(), Synthesis(thinking=thinking))
 
 
 def test_a_chat_template_that_raises_fails_the_item_with_its_reason(tmp_path: Path):
     picky = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     prompts = Prompts(altered(tmp_path, chat_template__jinja=picky))
-    prompts.contexts(item(), None)
+    prompts.contexts(item())
     talk = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": PROBLEM})
     with pytest.raises(ItemError, match=r"the chat template failed: \w+: no system role") as caught:
-        prompts.contexts(item(problem=talk), None)
+        prompts.contexts(item(problem=talk))
     assert (caught.value.code, caught.value.retryable) == ("tokenizer_failed", False)
 
 

@@ -26,6 +26,7 @@ from dail.synth.run.pool import Pool
 from dail.synth.run.unit_source import Progress, UnitSource
 from dail.synth.run.worker import Worker
 from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.manifest import read_manifest, read_rows
 from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import Synthesis
@@ -207,7 +208,7 @@ def test_nothing_is_started_for_a_folder_that_is_no_model(tmp_path: Path, monkey
 def test_all_failed_is_exit_code_4() -> None:
     summary = SynthesisResult(
         batch_id="b", manifest=None, units=1, committed=0, failed=1, tokens=0, student_share=0, interrupted=False,
-        failures=(),
+        kinds=ItemKinds(), failures=(),
     )  # fmt: skip
     assert summary.exit_code == 4
 

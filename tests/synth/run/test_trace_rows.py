@@ -62,7 +62,7 @@ def test_a_trace_gets_what_the_longest_context_leaves(prompts: Prompts, model: M
 def test_the_negative_reference_must_have_room_too(
     prompts: Prompts, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contexts = prompts.contexts(unit(model).item, None)
+    contexts = prompts.contexts(unit(model).item)
     longer = dataclasses.replace(contexts, negative_ids=[5] * 500)
     monkeypatch.setattr(prompts, "contexts", lambda *_: longer)
     assert prepare(unit(model), prompts, 501).request.synthesis.max_tokens == 1

@@ -30,7 +30,7 @@ def right_with_adapter(prompts: Prompts) -> Answer:
     """The base model says 7 to everything; the adapter knows every answer."""
 
     def answer(row: TokenSequence) -> Sequence[int]:
-        problem = next(p for p in PROBLEMS if prompts.student_ids(p.problem, None) == list(row.prompt_ids))
+        problem = next(p for p in PROBLEMS if prompts.student_ids(p.problem) == list(row.prompt_ids))
         said = problem.answer if row.adapter else "7"
         return [*prompts.tokenizer.encode(rf"So \boxed{{{said}}}.", add_special_tokens=False), *prompts.stop_ids]
 
