@@ -8,12 +8,12 @@ here, without transformers, so that the API knows as much as a worker.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import jinja2.ext
-import jinja2.meta
 import jinja2.nodes
 
 from dail.synth.core.errors import UsageError
@@ -80,20 +80,29 @@ def _in_config(file: Path) -> dict[str, str]:
 def names_read(template: str) -> tuple[str, ...]:
     """The names that a template reads and that no conversation gives it: its switches, and `strftime_now`. Sorted.
 
-    A name that it sets itself where nobody gave it one is such a name too. Raises UsageError: it is no Jinja template.
+    A name that it sets itself where nobody gave it one is such a name too: it reads it before it sets it.
+
+    Raises:
+        UsageError: it is no Jinja template.
     """
     try:
         tree = _SYNTAX.parse(template)
     except jinja2.TemplateError as error:
         raise UsageError(f"the chat template is no Jinja template: {error}; restore its file") from None
-    asked = {
-        test.node.name
-        for test in tree.find_all(jinja2.nodes.Test)
-        if test.name in ("defined", "undefined") and isinstance(test.node, jinja2.nodes.Name)
-    }
-    # not what a loop or a macro gives
-    inner = [loop.target for loop in tree.find_all(jinja2.nodes.For)]
-    inner += [name for macro in tree.find_all(jinja2.nodes.Macro) for name in macro.args]
-    given = {name.name for one in inner for name in (one, *one.find_all(jinja2.nodes.Name)) if hasattr(name, "name")}
-    names = (jinja2.meta.find_undeclared_variables(tree) | (asked - given)) - GIVEN - set(_SYNTAX.globals)
-    return tuple(sorted(name for name in names if not name.endswith("_token")))
+    macros = (macro.name for macro in tree.find_all(jinja2.nodes.Macro))
+    read, given = set[str](), {*GIVEN, *_SYNTAX.globals, *macros}
+    for name in _names(tree):
+        if name.ctx != "load":
+            given.add(name.name)  # by a loop, a macro, or the template itself
+        elif name.name not in given:
+            read.add(name.name)
+    return tuple(sorted(name for name in read if not name.endswith("_token")))
+
+
+def _names(node: jinja2.nodes.Node) -> Iterator[jinja2.nodes.Name]:
+    """Every name in the order in which the text has it, but that a value comes before the name it is given."""
+    if isinstance(node, jinja2.nodes.Name):
+        yield node
+    parts = [node.node, node.target] if isinstance(node, jinja2.nodes.Assign) else node.iter_child_nodes()
+    for part in parts:
+        yield from _names(part)

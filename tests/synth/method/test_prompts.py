@@ -183,3 +183,63 @@ def test_role_templates_hold_nothing_but_their_role(prompts: Prompts):
     messages = role_messages(item())
     assert set(messages) == {"student", "privileged_student", "negative_reference"}
     assert all(len(conversation) == 1 for conversation in messages.values())
+
+
+# what a template is told, and what stands behind its text
+
+
+def test_the_opening_of_a_reply_is_a_part_of_every_prompt(prompts: Prompts):
+    contexts = prompts.contexts(item(), Synthesis(opening="<think>\nOkay"))
+    for ids in (contexts.student_ids, contexts.privileged_ids, contexts.negative_ids):
+        assert prompts.tokenizer.decode(ids).endswith("<|im_start|>assistant\n<think>\nOkay")
+    assert prompts.student_ids(PROBLEM, Synthesis(opening="<think>\nOkay")) == contexts.student_ids
+
+
+def test_the_empty_thought_of_a_template_can_be_left_out(prompts: Prompts):
+    off = Synthesis(thinking=False)
+    assert prompts.tokenizer.decode(prompts.contexts(item(), off).student_ids).endswith("<think>\n\n</think>\n\n")
+    dropped = prompts.contexts(item(), off.model_copy(update={"drop_empty_thought": True}))
+    assert dropped.student_ids == prompts.contexts(item()).student_ids
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_inside"),
+    [
+        ({}, False),
+        ({"thinking": False}, False),  # an empty thought is closed
+        ({"opening": "<think>\n"}, True),
+        ({"opening": "<think>\nOkay, "}, True),
+        ({"opening": "<think>Easy.</think> So "}, False),
+    ],
+)
+def test_whether_a_reply_begins_inside_a_thought_is_seen_in_the_prompt(
+    prompts: Prompts, settings: dict[str, Any], is_inside: bool
+):
+    assert prompts.is_in_thought(Synthesis(**settings)) is is_inside
+
+
+def test_a_template_is_told_what_it_reads_under_its_own_name(tmp_path: Path):
+    text = "{% if reasoning_effort is defined %}Effort: {{ reasoning_effort }}\n{% endif %}{{ messages[0].content }}"
+    prompts = Prompts(altered(tmp_path, chat_template__jinja=text))
+    ids = prompts.student_ids("1+1?", Synthesis(template_args={"reasoning_effort": "high"}))
+    assert prompts.tokenizer.decode(ids).startswith("Effort: high\n1+1?")
+    with pytest.raises(UsageError, match=r"sets effort, which .* it reads reasoning_effort"):
+        prompts.student_ids("1+1?", Synthesis(template_args={"effort": "high"}))
+
+
+def test_the_date_that_a_template_prints_is_seen_and_can_be_fixed(prompts: Prompts, tmp_path: Path):
+    text = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    dated = Prompts(altered(tmp_path, chat_template__jinja=text + "{{ date_string }}: {{ messages[0].content }}"))
+    assert (dated.prints_date(), prompts.prints_date()) == (True, False)
+    fixed = Synthesis(date="2026-11-26")
+    assert dated.tokenizer.decode(dated.student_ids("1+1?", fixed)).startswith("26 Nov 2026: 1+1?")
+    assert not dated.prints_date(Synthesis(template_args={"date_string": "today"}))
+
+
+def test_an_items_own_waypoints_and_privileged_text_are_what_is_shown(prompts: Prompts):
+    own = item(waypoints=("§ 437", "§ 61"), privileged="Think of § 437 first.")
+    text, contexts = shown(prompts, own), prompts.contexts(own)
+    assert "along the way: § 437, § 61\n" in text["negative"] and contexts.waypoints == ["§ 437", "§ 61"]
+    assert "Think of § 437 first." in text["privileged"] and SOLUTION not in text["privileged"]
+    assert "§" not in text["student"]
+    assert prompts.contexts(item(waypoints=())).waypoints == []
