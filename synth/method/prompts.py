@@ -17,7 +17,7 @@ import jinja2
 import jinja2.meta
 
 from dail.synth.core.errors import ExtensionError, ItemError, UsageError
-from dail.synth.method.turns import ends_of_turns, turn_marks
+from dail.synth.method.turns import ends_of_turns, opening, turn_marks
 from dail.synth.method.waypoints import extract, final_answer
 from dail.synth.schema.items import ExpertSolution, Message
 from dail.synth.schema.models import ROLES, TEMPLATES, chat_template
@@ -144,6 +144,7 @@ class Prompts:
         self.ends = ends_of_turns(model, self.tokenizer)
         self.stop_ids = frozenset(self.ends)
         self._turn_marks = turn_marks(self.tokenizer) | self.stop_ids
+        self._openings: dict[bool | None, str] = {}
 
     def contexts(
         self, item: ExpertSolution, thinking: bool | None, prompts: str = PAPER, extractor: str = PAPER
@@ -206,6 +207,19 @@ class Prompts:
         inside = trace_ids[:-1] if trace_ids and trace_ids[-1] in self.stop_ids else trace_ids
         stray = next((token for token in inside if token in self._turn_marks), None)
         return None if stray is None else str(self.tokenizer.decode([stray], skip_special_tokens=False))
+
+    def completion(self, trace_ids: list[int], thinking: bool | None) -> str:
+        """The assistant's message as other trainers read it: whole, with its thought and the marks around it.
+
+        What the prompt has begun of the turn (a template that opens the thought itself) stands in front; of the tokens
+        that are special only the one that ends the turn is left out, since a template writes it.
+        """
+        inside = trace_ids[:-1] if trace_ids and trace_ids[-1] in self.stop_ids else trace_ids
+        if thinking not in self._openings:
+            self._openings[thinking] = opening(
+                self.tokenizer, {} if thinking is None else {"enable_thinking": thinking}
+            )
+        return self._openings[thinking] + str(self.tokenizer.decode(inside, skip_special_tokens=False))
 
     def text(self, token_ids: list[int]) -> str:
         """What people read of a trace: special tokens left out. Never tokenised again."""
