@@ -19,7 +19,7 @@ import jinja2.meta
 
 from dail.synth.core.errors import ExtensionError, ItemError, UsageError
 from dail.synth.method.thoughts import is_in_thought, without_empty_thought
-from dail.synth.method.turns import ends_of_turns, turn_marks
+from dail.synth.method.turns import ends_of_turns, opening, turn_marks
 from dail.synth.method.waypoints import waypoints_of
 from dail.synth.schema.chat_templates import chat_template, names_read
 from dail.synth.schema.items import ExpertSolution, Kind, Message
@@ -214,6 +214,10 @@ class Prompts:
             raise ItemError("tokenizer_failed", f"the chat template failed: {type(error).__name__}: {error}") from error
         return (without_empty_thought(text) if rendering.drop_empty_thought else text) + rendering.opening
 
+    def _closed(self, conversation: list[dict[str, str]], rendering: Rendering) -> str:
+        arguments = rendering.arguments(self.template_reads)
+        return str(self.tokenizer.apply_chat_template(conversation, tokenize=False, **arguments))
+
     def probe(self, rendering: Rendering | None = None) -> str:
         """A fixed conversation as a prompt. Two programs that render it alike agree about what shapes a prompt."""
         return self._text(_PROBE, rendering or Rendering())
@@ -239,6 +243,17 @@ class Prompts:
         inside = trace_ids[:-1] if trace_ids and trace_ids[-1] in self.stop_ids else trace_ids
         stray = next((token for token in inside if token in self._turn_marks), None)
         return None if stray is None else str(self.tokenizer.decode([stray], skip_special_tokens=False))
+
+    def completion(self, trace_ids: list[int], rendering: Rendering | None = None) -> str:
+        """The assistant's message as other trainers read it: whole, with its thought and the marks around it.
+
+        What the prompt has begun of the turn (a template that opens the thought itself) stands in front; of the tokens
+        that are special only the one that ends the turn is left out, since a template writes it.
+        """
+        asked = rendering or Rendering()
+        inside = trace_ids[:-1] if trace_ids and trace_ids[-1] in self.stop_ids else trace_ids
+        begun = opening(lambda messages, begins: (self._text if begins else self._closed)(messages, asked))
+        return begun + str(self.tokenizer.decode(inside, skip_special_tokens=False))
 
     def text(self, token_ids: list[int]) -> str:
         """What people read of a trace: special tokens left out. Never tokenised again."""

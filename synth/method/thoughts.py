@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 
-# Of Qwen, DeepSeek and most others; Magistral; Kimi; Seed; open models that imitate o1.
+# Of Qwen, DeepSeek and most others; Magistral; Kimi; Seed; Command A; open models that imitate o1.
 MARKS = (
     ("<think>", "</think>"),
     ("[THINK]", "[/THINK]"),
     ("◁think▷", "◁/think▷"),
     ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
 )
+# A token that looks like one of these or of their kind: it belongs to an answer, though it may be a special token.
+THOUGHT_MARK = re.compile(r"[<\[◁][^<>\[\]◁▷\s]*(?:think|thought|reasoning)[^<>\[\]◁▷\s]*[>\]▷]", re.IGNORECASE)
 _MARK = re.compile("|".join(f"(?P<o{n}>{re.escape(o)})|(?P<c{n}>{re.escape(c)})" for n, (o, c) in enumerate(MARKS)))
 _EMPTY_AT_END = re.compile(
     "(?:" + "|".join(rf"{re.escape(opened)}\s*{re.escape(closed)}" for opened, closed in MARKS) + r")\s*\Z"

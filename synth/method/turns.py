@@ -10,10 +10,12 @@ may name the end, any of them may be wrong alone, and a token that any of them n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dail.synth.core.errors import UsageError
+from dail.synth.method.thoughts import THOUGHT_MARK
 
 _ASKED, _ANSWERED = "a question", "the answer that was given"  # of a conversation that is rendered to see its marks
 
@@ -40,9 +42,36 @@ def ends_of_turns(model: Path, tokenizer: Any) -> dict[int, tuple[str, ...]]:
 
 def turn_marks(tokenizer: Any) -> frozenset[int]:
     """The ids of all tokens by which the chat template tells turns apart, which no answer may hold."""
-    # thoughts and tools have tokens too, which are not special: they belong to an answer
-    special = {int(token) for token, one in tokenizer.added_tokens_decoder.items() if one.special}
+    # thoughts and tools have tokens too, which belong to an answer: most are not special, those of thoughts may be
+    special = {
+        int(token)
+        for token, one in tokenizer.added_tokens_decoder.items()
+        if one.special and not THOUGHT_MARK.fullmatch(one.content)
+    }
     return frozenset(map(int, tokenizer.encode(_rendered(tokenizer), add_special_tokens=False))) & special
+
+
+def opening(render: Callable[[list[dict[str, str]], bool], str]) -> str:
+    """What a prompt has written of the assistant's text already, at its end: `<think>`, an empty thought, or nothing.
+
+    Nothing too where the template writes the same in front of an answer that is given to it.
+
+    Args:
+        render: a conversation as text; true if an answer is to follow.
+    """
+    asked = [{"role": "user", "content": _ASKED}]
+    try:
+        before, prompt = render(asked, False), render(asked, True)
+        head = render([*asked, {"role": "assistant", "content": _ANSWERED}], False).partition(_ANSWERED)[0]
+    except Exception:  # a template is a program, and this one may know no assistant
+        return ""
+    if not (prompt.startswith(before) and head.startswith(before)):
+        return ""
+    begun, head = prompt.removeprefix(before), head.removeprefix(before)
+    if begun.startswith(head):
+        return begun.removeprefix(head)
+    head = THOUGHT_MARK.split(head)[0]  # a thought that the template writes where it finds none
+    return begun.removeprefix(head) if begun.startswith(head) else ""
 
 
 def _of_generation_config(model: Path) -> list[int]:

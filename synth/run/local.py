@@ -5,6 +5,7 @@
     OUT/prefixes/<batch>/<unit>.json   what was written of a trace that has not ended, for the next attempt
     OUT/manifests/<batch>/v1.json      written when every unit has ended
     OUT/manifests/<batch>/settings.json, failures.json
+    OUT/README.md                      the data-set card, by which `load_dataset(OUT)` reads the committed shards
 
 The batch's name is a fingerprint of items, model and settings: the same command resumes, another one makes another
 batch beside it.
@@ -51,6 +52,7 @@ from dail.synth.method.counts import count_kinds
 from dail.synth.method.prompts import role_templates
 from dail.synth.run.unit_source import Progress, Standing
 from dail.synth.run.worker import run_worker
+from dail.synth.schema.card import write_card
 from dail.synth.schema.items import ExpertSolution, check_items, load_items
 from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest, read_rows
@@ -389,9 +391,11 @@ def _conclude(source: LocalSource, batch: Batch, out: Path, interrupted: bool) -
     failures = [entry.model_dump(mode="json", exclude_none=True) for entry in source.failures]
     if failures:
         _save(out, batch.batch_id, "failures.json", failures)
+    manifest = _write_manifest(batch, shards, out) if shards and not interrupted else None
+    write_card(out)
     return SynthesisResult(
         batch_id=batch.batch_id,
-        manifest=_write_manifest(batch, shards, out) if shards and not interrupted else None,
+        manifest=manifest,
         units=len(batch.units),
         committed=len(shards),
         failed=len(failures),

@@ -157,7 +157,7 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         privileged_logprob=tuple(tokens.privileged_logprob),
         trace_text=text,
         prompt=tuple(TraceMessage(role=message.role, content=message.content) for message in contexts.student_messages),
-        completion=(TraceMessage(role="assistant", content=text),),
+        completion=(TraceMessage(role="assistant", content=prompts.completion(tokens.ids, synthesis)),),
         finish_reason=rollout.reason,
         truncated=rollout.reason == "length",
         method=synthesis.method,
