@@ -122,6 +122,12 @@ def synth(
 @_MODEL
 @_ACTORS
 @click.option("--no-preview", is_flag=True, help="Start no engine: no traces, no forecast.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="PROBLEMS",
+    help="Evaluation problems that FILE must not have.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Everything, unshortened, as one JSON object.")
 def doctor(
     chosen: Chosen,
@@ -129,10 +135,12 @@ def doctor(
     model: Path | None,
     actors: int | None,
     no_preview: bool,
+    against: Path | None,
     as_json: bool,
 ) -> int:
     """Look at machine, model and FILE before a run: prompts with their token ids, what will be reserved, bad items, and
-    from five items drawn on this Ray cluster the forecast of tokens, hours and disk.
+    from five items drawn on this Ray cluster the forecast of tokens, hours and disk. The data check names answers that
+    contradict the box, items without waypoints, repeated problems and signs of damage in texts.
 
     Takes what `dail synth` takes. Exit code 1: Ray's dashboard is open to anybody; 3: some items cannot run; 4: none
     can.
@@ -141,7 +149,8 @@ def doctor(
 
     settings, synthesis = _both(chosen, model, actors)
     with console.all_on_stderr(), console.exit_on_sigterm():
-        report = examine(file.resolve() if file else None, settings, synthesis, not no_preview)
+        named = [path.resolve() if path else None for path in (file, against)]
+        report = examine(named[0], settings, synthesis, not no_preview, named[1])
     if as_json:
         console.emit(report.model_dump(mode="json"))
     else:

@@ -16,6 +16,7 @@ from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_ERROR, EXIT_OK, EXIT_
 from dail.synth.core.progress import progress
 from dail.synth.engine.sizing import GIB, Device, Sizes, fit, shape_of, this_device
 from dail.synth.engine.versions import Choices, check_vllm, outside, versions_here, vllm_here
+from dail.synth.method.data_check import DataCheck, check_data, problems_of
 from dail.synth.method.prompts import Contexts, Prompts
 from dail.synth.run.local import make_batch, tried_out
 from dail.synth.run.pool import ray_cluster
@@ -80,6 +81,7 @@ class Report(Frozen):
     trainer: Trainer
     prompts: tuple[Prompt, ...] = ()
     items: Items | None = None
+    data_check: DataCheck | None = None
     preview: Preview | None = None
     forecast: Forecast | None = None
     notes: tuple[str, ...] = ()
@@ -95,8 +97,13 @@ class Report(Frozen):
         return EXIT_SOME_FAILED if num_bad < self.items.items else EXIT_BATCH_FAILED
 
 
-def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_preview: bool) -> Report:
+def examine(
+    file: Path | None, config: SynthConfig, synthesis: Synthesis, with_preview: bool, against: Path | None = None
+) -> Report:
     """Looks at machine, model, items and, with a preview, at five traces. All paths must be absolute.
+
+    Args:
+        against: problems of an evaluation, which the items are to keep clear of.
 
     Raises:
         UsageError, InputError: file, model, settings or the installed vLLM cannot be used.
@@ -115,7 +122,8 @@ def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_p
     found: dict[str, Any] = {}
     if file:
         model_tokens = min(config.engine.model_tokens or shape.model_tokens, shape.model_tokens)
-        found = _examine_items(file, config, synthesis, identity, prompts, model_tokens, with_preview)
+        problems = problems_of(against) if against else None
+        found = _examine_items(file, config, synthesis, identity, prompts, model_tokens, with_preview, problems)
         notes += _notes(synthesis, prompts, found)
     engine = None
     try:
@@ -169,6 +177,7 @@ def _examine_items(
     prompts: Prompts,
     model_tokens: int,
     with_preview: bool,
+    against: dict[str, str] | None,
 ) -> dict[str, Any]:
     """The parts of the report that need expert solutions."""
     items = load_items(file)
@@ -201,6 +210,7 @@ def _examine_items(
             Prompt(role=role, text=prompts.tokenizer.decode(ids, skip_special_tokens=False), token_ids=tuple(ids))
             for role, ids in (_ids(first) if first else {}).items()
         ),
+        "data_check": check_data(items, synthesis, against),
         "preview": shown,
         "forecast": forecast(shown, len(units), config.engine.tensor_parallel) if shown else None,
     }
@@ -252,7 +262,7 @@ def _dangers() -> list[str]:
 
 def describe(report: Report) -> str:
     """The report for people; texts and ids shortened, which `--json` gives whole."""
-    parts = [_machine(report), _choices(report), _roles(report), _items(report), _preview(report)]
+    parts = [_machine(report), _choices(report), _roles(report), _items(report), _data(report), _preview(report)]
     parts += [f"note: {note}" for note in report.notes]
     parts += [f"DANGER: {danger}" for danger in report.dangers]
     return "\n\n".join(part for part in parts if part)
@@ -314,6 +324,19 @@ def _items(report: Report) -> str:
     lines += [f"  item {bad.item_id}: {bad.code}: {bad.detail}" for bad in items.bad[:_SHOWN_ITEMS]]
     if len(items.bad) > _SHOWN_ITEMS:
         lines.append(f"  and {len(items.bad) - _SHOWN_ITEMS} more; --json lists all")
+    return "\n".join(lines)
+
+
+def _data(report: Report) -> str:
+    """Of each kind of finding the first few."""
+    if report.data_check is None:
+        return ""
+    lines = [f"data check: {report.data_check.told()}"]
+    for kind, ids in report.data_check.ids().items():
+        found = [one for one in report.data_check.findings if one.kind == kind]
+        lines += [f"  item {one.item_id}: {one.detail}" for one in found[:_SHOWN_ITEMS]]
+        if len(found) > _SHOWN_ITEMS:
+            lines.append(f"  and {len(found) - _SHOWN_ITEMS} more like these, in {len(ids)} items; --json lists all")
     return "\n".join(lines)
 
 

@@ -47,6 +47,7 @@ from dail.synth.core.errors import (
 from dail.synth.core.files import Objects
 from dail.synth.core.progress import OnProgress, told_to
 from dail.synth.core.running import Stop
+from dail.synth.method.data_check import check_data
 from dail.synth.method.prompts import role_templates
 from dail.synth.run.unit_source import Progress, Standing
 from dail.synth.run.worker import run_worker
@@ -347,6 +348,8 @@ def _synthesise(
             f"enable_thinking switch; leave it out"
         )
     synthesis = tried_out(synthesis)
+    if (check := check_data(items, synthesis)).findings:
+        _log.info(f"data check: {check.told()}; `dail doctor` lists what was found")
     batch = make_batch(items, synthesis, model)
     try:
         out.mkdir(parents=True, exist_ok=True)
