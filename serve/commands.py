@@ -112,8 +112,12 @@ def submit(
 
     Prints the batch's id. Submitting the same file with the same settings again finds the batch there is.
     """
+    from dail.synth.method.data_check import check_data
+
     solutions = load_items(file)
     synthesis = chosen.load(Synthesis, "synthesis")
+    if (check := check_data(solutions, synthesis)).findings:
+        say(f"data check: {check.told()}; `dail doctor {file}` lists what was found")
     body = {
         "items": [item.model_dump(mode="json", exclude_defaults=True) for item in solutions],
         "synthesis": synthesis.model_dump(mode="json", exclude_defaults=True),

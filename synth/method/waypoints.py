@@ -218,6 +218,21 @@ def waypoints(solution: str, kind: Literal["verifiable", "proof"], answer: str |
     return list(found.values())
 
 
+def places(solution: str, kind: Literal["verifiable", "proof"]) -> list[tuple[int, int]]:
+    """Where in the solution `waypoints` reads an expression: first character, and the one behind the last."""
+    text, found = _marked(solution), list[tuple[int, int]]()
+    done, num_marks = 0, 0
+    for match in _READERS[kind].finditer(text):
+        if match["waypoint"]:
+            ends = list[int]()
+            for end in match.span("waypoint"):
+                num_marks += text.count(_OPERAND_ENDS, done, end) + text.count(_SIGN_FOLLOWS, done, end)
+                done = end
+                ends.append(end - num_marks)
+            found.append((ends[0], ends[1]))
+    return found
+
+
 def _sorted_waypoints(solution: str, kind: Literal["verifiable", "proof"], answer: str | None) -> list[str]:
     """In an order that says nothing of the solution's way, as the authors' code shows them."""
     return sorted(waypoints(solution, kind, answer))

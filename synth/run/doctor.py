@@ -18,6 +18,7 @@ from dail.synth.core.progress import progress
 from dail.synth.engine.sizing import GIB, Device, Sizes, fit, shape_of, this_device
 from dail.synth.engine.versions import Choices, check_vllm, outside, versions_here, vllm_here
 from dail.synth.method.counts import count_kinds
+from dail.synth.method.data_check import DataCheck, check_data, problems_of
 from dail.synth.method.prompts import Contexts, Prompts
 from dail.synth.run.local import make_batch, tried_out
 from dail.synth.run.pool import ray_cluster
@@ -51,14 +52,12 @@ class BadItem(Frozen):
 class Items(Frozen):
     """`units`: traces that the run will draw. The longest prompt is a role's with most tokens.
 
-    `without_waypoints`, `shortened`: ids of items whose negative reference is told nothing, and whose solution lost
-    something because it is too long.
+    `shortened`: ids of items whose solution loses something because it is too long.
     """
 
     items: int
     units: int
     kinds: ItemKinds
-    without_waypoints: tuple[str, ...]
     shortened: tuple[str, ...]
     bad: tuple[BadItem, ...]
     longest_prompt_tokens: int
@@ -95,6 +94,7 @@ class Report(Frozen):
     trainer: Trainer
     prompts: tuple[Prompt, ...] = ()
     items: Items | None = None
+    data_check: DataCheck | None = None
     preview: Preview | None = None
     forecast: Forecast | None = None
     notes: tuple[str, ...] = ()
@@ -110,8 +110,13 @@ class Report(Frozen):
         return EXIT_SOME_FAILED if num_bad < self.items.items else EXIT_BATCH_FAILED
 
 
-def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_preview: bool) -> Report:
+def examine(
+    file: Path | None, config: SynthConfig, synthesis: Synthesis, with_preview: bool, against: Path | None = None
+) -> Report:
     """Looks at machine, model, items and, with a preview, at five traces. All paths must be absolute.
+
+    Args:
+        against: problems of an evaluation, which the items are to keep clear of.
 
     Raises:
         UsageError, InputError: file, model, settings or the installed vLLM cannot be used.
@@ -131,7 +136,8 @@ def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_p
     found: dict[str, Any] = {}
     if file:
         model_tokens = min(config.engine.model_tokens or shape.model_tokens, shape.model_tokens)
-        found = _examine_items(file, config, synthesis, identity, prompts, model_tokens, with_preview)
+        problems = problems_of(against) if against else None
+        found = _examine_items(file, config, synthesis, identity, prompts, model_tokens, with_preview, problems)
         notes += _notes(synthesis, prompts, found)
     notes += _date_notes(synthesis, prompts)
     engine = None
@@ -187,12 +193,13 @@ def _examine_items(
     prompts: Prompts,
     model_tokens: int,
     with_preview: bool,
+    against: dict[str, str] | None,
 ) -> dict[str, Any]:
     """The parts of the report that need expert solutions."""
     items = load_items(file)
     batch = make_batch(items, synthesis, identity)
     good, bad, first = {}, [], None
-    bare, shortened = list[str](), list[str]()
+    shortened = list[str]()
     longest: tuple[int, str | None] = 0, None
     firsts = {unit.item_id: unit for unit in reversed(batch.units.values())}
     with progress("items", len(firsts)) as bar:
@@ -205,8 +212,6 @@ def _examine_items(
                 continue
             contexts = prepared.contexts
             first = first or contexts
-            if not contexts.waypoints:
-                bare.append(unit.item_id)
             if prepared.dropped:
                 shortened.append(unit.item_id)
             good[unit.item_id] = unit
@@ -218,7 +223,6 @@ def _examine_items(
             items=len(firsts),
             units=len(units),
             kinds=count_kinds([unit.item for unit in firsts.values()], synthesis),
-            without_waypoints=tuple(bare),
             shortened=tuple(shortened),
             bad=tuple(bad),
             longest_prompt_tokens=longest[0],
@@ -228,6 +232,7 @@ def _examine_items(
             Prompt(role=role, text=prompts.tokenizer.decode(ids, skip_special_tokens=False), token_ids=tuple(ids))
             for role, ids in (_ids(first) if first else {}).items()
         ),
+        "data_check": check_data(items, synthesis, against),
         "preview": shown,
         "forecast": forecast(shown, len(units), config.engine.tensor_parallel) if shown else None,
     }
@@ -288,7 +293,7 @@ def _dangers() -> list[str]:
 
 def describe(report: Report) -> str:
     """The report for people; texts and ids shortened, which `--json` gives whole."""
-    parts = [_machine(report), _choices(report), _roles(report), _items(report), _preview(report)]
+    parts = [_machine(report), _choices(report), _roles(report), _items(report), _data(report), _preview(report)]
     parts += [f"note: {note}" for note in report.notes]
     parts += [f"DANGER: {danger}" for danger in report.dangers]
     return "\n\n".join(part for part in parts if part)
@@ -353,6 +358,19 @@ def _items(report: Report) -> str:
     lines += [f"  item {bad.item_id}: {bad.code}: {bad.detail}" for bad in items.bad[:_SHOWN_ITEMS]]
     if len(items.bad) > _SHOWN_ITEMS:
         lines.append(f"  and {len(items.bad) - _SHOWN_ITEMS} more; --json lists all")
+    return "\n".join(lines)
+
+
+def _data(report: Report) -> str:
+    """Of each kind of finding the first few."""
+    if report.data_check is None:
+        return ""
+    lines = [f"data check: {report.data_check.told()}"]
+    for kind, ids in report.data_check.ids().items():
+        found = [one for one in report.data_check.findings if one.kind == kind]
+        lines += [f"  item {one.item_id}: {one.detail}" for one in found[:_SHOWN_ITEMS]]
+        if len(found) > _SHOWN_ITEMS:
+            lines.append(f"  and {len(found) - _SHOWN_ITEMS} more like these, in {len(ids)} items; --json lists all")
     return "\n".join(lines)
 
 

@@ -49,6 +49,7 @@ from dail.synth.core.files import Objects
 from dail.synth.core.progress import OnProgress, told_to
 from dail.synth.core.running import Stop
 from dail.synth.method.counts import count_kinds
+from dail.synth.method.data_check import check_data
 from dail.synth.method.prompts import role_templates
 from dail.synth.run.unit_source import Progress, Standing
 from dail.synth.run.worker import run_worker
@@ -358,7 +359,10 @@ def _synthesise(
 ) -> SynthesisResult:
     model = identify(config.engine.model, student=config.student)
     synthesis.check(model.template_reads)
-    batch = make_batch(items, tried_out(synthesis), model, out)
+    synthesis = tried_out(synthesis)
+    if (check := check_data(items, synthesis)).findings:
+        _log.info(f"data check: {check.told()}; `dail doctor` lists what was found")
+    batch = make_batch(items, synthesis, model, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with open_ledger(out / "ledger.jsonl") as ledger:

@@ -75,6 +75,16 @@ def on_the_cluster(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "run_worker", run)
 
 
+def test_what_the_items_contradict_is_said_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(local, "run_worker", lambda *_, **__: True)
+    caplog.set_level("INFO", logger="dail")
+    wrong = [{"id": "a", "problem": "1+1?", "solution": r"As 1 is odd, \boxed{2}", "answer": "3"}]
+    assert synthesise(wrong, tmp_path, fake_config()).interrupted
+    assert "data check: 1 answer contradicts the box (a); `dail doctor` lists what was found" in caplog.messages
+
+
 def never_run(config: SynthConfig, source: UnitSource, stop: Stop | None) -> bool:
     raise AssertionError("there was nothing to run")
 
