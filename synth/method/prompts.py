@@ -200,6 +200,12 @@ class Prompts:
                     "control token, so that the text would break out of its turn; remove it or spell it differently",
                 )
         text = self._text([message.model_dump() for message in messages], rendering or Rendering())
+        if messages[-1].content.strip() not in text:
+            raise ItemError(
+                "template_drops_text",
+                "the chat template leaves out or changes the last message, so that the model would not see the problem "
+                "as it stands: it may want parts, as models with pictures do; give the model a template for text",
+            )
         return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
 
     def _text(self, conversation: list[dict[str, str]], rendering: Rendering) -> str:

@@ -23,6 +23,7 @@ FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "
 NAMED = "additional_chat_templates"
 # What every template is given, whatever the settings say.
 GIVEN = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "raise_exception"}
+_JINJA = {"loop", "caller", "varargs", "kwargs", "self"}  # what the language itself gives
 
 
 class _Generation(jinja2.ext.Extension):
@@ -90,7 +91,7 @@ def names_read(template: str) -> tuple[str, ...]:
     except jinja2.TemplateError as error:
         raise UsageError(f"the chat template is no Jinja template: {error}; restore its file") from None
     macros = (macro.name for macro in tree.find_all(jinja2.nodes.Macro))
-    read, given = set[str](), {*GIVEN, *_SYNTAX.globals, *macros}
+    read, given = set[str](), {*GIVEN, *_JINJA, *_SYNTAX.globals, *macros}
     for name in _names(tree):
         if name.ctx != "load":
             given.add(name.name)  # by a loop, a macro, or the template itself

@@ -29,7 +29,10 @@ LLAMA_DATE = (
         ("{% macro said(x, y=none) %}{% if y is defined %}{{ y }}{% endif %}{{ x }}{% endmacro %}{{ said(1) }}", ()),
         ("{{ bos_token }}{{ messages }}{% if tools %}{{ raise_exception('no') }}{% endif %}{{ namespace(a=1) }}", ()),
         ("{% if messages %}{% set c = 1 %}{% endif %}{{ c }}{% set c = 2 %}", ()),
-        ("{% for m in messages %}{% set c = m.content %}{{ c }}{% endfor %}{{ c if c is defined }}", ()),
+        (
+            "{% for m in messages %}{% set c = m.content %}{{ c }}{{ loop.index }}{% endfor %}{{ c if c is defined }}",
+            (),
+        ),
         ("{% set c = c | default(1) %}{{ c }}", ("c",)),
         ("{% set ns = namespace(a=false) %}{% for m in messages %}{% set ns.a = true %}{% endfor %}{{ ns.a }}", ()),
         # what transformers let a template say beside Jinja
