@@ -159,7 +159,8 @@ def test_thinking_is_refused_where_the_template_has_no_switch(tmp_path: Path):
 
 
 def test_a_chat_template_that_raises_fails_the_item_with_its_reason(tmp_path: Path):
-    picky = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{{ messages[-1].content }}"
+    no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    picky = no_system + "{{ messages[-1].content }}"
     prompts = Prompts(altered(tmp_path, chat_template__jinja=picky))
     prompts.contexts(item())
     talk = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": PROBLEM})
