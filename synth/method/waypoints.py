@@ -11,7 +11,8 @@ solution once, left to right:
   `x - 3` are 3. Right after a relation a space may stand between: `= - 3`.
 * `\frac{1}{2}`, `\frac 12` and `1/2` are the integers 1 and 2: the paper's numbers are integers, floats, scientific.
 * A bare comma between digits separates thousands (`12,345`) unless it separates members of a list, a tuple, an interval
-  or a set (`1,100,x`, `(12,345)`), or a zero leads. `12{,}345`, `12\,345` and `12,\!345` are one number anywhere.
+  or a set (`1,100,x`, `(12,345)`, but not `(12,345 people)`), or a zero leads. `12{,}345`, `12\,345` and `12,\!345`
+  are one number anywhere.
 * Other LaTeX is not evaluated: `1.5 \times 10^{-3}` gives its parts.
 
 Every quantifier that can fail after a long run is possessive or bounded, so time is linear in the text.
@@ -140,6 +141,18 @@ _LIST_BEFORE = re.compile(
     r"(?:\s(?:are|were|is|of))?:?)[\s$]*$"
 )
 _LIST_AFTER = re.compile(r",\s{0,2}(?:\\!)?(?:\\[lc]?dots|\.\.\.|…)|,[^\s\\$'\"”’)]|,\\[A-Za-z]|\s?;\s?[0-9]")
+# Inside brackets: words that nobody writes beside the first or the last of several members.
+_AMOUNT_BEFORE = re.compile(
+    r"\b(?:about|approximately|roughly|nearly|almost|exactly|around|over|only|just|some|than|least|most|totalling)[\s$~]{1,2}$"
+)
+_NO_AMOUNT = (
+    r"(?!(?:and|are|being|both|but|each|exclusive|for|from|has|have|if|inclusive|is|lies|mod|modulo|not|or|then|with|where"
+    r"|which|when)\b)"
+)
+_AMOUNT_AFTER = re.compile(
+    rf"\$?(?:[\s~]|\\[ ,])\$?{_NO_AMOUNT}(?:[a-z]{{3,}}+|[ckm]m|k?g|ft)(?![A-Za-z(])"
+    rf"|\$?(?:[\s~]|\\[ ,;])?\\(?:text|mathrm|mbox)\{{\s?{_NO_AMOUNT}[a-z]{{2}}"
+)
 
 
 class ExtractWaypoints(Protocol):
@@ -284,10 +297,16 @@ def _without_lists(text: str) -> str:
             opened.clear()
     pieces, done, numbers = list[str](), 0, set(free)
     for place, found in enumerate(lists):
-        if place not in numbers or not _is_number(found):
+        if not ((place in numbers or _is_amount(found)) and _is_number(found)):
             pieces += [text[done : found.start()], found[0].replace(",", f",{_OPERAND_ENDS}")]
             done = found.end()
     return "".join([*pieces, text[done:]])
+
+
+def _is_amount(found: re.Match[str]) -> bool:
+    """Whether words around it make it one number also inside brackets."""
+    before = found.string[max(0, found.start() - 20) : found.start()]
+    return bool(_AMOUNT_BEFORE.search(before) or _AMOUNT_AFTER.match(found.string, found.end()))
 
 
 def _is_number(found: re.Match[str]) -> bool:

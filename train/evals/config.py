@@ -26,8 +26,8 @@ class EvalConfig(Rendering):
     )
     grader: Reference = Field(
         MATH,
-        description="who judges: math (the last box against the answer), or your own function: FILE.py:NAME, "
-        "MODULE:NAME, or an entry point of dail.graders",
+        description="who judges: math (the last box against the answer), official (the same box compared as text, as "
+        "the authors' code does), or your own function: FILE.py:NAME, MODULE:NAME, or an entry point of dail.graders",
     )
     grade_timeout_s: float = Field(
         5.0,

@@ -23,7 +23,7 @@ from dail.synth.config import EngineConfig
 from dail.synth.core.config import fingerprint
 from dail.synth.core.errors import StorageError, UsageError
 from dail.synth.core.progress import OnProgress, told_to
-from dail.synth.method.grading import GRADERS, MATH
+from dail.synth.method.grading import BY_BOX, GRADERS
 from dail.synth.method.prompts import Prompts, role_templates
 from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import PROMPTS
@@ -87,7 +87,7 @@ def _evaluate(
     brought = {"grader": GRADERS.pin(config.grader), "prompts": PROMPTS.pin(config.prompts)}
     config = config.model_copy(update=brought)
     role_templates(config.prompts)  # refused now, rather than after the engine's start
-    if config.grader == MATH:
+    if config.grader in BY_BOX:
         check_for_math(problems)
     model = identify(config.engine.model)
     config = config.dated(model.template_reads, day_begun(out / SAMPLES_FILE) or dt.date.today())
