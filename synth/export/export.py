@@ -165,22 +165,37 @@ def _removed_after(folder: Path) -> Iterator[None]:
 def _written(
     file: Path, form: Form, path: Path, manifest: Manifest, rebuilder: Rebuilder | None, finished: bool
 ) -> tuple[Form, _Counts]:
-    """Writes the data, in the form's stead by another if its ids must come back and do not."""
+    """Writes the data; in the form's stead by another one, if more ids come back from that."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    counts = _pass(file, form, path, manifest, rebuilder, finished)
+    if set(counts.rebuilt) <= {SAME}:
+        return form, counts
+    tried = summary(counts.rebuilt)
+    if form.instead is not None:
+        other = file.with_name(f"other-{file.name}")
+        again = _pass(other, form.instead, path, manifest, rebuilder, finished)
+        tried += f"; {form.instead.about}: {summary(again.rebuilt)}"
+        if again.rebuilt[SAME] > counts.rebuilt[SAME]:
+            os.replace(other, file)
+            form, counts = form.instead, again
+        other.unlink(missing_ok=True)
+    if form.exact and set(counts.rebuilt) != {SAME}:
+        raise UsageError(
+            f"{tried}; give --model the folder of the model that drew the traces, or export --for trl-sft, which holds "
+            "the ids themselves"
+        )
+    return form, counts
+
+
+def _pass(
+    file: Path, form: Form, path: Path, manifest: Manifest, rebuilder: Rebuilder | None, finished: bool
+) -> _Counts:
     counts = _Counts()
     _write(file, form.schema, _records(form, path, manifest, rebuilder, finished, counts))
     if not counts.rows:
         reasons = "; ".join(f"{count} are {reason}" for reason, count in counts.left_out.items()) or "it lists none"
         raise UsageError(f"no trace of {path} is left to write: {reasons}; choose another form or manifest")
-    if set(counts.rebuilt) <= {SAME} or form.instead is None:
-        return form, counts
-    instead, again = _written(file, form.instead, path, manifest, rebuilder, finished)
-    if set(again.rebuilt) != {SAME}:
-        raise UsageError(
-            f"as messages {summary(counts.rebuilt)}; as texts {summary(again.rebuilt)}; give --model the folder of the "
-            "model that drew the traces, or export --for trl-sft, which holds the ids themselves"
-        )
-    return instead, again
+    return counts
 
 
 def _records(

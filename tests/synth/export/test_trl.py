@@ -10,7 +10,7 @@ from datasets import Dataset, load_dataset
 from transformers import AutoModelForCausalLM
 
 from dail.synth.export.export import export
-from dail.synth.export.rebuild import CUT, OTHER, SAME, THOUGHT
+from dail.synth.export.rebuild import CUT, MORE, OTHER, SAME, THOUGHT
 from dail.synth.schema.manifest import read_rows
 from dail.synth.schema.shards import TraceRow
 from tests.conftest import DEMO_MODEL, Told
@@ -32,6 +32,8 @@ SHAPES: dict[str, tuple[str, bool | None, str, bool, str]] = {
     "R1, special think marks": ("r1", None, "<think>", True, THOUGHT),
     "V3.1, thinking on": ("v3_1", True, "<think>", False, THOUGHT),
     "V3.1, thinking off": ("v3_1", False, "answer", False, SAME),
+    "thought in a field of its own": ("own_field", None, "<think>", False, SAME),
+    "Phi, which ends the conversation too": ("closes", None, "answer", False, MORE),
     "Llama 3": ("llama3", None, "answer", False, SAME),
     "Mistral": ("mistral", None, "answer", False, SAME),
     "Gemma": ("gemma", None, "answer", False, SAME),
@@ -110,7 +112,7 @@ def test_messages_give_back_what_the_export_says_they_give(
     assert exported.rebuilt is not None and sum(exported.rebuilt.values()) == 2
     if not cut:
         assert exported.rebuilt == {SHAPES[name][-1]: 2}
-        assert back == [SHAPES[name][-1] == SAME] * 2
+        assert back == [SHAPES[name][-1] in (SAME, MORE)] * 2
         ends = {shape.tokenizer.decode(ids[len(row) :]).strip() for ids, row in zip(got, whole, strict=True)}
         assert SHAPES[name][-1] != SAME or ends == {""}
     else:
