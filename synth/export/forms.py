@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from dail.synth.export.rebuild import PROMPT, SAME, Rebuilder
-from dail.synth.method.prompts import role_templates
+from dail.synth.method.prompts import fill, role_templates
 from dail.synth.method.turns import THOUGHT_MARK
 from dail.synth.schema.manifest import Manifest
 from dail.synth.schema.shards import TraceRow
@@ -97,9 +97,9 @@ def _sft_load(switches: Switches) -> str:
 
 
 def _sdft_record(row: TraceRow, given: Given) -> Record:
-    seen = role_templates(given.manifest.synthesis.prompts)["privileged_student"].render(
-        problem=row.problem, kind=row.kind, solution=row.solution, answer=row.answer, waypoints=[*row.waypoints]
-    )
+    values = {"problem": row.problem, "kind": row.kind, "solution": row.solution, "answer": row.answer}
+    prompts = given.manifest.synthesis.prompts
+    seen = fill(role_templates(prompts)["privileged_student"], {**values, "waypoints": [*row.waypoints]})
     return {"prompt": _prompt(row), "privileged_context": seen, "item_id": row.item_id}
 
 

@@ -172,8 +172,7 @@ def _send(parcel: Parcel, to: str, token: str, private: bool, revision: str, end
 
     api = HfApi(endpoint=endpoint, token=token)
     made = api.create_repo(to, repo_type=parcel.kind, private=private or None, exist_ok=True)
-    there = api.repo_info(made.repo_id, repo_type=parcel.kind)
-    if private and not there.private:
+    if private and not api.repo_info(made.repo_id, repo_type=parcel.kind).private:
         raise UsageError(
             f"{made.repo_id} is there already and public, and --private was asked for; make it private "
             "there, or choose another name"
