@@ -79,6 +79,8 @@ def push(
         IntegrityError: a shard is not what its manifest says.
         ApiError: the hub refused, or could not be reached.
     """
+    if to.count("/") != 1:
+        raise UsageError(f"{to!r} names no repository; wanted OWNER/NAME")
     parcel = pack(Path(folder))
     return _told(lambda: _send(parcel, to, token, private, revision, endpoint), to)
 

@@ -102,6 +102,7 @@ def test_cut_traces_are_told_of_and_left_out_on_demand(draw: Draw, shape: Shape,
     with pytest.raises(UsageError, match=r"no trace of .* is left to write: 2 are traces that were cut"):
         export(root, "openai", tmp_path / "whole", finished=True)
     assert not (tmp_path / "whole").exists()
+    assert export(root, "verl", tmp_path / "verl", finished=True).rows == 1  # which holds no trace
 
 
 def test_what_was_not_tried_is_said(draw: Draw, shape: Shape, tmp_path: Path, told: Told):
