@@ -137,6 +137,19 @@ def test_without_its_extra_a_verb_says_which_one_it_needs(bare: Path, tmp_path: 
     assert f"pip install 'dail[{extra}]'" in said
 
 
+def test_without_its_extra_push_says_which_one_it_needs(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = {"form": "openai", "file": "data", "rows": 1, "longest": None, "left_out": {}, "rebuilt": None}
+    export |= {"batch_id": "b", "manifest_digest": "d"}
+    (tmp_path / "export.json").write_text(json.dumps(export))
+    (tmp_path / "README.md").touch()
+    (tmp_path / "data").touch()
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    ((_, code, said),) = calls(bare, tmp_path, [["push", ".", "--to", "me/data"]])
+    assert code == 1 and "Traceback" not in said and "pip install 'dail[data]'" in said, said
+
+
 def test_without_its_extra_eval_says_so_before_it_writes(bare: Path, tmp_path: Path) -> None:
     (tmp_path / "problems.jsonl").write_text('{"id": "p", "problem": "1 + 1?", "answer": "2"}\n')
     arguments = ["eval", "--model", str(DEMO_MODEL), "--problems", "problems.jsonl", "--out", "out"]

@@ -23,7 +23,7 @@ class Ending:
 
     def __init__(self, store: Store, objects: Objects) -> None:
         self._store, self._objects = store, objects
-        self._card_is_due = True  # an earlier server may have stopped between a manifest and the card
+        self.card_is_due = False
 
     def sweep(self) -> None:
         """What no request triggers: leases nobody renews, manifests that could not be written, the data-set card."""
@@ -37,8 +37,8 @@ class Ending:
                 tx.batches.settle(batch.id)
         for batch in open_batches:
             self.finish(batch.id)
-        if self._card_is_due:  # not by a worker's last commit, which would wait: the card looks into every shard
-            self._card_is_due = False
+        if self.card_is_due:  # not by a worker's last commit, which would wait: the card looks into every shard
+            self.card_is_due = False
             write_card(self._objects.root)
 
     def finish(self, batch_id: str) -> None:
@@ -62,6 +62,6 @@ class Ending:
                 reference = (key, manifest.digest)
             with self._store.write() as tx:
                 tx.batches.end(batch_id, reference)
-            self._card_is_due = True
+            self.card_is_due = True
         except StorageError as error:
             log.warning("%s is not ended yet: %s", batch_id, error)

@@ -40,3 +40,4 @@ class Service:
         with self.store.write() as tx:
             tx.units.extend_leases(self.lease_s)
         self.ending.sweep()
+        self.ending.card_is_due = True  # the server before may have stopped between a manifest and the card

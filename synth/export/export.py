@@ -61,6 +61,16 @@ class Exported(Frozen):
     tool_version: str = TOOL_VERSION
 
 
+@dataclass(frozen=True)
+class _Source:
+    """The traces that were asked for, and what their texts are tried with."""
+
+    path: Path
+    manifest: Manifest
+    rebuilder: Rebuilder | None
+    finished: bool
+
+
 @dataclass
 class _Counts:
     """Of one pass over the traces."""
@@ -100,17 +110,16 @@ def export(
     out = Path(out)
     chosen, file = _chosen(form, format)
     path = find_manifest(Path(source))
-    manifest = read_manifest(path)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already; an export replaces nothing: choose another --out or remove it")
-    rebuilder = Rebuilder(Path(model)) if model else None
+    wanted = _Source(path, read_manifest(path), Rebuilder(Path(model)) if model else None, finished)
     staged = out.with_name(f".{out.name}.new")
     try:
         with _removed_after(staged):
-            chosen, counts = _written(staged / file, chosen, path, manifest, rebuilder, finished)
-            exported = _exported(form, file, counts, manifest)
+            chosen, counts = _written(staged / file, chosen, wanted)
+            exported = _exported(form, file, counts, wanted.manifest)
             (staged / EXPORT_FILE).write_text(exported.model_dump_json(indent=1) + "\n", "utf-8")
-            (staged / CARD).write_text(_card(exported, chosen, counts, manifest), "utf-8")
+            (staged / CARD).write_text(_card(exported, chosen, counts, wanted.manifest), "utf-8")
             for written in staged.rglob("*"):
                 sync(written)
             if out.exists():
@@ -119,7 +128,7 @@ def export(
             sync(out.resolve().parent)
     except OSError as error:
         raise refused(out, error) from error
-    _tell(exported, chosen, rebuilder)
+    _tell(exported, chosen)
     return exported
 
 
@@ -162,48 +171,57 @@ def _removed_after(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _written(
-    file: Path, form: Form, path: Path, manifest: Manifest, rebuilder: Rebuilder | None, finished: bool
-) -> tuple[Form, _Counts]:
-    """Writes the data, in the form's stead by another if its ids must come back and do not."""
+def _written(file: Path, form: Form, source: _Source) -> tuple[Form, _Counts]:
+    """Writes the data; in the form's stead by another one, if more ids come back from that."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    counts = _pass(file, form, source)
+    if set(counts.rebuilt) <= {SAME}:
+        return form, counts
+    tried = summary(counts.rebuilt)
+    if form.instead is not None:
+        other = file.with_name(f"other-{file.name}")
+        again = _pass(other, form.instead, source)
+        tried += f"; {form.instead.about}: {summary(again.rebuilt)}"
+        if again.rebuilt[SAME] > counts.rebuilt[SAME]:
+            os.replace(other, file)
+            form, counts = form.instead, again
+        other.unlink(missing_ok=True)
+    if form.exact and set(counts.rebuilt) != {SAME}:
+        raise UsageError(
+            f"{tried}; give --model the folder of the model that drew the traces, or export --for trl-sft, which holds "
+            "the ids themselves"
+        )
+    return form, counts
+
+
+def _pass(file: Path, form: Form, source: _Source) -> _Counts:
     counts = _Counts()
-    _write(file, form.schema, _records(form, path, manifest, rebuilder, finished, counts))
+    _write(file, form.schema, _records(form, source, counts))
     if not counts.rows:
         reasons = "; ".join(f"{count} are {reason}" for reason, count in counts.left_out.items()) or "it lists none"
-        raise UsageError(f"no trace of {path} is left to write: {reasons}; choose another form or manifest")
-    if set(counts.rebuilt) <= {SAME} or form.instead is None:
-        return form, counts
-    instead, again = _written(file, form.instead, path, manifest, rebuilder, finished)
-    if set(again.rebuilt) != {SAME}:
-        raise UsageError(
-            f"as messages {summary(counts.rebuilt)}; as texts {summary(again.rebuilt)}; give --model the folder of the "
-            "model that drew the traces, or export --for trl-sft, which holds the ids themselves"
-        )
-    return instead, again
+        raise UsageError(f"no trace of {source.path} is left to write: {reasons}; choose another form or manifest")
+    return counts
 
 
-def _records(
-    form: Form, path: Path, manifest: Manifest, rebuilder: Rebuilder | None, finished: bool, counts: _Counts
-) -> Iterator[Record]:
+def _records(form: Form, source: _Source, counts: _Counts) -> Iterator[Record]:
     seen: set[str] = set()
-    with progress("exporting", manifest.rows) as bar:
-        for number, row in enumerate(read_rows(path), 1):
+    with progress("exporting", source.manifest.rows) as bar:
+        for number, row in enumerate(read_rows(source.path), 1):
             bar.update(number)
             if form.per_item and row.item_id in seen:
                 continue
             seen.add(row.item_id)
-            reason = "traces that were cut" if finished and row.truncated else form.unusable(row)
-            if reason is not None:
+            cut = source.finished and row.truncated and not form.per_item  # which holds nothing of the trace
+            if reason := "traces that were cut" if cut else form.unusable(row):
                 counts.left_out[reason] += 1
                 continue
-            record = form.record(row, Given(manifest, rebuilder, counts.rows))
-            if rebuilder is not None and form.tried is not None:
-                counts.rebuilt[form.tried(record, row, rebuilder)] += 1
+            record = form.record(row, Given(source.manifest, source.rebuilder, counts.rows))
+            if source.rebuilder is not None and form.tried is not None:
+                counts.rebuilt[form.tried(record, row, source.rebuilder)] += 1
             counts.rows += 1
             counts.longest = max(counts.longest, len(record.get("input_ids", ())))
             counts.origins[row.item_id] = (row.source or UNSAID, row.license or UNSAID)
-            counts.switches = switches(row, manifest.model.template_reads)
+            counts.switches = switches(row, source.manifest.model.template_reads)
             yield record
 
 
@@ -231,7 +249,7 @@ def _exported(form: str, file: str, counts: _Counts, manifest: Manifest) -> Expo
     )
 
 
-def _tell(exported: Exported, form: Form, rebuilder: Rebuilder | None) -> None:
+def _tell(exported: Exported, form: Form) -> None:
     for reason, count in exported.left_out.items():
         _log.warning(f"left out: {count} {reason}")
     if form.tried is None:
@@ -279,7 +297,7 @@ Drawn by Distribution Aligned Imitation Learning (DAIL, arXiv 2602.02405), expor
 
 ## Where the traces come from
 
-{facts(provenance(manifest, origins))}
+{facts(provenance(manifest))}
 
 {origins_table(origins)}
 """

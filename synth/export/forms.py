@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from dail.synth.export.rebuild import PROMPT, SAME, Rebuilder
-from dail.synth.method.prompts import role_templates
+from dail.synth.method.prompts import fill, role_templates
+from dail.synth.method.thoughts import THOUGHT_MARK
 from dail.synth.schema.manifest import Manifest
 from dail.synth.schema.shards import TraceRow
 
@@ -24,7 +25,13 @@ Record = dict[str, Any]
 Switches = Mapping[str, Any]
 
 _IGNORED = -100  # the label of a token that takes no part in the loss, for torch and all that is built on it
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+def _messages(*more: str) -> pa.DataType:
+    return pa.list_(pa.struct([(name, pa.string()) for name in ("role", "content", *more)]))
+
+
+_MESSAGES = _messages()
 _WHOSE = [("item_id", pa.string()), ("sample_index", pa.int32())]
 
 
@@ -43,7 +50,7 @@ class Form:
 
     `load`: code or a command that trains on it, from the switches of the chat template. `unusable`: why a trace gives
     no row. `tried`: what becomes of its ids in the other trainer; none where the ids themselves are written. `instead`:
-    the form to take where not all come back, and must.
+    another form, taken if more ids come back from it. `exact`: it is refused where not all come back.
     """
 
     about: str
@@ -56,6 +63,7 @@ class Form:
     unusable: Callable[[TraceRow], str | None] = lambda row: None
     tried: Callable[[Record, TraceRow, Rebuilder], str] | None = None
     instead: Form | None = None
+    exact: bool = False
 
 
 def _prompt(row: TraceRow) -> list[dict[str, str]]:
@@ -89,9 +97,9 @@ def _sft_load(switches: Switches) -> str:
 
 
 def _sdft_record(row: TraceRow, given: Given) -> Record:
-    seen = role_templates(given.manifest.synthesis.prompts)["privileged_student"].render(
-        problem=row.problem, kind=row.kind, solution=row.solution, answer=row.answer, waypoints=[*row.waypoints]
-    )
+    values = {"problem": row.problem, "kind": row.kind, "solution": row.solution, "answer": row.answer}
+    prompts = given.manifest.synthesis.prompts
+    seen = fill(role_templates(prompts)["privileged_student"], {**values, "waypoints": [*row.waypoints]})
     return {"prompt": _prompt(row), "privileged_context": seen, "item_id": row.item_id}
 
 
@@ -136,6 +144,7 @@ _SDFT_TEXT = Form(
     f"Prompts are rendered texts, since messages alone did not give their ids. {_SDFT_NOTE}",
     per_item=True,
     tried=_sdft_text_tried,
+    exact=True,
 )
 
 
@@ -187,9 +196,37 @@ def _openai_record(row: TraceRow, given: Given) -> Record:
     return {"messages": chat, "item_id": row.item_id, "sample_index": row.sample_index}
 
 
+def _openai_load(switches: Switches) -> str:
+    return 'load_dataset("THIS_FOLDER", split="train")["messages"]'
+
+
 def _openai_tried(record: Record, row: TraceRow, rebuilder: Rebuilder) -> str:
     return rebuilder.conversation(record["messages"], row)
 
+
+def _split_record(row: TraceRow, given: Given) -> Record:
+    """With the thought in a field of its own, which some templates read and others ignore."""
+    record = _openai_record(row, given)
+    said = record["messages"][-1]
+    before, *thought = THOUGHT_MARK.split(said["content"])
+    if len(thought) == 2 and not before.strip():
+        said |= {"content": thought[1].lstrip("\n"), "reasoning_content": thought[0].strip("\n")}
+    return record
+
+
+_OPENAI_NOTE = (
+    "A chat template may drop the thought of an assistant's message, and ends every turn, also one that was cut "
+    "(`--finished` leaves those out); `--for trl-sft` holds the ids that were drawn."
+)
+_SPLIT = Form(
+    "messages, one conversation a trace, the thought as `reasoning_content`",
+    ("jsonl", "parquet"),
+    pa.schema([("messages", _messages("reasoning_content")), *_WHOSE]),
+    _split_record,
+    _openai_load,
+    f"The thought is a field of its own, since more ids come back that way. {_OPENAI_NOTE}",
+    tried=_openai_tried,
+)
 
 FORMS = {
     "trl-sft": Form(
@@ -217,6 +254,7 @@ FORMS = {
         per_item=True,
         tried=_sdft_tried,
         instead=_SDFT_TEXT,
+        exact=True,
     ),
     "verl": Form(
         "verl: prompts and answers for reinforcement learning",
@@ -242,9 +280,9 @@ FORMS = {
         ("jsonl", "parquet"),
         pa.schema([("messages", _MESSAGES), *_WHOSE]),
         _openai_record,
-        lambda switches: 'load_dataset("THIS_FOLDER", split="train")["messages"]',
-        "A chat template may drop the thought of an assistant's message, and ends every turn, also one that was cut "
-        "(`--finished` leaves those out); `--for trl-sft` holds the ids that were drawn.",
+        _openai_load,
+        _OPENAI_NOTE,
         tried=_openai_tried,
+        instead=_SPLIT,
     ),
 }

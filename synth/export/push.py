@@ -79,6 +79,8 @@ def push(
         IntegrityError: a shard is not what its manifest says.
         ApiError: the hub refused, or could not be reached.
     """
+    if to.count("/") != 1:
+        raise UsageError(f"{to!r} names no repository; wanted OWNER/NAME")
     parcel = pack(Path(folder))
     return _told(lambda: _send(parcel, to, token, private, revision, endpoint), to)
 
@@ -172,8 +174,7 @@ def _send(parcel: Parcel, to: str, token: str, private: bool, revision: str, end
 
     api = HfApi(endpoint=endpoint, token=token)
     made = api.create_repo(to, repo_type=parcel.kind, private=private or None, exist_ok=True)
-    there = api.repo_info(made.repo_id, repo_type=parcel.kind)
-    if private and not there.private:
+    if private and not api.repo_info(made.repo_id, repo_type=parcel.kind).private:
         raise UsageError(
             f"{made.repo_id} is there already and public, and --private was asked for; make it private "
             "there, or choose another name"

@@ -22,9 +22,10 @@ SAME = "the same ids"
 PROMPT = "the prompt has other ids"
 CUT = "a trace that was cut gets an end of turn that was never written"
 THOUGHT = "the thought is lost"
+MORE = "the template writes more behind the turn than white space"
 OTHER = "the answer has other ids"
 
-Chat = Sequence[Mapping[str, str]]
+Chat = Sequence[Mapping[str, Any]]
 
 
 def switches(row: TraceRow, names: tuple[str, ...]) -> dict[str, Any]:
@@ -75,8 +76,8 @@ class Rebuilder:
             return PROMPT
         got = self._chat(messages, row, begins=False) or []
         behind = str(self._tokenizer.decode(got[len(whole) :], skip_special_tokens=False))
-        if got[: len(whole)] == whole and (not behind.strip() or row.truncated):
-            return CUT if row.truncated else SAME
+        if got[: len(whole)] == whole:
+            return CUT if row.truncated else MORE if behind.strip() else SAME
         return THOUGHT if self._lacks_thought(got, row) else OTHER
 
     def _lacks_thought(self, got: list[int], row: TraceRow) -> bool:

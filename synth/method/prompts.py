@@ -82,7 +82,7 @@ def role_messages(item: ExpertSolution, synthesis: Synthesis | None = None) -> d
     *earlier, last = item.messages
     templates = role_templates(asked.prompts)
     return {
-        role: (*earlier, Message.model_construct(role=last.role, content=_render(templates[role], values)))
+        role: (*earlier, Message.model_construct(role=last.role, content=fill(templates[role], values)))
         for role in ROLES
     }
 
@@ -133,7 +133,8 @@ def _template(prompts: str, role: str, text: str) -> jinja2.Template:
     return _JINJA.from_string(text)
 
 
-def _render(template: jinja2.Template, values: Mapping[str, object]) -> str:
+def fill(template: jinja2.Template, values: Mapping[str, object]) -> str:
+    """Fills a role's template. Raises ItemError: it failed on these values."""
     try:
         return template.render(values)
     except Exception as error:  # a template is a program: whatever it raises concerns this item alone
@@ -187,7 +188,7 @@ class Prompts:
 
     def student_ids(self, problem: str, rendering: Rendering | None = None, prompts: str = PAPER) -> list[int]:
         """The student's context of a bare problem with a checkable answer, as in evaluation."""
-        content = _render(role_templates(prompts)["student"], {"problem": problem, "kind": "verifiable"})
+        content = fill(role_templates(prompts)["student"], {"problem": problem, "kind": "verifiable"})
         return self.render((Message.model_construct(role="user", content=content),), rendering)
 
     def render(self, messages: tuple[Message, ...], rendering: Rendering | None = None) -> list[int]:

@@ -109,11 +109,16 @@ from datasets import load_dataset
 traces = load_dataset("THIS_FOLDER", split="train")  # {default}
 ```
 
-Each batch is a config: `load_dataset("THIS_FOLDER", "{default}")`. Only what is committed is listed above.
+Each batch is a config, by its name below; only what is committed is read. To train on a batch with the method's own
+objective, and to make a data set for another trainer:
 
-`dail train --manifest THIS_FOLDER/{_key(batches[0][0])} …` trains on them with the method's own objective. For another
-trainer use `dail export`: `prompt` and `completion` are texts, out of which a chat template need not make the ids that
-were drawn; `student_prompt_ids` followed by `trace_ids` are those ids.
+```sh
+dail train --model MODEL --out RUN --manifest THIS_FOLDER/{_key(batches[0][0])}
+dail export THIS_FOLDER/{_key(batches[0][0])} --for trl-sft --out EXPORT
+```
+
+`prompt` and `completion` are texts, out of which a chat template need not make the ids that were drawn: those are
+`student_prompt_ids`, then `trace_ids`.
 
 {"".join(_section(_key(path), manifest, of_batch[manifest.batch_id]) for path, manifest in batches)}"""
 
@@ -136,14 +141,14 @@ def front_matter(files: Mapping[str, Iterable[str]], rows: int, licences: Iterab
 def _section(key: str, manifest: Manifest, found: Origins) -> str:
     return f"""## {manifest.batch_id}
 
-{facts(provenance(manifest, found) | {"manifest": f"`{key}`, {manifest.digest}"})}
+{facts(provenance(manifest) | {"manifest": f"`{key}`, {manifest.digest}"})}
 
 {origins_table(found)}
 
 """
 
 
-def provenance(manifest: Manifest, found: Origins) -> dict[str, object]:
+def provenance(manifest: Manifest) -> dict[str, object]:
     """What made the traces of a manifest, by name, for a table."""
     model, settings = manifest.model, manifest.synthesis
     share = student_share(
@@ -152,7 +157,7 @@ def provenance(manifest: Manifest, found: Origins) -> dict[str, object]:
     )
     drawn = settings.model_dump(mode="json", exclude={"prompts", "extractor", "acceptance"}) | settings.labels()
     return {
-        "traces": f"{manifest.rows} of {sum(found.values())} expert solutions, {manifest.tokens} tokens",
+        "traces": f"{manifest.rows}, of {manifest.tokens} tokens",
         "written by the student": UNSAID if share is None else f"{share:.0%} of the tokens whose writer is known",
         "model": f"{model.name}, revision {model.revision}",
         "the student's own": model.student or "none: the model's",
@@ -173,6 +178,7 @@ def origins_table(found: Origins) -> str:
     """Sources and licences of the expert solutions, counted, in Markdown; what nobody said is a row too."""
     rows = sorted(found.items(), key=lambda one: (-one[1], one[0]))
     table = [f"| {_cell(source)} | {_cell(licence)} | {count} |" for (source, licence), count in rows]
+    table.append(f"| all | | {sum(found.values())} |")
     missing = sum(count for (_, licence), count in rows if licence == UNSAID)
     note = (
         [] if not missing else ["", f"The licence of {missing} expert solutions is not said: find it before you share."]

@@ -44,6 +44,8 @@ MARKS: dict[str, tuple[str | None, str, list[str]]] = {
     "llama3": ("<|begin|>", "<|eot|>", ["<|header|>", "<|/header|>"]),
     "mistral": ("<s>", "</s>", ["[INST]", "[/INST]", "[SYSTEM]", "[/SYSTEM]"]),
     "gemma": ("<bos>", "<end_of_turn>", ["<start_of_turn>"]),
+    "own_field": (None, "<|im_end|>", []),
+    "closes": (None, "<|end|>", ["<|user|>", "<|assistant|>"]),
     "command_r": ("<BOS>", "<|END|>", ["<|START|>", "<|CHATBOT|>", "<|USER|>"]),
 }
 ITEMS = (

@@ -10,7 +10,8 @@ from datasets import Dataset, load_dataset
 from transformers import AutoModelForCausalLM
 
 from dail.synth.export.export import export
-from dail.synth.export.rebuild import CUT, OTHER, SAME, THOUGHT
+from dail.synth.export.rebuild import CUT, MORE, OTHER, SAME, THOUGHT
+from dail.synth.schema.card import write_card
 from dail.synth.schema.manifest import read_rows
 from dail.synth.schema.shards import TraceRow
 from tests.conftest import DEMO_MODEL, Told
@@ -32,6 +33,8 @@ SHAPES: dict[str, tuple[str, bool | None, str, bool, str]] = {
     "R1, special think marks": ("r1", None, "<think>", True, THOUGHT),
     "V3.1, thinking on": ("v3_1", True, "<think>", False, THOUGHT),
     "V3.1, thinking off": ("v3_1", False, "answer", False, SAME),
+    "thought in a field of its own": ("own_field", None, "<think>", False, SAME),
+    "Phi, which ends the conversation too": ("closes", None, "answer", False, MORE),
     "Llama 3": ("llama3", None, "answer", False, SAME),
     "Mistral": ("mistral", None, "answer", False, SAME),
     "Gemma": ("gemma", None, "answer", False, SAME),
@@ -110,12 +113,23 @@ def test_messages_give_back_what_the_export_says_they_give(
     assert exported.rebuilt is not None and sum(exported.rebuilt.values()) == 2
     if not cut:
         assert exported.rebuilt == {SHAPES[name][-1]: 2}
-        assert back == [SHAPES[name][-1] == SAME] * 2
+        assert back == [SHAPES[name][-1] in (SAME, MORE)] * 2
         ends = {shape.tokenizer.decode(ids[len(row) :]).strip() for ids, row in zip(got, whole, strict=True)}
         assert SHAPES[name][-1] != SAME or ends == {""}
     else:
         assert exported.rebuilt == ({CUT: 2} if all(back) else {OTHER: 2})
         assert "0 of 2 rows give the same ids" in told()
+
+
+def test_the_shards_own_columns_give_back_as_much_without_an_export(
+    draw: Draw, name: str, shape: Shape, weights: Any, tmp_path: Path
+):
+    root = draw(shape)
+    assert write_card(root)
+    got = sft(load(root, tmp_path), shape, weights, tmp_path)["input_ids"]
+    whole = [[*row.student_prompt_ids, *row.trace_ids] for row in drawn(root)]
+    comes_back = SHAPES[name][-1] in (SAME, MORE) and SHAPES[name][0] != "own_field"
+    assert [ids[: len(row)] == row for ids, row in zip(got, whole, strict=True)] == [comes_back] * 2
 
 
 def test_no_thought_and_no_mark_of_one_is_missing_in_messages(draw: Draw, shape: Shape, cut: bool, tmp_path: Path):

@@ -18,14 +18,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from datasets import load_dataset
 
 from dail.synth.config import EngineConfig, SynthConfig
 from dail.synth.core.errors import IntegrityError, UsageError
+from dail.synth.core.files import Objects
 from dail.synth.core.running import Stop
 from dail.synth.method.prompts import Prompts
+from dail.synth.rollout.base import Rollout
 from dail.synth.run import local, pool
 from dail.synth.run.local import Entry, LocalSource, SynthesisResult, make_batch, open_ledger, synthesise
 from dail.synth.run.pool import Pool
+from dail.synth.run.trace_rows import prepare, shard_of, trace_row
 from dail.synth.run.unit_source import Progress, UnitSource
 from dail.synth.run.worker import Worker
 from dail.synth.schema.items import ExpertSolution
@@ -139,6 +143,25 @@ def test_a_killed_engine_ends_with_every_unit_committed_once(tmp_path: Path, mon
         assert asyncio.run(asyncio.wait_for(go(), 120.0)) == 1
         committed = [e.unit_id for e in ledger.entries if e.shard]
     assert sorted(committed) == sorted(made.units), "a unit is missing, or there twice"
+
+
+def test_a_finished_folder_is_read_by_datasets_through_its_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, prompts = batch(3, method="expert"), Prompts(DEMO_MODEL)
+    (tmp_path / "out").mkdir()
+    with open_ledger(tmp_path / "out" / "ledger.jsonl") as ledger:
+        for unit in made.units.values():
+            prepared = prepare(unit, prompts, 2048)
+            done = Rollout(unit.unit_id, prepared.request.prefix, "stop", "none")
+            data, shard = shard_of(trace_row(prepared, done, prompts, "none"), unit.epoch)
+            Objects(tmp_path / "out").put(shard.key, data)
+            ledger.append(Entry(batch_id=unit.batch_id, unit_id=unit.unit_id, item_id=unit.item_id, shard=shard))
+    monkeypatch.setattr(local, "run_worker", never_run)
+    file = write_items(tmp_path, items(3))
+    assert synthesise(file, tmp_path / "out", fake_config(), Synthesis(method="expert")).committed == 3
+    traces = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert sorted(traces["item_id"]) == ["i0", "i1", "i2"]
 
 
 def test_other_settings_make_another_batch_and_the_model_s_name_does_not(tmp_path: Path) -> None:

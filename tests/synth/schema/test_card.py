@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from datasets import load_dataset
+from huggingface_hub import DatasetCard
 
 from dail.synth.core.files import Objects
 from dail.synth.run.trace_rows import shard_of
@@ -94,13 +95,18 @@ def test_sources_and_licences_are_counted_by_item_and_missing_ones_are_said(
     card = (root / CARD).read_text("utf-8")
     assert "| an olympiad \\| 2024 | CC-BY-4.0 | 2 |" in card and "| not said | not said | 1 |" in card
     assert "The licence of 1 expert solutions is not said" in card and "\nlicense:" not in card
-    assert "4 of 3 expert solutions" in card and model.revision in card and "tau 0.8" in card
+    assert (
+        "| traces | 4, of 8 tokens |" in card
+        and "| all | | 3 |" in card
+        and model.revision in card
+        and "tau 0.8" in card
+    )
 
 
 def test_one_known_licence_is_said_as_hubs_spell_it(tmp_path: Path, row: TraceRow, model: ModelIdentity):
     committed(tmp_path, rows(row, 2, license="CC-BY-4.0"), model)
     assert write_card(tmp_path)
-    assert "\nlicense: cc-by-4.0\n" in (tmp_path / CARD).read_text("utf-8").partition("\n---\n")[0]
+    assert DatasetCard.load(tmp_path / CARD).data.license == "cc-by-4.0"
 
 
 def test_a_card_of_somebody_else_is_left_alone(tmp_path: Path, row: TraceRow, model: ModelIdentity, told: Told):
