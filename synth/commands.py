@@ -20,6 +20,8 @@ from dail.synth.core import console
 from dail.synth.core.errors import UsageError
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
+from dail.synth.data import options
+from dail.synth.data.reader import Reading
 from dail.synth.schema.synthesis import Synthesis
 
 _MODEL = click.option(
@@ -78,20 +80,22 @@ def worker(
 
 
 @verb("synth")
-@click.argument("file", type=click.Path(path_type=Path))
+@options.files()
+@options.reading("OUT/invalid.jsonl")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of shards, manifest and ledger.")
 @_MODEL
 @_ACTORS
 @click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object on standard output.")
 def synth(
     chosen: Chosen,
-    file: Path,
+    files: tuple[str, ...],
+    reading: Reading,
     out: Path,
     model: Path | None,
     actors: int | None,
     as_json: bool,
 ) -> int:
-    """Expert solutions in FILE to shards and a manifest, on this machine, without a server.
+    """Expert solutions in FILEs to shards and a manifest, on this machine, without a server.
 
     Ctrl-C loses nothing: the same command resumes. Other settings or items in the same --out make another batch beside
     the first. Exit code 3: some items failed; 4: all did.
@@ -99,7 +103,7 @@ def synth(
     from dail.synth.run.local import synthesise
 
     with console.all_on_stderr(), console.stop_on_signals() as stop:
-        summary = synthesise(file.resolve(), out.resolve(), *_both(chosen, model, actors), stop=stop)
+        summary = synthesise(files, out.resolve(), *_both(chosen, model, actors), reading=reading, stop=stop)
     if as_json:
         always = {"manifest": summary.manifest, "student_share": summary.student_share}
         console.emit({**summary.model_dump(mode="json", exclude_none=True), **always})
@@ -118,21 +122,23 @@ def synth(
 
 
 @verb("doctor")
-@click.argument("file", type=click.Path(path_type=Path), required=False)
+@options.files(required=False)
+@options.reading("invalid.jsonl")
 @_MODEL
 @_ACTORS
 @click.option("--no-preview", is_flag=True, help="Start no engine: no traces, no forecast.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, unshortened, as one JSON object.")
 def doctor(
     chosen: Chosen,
-    file: Path | None,
+    files: tuple[str, ...],
+    reading: Reading,
     model: Path | None,
     actors: int | None,
     no_preview: bool,
     as_json: bool,
 ) -> int:
-    """Look at machine, model and FILE before a run: prompts with their token ids, what will be reserved, bad items, and
-    from five items drawn on this Ray cluster the forecast of tokens, hours and disk.
+    """Look at machine, model and FILEs before a run: prompts with their token ids, what will be reserved, bad items,
+    and from five items drawn on this Ray cluster the forecast of tokens, hours and disk.
 
     Takes what `dail synth` takes. Exit code 1: Ray's dashboard is open to anybody; 3: some items cannot run; 4: none
     can.
@@ -141,7 +147,7 @@ def doctor(
 
     settings, synthesis = _both(chosen, model, actors)
     with console.all_on_stderr(), console.exit_on_sigterm():
-        report = examine(file.resolve() if file else None, settings, synthesis, not no_preview)
+        report = examine(files or None, settings, synthesis, not no_preview, reading)
     if as_json:
         console.emit(report.model_dump(mode="json"))
     else:

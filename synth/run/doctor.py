@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +13,8 @@ from dail.synth.config import SynthConfig
 from dail.synth.core.config import TOOL_VERSION, Frozen
 from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_ERROR, EXIT_OK, EXIT_SOME_FAILED, DailError, ItemError
 from dail.synth.core.progress import progress
+from dail.synth.data.account import Account
+from dail.synth.data.reader import Reading, Source, read_solutions
 from dail.synth.engine.sizing import GIB, Device, Sizes, fit, shape_of, this_device
 from dail.synth.engine.versions import Choices, check_vllm, outside, versions_here, vllm_here
 from dail.synth.method.prompts import Contexts, Prompts
@@ -21,7 +22,6 @@ from dail.synth.run.local import make_batch, tried_out
 from dail.synth.run.pool import ray_cluster
 from dail.synth.run.preview import Forecast, Preview, forecast, run_preview
 from dail.synth.run.trace_rows import prepare
-from dail.synth.schema.items import load_items
 from dail.synth.schema.models import ROLES, ModelIdentity, adapter_rank, identify
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Unit
@@ -79,6 +79,7 @@ class Report(Frozen):
     engine: Choices | None
     trainer: Trainer
     prompts: tuple[Prompt, ...] = ()
+    read: Account | None = None
     items: Items | None = None
     preview: Preview | None = None
     forecast: Forecast | None = None
@@ -95,7 +96,13 @@ class Report(Frozen):
         return EXIT_SOME_FAILED if num_bad < self.items.items else EXIT_BATCH_FAILED
 
 
-def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_preview: bool) -> Report:
+def examine(
+    source: Source | None,
+    config: SynthConfig,
+    synthesis: Synthesis,
+    with_preview: bool,
+    reading: Reading | None = None,
+) -> Report:
     """Looks at machine, model, items and, with a preview, at five traces. All paths must be absolute.
 
     Raises:
@@ -113,9 +120,9 @@ def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_p
     except DailError as error:  # the engines may run elsewhere
         notes.append(f"not on this machine: {error}")
     found: dict[str, Any] = {}
-    if file:
+    if source:
         model_tokens = min(config.engine.model_tokens or shape.model_tokens, shape.model_tokens)
-        found = _examine_items(file, config, synthesis, identity, prompts, model_tokens, with_preview)
+        found = _examine_items(source, reading, config, synthesis, identity, prompts, model_tokens, with_preview)
         notes += _notes(synthesis, prompts, found)
     engine = None
     try:
@@ -162,7 +169,8 @@ def _trainer(device: Device) -> Trainer:
 
 
 def _examine_items(
-    file: Path,
+    source: Source,
+    reading: Reading | None,
     config: SynthConfig,
     synthesis: Synthesis,
     identity: ModelIdentity,
@@ -171,8 +179,8 @@ def _examine_items(
     with_preview: bool,
 ) -> dict[str, Any]:
     """The parts of the report that need expert solutions."""
-    items = load_items(file)
-    batch = make_batch(items, synthesis, identity)
+    read = read_solutions(source, reading)
+    batch = make_batch(read.items, synthesis, identity)
     good, bad, first = {}, [], None
     longest: tuple[int, str | None] = 0, None
     firsts = {unit.item_id: unit for unit in reversed(batch.units.values())}
@@ -190,6 +198,7 @@ def _examine_items(
     units = [unit for unit in batch.units.values() if unit.item_id in good]
     shown = _preview_of(config, units, prompts) if with_preview and units else None
     return {
+        "read": read.account,
         "items": Items(
             items=len(firsts),
             units=len(units),
