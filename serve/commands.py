@@ -114,8 +114,8 @@ def submit(
 
     Prints the batch's id. Submitting the same files with the same settings again finds the batch there is.
     """
-    solutions = read_solutions(files, reading).items
     synthesis = chosen.load(Synthesis, "synthesis")
+    solutions = read_solutions(files, reading).items
     body = {
         "items": [item.model_dump(mode="json", exclude_defaults=True) for item in solutions],
         "synthesis": synthesis.model_dump(mode="json", exclude_defaults=True),
