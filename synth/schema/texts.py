@@ -68,9 +68,9 @@ _SENTENCE_GOES_ON = re.compile(
 _BETWEEN = ("o", "eq", "otin", "leq", "geq")  # what stands between two operands
 _OPERAND_BEFORE = re.compile(r"(?<![^\W_])[A-Za-z] ?$|[)}\]] ?$")
 _MATHS_BEFORE = re.compile(r"[$({\[=<>+*/^|≤≥] ?$")
-_MATHS_AFTER = re.compile(
-    r" ?(?:\\(?!emph|text|[hu]r[el]|[cr]ite|[lr]abel|ref)[A-Za-z]|[$^_=<>+*/)}({]|-?[0-9]|[A-Za-z](?![A-Za-z]))"
-)
+_OPERAND = r"\\(?!emph|text|[hu]r[el]|[cr]ite|[lr]abel|ref)[A-Za-z]|-?[0-9]|[A-Za-z](?![A-Za-z])"
+_OPERAND_AFTER = re.compile(rf" ?(?:{_OPERAND})")
+_MATHS_AFTER = re.compile(rf" ?(?:{_OPERAND}|[$^=<>+*/)}}({{]|_(?![A-Za-z]{{2}}))")
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,9 @@ def _begins_line(match: re.Match[str]) -> bool:
 
 def _among_maths(match: re.Match[str]) -> bool:
     before = match.string[max(0, match.start() - 3) : match.start()]
-    begins = _MATHS_BEFORE.search(before) or (match["rest"] in _BETWEEN and _OPERAND_BEFORE.search(before))
-    return bool(begins and _MATHS_AFTER.match(match.string, match.end()))
+    if match["rest"] in _BETWEEN and _OPERAND_BEFORE.search(before):
+        return _OPERAND_AFTER.match(match.string, match.end()) is not None
+    return bool(_MATHS_BEFORE.search(before) and _MATHS_AFTER.match(match.string, match.end()))
 
 
 def _formulas(text: str) -> list[tuple[int, int]]:
