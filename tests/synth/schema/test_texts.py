@@ -38,7 +38,8 @@ TEXTS = [
     "\\begin{align}\n\tan &= 2 \\\\\n\tan+1 &= 3\n\\end{align}", "x &\tan + b", "\theta dagar i juni",
     "en\theta\tsommar", "日本語\n\t中文", "αβγ ∑ 😀 e\u0301", "$x$\n\nu is", "$a\n+ e\nu + v$", "dün\nabla geldi",
     "\top secret", "\top", "Ett\ttag\tpris $3", "list:\n\tau lait $5\n\tan egg $3", "\tag one", "\text here", "\next",
-    "fort-\night", "f(x)\neq_out = g(1)\neq_in = 3", "f(x)\neq = g(1)\neq(a, b)", "int a;\n\tan = a * (b);\n\tto(x)", "name\tan\tau\to\n",
+    "fort-\night", "f(x)\neq_out = g(1)\neq_in = 3", "f(x)\neq = g(1)\neq(a, b)", "int a;\n\tan = a * (b);\n\tto(x)",
+    "name\tan\tau\to\n",
     r"\theta \frac{1}{2} \neq \boxed{\text{a}}", "$x$,\tan integer, $y$",
     "$n$ is\tan integer > $3$", "a < b & c > d", "5 o\tàu", "\tauß", "$3\n\tau lait$", "\\$5\tor \\$6", "x\r\n\r\ny",
 ]  # fmt: skip
@@ -78,9 +79,9 @@ def test_other_losses_are_told_with_what_to_do(text: str, why: str):
 def test_time_is_linear_in_the_text(piece: str):
     took = []
     for size in (50_000, 400_000):
-        start = time.perf_counter()
+        start = time.process_time()
         fault(piece * (size // len(piece)))
-        took.append(time.perf_counter() - start)
+        took.append(time.process_time() - start)
     assert took[1] < 30 * took[0] + 0.1  # quadratic time would be 64 times as much
 
 
