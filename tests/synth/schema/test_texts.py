@@ -28,6 +28,10 @@ EATEN = [
     ("$$\\lceil x\rceil$$", "rceil"), ("\alpha + 1", "alpha"), ("$\angle ABC$", "angle"), ("\approx 3", "approx"),
     ("\varphi", "varphi"), ("\vec{v}", "vec"), ("\vert", "vert"), ("\vdots", "vdots"), ("a \x1bquiv b", "equiv"),
     ("\\(\tau\\)", "tau"), ("\\[ x \neq y \\]", "neq"), ("$$\nx \to 2\n$$", "to"), ("y=\tan x", "tan"),
+    ("$\nu$ a measure", "nu"), ("$\neg p$", "neg"), ("$P(m) \ne 0$", "ne"), ("$a \ne b$", "ne"),
+    ("$5 \nmid x$", "nmid"),
+    ("$n \not\\equiv 1$", "not"), ("$a\not= b$", "not"), ("\\[ x &\neq y \\\\ z &= 1 \\]", "neq"),
+    ("\\[ x &= y \\\\ \rho &= 1 \\]", "rho"), ("$$x$$ and $\tau$", "tau"),
 ]  # fmt: skip
 
 TEXTS = [
@@ -42,6 +46,7 @@ TEXTS = [
     "name\tan\tau\to\n",
     r"\theta \frac{1}{2} \neq \boxed{\text{a}}", "$x$,\tan integer, $y$",
     "$n$ is\tan integer > $3$", "a < b & c > d", "5 o\tàu", "\tauß", "$3\n\tau lait$", "\\$5\tor \\$6", "x\r\n\r\ny",
+    "$\nu + v\n$", "$$\nu = 3\n$$", "$a +\ne b$", "$ab\ne^2$", "$x$\nnot so", "$\nu\n$ and $\ne\n$",
 ]  # fmt: skip
 
 
