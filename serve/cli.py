@@ -35,10 +35,16 @@ VERBS = {
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
     "cache": ("dail.train.commands:cache", "Compute both references of a manifest's traces once, for runs to come."),
     "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
+    "export": (
+        "dail.synth.export.commands:export",
+        "Traces as a data set that another trainer reads: TRL, verl, messages.",
+    ),
+    "push": ("dail.synth.export.commands:push", "Traces, an export or an adapter to a model hub."),
     "settings": ("dail.serve.listing:settings", "Every setting: what it does, its bound, its default."),
 }
-# What each package needs beyond `pip install dail`, to answer a missing import with the line that cures it.
-_EXTRAS = {"synth": "worker", "train": "train"}
+# What each package, or one verb of it, needs beyond `pip install dail`: a missing import is answered with the line that
+# cures it.
+_EXTRAS = {"synth": "worker", "train": "train", "push": "data"}
 
 
 class Verbs(click.Group):
@@ -65,11 +71,12 @@ class Verbs(click.Group):
                 return super().invoke(ctx)
         except ModuleNotFoundError as error:  # of a verb's own imports, or of what it imports on use
             verb = ctx.invoked_subcommand
-            package = VERBS[verb][0].split(".")[1] if verb in VERBS else ""
-            if package not in _EXTRAS or (error.name or "").partition(".")[0] == "dail":
+            room = VERBS[verb][0].split(".")[1] if verb in VERBS else ""
+            extra = _EXTRAS.get(verb or "", _EXTRAS.get(room))
+            if extra is None or (error.name or "").partition(".")[0] == "dail":
                 raise
             raise click.ClickException(
-                f"`dail {verb}` needs the package {error.name}; run: pip install 'dail[{_EXTRAS[package]}]'"
+                f"`dail {verb}` needs the package {error.name}; run: pip install 'dail[{extra}]'"
             ) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -27,6 +27,7 @@ from dail.synth.core.http import Client
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
 from dail.synth.schema.items import load_items
+from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.synthesis import Synthesis
 
 DEFAULT_API = "http://127.0.0.1:8765"
@@ -127,6 +128,7 @@ def submit(
         batch = _patiently(lambda: client.post("/v1/batches", body), _STARTING_S)
         items, units = batch["request_counts"]["total"], batch["units"]["total"]
         say(f"{batch['id']}: {items} items, {units} units, model {batch['model']['name']}, {batch['status']}")
+        say(ItemKinds.model_validate(batch["item_kinds"]).told())
         if is_watched:
             return follow(client, batch["id"], as_json)
     emit(batch) if as_json else click.echo(batch["id"])

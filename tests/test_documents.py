@@ -89,6 +89,9 @@ def test_both_front_pages_lead_to_every_room(file: str):
 HEADS = (
     "synth/commands.py",
     "synth/engine/vllm.py",
+    "synth/export/commands.py",
+    "synth/export/export.py",
+    "synth/export/push.py",
     "synth/rollout/pair.py",
     "synth/run/local.py",
     "synth/run/worker.py",

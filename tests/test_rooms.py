@@ -92,6 +92,7 @@ VERBS_OWN = {
     "serve/demo.py",
     "synth/commands.py",
     "synth/core/console.py",
+    "synth/export/commands.py",
     "serve/listing.py",
     "train/commands.py",
     "train/evals/commands.py",

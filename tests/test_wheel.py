@@ -36,6 +36,7 @@ EXTRAS: list[tuple[str, list[str], set[str]]] = [
     ("train", ["train"], {"ray"}),
     ("cluster", ["serve"], set()),
     ("train,cluster", ["train"], set()),
+    ("data", ["synth/export"], {"transformers"}),  # tries texts with it, if a model is named
 ]
 # One wrong call of each verb, which gets past the reading of options.
 WRONG = {
@@ -51,6 +52,8 @@ WRONG = {
     "train": ["--model", "nowhere", "--manifest", "nowhere", "--out", "out"],
     "cache": ["--model", "nowhere", "--manifest", "nowhere", "--references", "out"],
     "eval": ["--model", "taken", "--problems", "nowhere", "--out", "out"],
+    "export": ["nowhere", "--for", "trl-sft", "--out", "out"],
+    "push": ["nowhere", "--to", "me/traces"],
     "settings": ["nowhere"],
 }
 # Every verb in one process: its help, then its wrong call. One JSON line each: what was run, exit code, what was said.

@@ -9,6 +9,7 @@ from dail.serve.rules.errors import existing
 from dail.serve.store.transaction import Store
 from dail.synth.core.errors import StorageError
 from dail.synth.core.files import Objects
+from dail.synth.schema.card import write_card
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key
 from dail.synth.schema.units import Failure
 
@@ -22,9 +23,10 @@ class Ending:
 
     def __init__(self, store: Store, objects: Objects) -> None:
         self._store, self._objects = store, objects
+        self._card_is_due = True  # an earlier server may have stopped between a manifest and the card
 
     def sweep(self) -> None:
-        """What no request triggers: leases that nobody renews, manifests that could not be written before."""
+        """What no request triggers: leases nobody renews, manifests that could not be written, the data-set card."""
         with self._store.write() as tx:
             open_batches = [existing(tx, batch_id) for batch_id in tx.batches.open_ids()]
             for batch in open_batches:
@@ -35,6 +37,9 @@ class Ending:
                 tx.batches.settle(batch.id)
         for batch in open_batches:
             self.finish(batch.id)
+        if self._card_is_due:  # not by a worker's last commit, which would wait: the card looks into every shard
+            self._card_is_due = False
+            write_card(self._objects.root)
 
     def finish(self, batch_id: str) -> None:
         """Writes the manifest of a batch and ends it, if it is settled.
@@ -57,5 +62,6 @@ class Ending:
                 reference = (key, manifest.digest)
             with self._store.write() as tx:
                 tx.batches.end(batch_id, reference)
+            self._card_is_due = True
         except StorageError as error:
             log.warning("%s is not ended yet: %s", batch_id, error)

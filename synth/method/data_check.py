@@ -21,8 +21,10 @@ from dail.synth.data.overlap import Problems, repeated
 from dail.synth.data.texts import item_notes
 from dail.synth.method.answers import compare
 from dail.synth.method.grading import Grader
-from dail.synth.method.waypoints import extract, final_answer
+from dail.synth.method.waypoints import waypoints_of
+from dail.synth.schema.boxes import final_answer
 from dail.synth.schema.items import ExpertSolution, strict_json
+from dail.synth.schema.kinds import LoneBox, resolve, stated_answer
 from dail.synth.schema.synthesis import Synthesis
 
 _TIMEOUT_S = 2.0  # of a comparison by algebra; one that takes longer is left undecided
@@ -82,7 +84,7 @@ def check_data(
         against: the problems of an evaluation set, by name.
     """
     with _grader() as equal:
-        contradictions = list(_contradictions(items, equal))
+        contradictions = list(_contradictions(items, synthesis.lone_box, equal))
     findings = [*contradictions, *_without_waypoints(items, synthesis), *_repeated(items)]
     if against:
         findings += _of_evaluation(items, Problems(against))
@@ -128,14 +130,15 @@ def _exactly(given: str, wanted: str) -> bool | None:
     return decided if isinstance(decided, bool) else None
 
 
-def _contradictions(items: Iterable[ExpertSolution], equal: Equal) -> Iterator[Finding]:
+def _contradictions(items: Iterable[ExpertSolution], lone_box: LoneBox, equal: Equal) -> Iterator[Finding]:
     """Of verifiable items: the answer that was given and the box of each solution, or the boxes among themselves."""
     for item in items:
-        if item.resolved_kind != "verifiable":
+        if resolve(item, lone_box).kind != "verifiable":
             continue
         solutions = [item.solution] if isinstance(item.solution, str) else list(item.solution)
-        boxes = {number: box for number, one in enumerate(solutions) if (box := final_answer(one)) is not None}
-        whose, answer = "the answer is", item.answer
+        found = {number: stated_answer(final_answer(one)) for number, one in enumerate(solutions)}
+        boxes = {number: box for number, box in found.items() if box is not None}
+        whose, answer = "the answer is", stated_answer(item.answer)
         if answer is None and boxes:
             last = max(boxes)
             whose, answer = f"solution {last} says", boxes.pop(last)
@@ -149,9 +152,8 @@ def _contradictions(items: Iterable[ExpertSolution], equal: Equal) -> Iterator[F
 
 def _without_waypoints(items: Iterable[ExpertSolution], synthesis: Synthesis) -> Iterator[Finding]:
     for item in items:
-        solution = item.solution_text
         try:
-            found = extract(synthesis.extractor, solution, item.resolved_kind, item.answer or final_answer(solution))
+            found = waypoints_of(item, synthesis)
         except (ItemError, ExtensionError):  # told of each item, and of the setting, where they are used
             continue
         if not found:

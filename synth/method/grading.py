@@ -32,7 +32,8 @@ from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.extensions import Extension, label
 from dail.synth.method.answers import compare
 from dail.synth.method.same_text import same_text
-from dail.synth.method.waypoints import final_answer
+from dail.synth.method.thoughts import behind_thought
+from dail.synth.schema.boxes import final_answer
 
 MATH, OFFICIAL = "math", "official"
 BY_BOX = (MATH, OFFICIAL)  # graders that judge the last box behind the thought
@@ -42,7 +43,6 @@ _START_S = 120.0  # of the child: importing sympy, on a busy machine
 _MEMORY_BYTES = 4 << 30  # of the child's address space; an ordinary comparison needs a tenth of it
 _ANSWER_CHARS = 2000  # a longer one is a text in a box; the parser's regular expressions are not linear
 _NEAR = 1e-6  # relative; math-verify rounds to six decimals, which makes all very small numbers equal
-_OPENED, _CLOSED = "<think>", "</think>"
 CUT_IN_THOUGHT = "cut in thought"
 
 
@@ -118,12 +118,16 @@ class Grader:
     ) -> None:
         self.close()
 
-    def grade(self, completion: str, answer: str) -> Verdict:
+    def grade(self, completion: str, answer: str, in_thought: bool = False) -> Verdict:
         """To the built-in graders a completion without a box behind its thought is wrong; of several boxes the last one
-        counts."""
+        counts.
+
+        Args:
+            in_thought: the completion's prompt ends inside a thought, which it goes on with.
+        """
         if self._pinned not in BY_BOX:
             return Verdict(*self._judge(completion, answer), None)
-        said = behind_thought(completion)
+        said = behind_thought(completion, in_thought)
         if said is None:
             return Verdict(False, CUT_IN_THOUGHT, None)
         extracted = final_answer(said)
@@ -163,19 +167,6 @@ class Grader:
             except EOFError:
                 self.close()
         return False, "timeout"
-
-
-def behind_thought(completion: str) -> str | None:
-    """What a completion says behind its last `</think>`; none if its thought was cut.
-
-    Where the chat template opens the thought in the prompt, a completion has the closing mark alone. Without any mark
-    the whole is what it says.
-
-    behind_thought("<think> Is it 3? No. </think> It is 4.")      " It is 4."
-    behind_thought("<think> Is it 3?")                            None
-    """
-    said = completion.rpartition(_CLOSED)[2]
-    return None if _OPENED in said else said
 
 
 class _Child:

@@ -29,7 +29,9 @@ from dail.synth.method.apparatus import without_apparatus
 from dail.synth.method.expressions import LONGEST_WAYPOINT, key, tidy
 from dail.synth.method.official import official
 from dail.synth.method.rhs import right_hand_sides
-from dail.synth.schema.synthesis import EXTRACTOR, PAPER
+from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.kinds import resolve
+from dail.synth.schema.synthesis import EXTRACTOR, PAPER, Synthesis
 
 # Put into the text before it is read, where only TeX or what stands around a place tells what it is.
 _OPERAND_ENDS = "\0"  # behind a digit that is an argument of its own, behind a comma that joins no digits
@@ -151,7 +153,6 @@ _AMOUNT_AFTER = re.compile(
     rf"\$?(?:[\s~]|\\[ ,])\$?{_NO_AMOUNT}(?:[a-z]{{3,}}+|[ckm]m|k?g|ft)(?![A-Za-z(])"
     rf"|\$?(?:[\s~]|\\[ ,;])?\\(?:text|mathrm|mbox)\{{\s?{_NO_AMOUNT}[a-z]{{2}}"
 )
-_BOX_OR_BRACES = re.compile(r"(?P<box>\\boxed\s*+\{)|\\\\(?!boxed)|\\[{}]|(?P<open>\{+)|(?P<close>\}+)")
 
 
 class ExtractWaypoints(Protocol):
@@ -175,6 +176,19 @@ class ExtractWaypoints(Protocol):
     def __call__(self, solution: str, kind: str, answer: str | None) -> list[str]: ...
 
 
+def waypoints_of(item: ExpertSolution, synthesis: Synthesis | None = None) -> list[str]:
+    """The item's own waypoints, else those of its solution without its answer. Raises ItemError: the extractor failed.
+
+    Args:
+        synthesis: whose extractor is taken, and what a lone box is; the defaults if left out.
+    """
+    if item.waypoints is not None:
+        return list(item.waypoints)
+    asked = synthesis or Synthesis()
+    resolved = resolve(item, asked.lone_box)
+    return extract(asked.extractor, item.solution_text, resolved.kind, resolved.answer)
+
+
 def extract(extractor: str, solution: str, kind: Literal["verifiable", "proof"], answer: str | None) -> list[str]:
     """The waypoints by an extractor, one of `EXTRACTORS` or another.
 
@@ -192,36 +206,6 @@ def extract(extractor: str, solution: str, kind: Literal["verifiable", "proof"],
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise ItemError("extractor_failed", f"{extractor} gave {found!r:.200}; wanted a list of texts")
     return found
-
-
-def final_answer(solution: str) -> str | None:
-    r"""Content of the last balanced `\boxed{...}` that is not blank (paper App. B.1), else none.
-
-    `\boxed 7` is no answer, since TeX would box one character of `\boxed 42`; nor is `\fbox{7}`. Of two nested
-    boxes the inner one starts last. A backslash too many, as in `\\boxed{7}`, is forgiven.
-
-        So $\boxed{\frac{3}{4}}$.        \frac{3}{4}
-        \boxed{5}, then \boxed{7         5
-        \boxed{\{1, 2\}}                 \{1, 2\}
-    """
-    last_start, answer = -1, None
-    depth, open_boxes = 0, list[tuple[int, int]]()  # a box: where its content starts, depth of its brace
-    first_box = solution.find(r"\boxed")
-    for match in _BOX_OR_BRACES.finditer(solution, first_box) if first_box >= 0 else ():
-        if match["box"]:
-            depth += 1
-            open_boxes.append((match.end(), depth))
-        elif match["open"]:
-            depth += len(match["open"])
-        elif match["close"]:
-            left = max(depth - len(match["close"]), 0)
-            while open_boxes and open_boxes[-1][1] > left:
-                start, box_depth = open_boxes.pop()
-                content = solution[start : match.start() + depth - box_depth].strip() if start > last_start else ""
-                if content:
-                    last_start, answer = start, content
-            depth = left
-    return answer
 
 
 def waypoints(solution: str, kind: Literal["verifiable", "proof"], answer: str | None) -> list[str]:

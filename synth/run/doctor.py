@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import platform
 from collections import Counter
@@ -16,13 +17,16 @@ from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_ERROR, EXIT_OK, EXIT_
 from dail.synth.core.progress import progress
 from dail.synth.engine.sizing import GIB, Device, Sizes, fit, shape_of, this_device
 from dail.synth.engine.versions import Choices, check_vllm, outside, versions_here, vllm_here
+from dail.synth.method.counts import count_kinds
 from dail.synth.method.data_check import DataCheck, check_data, problems_of
 from dail.synth.method.prompts import Contexts, Prompts
 from dail.synth.run.local import make_batch, tried_out
 from dail.synth.run.pool import ray_cluster
 from dail.synth.run.preview import Forecast, Preview, forecast, run_preview
 from dail.synth.run.trace_rows import prepare
+from dail.synth.schema.chat_templates import DATE
 from dail.synth.schema.items import load_items
+from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.models import ROLES, ModelIdentity, adapter_rank, identify
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Unit
@@ -46,10 +50,15 @@ class BadItem(Frozen):
 
 
 class Items(Frozen):
-    """`units`: traces that the run will draw. The longest prompt is a role's with most tokens."""
+    """`units`: traces that the run will draw. The longest prompt is a role's with most tokens.
+
+    `shortened`: ids of items whose solution loses something because it is too long.
+    """
 
     items: int
     units: int
+    kinds: ItemKinds
+    shortened: tuple[str, ...]
     bad: tuple[BadItem, ...]
     longest_prompt_tokens: int
     longest_prompt_item: str | None
@@ -66,6 +75,9 @@ class Trainer(Frozen):
 class Report(Frozen):
     """What `dail doctor --json` prints. `dangers` make it end with 1, `notes` do not.
 
+    `template_args`: what the chat template can be told, by `thinking` or in `template_args`. `prints_date`: whether it
+    renders two days differently.
+
     `engine`: as vLLM decides it for this device; none for the fake engine, and where no engine can be.
     """
 
@@ -74,7 +86,8 @@ class Report(Frozen):
     versions: dict[str, str]
     device: Device
     model: ModelIdentity
-    thinking_switch: bool
+    template_args: tuple[str, ...]
+    prints_date: bool
     ends: dict[int, tuple[str, ...]]  # ids of the tokens that end a turn, and who names each
     reserved: Sizes | None
     engine: Choices | None
@@ -112,6 +125,7 @@ def examine(
     if config.engine.kind == "vllm" and (found_vllm := vllm_here()):
         check_vllm(found_vllm)
     device, identity = this_device(), identify(config.engine.model, student=config.student)
+    synthesis.check(identity.template_reads)
     prompts, synthesis = Prompts(config.engine.model), tried_out(synthesis)
     shape = shape_of(config.engine.model, config.engine.dtype)
     notes, sizes = outside(), None
@@ -125,6 +139,7 @@ def examine(
         problems = problems_of(against) if against else None
         found = _examine_items(file, config, synthesis, identity, prompts, model_tokens, with_preview, problems)
         notes += _notes(synthesis, prompts, found)
+    notes += _date_notes(synthesis, prompts)
     engine = None
     try:
         engine = _engine(config, sizes)
@@ -136,7 +151,8 @@ def examine(
         versions=versions_here(),
         device=device,
         model=identity,
-        thinking_switch=prompts.has_thinking_switch,
+        template_args=tuple(name for name in prompts.template_reads if name != DATE),
+        prints_date=prompts.prints_date(synthesis),
         ends=prompts.ends,
         reserved=sizes,
         engine=engine,
@@ -183,17 +199,21 @@ def _examine_items(
     items = load_items(file)
     batch = make_batch(items, synthesis, identity)
     good, bad, first = {}, [], None
+    shortened = list[str]()
     longest: tuple[int, str | None] = 0, None
     firsts = {unit.item_id: unit for unit in reversed(batch.units.values())}
     with progress("items", len(firsts)) as bar:
         for number, unit in enumerate(reversed(firsts.values()), 1):
             bar.update(number)
             try:
-                contexts = prepare(unit, prompts, model_tokens).contexts
+                prepared = prepare(unit, prompts, model_tokens)
             except ItemError as error:
                 bad.append(BadItem(item_id=unit.item_id, code=error.code, detail=str(error)))
                 continue
+            contexts = prepared.contexts
             first = first or contexts
+            if prepared.dropped:
+                shortened.append(unit.item_id)
             good[unit.item_id] = unit
             longest = max(longest, (max(map(len, _ids(contexts).values())), unit.item_id))
     units = [unit for unit in batch.units.values() if unit.item_id in good]
@@ -202,6 +222,8 @@ def _examine_items(
         "items": Items(
             items=len(firsts),
             units=len(units),
+            kinds=count_kinds([unit.item for unit in firsts.values()], synthesis),
+            shortened=tuple(shortened),
             bad=tuple(bad),
             longest_prompt_tokens=longest[0],
             longest_prompt_item=longest[1],
@@ -244,6 +266,15 @@ def _notes(synthesis: Synthesis, prompts: Prompts, found: dict[str, Any]) -> lis
     return notes
 
 
+def _date_notes(synthesis: Synthesis, prompts: Prompts) -> list[str]:
+    if synthesis.date is not None or not prompts.prints_date(synthesis):
+        return []
+    return [
+        "the chat template prints the date, so that prompts of another day are other prompts: a batch keeps the day on "
+        f"which it is made; set date={dt.date.today()} for traces that can be drawn again"
+    ]
+
+
 def _dangers() -> list[str]:
     """A Ray dashboard that takes jobs from anybody lets anybody run code."""
     address = os.environ.get("RAY_ADDRESS", "")
@@ -275,7 +306,8 @@ def _machine(report: Report) -> str:
         f"{_size(report.device.free_bytes)} of {_size(report.device.total_bytes)} free",
         f"model {model.name}: revision {model.revision[:24]}, tokenizer {model.tokenizer_hash[:24]}, "
         f"templates {model.template_hash[:24]}",
-        f"  thinking switch: {'yes' if report.thinking_switch else 'no'}; a turn ends with "
+        f"  the chat template reads {', '.join(report.template_args) or 'no arguments'}"
+        f"{' and prints the date' if report.prints_date else ''}; a turn ends with "
         + ", ".join(f"{token} ({', '.join(places)})" for token, places in report.ends.items()),
     ]
     if held:
@@ -319,7 +351,9 @@ def _items(report: Report) -> str:
         return "no file was named: give expert solutions to see prompts, bad items and a forecast"
     lines = [
         f"{items.items} items, {len(items.bad)} of them cannot run; {items.units} traces to draw; "
-        f"longest prompt {items.longest_prompt_tokens:,} tokens (item {items.longest_prompt_item})"
+        f"longest prompt {items.longest_prompt_tokens:,} tokens (item {items.longest_prompt_item})",
+        f"  {items.kinds.told()}"
+        + (f"; solutions of {len(items.shortened)} items are too long and lose a part" if items.shortened else ""),
     ]
     lines += [f"  item {bad.item_id}: {bad.code}: {bad.detail}" for bad in items.bad[:_SHOWN_ITEMS]]
     if len(items.bad) > _SHOWN_ITEMS:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import click
 
@@ -19,8 +18,10 @@ from dail.synth.core.config import Frozen
 from dail.synth.core.errors import ItemError, UsageError
 from dail.synth.core.settings import did_you_mean
 from dail.synth.method.marks import located
-from dail.synth.method.prompts import role_messages, shown_answer, shown_waypoints
+from dail.synth.method.prompts import role_messages
+from dail.synth.method.waypoints import waypoints_of
 from dail.synth.schema.items import ExpertSolution, Kind, load_items
+from dail.synth.schema.kinds import Found, resolve
 from dail.synth.schema.synthesis import Synthesis
 
 _MARKS = "⟦", "⟧"
@@ -32,7 +33,7 @@ class ItemView(Frozen):
     item_id: str
     kind: Kind
     answer: str | None
-    answer_from: Literal["answer", "box", "nowhere"]
+    answer_found: Found
     solution: str
     waypoints: tuple[str, ...] = ()
     places: tuple[tuple[int, int], ...] = ()
@@ -60,20 +61,22 @@ def look(item: ExpertSolution, synthesis: Synthesis) -> ItemView:
     Raises:
         UsageError: prompts or extractor cannot be used at all.
     """
-    kind, solution, answer = item.resolved_kind, item.solution_text, shown_answer(item)
+    resolved, solution = resolve(item, synthesis.lone_box), item.solution_text
+    is_verifiable = resolved.kind == "verifiable"
     view = ItemView(
         item_id=str(item.id),
-        kind=kind,
-        answer=answer,
-        answer_from="nowhere" if answer is None else "answer" if answer == item.answer else "box",
+        kind=resolved.kind,
+        answer=resolved.answer if is_verifiable else None,
+        answer_found=resolved.found if is_verifiable else "nowhere",
         solution=solution,
     )
     try:
-        found = shown_waypoints(item, synthesis.extractor)
-        told = role_messages(item, synthesis.prompts, synthesis.extractor)["negative_reference"][-1].content
+        found = waypoints_of(item, synthesis)
+        told = role_messages(item, synthesis)["negative_reference"][-1].content
     except ItemError as error:
         return view.model_copy(update={"failure": f"{error.code}: {error}"})
-    places, nowhere = located(solution, kind, synthesis.extractor, found)
+    extractor = synthesis.extractor if item.waypoints is None else "the item's own"
+    places, nowhere = located(solution, resolved.kind, extractor, found)
     update = {
         "waypoints": tuple(found),
         "places": tuple(places),
@@ -85,7 +88,7 @@ def look(item: ExpertSolution, synthesis: Synthesis) -> ItemView:
 
 def describe(view: ItemView, in_colour: bool) -> str:
     """The item for people: waypoints in colour on a terminal, in brackets elsewhere."""
-    answer = "no answer" if view.answer is None else f"answer {view.answer} ({_FROM[view.answer_from]})"
+    answer = "no answer" if view.answer is None else f"answer {view.answer} ({_FROM[view.answer_found]})"
     lines = [f"── {view.item_id}: {view.kind}, {answer}", _marked(view, in_colour)]
     if view.failure is not None:
         return "\n".join([*lines, f"FAILED: {view.failure}", ""])

@@ -92,6 +92,12 @@ class ExpertSolution(Frozen):
     answer: Short | None = None
     id: ItemId | None = None
     kind: Kind | None = None
+    waypoints: Annotated[tuple[Short, ...], Field(max_length=4096)] | None = Field(
+        None, description="what the negative reference is told, instead of what an extractor finds"
+    )
+    privileged: Solution | None = Field(
+        None, description="what the privileged student is shown, instead of the solution"
+    )
     source: Short | None = None
     license: Short | None = None
     metadata: Annotated[dict[str, JsonValue], AfterValidator(_storable)] = Field(default_factory=dict)
@@ -108,11 +114,6 @@ class ExpertSolution(Frozen):
     @property
     def solution_text(self) -> str:
         return self.solution if isinstance(self.solution, str) else SOLUTION_JOIN.join(self.solution)
-
-    @property
-    def resolved_kind(self) -> Kind:
-        """`kind`, or verifiable when there is an answer, else proof."""
-        return self.kind or ("verifiable" if self.answer is not None else "proof")
 
 
 def check_items(values: list[Any]) -> list[ExpertSolution]:
@@ -206,6 +207,12 @@ def read_parquet(data: bytes) -> pa.Table:
     in five. A file, or a buffer of Python's, would be read by one.
     """
     return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
+
+
+def read_columns(data: bytes, names: list[str]) -> list[dict[str, Any]]:
+    """Some columns of a Parquet file, row by row, without reading the others."""
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    return file.read(columns=names, use_threads=False).to_pylist()
 
 
 def strict_json(data: bytes) -> Any:

@@ -137,5 +137,15 @@ def output_root(path: Path) -> Path:
     return path.resolve().parent.parent.parent
 
 
+def newest_manifests(root: Path) -> list[Path]:
+    """Under an output root, each batch's manifest of the highest generation, in the order of their names."""
+    newest: dict[Path, tuple[int, Path]] = {}
+    for path in root.resolve().glob("manifests/*/v*.json"):
+        generation = path.stem.removeprefix("v")
+        if generation.isdecimal():
+            newest[path.parent] = max(newest.get(path.parent, (0, path)), (int(generation), path))
+    return [path for _, (_, path) in sorted(newest.items())]
+
+
 def _digest(manifest: Manifest) -> str:
     return fingerprint(json.loads(canonical(manifest.model_copy(update={"digest": ""}))))

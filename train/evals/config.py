@@ -5,13 +5,13 @@ from __future__ import annotations
 from pydantic import Field
 
 from dail.synth.config import EngineConfig
-from dail.synth.core.config import Config
 from dail.synth.core.extensions import Reference
 from dail.synth.method.grading import MATH
+from dail.synth.schema.rendering import Rendering
 from dail.synth.schema.synthesis import PAPER
 
 
-class EvalConfig(Config):
+class EvalConfig(Rendering):
     """`[eval]` of a config file, with the engine that `[engine]` describes."""
 
     engine: EngineConfig = Field(description="the table [engine]")
@@ -19,9 +19,6 @@ class EvalConfig(Config):
     temperature: float = Field(0.6, ge=0, le=2, description="temperature of the draws; 0 is greedy")
     max_tokens: int | None = Field(
         None, ge=1, description="a longer completion is cut; what the model's context leaves if left out"
-    )
-    thinking: bool | None = Field(
-        None, description="the switch enable_thinking of the chat template; none where it has no switch"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws and of the intervals")
     prompts: Reference = Field(

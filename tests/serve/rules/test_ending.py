@@ -40,3 +40,15 @@ def test_a_batch_killed_between_manifest_and_end_is_ended_by_the_next_start(tmp_
         tx._sql.exec_driver_sql("DELETE FROM manifests")
     service.start()
     assert (service.batches.get(batch.id).status, service.batches.get(batch.id).manifest) == ("completed", first)
+
+
+def test_a_sweep_after_the_end_writes_the_data_set_card_of_the_output_root(tmp_path, model):
+    service = Service(Store(tmp_path / "dail.sqlite"), Objects(tmp_path / "o"), {"tiny": model}, 60)
+    service.start()
+    assert not (tmp_path / "o" / "README.md").exists()
+    batch, _ = service.batches.create(BatchIn.parse({"items": items(1)}), None)
+    (unit,) = service.leases.lease(LeaseRequest(worker="w", count=1, model=model)).units
+    shard = write_shard(service.objects.root, unit)
+    service.leases.commit(unit.unit_id, Commit(worker="w", epoch=unit.epoch, shard=shard))
+    service.ending.sweep()
+    assert f'- config_name: "{batch.id}"' in (tmp_path / "o" / "README.md").read_text()

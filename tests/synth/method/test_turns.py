@@ -137,3 +137,17 @@ def test_a_trace_of_more_than_one_turn_is_none(text: str, reason: FinishReason, 
     with pytest.raises(ItemError, match="which begins or ends a turn: the model wrote on past its own") as failed:
         trace_row(prepared, rollout, prompts, "fake")
     assert failed.value.code == STRAY_MARK and failed.value.retryable
+
+
+@pytest.mark.parametrize(("begin", "end"), [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷")])
+def test_a_thought_s_marks_are_no_turn_s_also_where_they_are_special_tokens(tmp_path: Path, begin: str, end: str):
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        + f"{begin}\n\n{end}\n\n"
+        + "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    prompts = Prompts(model(tmp_path, template, [begin, end]))
+    written = prompts.tokenizer.encode(f"{begin}\nhm\n{end}\n\nIt is 2.", add_special_tokens=False)
+    assert prompts.stray_mark(written) is None
+    assert prompts.stray_mark([*written, prompts.tokenizer.convert_tokens_to_ids("<|im_start|>"), 5]) == "<|im_start|>"

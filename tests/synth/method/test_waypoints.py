@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dail.synth.method.waypoints import LONGEST_WAYPOINT, extract, final_answer, waypoints
+from dail.synth.method.waypoints import LONGEST_WAYPOINT, extract, waypoints
+from dail.synth.schema.boxes import final_answer
 
 INTEGERS = st.integers(0, 9999).map(str)
 FLOATS = st.decimals(0, 99, places=2).map(str)

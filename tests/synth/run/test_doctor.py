@@ -95,7 +95,7 @@ def test_one_trace_has_no_range_and_none_has_no_forecast() -> None:
 
 def test_prompts_are_the_ids_that_will_be_decoded() -> None:
     report = examine(OLYMPIAD, FAKE, SHORT, with_preview=False)
-    contexts = Prompts(DEMO_MODEL).contexts(load_items(OLYMPIAD)[0], False)
+    contexts = Prompts(DEMO_MODEL).contexts(load_items(OLYMPIAD)[0], Synthesis(thinking=False))
     shown = {prompt.role: list(prompt.token_ids) for prompt in report.prompts}
     assert shown == {
         "student": contexts.student_ids,

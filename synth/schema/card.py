@@ -1,0 +1,188 @@
+"""The data-set card of an output root: what other programs read its shards by, and where the traces come from.
+
+It is OUT/README.md. Its block on top names, for `datasets` and for model hubs, the committed shards of each batch's
+newest manifest, one config a batch, the newest batch first and default. Nothing else in the folder is read by them: no
+shard that was never committed, none twice. What follows is for people.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+
+from dail.synth.core.errors import DailError, IntegrityError
+from dail.synth.core.files import Objects, replace
+from dail.synth.schema.items import read_columns
+from dail.synth.schema.manifest import Manifest, newest_manifests, output_root, read_manifest
+from dail.synth.schema.trace_tokens import student_share
+
+CARD = "README.md"
+UNSAID = "not said"
+_OURS = "<!-- Written by dail, and again by each of its runs. A card without this line is yours: it is left alone. -->"
+# Of the names that hubs know a licence by, those that collections of problems come under.
+_KNOWN_LICENCES = {
+    "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "odc-by",
+}  # fmt: skip
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
+
+_log = logging.getLogger(__name__)
+
+Origins = Mapping[tuple[str, str], int]  # (source, licence) → how many items have it
+
+
+def write_card(root: Path) -> bool:
+    """Writes the card of all finished batches under an output root, whole or not at all.
+
+    Never raises for a card that cannot be made: a run does not fail for it, the log says why.
+
+    Returns:
+        Whether the card in the folder is ours and up to date.
+    """
+    path = root / CARD
+    try:
+        if path.exists() and _OURS not in path.read_text("utf-8", errors="replace"):
+            _log.warning(
+                f"{path} was not written by dail and is left alone; move it away for one that reads the shards"
+            )
+            return False
+        batches = _finished(root)
+        if not batches:
+            return False
+        text = _card(batches, {manifest.batch_id: origins(file, manifest.digest) for file, manifest in batches})
+        replace(path, lambda staged: staged.write_text(text, "utf-8"))
+    except (DailError, OSError) as error:
+        _log.warning(f"no data-set card: {error}")
+        return False
+    return True
+
+
+def _finished(root: Path) -> list[tuple[Path, Manifest]]:
+    """The newest manifest of each batch, the youngest first; one that cannot be read is told of and left out."""
+    found = []
+    for path in newest_manifests(root):
+        try:
+            found.append((path, read_manifest(path)))
+        except DailError as error:
+            _log.warning(f"the data-set card leaves a batch out: {error}")
+    return sorted(found, key=lambda one: (one[1].created_at, one[1].batch_id), reverse=True)
+
+
+@lru_cache(maxsize=1024)  # a manifest never changes, and an API writes its card at the end of every batch
+def origins(manifest_path: Path, digest: str) -> Origins:
+    """How many items of a manifest come from which source under which licence, as their shards say it.
+
+    Raises:
+        IntegrityError: a shard is missing or is no Parquet.
+    """
+    objects, of_item = Objects(output_root(manifest_path)), {}
+    for shard in read_manifest(manifest_path).shards:
+        try:
+            rows = read_columns(objects.path(shard.key).read_bytes(), ["item_id", "source", "license"])
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise IntegrityError(f"shard {shard.key} cannot be read: {error}; restore it or rebuild it") from None
+        of_item.update({row["item_id"]: (row["source"] or UNSAID, row["license"] or UNSAID) for row in rows})
+    return Counter(of_item.values())
+
+
+def _card(batches: list[tuple[Path, Manifest]], of_batch: Mapping[str, Origins]) -> str:
+    manifests = [manifest for _, manifest in batches]
+    files = {manifest.batch_id: [shard.key for shard in manifest.shards] for manifest in manifests}
+    licences = {licence for found in of_batch.values() for _, licence in found}
+    default = manifests[0].batch_id
+    return f"""{front_matter(files, sum(manifest.rows for manifest in manifests), licences)}
+{_OURS}
+
+# Reasoning traces grounded in expert solutions
+
+Drawn by Distribution Aligned Imitation Learning (DAIL, arXiv 2602.02405) with `dail`. A row is one trace: the problem,
+the expert solution it leans on, the token ids of the three contexts and of the trace, and who wrote each token.
+
+```python
+from datasets import load_dataset
+
+traces = load_dataset("THIS_FOLDER", split="train")  # {default}
+```
+
+Each batch is a config: `load_dataset("THIS_FOLDER", "{default}")`. Only what is committed is listed above.
+
+`dail train --manifest THIS_FOLDER/{_key(batches[0][0])} …` trains on them with the method's own objective. For another
+trainer use `dail export`: `prompt` and `completion` are texts, out of which a chat template need not make the ids that
+were drawn; `student_prompt_ids` followed by `trace_ids` are those ids.
+
+{"".join(_section(_key(path), manifest, of_batch[manifest.batch_id]) for path, manifest in batches)}"""
+
+
+def front_matter(files: Mapping[str, Iterable[str]], rows: int, licences: Iterable[str]) -> str:
+    """The block on top, YAML: configs with their files, the first one default, and what hubs sort data sets by."""
+    lines = ["---"]
+    if len(known := {licence.lower() for licence in licences}) == 1 and known <= _KNOWN_LICENCES:
+        lines.append(f"license: {min(known)}")
+    size = next((name for most, name in _SIZES if rows < most), "n>1M")
+    lines += ["tags: [dail, reasoning]", "task_categories: [text-generation]", f"size_categories: [{json.dumps(size)}]"]
+    lines.append("configs:")
+    for number, (config, paths) in enumerate(files.items()):
+        lines.append(f"- config_name: {json.dumps(config)}")
+        lines += ["  default: true"] if number == 0 else []
+        lines += ["  data_files:", "  - split: train", "    path:", *(f"    - {json.dumps(path)}" for path in paths)]
+    return "\n".join([*lines, "---"])
+
+
+def _section(key: str, manifest: Manifest, found: Origins) -> str:
+    return f"""## {manifest.batch_id}
+
+{facts(provenance(manifest, found) | {"manifest": f"`{key}`, {manifest.digest}"})}
+
+{origins_table(found)}
+
+"""
+
+
+def provenance(manifest: Manifest, found: Origins) -> dict[str, object]:
+    """What made the traces of a manifest, by name, for a table."""
+    model, settings = manifest.model, manifest.synthesis
+    share = student_share(
+        sum(shard.student_tokens for shard in manifest.shards),
+        sum(shard.attributed_tokens for shard in manifest.shards),
+    )
+    drawn = settings.model_dump(mode="json", exclude={"prompts", "extractor", "acceptance"}) | settings.labels()
+    return {
+        "traces": f"{manifest.rows} of {sum(found.values())} expert solutions, {manifest.tokens} tokens",
+        "written by the student": UNSAID if share is None else f"{share:.0%} of the tokens whose writer is known",
+        "model": f"{model.name}, revision {model.revision}",
+        "the student's own": model.student or "none: the model's",
+        "tokenizer": model.tokenizer_hash,
+        "chat template and prompts": model.template_hash,
+        "settings": ", ".join(f"{name} {json.dumps(value)}" for name, value in drawn.items()),
+        "fingerprint of model and settings": manifest.config_fingerprint,
+        "made by": f"dail {manifest.tool_version}, {manifest.created_at:%Y-%m-%d}",
+    }
+
+
+def facts(values: Mapping[str, object]) -> str:
+    """A table of two columns, in Markdown."""
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in values.items())])
+
+
+def origins_table(found: Origins) -> str:
+    """Sources and licences of the expert solutions, counted, in Markdown; what nobody said is a row too."""
+    rows = sorted(found.items(), key=lambda one: (-one[1], one[0]))
+    table = [f"| {_cell(source)} | {_cell(licence)} | {count} |" for (source, licence), count in rows]
+    missing = sum(count for (_, licence), count in rows if licence == UNSAID)
+    note = (
+        [] if not missing else ["", f"The licence of {missing} expert solutions is not said: find it before you share."]
+    )
+    return "\n".join(["| source | licence | expert solutions |", "|---|---|---|", *table, *note])
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def _key(manifest_path: Path) -> str:
+    return manifest_path.relative_to(output_root(manifest_path)).as_posix()
