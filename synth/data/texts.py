@@ -103,7 +103,9 @@ def item_notes(item: ExpertSolution) -> Iterator[tuple[str, Note]]:
     texts += [
         ("solution" if len(solutions) == 1 else f"solution/{number}", one) for number, one in enumerate(solutions)
     ]
-    for where, text in [*texts, ("answer", item.answer or "")]:
+    texts += [("answer", item.answer or ""), ("privileged", item.privileged or "")]
+    texts += [(f"waypoints/{number}", one) for number, one in enumerate(item.waypoints or ())]
+    for where, text in texts:
         yield from ((where, note) for note in notes(text))
 
 

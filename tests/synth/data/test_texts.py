@@ -88,8 +88,16 @@ def test_every_text_of_an_item_is_looked_at_and_named():
         problem=({"role": "system", "content": "cafÃ©"}, {"role": "user", "content": "1+1?"}),  # type: ignore[arg-type]
         solution=("2", r"\(2"),
         answer="&lt;2",
+        privileged="2Â°",
+        waypoints=("1", "$x"),
     )
-    assert [where for where, _ in item_notes(item)] == ["problem/0/content", "solution/1", "answer"]
+    assert [where for where, _ in item_notes(item)] == [
+        "problem/0/content",
+        "solution/1",
+        "answer",
+        "privileged",
+        "waypoints/1",
+    ]
 
 
 @pytest.mark.parametrize("name", ["olympiad.jsonl", "expert_solutions.jsonl"])
