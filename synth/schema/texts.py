@@ -73,6 +73,7 @@ _SENTENCE_GOES_ON = re.compile(
     r"[,.;:!?]? (?!(?:is|are|equals|denotes|satisfies|lies|varies|the|we|where|which|such|with|radians|degrees)\b)"
     r"[^\W\d_]{2}"
 )
+_ANSWER = 80  # characters of an answer that is no sentence
 _BETWEEN = ("o", "e", "eq", "otin", "leq", "geq")  # what stands between two operands
 _OPERAND_BEFORE = re.compile(r"(?<![^\W_])[A-Za-z] ?$|[)}\]] ?$")
 _MATHS_BEFORE = re.compile(r"[$({\[=<>+*/^|≤≥] ?$")
@@ -120,7 +121,7 @@ def candidates(text: str) -> Iterator[tuple[Eaten, bool]]:
         character, rest = match[0][0], match["rest"]
         if _ESCAPES[character][0] + rest not in _COMMANDS:
             continue
-        is_sure = character not in "\t\n\r" or _is_no_prose(match)
+        is_sure = character not in "\t\n\r" or _is_no_prose(match) or _is_alone(match)
         if not is_sure and not _begins_line(match):
             formulas = _formulas(text) if formulas is None else formulas
             is_sure = _is_of_formula(match, formulas) or (rest in _AMONG_MATHS and _among_maths(match))
@@ -138,6 +139,11 @@ def _is_no_prose(match: re.Match[str]) -> bool:
         return True
     begins_line = match[0][0] != "\t" or _begins_line(match)  # else a line begins behind it
     return not (text.startswith("\t", match.end()) or (begins_line and _SENTENCE_GOES_ON.match(text, match.end())))
+
+
+def _is_alone(match: re.Match[str]) -> bool:
+    """Whether the text is an answer such as `2\\tau`: nobody puts a tab into one that has no other space."""
+    return match[0][0] != "\n" and len(match.string) <= _ANSWER and len(re.findall(r"\s", match.string)) == 1
 
 
 def _begins_line(match: re.Match[str]) -> bool:
