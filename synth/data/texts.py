@@ -47,7 +47,7 @@ _FIRST_LETTER = {
 _TOO_MANY = re.compile(
     r"(?<!\\)\\\\(?:boxed|[dt]?frac|sqrt|cdot|times|text|angle|pi|theta|alpha|le|ge|neq)(?![A-Za-z])"
 )
-_LITERAL_BREAK = re.compile(r"(?<!\\)\\n(?:\\n|(?=[A-Z0-9$*#-]|\s[A-Z]))")
+_LITERAL_BREAK = re.compile(r"(?<!\\)\\n\\n|(?<=[.!?$:])\\n(?=[A-Z$])")
 
 
 def _class(*spans: tuple[int, int]) -> str:
@@ -78,7 +78,10 @@ _MARK = re.compile(
     r"|\\.|(?P<dollars>\$\$?)|(?P<brace>[{}])|(?P<paragraph>\n[ \t]*+\n)",
     re.DOTALL,
 )
-_MONEY = re.compile(r"\$ ?[0-9][0-9.,]*+(?!\s*[$^_\\=+*/<>-])|\$(?=\s)(?<=[\s\"'(]\$)|\$(?=[\s.,;:)])(?<=[0-9]\$)")
+_NO_FORMULA = re.compile(  # money, the sign itself, a variable of a shell or a template
+    r"\$ ?[0-9][0-9.,]*+(?!\s*[$^_\\=+*/<>-])|\$(?=\s)(?<=[\s\"'(]\$)|\$(?=[\s.,;:)])(?<=[0-9]\$)"
+    r"|\$[{<(]?[A-Za-z_]{3,}+(?!\$)|\$[{<][A-Za-z_]"
+)
 _LATEX = re.compile(r"\\[A-Za-z()\[\]]|\$[^$]+\$")
 
 
@@ -100,7 +103,9 @@ def item_notes(item: ExpertSolution) -> Iterator[tuple[str, Note]]:
     texts += [
         ("solution" if len(solutions) == 1 else f"solution/{number}", one) for number, one in enumerate(solutions)
     ]
-    for where, text in [*texts, ("answer", item.answer or "")]:
+    texts += [("answer", item.answer or ""), ("privileged", item.privileged or "")]
+    texts += [(f"waypoints/{number}", one) for number, one in enumerate(item.waypoints or ())]
+    for where, text in texts:
         yield from ((where, note) for note in notes(text))
 
 
@@ -221,7 +226,7 @@ _Fault = tuple[int, str, str]
 
 
 def _dollars(text: str, marks: list[re.Match[str]]) -> _Fault | None:
-    """Money is written with the same sign; where one that opens a formula may be meant so, nothing can be said."""
+    """Where a sign that opens a formula may be another one, nothing can be said."""
     opened: re.Match[str] | None = None
     broken: re.Match[str] | None = None
     openings = list[int]()
@@ -236,7 +241,7 @@ def _dollars(text: str, marks: list[re.Match[str]]) -> _Fault | None:
         elif opened[0] == mark[0] or opened[0] == "$":
             opened = opened if mark[0] == "$$" and opened[0] == "$" else None  # $a$$b$
     broken = broken or opened
-    if broken is None or any(_MONEY.match(text, place) for place in openings):
+    if broken is None or any(_NO_FORMULA.match(text, place) for place in openings):
         return None
     return broken.start(), broken[0], "is never closed"
 

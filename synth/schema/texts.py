@@ -35,7 +35,7 @@ blacksquare blacktriangle bm bmatrix bmod bold boldsymbol bot bowtie box boxed b
 ell em emph emptyset end enspace ensuremath epsilon eqref equiv eta euro exists exp
 fbox flat floor footnote footnotesize forall frac frak framebox frown
 nLeftarrow nRightarrow nabla natural ncong ne nearrow neg neq newcommand newline nexists ngeq ngeqslant ngtr nleq
-nleqslant nless nmid noindent nolimits nonumber not notag notin nparallel nrightarrow nsim nsubseteq nwarrow
+nleqslant nless nmid noindent nolimits nonumber not notag notin nparallel nrightarrow nsim nsubseteq nu nwarrow
 rangle rbrace rceil ref renewcommand rfloor rho right rightarrow rightharpoonup rightleftharpoons rm root rule rvert
 tan tanh tag tau tbinom text textbf textcolor textdegree textit textmd textnormal textrm textsc textsf textsl textstyle
 textsuperscript texttt textup tfrac therefore theta thickapprox thicksim thickspace thinspace tilde times tiny to top
@@ -57,20 +57,29 @@ _NO_WORD = frozenset(_NO_WORDS.split())
 _FOREIGN_WORD = ("heta", "ilde", "abla", "otag")  # of those: Swedish, Norwegian, Turkish
 _NO_WORD_BEFORE_BRACE = ("ext", "ag", "frac", "binom", "ef", "ule")
 # Of the rest, what stands in a formula only if a backslash was eaten: a line of one may well begin with u or an.
-_NO_FORMULA = frozenset(("an", "anh", "au", "op", "exists", "subseteq", "cong", "ho", "angle", "floor", "ceil", "vert",
-                         "brace", "o", "eq", "otin", "leq", "geq"))  # fmt: skip
-_FORMULA = re.compile(r"(?<!\\)\$\$?+((?:[^$\\]|\\.){1,600})\$|\\\((.{1,600}?)\\\)|\\\[(.{1,600}?)\\\]", re.DOTALL)
+_NO_FORMULAS = """
+an anh au op exists subseteq cong mid parallel ho angle floor ceil vert brace o eq otin leq geq ot e
+"""
+_NO_FORMULA = frozenset(_NO_FORMULAS.split())
+_AMONG_MATHS = _NO_FORMULA - {"ot", "e", "mid", "parallel"}
+_INSIDE = r"(?:[^$\\]|\\.){1,600}"
+_FORMULA = re.compile(
+    rf"(?<!\\)(?:\$\$(?P<display>{_INSIDE})\$\$|\$(?P<inline>{_INSIDE})\$)|\\\((?P<round>.{{1,600}}?)\\\)"
+    r"|\\\[(?P<square>.{1,600}?)\\\]",
+    re.DOTALL,
+)
 _PROSE = re.compile(r"[a-z]{3,}+ [a-z]{2}")
 _SENTENCE_GOES_ON = re.compile(
     r"[,.;:!?]? (?!(?:is|are|equals|denotes|satisfies|lies|varies|the|we|where|which|such|with|radians|degrees)\b)"
     r"[^\W\d_]{2}"
 )
-_BETWEEN = ("o", "eq", "otin", "leq", "geq")  # what stands between two operands
+_ANSWER = 80  # characters of an answer that is no sentence
+_BETWEEN = ("o", "e", "eq", "otin", "leq", "geq")  # what stands between two operands
 _OPERAND_BEFORE = re.compile(r"(?<![^\W_])[A-Za-z] ?$|[)}\]] ?$")
 _MATHS_BEFORE = re.compile(r"[$({\[=<>+*/^|≤≥] ?$")
-_MATHS_AFTER = re.compile(
-    r" ?(?:\\(?!emph|text|[hu]r[el]|[cr]ite|[lr]abel|ref)[A-Za-z]|[$^_=<>+*/)}({]|-?[0-9]|[A-Za-z](?![A-Za-z]))"
-)
+_OPERAND = r"\\(?!emph|text|[hu]r[el]|[cr]ite|[lr]abel|ref)[A-Za-z]|-?[0-9]|[A-Za-z](?![A-Za-z])"
+_OPERAND_AFTER = re.compile(rf" ?(?:{_OPERAND})")
+_MATHS_AFTER = re.compile(rf" ?(?:{_OPERAND}|[$^=<>+*/)}}({{]|_(?![A-Za-z]{{2}}))")
 
 
 @dataclass(frozen=True)
@@ -112,10 +121,10 @@ def candidates(text: str) -> Iterator[tuple[Eaten, bool]]:
         character, rest = match[0][0], match["rest"]
         if _ESCAPES[character][0] + rest not in _COMMANDS:
             continue
-        is_sure = character not in "\t\n\r" or _is_no_prose(match)
-        if not is_sure and rest in _NO_FORMULA and not _begins_line(match):
+        is_sure = character not in "\t\n\r" or _is_no_prose(match) or _is_alone(match)
+        if not is_sure and not _begins_line(match):
             formulas = _formulas(text) if formulas is None else formulas
-            is_sure = _inside(formulas, match.start()) or _among_maths(match)
+            is_sure = _is_of_formula(match, formulas) or (rest in _AMONG_MATHS and _among_maths(match))
         yield Eaten(match.start(), character, rest), is_sure
 
 
@@ -128,35 +137,54 @@ def _is_no_prose(match: re.Match[str]) -> bool:
         return False
     if rest not in _FOREIGN_WORD:
         return True
-    begins_line = match[0][0] != "\t" or _begins_line(match)
+    begins_line = match[0][0] != "\t" or _begins_line(match)  # else a line begins behind it
     return not (text.startswith("\t", match.end()) or (begins_line and _SENTENCE_GOES_ON.match(text, match.end())))
 
 
+def _is_alone(match: re.Match[str]) -> bool:
+    """Whether the text is an answer such as `2\\tau`: nobody puts a tab into one that has no other space."""
+    return match[0][0] != "\n" and len(match.string) <= _ANSWER and len(re.findall(r"\s", match.string)) == 1
+
+
 def _begins_line(match: re.Match[str]) -> bool:
-    """Whether a break or nothing stands before, or a mark by which formulas and tables are aligned."""
+    """Whether a tab may be an indentation, or stand behind what aligns formulas; a line break, behind a blank line."""
+    if match[0][0] == "\r":
+        return False
     before = match.string[max(0, match.start() - 80) : match.start()].rstrip(" \t")
-    return not before or before[-1] in "\n\r&" or before.endswith(r"\\")
+    return not before or before[-1] in "\n\r" or (match[0][0] == "\t" and before.endswith(("&", r"\\")))
+
+
+def _is_of_formula(match: re.Match[str], formulas: list[tuple[int, int]]) -> bool:
+    """Whether a formula of one line begins with it, right behind its dollar, or it holds what no formula holds."""
+    number = bisect_right(formulas, (match.start(), len(match.string)))
+    if not number or match.start() >= formulas[number - 1][1]:
+        return False
+    start, end = formulas[number - 1]
+    rest, before = match["rest"], match.string[max(0, match.start() - 3) : match.start()]
+    if match.start() == start + 1 and before[-1] == "$":
+        return "\n" not in match.string[match.end() : end]
+    if rest == "ot":
+        return match.string.startswith(("\\", "=", "<", ">"), match.end())
+    if rest == "e":
+        return before[-1] == " " and _among_maths(match)
+    return rest in _NO_FORMULA
 
 
 def _among_maths(match: re.Match[str]) -> bool:
     before = match.string[max(0, match.start() - 3) : match.start()]
-    begins = _MATHS_BEFORE.search(before) or (match["rest"] in _BETWEEN and _OPERAND_BEFORE.search(before))
-    return bool(begins and _MATHS_AFTER.match(match.string, match.end()))
+    if match["rest"] in _BETWEEN and _OPERAND_BEFORE.search(before):
+        return _OPERAND_AFTER.match(match.string, match.end()) is not None
+    return bool(_MATHS_BEFORE.search(before) and _MATHS_AFTER.match(match.string, match.end()))
 
 
 def _formulas(text: str) -> list[tuple[int, int]]:
     """Where formulas stand. What reads like prose or like a row of a table is none: dollars may be money."""
     spans = list[tuple[int, int]]()
     for match in _FORMULA.finditer(text):
-        content = match[1] or match[2] or match[3]
+        content = match[match.lastgroup or 0]
         if not _PROSE.search(content) and not re.search(r"\t(?![a-z])", content):
             spans.append(match.span())
     return spans
-
-
-def _inside(spans: list[tuple[int, int]], place: int) -> bool:
-    number = bisect_right(spans, (place, len(spans) and spans[-1][1]))
-    return number > 0 and place < spans[number - 1][1]
 
 
 def _eaten(found: list[Eaten]) -> str:

@@ -42,7 +42,9 @@ TEXTS = [
     r"\begin{array}{c|c} a & b \\ \hline c & d \end{array}", r"\text{if $x > 0$}", r"$$x \text{ if $y$}$$", "extra{x}",
     "next{1} $x$", r"$x$ costs \$5", "Smith & Sons; A&B", r"\newline next", "a\tan\tb", r"100\%", r"a\\ \frac12",
     "\\begin{align}a\\\\\n\\text{b}\\end{align}", r"\\left over", "IRMÃO", "5 € – 6 €", "naïve façade Ångström", "×—",
-    r"x\nabla", r"$\nu$ \neq \not", "It’s “fine” … – —", r"a price of $12 million and \alpha", "$n$th", "times ximes",
+    r"x\nabla", r'printf("a\nb"); $x$', r"export A=$HOME/bin; \pi", r"cmake ${VAR}, \alpha",
+    r"echo $x $LATEST and \pi", r"$\nu$ \neq \not", "It’s “fine” … – —", r"a price of $12 million and \alpha",
+    "$n$th", "times ximes",
     r"$3$ apples at $2 each, \pi", "$(0, 1)$ and $[2, 3)$", "The $ sign and $x$", r"a_{1} \cdot b^{2}",
     r"\bigl( x \bigr)",
     r"\left(\frac{1}{2}\right]", "$x$.\n\n$$y$$\n\n\\[z\\]\n\n\\(w\\)", r"[0,1) and \(x\)", "a\r\nb $x$", "Â",
@@ -86,8 +88,16 @@ def test_every_text_of_an_item_is_looked_at_and_named():
         problem=({"role": "system", "content": "cafÃ©"}, {"role": "user", "content": "1+1?"}),  # type: ignore[arg-type]
         solution=("2", r"\(2"),
         answer="&lt;2",
+        privileged="2Â°",
+        waypoints=("1", "$x"),
     )
-    assert [where for where, _ in item_notes(item)] == ["problem/0/content", "solution/1", "answer"]
+    assert [where for where, _ in item_notes(item)] == [
+        "problem/0/content",
+        "solution/1",
+        "answer",
+        "privileged",
+        "waypoints/1",
+    ]
 
 
 @pytest.mark.parametrize("name", ["olympiad.jsonl", "expert_solutions.jsonl"])

@@ -28,6 +28,11 @@ EATEN = [
     ("$$\\lceil x\rceil$$", "rceil"), ("\alpha + 1", "alpha"), ("$\angle ABC$", "angle"), ("\approx 3", "approx"),
     ("\varphi", "varphi"), ("\vec{v}", "vec"), ("\vert", "vert"), ("\vdots", "vdots"), ("a \x1bquiv b", "equiv"),
     ("\\(\tau\\)", "tau"), ("\\[ x \neq y \\]", "neq"), ("$$\nx \to 2\n$$", "to"), ("y=\tan x", "tan"),
+    ("\tau", "tau"), ("2\tau", "tau"), ("\rho", "rho"), ("(1,\tau)", "tau"),
+    ("$\nu$ a measure", "nu"), ("$\neg p$", "neg"), ("$P(m) \ne 0$", "ne"), ("$a \ne b$", "ne"),
+    ("$5 \nmid x$", "nmid"),
+    ("$n \not\\equiv 1$", "not"), ("$a\not= b$", "not"), ("\\[ x &\neq y \\\\ z &= 1 \\]", "neq"),
+    ("\\[ x &= y \\\\ \rho &= 1 \\]", "rho"), ("$$x$$ and $\tau$", "tau"),
 ]  # fmt: skip
 
 TEXTS = [
@@ -37,9 +42,13 @@ TEXTS = [
     "Old\rMac\rangle ABC\rfloor 3\rho\r", "[asy]\n\tdraw((0,0)--(1,1));\n\tfill(p);\n[/asy]", "$$\n\ta + b\n\tan+b\n$$",
     "\\begin{align}\n\tan &= 2 \\\\\n\tan+1 &= 3\n\\end{align}", "x &\tan + b", "\theta dagar i juni",
     "en\theta\tsommar", "日本語\n\t中文", "αβγ ∑ 😀 e\u0301", "$x$\n\nu is", "$a\n+ e\nu + v$", "dün\nabla geldi",
-    "\top secret", "\top", "Ett\ttag\tpris $3", "list:\n\tau lait $5\n\tan egg $3", "\tag one", "\text here", "\next",
-    "fort-\night", "name\tan\tau\to\n", r"\theta \frac{1}{2} \neq \boxed{\text{a}}", "$x$,\tan integer, $y$",
+    "\top secret", "5\tau\t3", "Ett\ttag\tpris $3", "list:\n\tau lait $5\n\tan egg $3", "\tag one",
+    "\text here", "\next",
+    "fort-\night", "f(x)\neq_out = g(1)\neq_in = 3", "f(x)\neq = g(1)\neq(a, b)", "int a;\n\tan = a * (b);\n\tto(x)",
+    "name\tan\tau\to\n",
+    r"\theta \frac{1}{2} \neq \boxed{\text{a}}", "$x$,\tan integer, $y$",
     "$n$ is\tan integer > $3$", "a < b & c > d", "5 o\tàu", "\tauß", "$3\n\tau lait$", "\\$5\tor \\$6", "x\r\n\r\ny",
+    "$\nu + v\n$", "$$\nu = 3\n$$", "$a +\ne b$", "$ab\ne^2$", "$x$\nnot so", "$\nu\n$ and $\ne\n$",
 ]  # fmt: skip
 
 
@@ -77,9 +86,9 @@ def test_other_losses_are_told_with_what_to_do(text: str, why: str):
 def test_time_is_linear_in_the_text(piece: str):
     took = []
     for size in (50_000, 400_000):
-        start = time.perf_counter()
+        start = time.process_time()
         fault(piece * (size // len(piece)))
-        took.append(time.perf_counter() - start)
+        took.append(time.process_time() - start)
     assert took[1] < 30 * took[0] + 0.1  # quadratic time would be 64 times as much
 
 

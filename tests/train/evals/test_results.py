@@ -50,4 +50,5 @@ def test_completions_cut_in_thought_are_counted_of_their_own() -> None:
     one = problem("a", None, base=2).model_copy(update={"judgements": {"base": (cut, judgement(1, False))}})
     summary = summarise([one], "math")["base"]
     assert (summary.num_cut_in_thought, summary.num_without_box) == (1, 1)
+    assert summarise([one], "official")["base"].num_cut_in_thought == 1
     assert summarise([one], "law#0")["base"].num_cut_in_thought is None
