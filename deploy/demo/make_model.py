@@ -33,7 +33,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from world import Lock, expert_solution, problem, random_jumps, random_lock, trace
 
-from dail.synth.method.waypoints import final_answer, waypoints
+from dail.synth.method.waypoints import waypoints
+from dail.synth.schema.boxes import final_answer
 from dail.synth.schema.models import ROLES, TEMPLATES
 
 Role = Literal["student", "privileged_student", "negative_reference"]
