@@ -9,6 +9,7 @@ synthesis.tau=0.9` on a command line, and `--set tau=0.9` where the verb has one
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -54,7 +55,14 @@ TABLES = {
 _SUFFIX = ".toml"
 _PRESETS = "dail.configs"
 _BOUNDS = {"ge": ">= ", "gt": "> ", "le": "<= ", "lt": "< ", "min_length": "length >= ", "max_length": "length <= "}
-_KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
+_KINDS = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    Path: "path",
+    dt.date: "date, as 2026-11-26",
+}
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,8 @@ def _kind(annotation: Any) -> tuple[str, tuple[str, ...]]:
         kind, words = _kind(inner[0])
         return f"list of {kind}", words
     if origin is dict:
-        return f"names with a {_kind(inner[1])[0]} each, as JSON", ()
+        each = "value" if inner[1] is JsonValue else _kind(inner[1])[0]
+        return f"names with a {each} each, as JSON", ()
     return _KINDS.get(annotation, "text"), ("true", "false") if annotation is bool else ()
 
 

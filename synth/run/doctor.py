@@ -363,7 +363,7 @@ def _items(report: Report) -> str:
         f"{items.items} items, {len(items.bad)} of them cannot run; {items.units} traces to draw; "
         f"longest prompt {items.longest_prompt_tokens:,} tokens (item {items.longest_prompt_item})",
         f"  {items.kinds.told()}"
-        + (f"; solutions of {len(items.shortened)} items are too long and lose a part" if items.shortened else ""),
+        + (f"; too long, so that a part of the solution is dropped: {len(items.shortened)}" if items.shortened else ""),
     ]
     lines += [f"  item {bad.item_id}: {bad.code}: {bad.detail}" for bad in items.bad[:_SHOWN_ITEMS]]
     if len(items.bad) > _SHOWN_ITEMS:

@@ -130,5 +130,5 @@ class ItemKinds(Frozen):
         bare = "" if self.without_waypoints is None else f"; {self.without_waypoints} without waypoints"
         return (
             f"verifiable: {self.by_answer} by answer, {self.by_box} by the box of the solution, {self.without_answer} "
-            f"without answer; {self.proofs} proofs{bare}"
+            f"without answer; {self.proofs} proof{'' if self.proofs == 1 else 's'}{bare}"
         )

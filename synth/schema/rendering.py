@@ -28,8 +28,8 @@ class Rendering(Config):
     )
     date: dt.date | None = Field(
         None,
-        description="the date that the chat template prints, if it prints one; the day on which a batch is made if "
-        "left out",
+        description="the date that the chat template prints, if it prints one; the day on which a batch or an "
+        "evaluation is begun if left out",
     )
     opening: str = Field(
         "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -110,6 +111,41 @@ def test_bad_items_are_found_before_an_engine_starts(tmp_path: Path) -> None:
     assert report.items and (report.items.items, report.items.units) == (7, 6)
     assert [(bad.item_id, bad.code) for bad in report.items.bad] == [("endless", "context_length_exceeded")]
     assert report.exit_code == 3
+
+
+def test_what_kinds_of_items_there_are_is_counted_and_what_loses_a_part_is_named(tmp_path: Path) -> None:
+    items = [
+        {"id": "answer", "problem": "1 + 1?", "solution": "It is 2.", "answer": "2"},
+        {"id": "box", "problem": "1 + 2?", "solution": "It is \\boxed{3}.", "answer": "notfound"},
+        {"id": "proof", "problem": "Show it.", "solution": "As 4 > 3."},
+        {"id": "long", "problem": "2 + 2?", "solution": ["It is 4.", "turn " * 5000], "answer": "4"},
+    ]
+    path = tmp_path / "items.jsonl"
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    asked = SHORT.model_copy(update={"too_long": "drop_later_solutions"})
+    report = examine(path, FAKE, asked, with_preview=False)
+    assert report.items and report.items.shortened == ("long",) and not report.items.bad
+    text = describe(report)
+    assert (
+        "verifiable: 2 by answer, 1 by the box of the solution, 0 without answer; 1 proofs; 3 without waypoints" in text
+    )
+    assert "solutions of 1 items are too long and lose a part" in text
+
+
+def test_a_template_that_prints_the_date_is_pointed_at_until_one_is_set(tmp_path: Path) -> None:
+    model = shutil.copytree(DEMO_MODEL, tmp_path / "model")
+    template = (
+        "{% if effort is defined %}{{ effort }}{% endif %}{{ strftime_now('%d %b %Y') }}: {{ messages[-1].content }}"
+    )
+    (model / "chat_template.jinja").write_text(template)
+    config = SynthConfig(engine=EngineConfig(model=model, kind="fake"))
+    report = examine(OLYMPIAD, config, Synthesis(), with_preview=False)
+    assert (report.prints_date, report.template_args) == (True, ("effort",))
+    assert "the chat template reads effort and prints the date; a turn ends with" in describe(report)
+    assert sum("set date=" in note for note in report.notes) == 1
+    fixed = examine(OLYMPIAD, config, Synthesis(date="2026-11-26"), with_preview=False)
+    assert not any("set date=" in note for note in fixed.notes)
+    assert all(prompt.text.startswith("26 Nov 2026: ") for prompt in fixed.prompts)
 
 
 def test_what_the_items_contradict_or_repeat_is_shown_shortened_and_told_whole(tmp_path: Path) -> None:
