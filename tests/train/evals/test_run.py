@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +17,11 @@ from dail.synth.core.errors import EngineDead, UsageError
 from dail.synth.engine.base import Engine, TokenSequence
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import ModelIdentity
+from dail.train.evals import evaluation
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.lineage import Adapter
 from dail.train.evals.problems import EvalProblem
+from dail.train.evals.results import Evaluation
 from dail.train.evals.run import Judged, evaluate
 from tests.conftest import DEMO_MODEL, Told
 from tests.train.evals.conftest import TableEngine
@@ -211,3 +216,21 @@ def test_a_completion_of_a_prompt_that_opened_the_thought_is_judged_behind_it(
     opened = config(samples=1, opening="<think>\n")
     judged = evaluate(opened, PROBLEMS[:2], model, None, tmp_path / "s.jsonl", Maker(TableEngine(answer)))
     assert [(one.verdict.correct, one.verdict.method) for one in judged] == [(False, "cut in thought"), (True, "exact")]
+
+
+def test_an_evaluation_whose_template_prints_the_date_goes_on_as_of_the_day_it_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(DEMO_MODEL, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y') }}: {{ messages[-1].content }}")
+
+    def run(day: int, samples: int) -> Evaluation:
+        date = SimpleNamespace(today=lambda: dt.date(2026, 11, day))
+        monkeypatch.setattr(evaluation, "dt", SimpleNamespace(date=date, datetime=dt.datetime, UTC=dt.UTC))
+        asked = EvalConfig(engine=EngineConfig(model=folder, kind="fake"), samples=samples, max_tokens=8)
+        return evaluation.evaluate(PROBLEMS[:1], tmp_path / "out", config=asked)
+
+    assert run(25, 2).settings.date == dt.date(2026, 11, 25)
+    first = (tmp_path / "out" / "samples.jsonl").read_text().splitlines()
+    assert run(26, 3).settings.date == dt.date(2026, 11, 25)
+    assert (tmp_path / "out" / "samples.jsonl").read_text().splitlines()[:2] == first
