@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, JsonValue
 
 from dail.synth.core.config import Frozen
+from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Failure, ShardRef, UnitState
@@ -75,6 +76,7 @@ class BatchOut(Frozen):
                 "config_fingerprint": "sha256:4f5c…",
                 "run_label": None,
                 "metadata": {"owner": "topology"},
+                "item_kinds": {"by_answer": 1, "by_box": 0, "without_answer": 0, "proofs": 0, "without_waypoints": 0},
                 "request_counts": {"total": 1, "queued": 0, "running": 1, "completed": 0, "failed": 0},
                 "units": {"total": 4, "queued": 1, "leased": 2, "committed": 1},
                 "tokens": {"total": 5120, "attributed": 5024, "student": 4710.0, "student_share": 0.9375},
@@ -99,6 +101,7 @@ class BatchOut(Frozen):
     config_fingerprint: str
     run_label: str | None
     metadata: dict[str, str]
+    item_kinds: ItemKinds
     request_counts: RequestCounts
     units: UnitCounts
     tokens: Tokens

@@ -28,6 +28,10 @@ VERBS = {
     "results": ("dail.serve.commands:results", "Shards, manifest and failures of a batch."),
     "synth": ("dail.synth.commands:synth", "Expert solutions to shards on this machine, without a server."),
     "doctor": ("dail.synth.commands:doctor", "Look at machine, model and expert solutions, and forecast a run."),
+    "waypoints": (
+        "dail.synth.commands:waypoints",
+        "What is found as waypoints, and what the negative reference is told.",
+    ),
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
     "cache": ("dail.train.commands:cache", "Compute both references of a manifest's traces once, for runs to come."),
     "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),

@@ -27,6 +27,7 @@ from dail.synth.core.http import Client
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
 from dail.synth.schema.items import load_items
+from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.synthesis import Synthesis
 
 DEFAULT_API = "http://127.0.0.1:8765"
@@ -111,8 +112,12 @@ def submit(
 
     Prints the batch's id. Submitting the same file with the same settings again finds the batch there is.
     """
+    from dail.synth.method.data_check import check_data
+
     solutions = load_items(file)
     synthesis = chosen.load(Synthesis, "synthesis")
+    if (check := check_data(solutions, synthesis)).findings:
+        say(f"data check: {check.told()}; `dail doctor {file}` lists what was found")
     body = {
         "items": [item.model_dump(mode="json", exclude_defaults=True) for item in solutions],
         "synthesis": synthesis.model_dump(mode="json", exclude_defaults=True),
@@ -123,6 +128,7 @@ def submit(
         batch = _patiently(lambda: client.post("/v1/batches", body), _STARTING_S)
         items, units = batch["request_counts"]["total"], batch["units"]["total"]
         say(f"{batch['id']}: {items} items, {units} units, model {batch['model']['name']}, {batch['status']}")
+        say(ItemKinds.model_validate(batch["item_kinds"]).told())
         if is_watched:
             return follow(client, batch["id"], as_json)
     emit(batch) if as_json else click.echo(batch["id"])

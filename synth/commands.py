@@ -1,7 +1,8 @@
-"""The verbs of synthesis: `dail doctor`, `dail synth` and `dail worker`. Rooms with Ray and transformers are imported
-on use.
+"""The verbs of synthesis: `dail doctor`, `dail waypoints`, `dail synth` and `dail worker`. Rooms with Ray and
+transformers are imported on use.
 
     dail doctor deploy/demo/expert_solutions.jsonl --model deploy/demo/model --config cpu-tiny
+    dail waypoints deploy/demo/olympiad.jsonl --item nt-lcm-pairs --set extractor=rhs
     dail synth deploy/demo/expert_solutions.jsonl --out runs/shards --model deploy/demo/model --config cpu-tiny
     dail worker --api http://127.0.0.1:8765 --model deploy/demo/model --config cpu-tiny --idle-exit 60
 """
@@ -11,13 +12,14 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
 from pathlib import Path
 
 import click
 
 from dail.synth.config import SynthConfig, load_engine
 from dail.synth.core import console
-from dail.synth.core.errors import UsageError
+from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_OK, EXIT_SOME_FAILED, UsageError
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
 from dail.synth.schema.synthesis import Synthesis
@@ -122,6 +124,12 @@ def synth(
 @_MODEL
 @_ACTORS
 @click.option("--no-preview", is_flag=True, help="Start no engine: no traces, no forecast.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="PROBLEMS",
+    help="Evaluation problems that FILE must not have.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Everything, unshortened, as one JSON object.")
 def doctor(
     chosen: Chosen,
@@ -129,10 +137,12 @@ def doctor(
     model: Path | None,
     actors: int | None,
     no_preview: bool,
+    against: Path | None,
     as_json: bool,
 ) -> int:
     """Look at machine, model and FILE before a run: prompts with their token ids, what will be reserved, bad items, and
-    from five items drawn on this Ray cluster the forecast of tokens, hours and disk.
+    from five items drawn on this Ray cluster the forecast of tokens, hours and disk. The data check names answers that
+    contradict the box, items without waypoints, repeated problems and signs of damage in texts.
 
     Takes what `dail synth` takes. Exit code 1: Ray's dashboard is open to anybody; 3: some items cannot run; 4: none
     can.
@@ -141,12 +151,36 @@ def doctor(
 
     settings, synthesis = _both(chosen, model, actors)
     with console.all_on_stderr(), console.exit_on_sigterm():
-        report = examine(file.resolve() if file else None, settings, synthesis, not no_preview)
+        named = [path.resolve() if path else None for path in (file, against)]
+        report = examine(named[0], settings, synthesis, not no_preview, named[1])
     if as_json:
         console.emit(report.model_dump(mode="json"))
     else:
         click.echo(describe(report))
     return report.exit_code
+
+
+@verb("waypoints")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--item", "item_id", metavar="ID", help="This item alone.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N items.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object an item on standard output.")
+def waypoints(chosen: Chosen, file: Path, item_id: str | None, limit: int | None, as_json: bool) -> int:
+    """Show what the extractor finds in FILE, item by item: the solution with its waypoints marked, the answer, the kind
+    and what the negative reference is told. Needs no model.
+
+    Exit code 3: the extractor or a template failed on some items; 4: on all.
+    """
+    from dail.synth.run.waypoint_view import chosen_items, describe, look, summary
+
+    synthesis = chosen.load(Synthesis, "synthesis").pinned()
+    views = []
+    for item in chosen_items(file, item_id, limit):
+        views.append(view := look(item, synthesis))
+        console.emit(view.model_dump(mode="json")) if as_json else click.echo(describe(view, sys.stdout.isatty()))
+    console.say(summary(views, synthesis))
+    num_failed = sum(view.failure is not None for view in views)
+    return EXIT_OK if not num_failed else EXIT_SOME_FAILED if num_failed < len(views) else EXIT_BATCH_FAILED
 
 
 def _both(chosen: Chosen, model: Path | None, actors: int | None) -> tuple[SynthConfig, Synthesis]:

@@ -48,6 +48,7 @@ WRONG = {
     "results": ["none", "--api", "http://127.0.0.1:9"],
     "synth": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
     "doctor": ["nowhere.jsonl", "--model", "nowhere"],
+    "waypoints": ["nowhere.jsonl"],
     "train": ["--model", "nowhere", "--manifest", "nowhere", "--out", "out"],
     "cache": ["--model", "nowhere", "--manifest", "nowhere", "--references", "out"],
     "eval": ["--model", "taken", "--problems", "nowhere", "--out", "out"],

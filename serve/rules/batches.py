@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 
 from dail.serve.batch_in import BatchIn
@@ -13,10 +14,12 @@ from dail.serve.rules.models import choose_model, model_key
 from dail.serve.store.batches import BatchRecord, NewBatch
 from dail.serve.store.transaction import Store, Transaction
 from dail.synth.core.config import fingerprint
-from dail.synth.core.errors import ExtensionError, InputError
+from dail.synth.core.errors import ExtensionError, InputError, UsageError
 from dail.synth.core.files import Objects
+from dail.synth.method.counts import count_kinds
 from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import student_share
 from dail.synth.schema.units import unit_id
 
@@ -32,6 +35,7 @@ class Batches:
         body_hash = fingerprint([asked, model.model_dump(mode="json")])
         key = f"body {body_hash}" if idempotency_key is None else f"key {idempotency_key}"
         check_headroom(self._objects)
+        body = body.model_copy(update={"synthesis": _rendered(body.synthesis, model)})
         new = NewBatch(
             id=f"batch_{uuid.uuid4().hex}",
             idempotency_key=key,
@@ -39,6 +43,7 @@ class Batches:
             model=model,
             model_key=model_key(model),
             synthesis=body.synthesis,
+            kinds=count_kinds(body.items, body.synthesis),
             run_label=body.run_label,
             metadata=body.metadata,
             items=body.items,
@@ -97,6 +102,7 @@ class Batches:
             synthesis=batch.synthesis,
             config_fingerprint=config_fingerprint(batch.model, batch.synthesis),
             run_label=batch.run_label,
+            item_kinds=batch.kinds,
             metadata=batch.metadata,
             request_counts=RequestCounts(total=sum(tally.items.values()), **tally.items),
             units=UnitCounts(total=sum(tally.units.values()), **tally.units),
@@ -116,6 +122,15 @@ class Batches:
             cancelling_at=_seconds(batch.cancelling_at),
             cancelled_at=_seconds(batch.ended_at) if batch.status == "cancelled" else None,
         )
+
+
+def _rendered(synthesis: Synthesis, model: ModelIdentity) -> Synthesis:
+    """With the day on which the batch is made, where the model's chat template prints one: no prompt of it changes."""
+    try:
+        synthesis.check(model.template_reads)
+    except UsageError as error:
+        raise InputError(str(error), [("/synthesis", "not_of_this_model", str(error))]) from None
+    return synthesis.dated(model.template_reads, dt.datetime.now(dt.UTC).date())
 
 
 def _pinned(body: BatchIn) -> BatchIn:

@@ -12,6 +12,7 @@ from dail.serve.store.checkpoints import Checkpoints
 from dail.serve.store.tables import BATCHES, ITEMS, MANIFESTS, NOW, OPEN, UNITS
 from dail.serve.store.units import item_states
 from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 
@@ -26,6 +27,7 @@ class NewBatch:
     model: ModelIdentity
     model_key: str
     synthesis: Synthesis
+    kinds: ItemKinds
     run_label: str | None
     metadata: Mapping[str, str]
     items: Sequence[ExpertSolution]
@@ -39,6 +41,7 @@ class BatchRecord:
     status: str
     model: ModelIdentity
     synthesis: Synthesis
+    kinds: ItemKinds
     run_label: str | None
     metadata: dict[str, str]
     generation: int
@@ -78,6 +81,7 @@ class Batches:
                 model=new.model.model_dump_json(),
                 model_key=new.model_key,
                 synthesis=new.synthesis.model_dump_json(),
+                kinds=new.kinds.model_dump_json(),
                 run_label=new.run_label,
                 metadata=dict(new.metadata),
             )
@@ -213,6 +217,7 @@ def _batch_record(row: sa.Row) -> BatchRecord:
         status=row.status,
         model=ModelIdentity.model_validate_json(row.model),
         synthesis=Synthesis.model_validate_json(row.synthesis),
+        kinds=ItemKinds.model_validate_json(row.kinds),
         run_label=row.run_label,
         metadata=row.metadata,
         generation=row.generation,

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-STORE_VERSION = 3
+STORE_VERSION = 4
 _BUSY_S = 30
 _CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
 NOW = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
@@ -28,6 +28,7 @@ BATCHES = sa.Table(
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("model_key", sa.Text, nullable=False),  # what a worker's model must equal
     sa.Column("synthesis", sa.Text, nullable=False),
+    sa.Column("kinds", sa.Text, nullable=False),  # of its items, in numbers
     sa.Column("run_label", sa.Text),
     sa.Column("metadata", sa.JSON, nullable=False),
     sa.Column("generation", sa.Integer, nullable=False, default=1),

@@ -44,7 +44,9 @@ TABLES = {
         "dail.synth.config:SynthConfig", ("worker", "synth", "doctor"), "how many engines, and the student"
     ),
     "synthesis": Table(
-        "dail.synth.schema.synthesis:Synthesis", ("submit", "synth", "doctor"), "how traces are drawn, batch by batch"
+        "dail.synth.schema.synthesis:Synthesis",
+        ("submit", "synth", "doctor", "waypoints"),
+        "how traces are drawn, batch by batch",
     ),
     "train": Table("dail.train.config:TrainConfig", ("train", "cache"), "how an adapter is trained"),
     "eval": Table("dail.train.evals.config:EvalConfig", ("eval",), "how completions are drawn and judged"),

@@ -221,7 +221,7 @@ def _records(form: Form, source: _Source, counts: _Counts) -> Iterator[Record]:
             counts.rows += 1
             counts.longest = max(counts.longest, len(record.get("input_ids", ())))
             counts.origins[row.item_id] = (row.source or UNSAID, row.license or UNSAID)
-            counts.switches = switches(row)
+            counts.switches = switches(row, source.manifest.model.template_reads)
             yield record
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from dail.synth.export.rebuild import PROMPT, SAME, Rebuilder
 from dail.synth.method.prompts import fill, role_templates
-from dail.synth.method.turns import THOUGHT_MARK
+from dail.synth.method.thoughts import THOUGHT_MARK
 from dail.synth.schema.manifest import Manifest
 from dail.synth.schema.shards import TraceRow
 
@@ -97,7 +97,12 @@ def _sft_load(switches: Switches) -> str:
 
 
 def _sdft_record(row: TraceRow, given: Given) -> Record:
-    values = {"problem": row.problem, "kind": row.kind, "solution": row.solution, "answer": row.answer}
+    values = {
+        "problem": row.problem,
+        "kind": row.kind,
+        "solution": row.privileged or row.solution,
+        "answer": row.answer,
+    }
     prompts = given.manifest.synthesis.prompts
     seen = fill(role_templates(prompts)["privileged_student"], {**values, "waypoints": [*row.waypoints]})
     return {"prompt": _prompt(row), "privileged_context": seen, "item_id": row.item_id}

@@ -6,13 +6,16 @@ that was cut, or put a default system message in front; each row is tried, and w
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dail.synth.core.errors import UsageError
-from dail.synth.method.turns import THOUGHT_MARK
+from dail.synth.method.thoughts import THOUGHT_MARK
+from dail.synth.schema.chat_templates import names_read
+from dail.synth.schema.rendering import Rendering
 from dail.synth.schema.shards import TraceRow
 
 SAME = "the same ids"
@@ -20,14 +23,19 @@ PROMPT = "the prompt has other ids"
 CUT = "a trace that was cut gets an end of turn that was never written"
 THOUGHT = "the thought is lost"
 MORE = "the template writes more behind the turn than white space"
+BEGUN = "the same ids, but the loss falls on what the prompt has begun of the answer too"
 OTHER = "the answer has other ids"
 
 Chat = Sequence[Mapping[str, Any]]
 
 
-def switches(row: TraceRow) -> dict[str, Any]:
-    """What the chat template was given besides the messages."""
-    return {} if row.thinking is None else {"enable_thinking": row.thinking}
+def switches(row: TraceRow, names: tuple[str, ...]) -> dict[str, Any]:
+    """What the chat template was given besides the messages, and another trainer can give it too.
+
+    Args:
+        names: that the template reads.
+    """
+    return Rendering(thinking=row.thinking, template_args=json.loads(row.template_args)).arguments(names)
 
 
 class Rebuilder:
@@ -46,6 +54,7 @@ class Rebuilder:
             raise UsageError(
                 f"the tokenizer in {model} cannot be loaded: {error}; give the folder of the model that drew the traces"
             ) from None
+        self._names = names_read(str(self._tokenizer.get_chat_template()))
 
     def prompt(self, messages: Chat, row: TraceRow) -> list[int] | None:
         """The ids of messages that end where the assistant begins; none if the template fails on them."""
@@ -64,12 +73,16 @@ class Rebuilder:
         White space that a template writes after the end of the turn is no part of the trace and does not count.
         """
         prompt, whole = [*row.student_prompt_ids], [*row.student_prompt_ids, *row.trace_ids]
-        if self.prompt(messages[:-1], row) != prompt:
-            return PROMPT
-        got = self._chat(messages, row, begins=False) or []
-        behind = str(self._tokenizer.decode(got[len(whole) :], skip_special_tokens=False))
+        asked, got = self.prompt(messages[:-1], row) or [], self._chat(messages, row, begins=False) or []
         if got[: len(whole)] == whole:
-            return CUT if row.truncated else MORE if behind.strip() else SAME
+            behind = str(self._tokenizer.decode(got[len(whole) :], skip_special_tokens=False))
+            if row.truncated or behind.strip():
+                return CUT if row.truncated else MORE
+            # as TRL and others have it, the loss begins where the conversation leaves the prompt
+            begins = next((n for n, pair in enumerate(zip(asked, got, strict=False)) if len({*pair}) > 1), len(asked))
+            return SAME if begins == len(prompt) else BEGUN
+        if asked != prompt:
+            return PROMPT
         return THOUGHT if self._lacks_thought(got, row) else OTHER
 
     def _lacks_thought(self, got: list[int], row: TraceRow) -> bool:
@@ -79,13 +92,15 @@ class Rebuilder:
         return any(line not in rendered for line in lines)
 
     def _chat(self, messages: Chat, row: TraceRow, begins: bool) -> list[int] | None:
+        if row.date is not None:  # another trainer's prompts have the date of its own day
+            return None
         try:
             ids = self._tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
                 add_generation_prompt=begins,
                 tokenize=True,
                 return_dict=False,
-                **switches(row),
+                **switches(row, self._names),
             )
         except Exception:  # a template is a program, and may refuse a conversation
             return None

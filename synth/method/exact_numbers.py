@@ -57,6 +57,7 @@ class _Arithmetic:
             place = match.end()
         self._at = 0
         self._depth = 0
+        self._fractions: dict[int, tuple[Fraction, int]] = {}  # by the token where one begins: value, token behind it
 
     def value(self) -> Fraction:
         value = self._sum()
@@ -147,19 +148,23 @@ class _Arithmetic:
         """`2\\frac12` is five halves, as whoever writes an answer means it; `2\\frac32` is a product."""
         if self._next()[0] != "frac" or whole.denominator != 1:
             return whole
-        start, tokens = self._at, list(self._tokens)
-        part = self._frac()
+        start, part = self._at, self._frac()
         if 0 < part < 1 and self._next() != ("sign", "^"):
             return _bounded(whole + part)
-        self._at, self._tokens = start, tokens
+        self._at = start
         return whole
 
     def _frac(self) -> Fraction:
-        """`\\frac{a}{b}`, `\\frac12`, `\\frac1{20}`."""
-        self._at += 1
-        above = self._group() if self._next() == ("sign", "{") else self._digit()
-        below = self._group() if self._next() == ("sign", "{") else self._digit()
-        return _bounded(above / below)
+        """`\\frac{a}{b}`, `\\frac12`, `\\frac1{20}`. One that `_mixed` left is not read again: nested, that would take
+        twice as long at every level."""
+        start = self._at
+        if start not in self._fractions:
+            self._at += 1
+            above = self._group() if self._next() == ("sign", "{") else self._digit()
+            below = self._group() if self._next() == ("sign", "{") else self._digit()
+            self._fractions[start] = _bounded(above / below), self._at
+        value, self._at = self._fractions[start]
+        return value
 
     def _group(self) -> Fraction:
         if not self._take("sign", "{"):

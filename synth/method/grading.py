@@ -1,10 +1,11 @@
-r"""Does this completion answer the problem? By the built-in grader `math`, or by one of the user's own (`Grade`).
+r"""Does this completion answer the problem? By the built-in graders `math` and `official`, or by one of the user's own
+(`Grade`).
 
 `math` is the paper's (§3.1): the content of the last `\boxed{}` behind the thought against the known answer. What needs
 no algebra is decided exactly (`answers.py`). All else goes to math-verify, which can loop or eat memory on what a
 model writes (`\boxed{9^{9^{9^9}}}`), and whose own time limit needs SIGALRM in the main thread, which a Ray worker or a
 thread cannot give. So it runs in a child process that is killed and replaced when it exceeds its time. An own grader
-runs there too, under the same limits.
+runs there too, under the same limits. `official` compares the same box as text (`same_text.py`).
 """
 
 from __future__ import annotations
@@ -30,16 +31,18 @@ from typing import IO, Any, Protocol, Self
 from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.extensions import Extension, label
 from dail.synth.method.answers import compare
-from dail.synth.method.waypoints import final_answer
+from dail.synth.method.same_text import same_text
+from dail.synth.method.thoughts import behind_thought
+from dail.synth.schema.boxes import final_answer
 
-MATH = "math"
-GRADERS = Extension("grader", "dail.graders", (MATH,))
+MATH, OFFICIAL = "math", "official"
+BY_BOX = (MATH, OFFICIAL)  # graders that judge the last box behind the thought
+GRADERS = Extension("grader", "dail.graders", BY_BOX)
 
 _START_S = 120.0  # of the child: importing sympy, on a busy machine
 _MEMORY_BYTES = 4 << 30  # of the child's address space; an ordinary comparison needs a tenth of it
 _ANSWER_CHARS = 2000  # a longer one is a text in a box; the parser's regular expressions are not linear
 _NEAR = 1e-6  # relative; math-verify rounds to six decimals, which makes all very small numbers equal
-_OPENED, _CLOSED = "<think>", "</think>"
 CUT_IN_THOUGHT = "cut in thought"
 
 
@@ -70,9 +73,9 @@ class Grade(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """`method` says who judged: "exact" (`answers.compare`) or "math-verify"; nobody if `math` found no answer: "cut in
-    thought", or "none" without a box; "timeout" if it was given up as wrong; else the label of an own grader,
-    NAME#DIGEST, which extracts nothing."""
+    """`method` says who judged: "exact" (`answers.compare`), "math-verify" or "official"; nobody if there was no answer
+    for them: "cut in thought", or "none" without a box; "timeout" if it was given up as wrong; else the label of an own
+    grader, NAME#DIGEST, which extracts nothing."""
 
     correct: bool
     method: str
@@ -86,7 +89,7 @@ class Grader:
             grader.grade(r"So it is \boxed{075}.", "75")      Verdict(True, "exact", "075")
 
     The child of an own grader starts on entering, which refuses what cannot be loaded; that of `math` at the first
-    answer that takes algebra.
+    answer that takes algebra; `official` has none.
 
     Raises (from all of it):
         UsageError: there is no such grader, it cannot be loaded, it changed, or it made a mistake.
@@ -106,7 +109,7 @@ class Grader:
         self._known: dict[tuple[str, str], tuple[bool, str]] = {}
 
     def __enter__(self) -> Self:
-        if not self._is_math:
+        if self._pinned not in BY_BOX:
             self._child = _Child(self._timeout_s, self._pinned)
         return self
 
@@ -115,11 +118,16 @@ class Grader:
     ) -> None:
         self.close()
 
-    def grade(self, completion: str, answer: str) -> Verdict:
-        """To `math` a completion without a box behind its thought is wrong; of several boxes the last one counts."""
-        if not self._is_math:
+    def grade(self, completion: str, answer: str, in_thought: bool = False) -> Verdict:
+        """To the built-in graders a completion without a box behind its thought is wrong; of several boxes the last one
+        counts.
+
+        Args:
+            in_thought: the completion's prompt ends inside a thought, which it goes on with.
+        """
+        if self._pinned not in BY_BOX:
             return Verdict(*self._judge(completion, answer), None)
-        said = behind_thought(completion)
+        said = behind_thought(completion, in_thought)
         if said is None:
             return Verdict(False, CUT_IN_THOUGHT, None)
         extracted = final_answer(said)
@@ -134,7 +142,8 @@ class Grader:
 
     def _judge(self, given: str, wanted: str) -> tuple[bool, str]:
         if (given, wanted) not in self._known:
-            self._known[given, wanted] = (self._compare if self._is_math else self._ask)(given, wanted)
+            judge = {MATH: self._compare, OFFICIAL: self._official}.get(self._pinned, self._ask)
+            self._known[given, wanted] = judge(given, wanted)
         return self._known[given, wanted]
 
     def _compare(self, given: str, wanted: str) -> tuple[bool, str]:
@@ -142,6 +151,9 @@ class Grader:
             return False, "exact"
         decided = compare(given, wanted)
         return (decided, "exact") if isinstance(decided, bool) else self._ask(*decided)
+
+    def _official(self, given: str, wanted: str) -> tuple[bool, str]:
+        return same_text(given, wanted), OFFICIAL
 
     def _ask(self, given: str, wanted: str) -> tuple[bool, str]:
         for _ in range(2):  # a child killed from outside gets a second try; what kills it by itself does so again
@@ -155,19 +167,6 @@ class Grader:
             except EOFError:
                 self.close()
         return False, "timeout"
-
-
-def behind_thought(completion: str) -> str | None:
-    """What a completion says behind its last `</think>`; none if its thought was cut.
-
-    Where the chat template opens the thought in the prompt, a completion has the closing mark alone. Without any mark
-    the whole is what it says.
-
-    behind_thought("<think> Is it 3? No. </think> It is 4.")      " It is 4."
-    behind_thought("<think> Is it 3?")                            None
-    """
-    said = completion.rpartition(_CLOSED)[2]
-    return None if _OPENED in said else said
 
 
 class _Child:

@@ -6,6 +6,7 @@ Those ids are what is decoded, stored and trained on: nothing is ever rendered o
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,16 +18,25 @@ import jinja2
 import jinja2.meta
 
 from dail.synth.core.errors import ExtensionError, ItemError, UsageError
+from dail.synth.method.thoughts import is_in_thought, without_empty_thought
 from dail.synth.method.turns import ends_of_turns, opening, turn_marks
-from dail.synth.method.waypoints import extract, final_answer
-from dail.synth.schema.items import ExpertSolution, Message
-from dail.synth.schema.models import ROLES, TEMPLATES, chat_template
-from dail.synth.schema.synthesis import PAPER, PROMPTS
+from dail.synth.method.waypoints import waypoints_of
+from dail.synth.schema.chat_templates import chat_template, names_read
+from dail.synth.schema.items import ExpertSolution, Kind, Message
+from dail.synth.schema.kinds import Resolved, resolve
+from dail.synth.schema.models import ROLES, TEMPLATES
+from dail.synth.schema.rendering import Rendering, has_thinking_switch
+from dail.synth.schema.synthesis import PAPER, PROMPTS, Synthesis
 
 _JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
 # What a role's template may show: the student's nothing that only an expert's solution tells.
 _SHOWN = {role: {"problem", "kind", "solution", "answer", "waypoints"} for role in ROLES}
 _SHOWN["student"] = {"problem", "kind"}
+_PROBE = [
+    {"role": "user", "content": "What is 2 + 2?"},
+    {"role": "assistant", "content": "It is 4."},
+    {"role": "user", "content": "And 3 + 3?"},
+]
 
 
 @dataclass(frozen=True)
@@ -38,42 +48,47 @@ class Contexts:
     negative_ids: list[int]
     student_messages: tuple[Message, ...]
     waypoints: list[str]
+    kind: Kind
     answer: str | None
 
+    @property
+    def longest(self) -> tuple[str, int]:
+        """The role with the longest prompt, and its tokens. The trainer reads a trace behind all three."""
+        by_role = {"privileged": self.privileged_ids, "student": self.student_ids, "negative": self.negative_ids}
+        return max(((role, len(ids)) for role, ids in by_role.items()), key=lambda one: one[1])
 
-def role_messages(item: ExpertSolution, prompts: str = PAPER, extractor: str = PAPER) -> dict[str, tuple[Message, ...]]:
+
+def role_messages(item: ExpertSolution, synthesis: Synthesis | None = None) -> dict[str, tuple[Message, ...]]:
     """The three conversations, by role: the item's last user message rendered through each role's template.
 
     The negative reference sees the answer of a verifiable problem, never of a proof (App. B.1).
+
+    Args:
+        synthesis: whose prompts and extractor are taken, and what a lone box is; the defaults if left out.
 
     Raises:
         ItemError: a template or an extractor that somebody brought along fails on this item.
         UsageError: it cannot be used at all.
     """
+    asked = synthesis or Synthesis()
+    resolved = resolve(item, asked.lone_box)
     values = {
         "problem": item.problem_text,
-        "kind": item.resolved_kind,
-        "solution": item.solution_text,
-        "answer": shown_answer(item),
-        "waypoints": shown_waypoints(item, extractor),
+        "kind": resolved.kind,
+        "solution": item.privileged or item.solution_text,
+        "answer": _shown_answer(resolved),
+        "waypoints": waypoints_of(item, asked),
     }
     *earlier, last = item.messages
-    templates = role_templates(prompts)
+    templates = role_templates(asked.prompts)
     return {
         role: (*earlier, Message.model_construct(role=last.role, content=fill(templates[role], values)))
         for role in ROLES
     }
 
 
-def shown_answer(item: ExpertSolution) -> str | None:
-    """The item's answer, else the last \\boxed{} of its solution; none for proofs."""
-    return (item.answer or final_answer(item.solution_text)) if item.resolved_kind == "verifiable" else None
-
-
-def shown_waypoints(item: ExpertSolution, extractor: str = PAPER) -> list[str]:
-    """The waypoints of the item's solution, without its answer. Raises ItemError: the extractor failed."""
-    solution = item.solution_text
-    return extract(extractor, solution, item.resolved_kind, item.answer or final_answer(solution))
+def _shown_answer(resolved: Resolved) -> str | None:
+    return resolved.answer if resolved.kind == "verifiable" else None
 
 
 @cache
@@ -136,47 +151,48 @@ class Prompts:
     def __init__(self, model: Path) -> None:
         from transformers import AutoTokenizer
 
-        self.has_thinking_switch = "enable_thinking" in chat_template(model)
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True)
         except Exception as error:  # the tokenizers library raises Exception itself
             raise UsageError(f"the tokenizer in {model} cannot be loaded: {error}; restore its files") from None
+        self.template_reads = names_read(_template_of(self.tokenizer, model))
         self._special = _special_tokens(self.tokenizer)
         self.ends = ends_of_turns(model, self.tokenizer)
         self.stop_ids = frozenset(self.ends)
         self._turn_marks = turn_marks(self.tokenizer) | self.stop_ids
-        self._openings: dict[bool | None, str] = {}
 
-    def contexts(
-        self, item: ExpertSolution, thinking: bool | None, prompts: str = PAPER, extractor: str = PAPER
-    ) -> Contexts:
+    @property
+    def has_thinking_switch(self) -> bool:
+        return has_thinking_switch(self.template_reads)
+
+    def contexts(self, item: ExpertSolution, synthesis: Synthesis | None = None) -> Contexts:
         """Token ids of the three contexts, each ending where the model is to start writing.
 
         Raises:
             ItemError: the tokenizer or the chat template failed on this item, or a text of it spells a special token.
-            UsageError: `thinking` is set and the chat template has no such switch; prompts or extractor cannot be used.
+            UsageError: the chat template does not read what the settings set; prompts or extractor cannot be used.
         """
-        by_role = role_messages(item, prompts, extractor)
-        ids = {role: self.render(messages, thinking) for role, messages in by_role.items()}
+        asked = synthesis or Synthesis()
+        by_role = role_messages(item, asked)
+        ids = {role: self.render(messages, asked) for role, messages in by_role.items()}
+        resolved = resolve(item, asked.lone_box)
         return Contexts(
             student_ids=ids["student"],
             privileged_ids=ids["privileged_student"],
             negative_ids=ids["negative_reference"],
             student_messages=by_role["student"],
-            waypoints=shown_waypoints(item, extractor),
-            answer=shown_answer(item),
+            waypoints=waypoints_of(item, asked),
+            kind=resolved.kind,
+            answer=_shown_answer(resolved),
         )
 
-    def student_ids(self, problem: str, thinking: bool | None, prompts: str = PAPER) -> list[int]:
+    def student_ids(self, problem: str, rendering: Rendering | None = None, prompts: str = PAPER) -> list[int]:
         """The student's context of a bare problem with a checkable answer, as in evaluation."""
         content = fill(role_templates(prompts)["student"], {"problem": problem, "kind": "verifiable"})
-        return self.render((Message.model_construct(role="user", content=content),), thinking)
+        return self.render((Message.model_construct(role="user", content=content),), rendering)
 
-    def render(self, messages: tuple[Message, ...], thinking: bool | None) -> list[int]:
-        if thinking is not None and not self.has_thinking_switch:
-            raise UsageError(
-                f"thinking={thinking} is set, but this model's chat template has no enable_thinking switch"
-            )
+    def render(self, messages: tuple[Message, ...], rendering: Rendering | None = None) -> list[int]:
+        """Raises ItemError, UsageError as `contexts` does."""
         for message in messages:
             if found := self._special.search(message.content):
                 raise ItemError(
@@ -184,18 +200,44 @@ class Prompts:
                     f"a {message.role} message holds {found.group()!r}, which this model's tokenizer reads as a "
                     "control token, so that the text would break out of its turn; remove it or spell it differently",
                 )
-        switch = {} if thinking is None else {"enable_thinking": thinking}
+        text = self._text([message.model_dump() for message in messages], rendering or Rendering())
+        if messages[-1].content.strip() not in text:
+            raise ItemError(
+                "template_drops_text",
+                "the chat template leaves out or changes the last message, so that the model would not see the problem "
+                "as it stands: it may want parts, as models with pictures do; give the model a template for text",
+            )
+        return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
+
+    def _text(self, conversation: list[dict[str, str]], rendering: Rendering) -> str:
+        arguments = rendering.arguments(self.template_reads)
         try:
-            ids = self.tokenizer.apply_chat_template(
-                [message.model_dump() for message in messages],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
-                **switch,
+            text = str(
+                self.tokenizer.apply_chat_template(
+                    conversation, add_generation_prompt=True, tokenize=False, **arguments
+                )
             )
         except Exception as error:  # a template is a program: whatever it raises concerns this item alone
             raise ItemError("tokenizer_failed", f"the chat template failed: {type(error).__name__}: {error}") from error
-        return [int(token) for token in ids]
+        return (without_empty_thought(text) if rendering.drop_empty_thought else text) + rendering.opening
+
+    def _closed(self, conversation: list[dict[str, str]], rendering: Rendering) -> str:
+        arguments = rendering.arguments(self.template_reads)
+        return str(self.tokenizer.apply_chat_template(conversation, tokenize=False, **arguments))
+
+    def probe(self, rendering: Rendering | None = None) -> str:
+        """A fixed conversation as a prompt. Two programs that render it alike agree about what shapes a prompt."""
+        return self._text(_PROBE, rendering or Rendering())
+
+    def prints_date(self, rendering: Rendering | None = None) -> bool:
+        """Whether prompts of another day would be other prompts, tried on two of them."""
+        days = (dt.date(2001, 2, 3), dt.date(2012, 11, 30))
+        first, second = (self.probe((rendering or Rendering()).model_copy(update={"date": day})) for day in days)
+        return first != second
+
+    def is_in_thought(self, rendering: Rendering | None = None) -> bool:
+        """Whether a prompt ends inside a thought, so that a model's reply begins with the rest of it."""
+        return is_in_thought(self.probe(rendering).rpartition(_PROBE[-1]["content"])[2])
 
     def solution_ids(self, item: ExpertSolution) -> list[int]:
         """The expert solution as a trace: its text, and the token by which the chat template ends a turn."""
@@ -209,22 +251,28 @@ class Prompts:
         stray = next((token for token in inside if token in self._turn_marks), None)
         return None if stray is None else str(self.tokenizer.decode([stray], skip_special_tokens=False))
 
-    def completion(self, trace_ids: list[int], thinking: bool | None) -> str:
+    def completion(self, trace_ids: list[int], rendering: Rendering | None = None) -> str:
         """The assistant's message as other trainers read it: whole, with its thought and the marks around it.
 
         What the prompt has begun of the turn (a template that opens the thought itself) stands in front; of the tokens
         that are special only the one that ends the turn is left out, since a template writes it.
         """
+        asked = rendering or Rendering()
         inside = trace_ids[:-1] if trace_ids and trace_ids[-1] in self.stop_ids else trace_ids
-        if thinking not in self._openings:
-            self._openings[thinking] = opening(
-                self.tokenizer, {} if thinking is None else {"enable_thinking": thinking}
-            )
-        return self._openings[thinking] + str(self.tokenizer.decode(inside, skip_special_tokens=False))
+        begun = opening(lambda messages, begins: (self._text if begins else self._closed)(messages, asked))
+        return begun + str(self.tokenizer.decode(inside, skip_special_tokens=False))
 
     def text(self, token_ids: list[int]) -> str:
         """What people read of a trace: special tokens left out. Never tokenised again."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+
+def _template_of(tokenizer: Any, model: Path) -> str:
+    """As transformers choose it, which is what will be rendered. Raises UsageError: it finds none."""
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError:
+        return chat_template(model)  # which says what is missing
 
 
 def _special_tokens(tokenizer: Any) -> re.Pattern[str]:

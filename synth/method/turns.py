@@ -10,15 +10,15 @@ may name the end, any of them may be wrong alone, and a token that any of them n
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dail.synth.core.errors import UsageError
+from dail.synth.method.thoughts import THOUGHT_MARK
 
-# <think>, </think>, [THINK], ◁think▷, <|START_THINKING|> and their like: what stands between them belongs to an answer
-THOUGHT_MARK = re.compile(r"[<\[◁][^<>\[\]◁▷\s]*(?:think|thought|reasoning)[^<>\[\]◁▷\s]*[>\]▷]", re.IGNORECASE)
-_ASKED, _ANSWERED = "a question", "the answer that was given"  # of a conversation that is rendered to see its marks
+# Of a conversation that is rendered to see its marks.
+_ASKED, _THOUGHT, _ANSWERED = "a question", "the thought that was had", "the answer that was given"
 
 
 def ends_of_turns(model: Path, tokenizer: Any) -> dict[int, tuple[str, ...]]:
@@ -42,29 +42,44 @@ def ends_of_turns(model: Path, tokenizer: Any) -> dict[int, tuple[str, ...]]:
 
 
 def turn_marks(tokenizer: Any) -> frozenset[int]:
-    """The ids of all tokens by which the chat template tells turns apart, which no answer may hold."""
-    # thoughts and tools have tokens too, which belong to an answer: most are not special, those of thoughts may be
-    special = {
-        int(token)
-        for token, one in tokenizer.added_tokens_decoder.items()
-        if one.special and not THOUGHT_MARK.fullmatch(one.content)
-    }
-    return frozenset(map(int, tokenizer.encode(_rendered(tokenizer), add_special_tokens=False))) & special
+    """The ids of all tokens by which the chat template tells turns apart, which no answer may hold.
+
+    What it writes between a thought and its answer, or between the answer and the token that ends the turn, is a part
+    of an answer: some models write `<|end|><|start|>assistant` there themselves.
+    """
+    special = {int(token): one.content for token, one in tokenizer.added_tokens_decoder.items() if one.special}
+    told = _rendered(tokenizer, {"role": "assistant", "content": _ANSWERED})
+    thought = dict.fromkeys(("thinking", "reasoning_content", "reasoning"), _THOUGHT)
+    whole = _rendered(tokenizer, {"role": "assistant", "content": _ANSWERED, **thought})
+    between = whole.partition(_THOUGHT)[2].partition(_ANSWERED)
+    inside = _special_in(tokenizer, between[0]) if between[1] else set()
+    behind = _run_behind_answer(tokenizer)
+    end = _of_template(tokenizer)
+    inside |= set(behind[: behind.index(end[0])]) if end else set()
+    return frozenset(
+        token
+        for token in _special_in(tokenizer, told) - inside
+        if not THOUGHT_MARK.fullmatch(special[token])  # whose tokens are special in few models
+    )
 
 
-def opening(tokenizer: Any, switches: dict[str, Any]) -> str:
+def _special_in(tokenizer: Any, text: str) -> set[int]:
+    special = {int(token) for token, one in tokenizer.added_tokens_decoder.items() if one.special}
+    return set(map(int, tokenizer.encode(text, add_special_tokens=False))) & special
+
+
+def opening(render: Callable[[list[dict[str, str]], bool], str]) -> str:
     """What a prompt has written of the assistant's text already, at its end: `<think>`, an empty thought, or nothing.
 
     Nothing too where the template writes the same in front of an answer that is given to it.
+
+    Args:
+        render: a conversation as text; true if an answer is to follow.
     """
     asked = [{"role": "user", "content": _ASKED}]
-
-    def rendered(messages: list[dict[str, str]], begins: bool) -> str:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=begins, **switches))
-
     try:
-        before, prompt = rendered(asked, False), rendered(asked, True)
-        head = rendered([*asked, {"role": "assistant", "content": _ANSWERED}], False).partition(_ANSWERED)[0]
+        before, prompt = render(asked, False), render(asked, True)
+        head = render([*asked, {"role": "assistant", "content": _ANSWERED}], False).partition(_ANSWERED)[0]
     except Exception:  # a template is a program, and this one may know no assistant
         return ""
     if not (prompt.startswith(before) and head.startswith(before)):
@@ -89,16 +104,28 @@ def _of_generation_config(model: Path) -> list[int]:
 
 
 def _of_template(tokenizer: Any) -> list[int]:
-    """The token right behind the answer. A template that writes other text there ends a turn by that text."""
-    after = _rendered(tokenizer).rpartition(_ANSWERED)[2].lstrip()
+    """The token that ends the turn, of those right behind the answer: the tokenizer's own end, else the first.
+
+    A template that writes other text there ends a turn by that text.
+    """
+    run = _run_behind_answer(tokenizer)
+    return [tokenizer.eos_token_id] if tokenizer.eos_token_id in run else run[:1]
+
+
+def _run_behind_answer(tokenizer: Any) -> list[int]:
+    """The added tokens that the chat template writes behind an answer, with nothing between them but white space."""
+    after = _rendered(tokenizer, {"role": "assistant", "content": _ANSWERED}).partition(_ANSWERED)[2].lstrip()
     spelled = {one.content: int(token) for token, one in tokenizer.added_tokens_decoder.items()}
-    return [spelled[text] for text in sorted(spelled, key=len, reverse=True) if after.startswith(text)][:1]
+    longest_first, run = sorted(spelled, key=len, reverse=True), list[int]()
+    while text := next((one for one in longest_first if after.startswith(one)), None):
+        run.append(spelled[text])
+        after = after.removeprefix(text).lstrip()
+    return run
 
 
-def _rendered(tokenizer: Any) -> str:
+def _rendered(tokenizer: Any, answer: dict[str, str]) -> str:
     """A question and its answer as the chat template writes them; nothing if it cannot."""
-    asked = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _ANSWERED}]
     try:
-        return str(tokenizer.apply_chat_template(asked, tokenize=False))
+        return str(tokenizer.apply_chat_template([{"role": "user", "content": _ASKED}, answer], tokenize=False))
     except Exception:  # a template is a program, and this one may know no assistant
         return ""

@@ -11,7 +11,8 @@ solution once, left to right:
   `x - 3` are 3. Right after a relation a space may stand between: `= - 3`.
 * `\frac{1}{2}`, `\frac 12` and `1/2` are the integers 1 and 2: the paper's numbers are integers, floats, scientific.
 * A bare comma between digits separates thousands (`12,345`) unless it separates members of a list, a tuple, an interval
-  or a set (`1,100,x`, `(12,345)`), or a zero leads. `12{,}345`, `12\,345` and `12,\!345` are one number anywhere.
+  or a set (`1,100,x`, `(12,345)`, but not `(12,345 people)`), or a zero leads. `12{,}345`, `12\,345` and `12,\!345`
+  are one number anywhere.
 * Other LaTeX is not evaluated: `1.5 \times 10^{-3}` gives its parts.
 
 Every quantifier that can fail after a long run is possessive or bounded, so time is linear in the text.
@@ -28,7 +29,9 @@ from dail.synth.method.apparatus import without_apparatus
 from dail.synth.method.expressions import LONGEST_WAYPOINT, key, tidy
 from dail.synth.method.official import official
 from dail.synth.method.rhs import right_hand_sides
-from dail.synth.schema.synthesis import EXTRACTOR, PAPER
+from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.kinds import resolve
+from dail.synth.schema.synthesis import EXTRACTOR, PAPER, Synthesis
 
 # Put into the text before it is read, where only TeX or what stands around a place tells what it is.
 _OPERAND_ENDS = "\0"  # behind a digit that is an argument of its own, behind a comma that joins no digits
@@ -138,7 +141,18 @@ _LIST_BEFORE = re.compile(
     r"(?:\s(?:are|were|is|of))?:?)[\s$]*$"
 )
 _LIST_AFTER = re.compile(r",\s{0,2}(?:\\!)?(?:\\[lc]?dots|\.\.\.|…)|,[^\s\\$'\"”’)]|,\\[A-Za-z]|\s?;\s?[0-9]")
-_BOX_OR_BRACES = re.compile(r"(?P<box>\\boxed\s*+\{)|\\\\(?!boxed)|\\[{}]|(?P<open>\{+)|(?P<close>\}+)")
+# Inside brackets: words that nobody writes beside the first or the last of several members.
+_AMOUNT_BEFORE = re.compile(
+    r"\b(?:about|approximately|roughly|nearly|almost|exactly|around|over|only|just|some|than|least|most|totalling)[\s$~]{1,2}$"
+)
+_NO_AMOUNT = (
+    r"(?!(?:and|are|being|both|but|each|exclusive|for|from|has|have|if|inclusive|is|lies|mod|modulo|not|or|then|with|where"
+    r"|which|when)\b)"
+)
+_AMOUNT_AFTER = re.compile(
+    rf"\$?(?:[\s~]|\\[ ,])\$?{_NO_AMOUNT}(?:[a-z]{{3,}}+|[ckm]m|k?g|ft)(?![A-Za-z(])"
+    rf"|\$?(?:[\s~]|\\[ ,;])?\\(?:text|mathrm|mbox)\{{\s?{_NO_AMOUNT}[a-z]{{2}}"
+)
 
 
 class ExtractWaypoints(Protocol):
@@ -162,6 +176,19 @@ class ExtractWaypoints(Protocol):
     def __call__(self, solution: str, kind: str, answer: str | None) -> list[str]: ...
 
 
+def waypoints_of(item: ExpertSolution, synthesis: Synthesis | None = None) -> list[str]:
+    """The item's own waypoints, else those of its solution without its answer. Raises ItemError: the extractor failed.
+
+    Args:
+        synthesis: whose extractor is taken, and what a lone box is; the defaults if left out.
+    """
+    if item.waypoints is not None:
+        return list(item.waypoints)
+    asked = synthesis or Synthesis()
+    resolved = resolve(item, asked.lone_box)
+    return extract(asked.extractor, item.solution_text, resolved.kind, resolved.answer)
+
+
 def extract(extractor: str, solution: str, kind: Literal["verifiable", "proof"], answer: str | None) -> list[str]:
     """The waypoints by an extractor, one of `EXTRACTORS` or another.
 
@@ -179,36 +206,6 @@ def extract(extractor: str, solution: str, kind: Literal["verifiable", "proof"],
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise ItemError("extractor_failed", f"{extractor} gave {found!r:.200}; wanted a list of texts")
     return found
-
-
-def final_answer(solution: str) -> str | None:
-    r"""Content of the last balanced `\boxed{...}` that is not blank (paper App. B.1), else none.
-
-    `\boxed 7` is no answer, since TeX would box one character of `\boxed 42`; nor is `\fbox{7}`. Of two nested
-    boxes the inner one starts last. A backslash too many, as in `\\boxed{7}`, is forgiven.
-
-        So $\boxed{\frac{3}{4}}$.        \frac{3}{4}
-        \boxed{5}, then \boxed{7         5
-        \boxed{\{1, 2\}}                 \{1, 2\}
-    """
-    last_start, answer = -1, None
-    depth, open_boxes = 0, list[tuple[int, int]]()  # a box: where its content starts, depth of its brace
-    first_box = solution.find(r"\boxed")
-    for match in _BOX_OR_BRACES.finditer(solution, first_box) if first_box >= 0 else ():
-        if match["box"]:
-            depth += 1
-            open_boxes.append((match.end(), depth))
-        elif match["open"]:
-            depth += len(match["open"])
-        elif match["close"]:
-            left = max(depth - len(match["close"]), 0)
-            while open_boxes and open_boxes[-1][1] > left:
-                start, box_depth = open_boxes.pop()
-                content = solution[start : match.start() + depth - box_depth].strip() if start > last_start else ""
-                if content:
-                    last_start, answer = start, content
-            depth = left
-    return answer
 
 
 def waypoints(solution: str, kind: Literal["verifiable", "proof"], answer: str | None) -> list[str]:
@@ -232,6 +229,21 @@ def waypoints(solution: str, kind: Literal["verifiable", "proof"], answer: str |
     if answer is not None:
         found.pop(key(answer), None)
     return list(found.values())
+
+
+def places(solution: str, kind: Literal["verifiable", "proof"]) -> list[tuple[int, int]]:
+    """Where in the solution `waypoints` reads an expression: first character, and the one behind the last."""
+    text, found = _marked(solution), list[tuple[int, int]]()
+    done, num_marks = 0, 0
+    for match in _READERS[kind].finditer(text):
+        if match["waypoint"]:
+            ends = list[int]()
+            for end in match.span("waypoint"):
+                num_marks += text.count(_OPERAND_ENDS, done, end) + text.count(_SIGN_FOLLOWS, done, end)
+                done = end
+                ends.append(end - num_marks)
+            found.append((ends[0], ends[1]))
+    return found
 
 
 def _sorted_waypoints(solution: str, kind: Literal["verifiable", "proof"], answer: str | None) -> list[str]:
@@ -285,10 +297,16 @@ def _without_lists(text: str) -> str:
             opened.clear()
     pieces, done, numbers = list[str](), 0, set(free)
     for place, found in enumerate(lists):
-        if place not in numbers or not _is_number(found):
+        if not ((place in numbers or _is_amount(found)) and _is_number(found)):
             pieces += [text[done : found.start()], found[0].replace(",", f",{_OPERAND_ENDS}")]
             done = found.end()
     return "".join([*pieces, text[done:]])
+
+
+def _is_amount(found: re.Match[str]) -> bool:
+    """Whether words around it make it one number also inside brackets."""
+    before = found.string[max(0, found.start() - 20) : found.start()]
+    return bool(_AMOUNT_BEFORE.search(before) or _AMOUNT_AFTER.match(found.string, found.end()))
 
 
 def _is_number(found: re.Match[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import platform
 from collections import Counter
@@ -16,12 +17,16 @@ from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_ERROR, EXIT_OK, EXIT_
 from dail.synth.core.progress import progress
 from dail.synth.engine.sizing import GIB, Device, Sizes, fit, shape_of, this_device
 from dail.synth.engine.versions import Choices, check_vllm, outside, versions_here, vllm_here
+from dail.synth.method.counts import count_kinds
+from dail.synth.method.data_check import DataCheck, check_data, problems_of
 from dail.synth.method.prompts import Contexts, Prompts
 from dail.synth.run.local import make_batch, tried_out
 from dail.synth.run.pool import ray_cluster
 from dail.synth.run.preview import Forecast, Preview, forecast, run_preview
 from dail.synth.run.trace_rows import prepare
+from dail.synth.schema.chat_templates import DATE
 from dail.synth.schema.items import load_items
+from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.models import ROLES, ModelIdentity, adapter_rank, identify
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Unit
@@ -45,10 +50,15 @@ class BadItem(Frozen):
 
 
 class Items(Frozen):
-    """`units`: traces that the run will draw. The longest prompt is a role's with most tokens."""
+    """`units`: traces that the run will draw. The longest prompt is a role's with most tokens.
+
+    `shortened`: ids of items whose solution loses something because it is too long.
+    """
 
     items: int
     units: int
+    kinds: ItemKinds
+    shortened: tuple[str, ...]
     bad: tuple[BadItem, ...]
     longest_prompt_tokens: int
     longest_prompt_item: str | None
@@ -65,6 +75,9 @@ class Trainer(Frozen):
 class Report(Frozen):
     """What `dail doctor --json` prints. `dangers` make it end with 1, `notes` do not.
 
+    `template_args`: what the chat template can be told, by `thinking` or in `template_args`. `prints_date`: whether it
+    renders two days differently.
+
     `engine`: as vLLM decides it for this device; none for the fake engine, and where no engine can be.
     """
 
@@ -73,13 +86,15 @@ class Report(Frozen):
     versions: dict[str, str]
     device: Device
     model: ModelIdentity
-    thinking_switch: bool
+    template_args: tuple[str, ...]
+    prints_date: bool
     ends: dict[int, tuple[str, ...]]  # ids of the tokens that end a turn, and who names each
     reserved: Sizes | None
     engine: Choices | None
     trainer: Trainer
     prompts: tuple[Prompt, ...] = ()
     items: Items | None = None
+    data_check: DataCheck | None = None
     preview: Preview | None = None
     forecast: Forecast | None = None
     notes: tuple[str, ...] = ()
@@ -95,8 +110,13 @@ class Report(Frozen):
         return EXIT_SOME_FAILED if num_bad < self.items.items else EXIT_BATCH_FAILED
 
 
-def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_preview: bool) -> Report:
+def examine(
+    file: Path | None, config: SynthConfig, synthesis: Synthesis, with_preview: bool, against: Path | None = None
+) -> Report:
     """Looks at machine, model, items and, with a preview, at five traces. All paths must be absolute.
+
+    Args:
+        against: problems of an evaluation, which the items are to keep clear of.
 
     Raises:
         UsageError, InputError: file, model, settings or the installed vLLM cannot be used.
@@ -105,6 +125,7 @@ def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_p
     if config.engine.kind == "vllm" and (found_vllm := vllm_here()):
         check_vllm(found_vllm)
     device, identity = this_device(), identify(config.engine.model, student=config.student)
+    synthesis.check(identity.template_reads)
     prompts, synthesis = Prompts(config.engine.model), tried_out(synthesis)
     shape = shape_of(config.engine.model, config.engine.dtype)
     notes, sizes = outside(), None
@@ -115,8 +136,10 @@ def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_p
     found: dict[str, Any] = {}
     if file:
         model_tokens = min(config.engine.model_tokens or shape.model_tokens, shape.model_tokens)
-        found = _examine_items(file, config, synthesis, identity, prompts, model_tokens, with_preview)
+        problems = problems_of(against) if against else None
+        found = _examine_items(file, config, synthesis, identity, prompts, model_tokens, with_preview, problems)
         notes += _notes(synthesis, prompts, found)
+    notes += _date_notes(synthesis, prompts)
     engine = None
     try:
         engine = _engine(config, sizes)
@@ -128,7 +151,8 @@ def examine(file: Path | None, config: SynthConfig, synthesis: Synthesis, with_p
         versions=versions_here(),
         device=device,
         model=identity,
-        thinking_switch=prompts.has_thinking_switch,
+        template_args=tuple(name for name in prompts.template_reads if name != DATE),
+        prints_date=prompts.prints_date(synthesis),
         ends=prompts.ends,
         reserved=sizes,
         engine=engine,
@@ -169,22 +193,27 @@ def _examine_items(
     prompts: Prompts,
     model_tokens: int,
     with_preview: bool,
+    against: dict[str, str] | None,
 ) -> dict[str, Any]:
     """The parts of the report that need expert solutions."""
     items = load_items(file)
     batch = make_batch(items, synthesis, identity)
     good, bad, first = {}, [], None
+    shortened = list[str]()
     longest: tuple[int, str | None] = 0, None
     firsts = {unit.item_id: unit for unit in reversed(batch.units.values())}
     with progress("items", len(firsts)) as bar:
         for number, unit in enumerate(reversed(firsts.values()), 1):
             bar.update(number)
             try:
-                contexts = prepare(unit, prompts, model_tokens).contexts
+                prepared = prepare(unit, prompts, model_tokens)
             except ItemError as error:
                 bad.append(BadItem(item_id=unit.item_id, code=error.code, detail=str(error)))
                 continue
+            contexts = prepared.contexts
             first = first or contexts
+            if prepared.dropped:
+                shortened.append(unit.item_id)
             good[unit.item_id] = unit
             longest = max(longest, (max(map(len, _ids(contexts).values())), unit.item_id))
     units = [unit for unit in batch.units.values() if unit.item_id in good]
@@ -193,6 +222,8 @@ def _examine_items(
         "items": Items(
             items=len(firsts),
             units=len(units),
+            kinds=count_kinds([unit.item for unit in firsts.values()], synthesis),
+            shortened=tuple(shortened),
             bad=tuple(bad),
             longest_prompt_tokens=longest[0],
             longest_prompt_item=longest[1],
@@ -201,6 +232,7 @@ def _examine_items(
             Prompt(role=role, text=prompts.tokenizer.decode(ids, skip_special_tokens=False), token_ids=tuple(ids))
             for role, ids in (_ids(first) if first else {}).items()
         ),
+        "data_check": check_data(items, synthesis, against),
         "preview": shown,
         "forecast": forecast(shown, len(units), config.engine.tensor_parallel) if shown else None,
     }
@@ -234,6 +266,15 @@ def _notes(synthesis: Synthesis, prompts: Prompts, found: dict[str, Any]) -> lis
     return notes
 
 
+def _date_notes(synthesis: Synthesis, prompts: Prompts) -> list[str]:
+    if synthesis.date is not None or not prompts.prints_date(synthesis):
+        return []
+    return [
+        "the chat template prints the date, so that prompts of another day are other prompts: a batch keeps the day on "
+        f"which it is made; set date={dt.date.today()} for traces that can be drawn again"
+    ]
+
+
 def _dangers() -> list[str]:
     """A Ray dashboard that takes jobs from anybody lets anybody run code."""
     address = os.environ.get("RAY_ADDRESS", "")
@@ -252,7 +293,7 @@ def _dangers() -> list[str]:
 
 def describe(report: Report) -> str:
     """The report for people; texts and ids shortened, which `--json` gives whole."""
-    parts = [_machine(report), _choices(report), _roles(report), _items(report), _preview(report)]
+    parts = [_machine(report), _choices(report), _roles(report), _items(report), _data(report), _preview(report)]
     parts += [f"note: {note}" for note in report.notes]
     parts += [f"DANGER: {danger}" for danger in report.dangers]
     return "\n\n".join(part for part in parts if part)
@@ -265,7 +306,8 @@ def _machine(report: Report) -> str:
         f"{_size(report.device.free_bytes)} of {_size(report.device.total_bytes)} free",
         f"model {model.name}: revision {model.revision[:24]}, tokenizer {model.tokenizer_hash[:24]}, "
         f"templates {model.template_hash[:24]}",
-        f"  thinking switch: {'yes' if report.thinking_switch else 'no'}; a turn ends with "
+        f"  the chat template reads {', '.join(report.template_args) or 'no arguments'}"
+        f"{' and prints the date' if report.prints_date else ''}; a turn ends with "
         + ", ".join(f"{token} ({', '.join(places)})" for token, places in report.ends.items()),
     ]
     if held:
@@ -309,11 +351,26 @@ def _items(report: Report) -> str:
         return "no file was named: give expert solutions to see prompts, bad items and a forecast"
     lines = [
         f"{items.items} items, {len(items.bad)} of them cannot run; {items.units} traces to draw; "
-        f"longest prompt {items.longest_prompt_tokens:,} tokens (item {items.longest_prompt_item})"
+        f"longest prompt {items.longest_prompt_tokens:,} tokens (item {items.longest_prompt_item})",
+        f"  {items.kinds.told()}"
+        + (f"; solutions of {len(items.shortened)} items are too long and lose a part" if items.shortened else ""),
     ]
     lines += [f"  item {bad.item_id}: {bad.code}: {bad.detail}" for bad in items.bad[:_SHOWN_ITEMS]]
     if len(items.bad) > _SHOWN_ITEMS:
         lines.append(f"  and {len(items.bad) - _SHOWN_ITEMS} more; --json lists all")
+    return "\n".join(lines)
+
+
+def _data(report: Report) -> str:
+    """Of each kind of finding the first few."""
+    if report.data_check is None:
+        return ""
+    lines = [f"data check: {report.data_check.told()}"]
+    for kind, ids in report.data_check.ids().items():
+        found = [one for one in report.data_check.findings if one.kind == kind]
+        lines += [f"  item {one.item_id}: {one.detail}" for one in found[:_SHOWN_ITEMS]]
+        if len(found) > _SHOWN_ITEMS:
+            lines.append(f"  and {len(found) - _SHOWN_ITEMS} more like these, in {len(ids)} items; --json lists all")
     return "\n".join(lines)
 
 

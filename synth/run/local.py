@@ -48,13 +48,16 @@ from dail.synth.core.errors import (
 from dail.synth.core.files import Objects
 from dail.synth.core.progress import OnProgress, told_to
 from dail.synth.core.running import Stop
+from dail.synth.method.counts import count_kinds
+from dail.synth.method.data_check import check_data
 from dail.synth.method.prompts import role_templates
 from dail.synth.run.unit_source import Progress, Standing
 from dail.synth.run.worker import run_worker
 from dail.synth.schema.card import write_card
 from dail.synth.schema.items import ExpertSolution, check_items, load_items
+from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest, read_rows
-from dail.synth.schema.models import ModelIdentity, chat_template, identify
+from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.synthesis import EXTRACTOR, PAPER, RULES, Synthesis
 from dail.synth.schema.trace_tokens import Tokens, student_share
@@ -63,6 +66,7 @@ from dail.synth.schema.units import WORKER_STOPPED, Failure, HeartbeatReply, Lea
 _log = logging.getLogger(__name__)
 
 _PREFIX: TypeAdapter[Tokens] = TypeAdapter(Tokens)
+_SETTINGS = "settings.json"
 MAX_ATTEMPTS = 3  # of a unit whose failures may be someone else's fault
 
 
@@ -126,6 +130,7 @@ class Batch:
     batch_id: str
     model: ModelIdentity
     synthesis: Synthesis
+    kinds: ItemKinds
     units: dict[str, Unit]
 
 
@@ -146,10 +151,17 @@ def tried_out(synthesis: Synthesis) -> Synthesis:
     return synthesis
 
 
-def make_batch(items: list[ExpertSolution], synthesis: Synthesis, model: ModelIdentity) -> Batch:
-    content = [item.model_dump(mode="json") for item in items]
+def make_batch(
+    items: list[ExpertSolution], synthesis: Synthesis, model: ModelIdentity, out: Path | None = None
+) -> Batch:
+    """The units of a run. Where the chat template prints the date, a batch that was begun in `out` keeps its own."""
+    content = [item.model_dump(mode="json", exclude_none=True) for item in items]
     settings = {**synthesis.identity(), "samples_per_item": synthesis.samples_per_item}
     batch_id = "local-" + fingerprint([content, settings, model.identity()]).removeprefix("sha256:")[:24]
+    began, today = _day_begun(out, batch_id) if out else None, dt.date.today()
+    synthesis = synthesis.dated(model.template_reads, began or today)
+    if began and began == synthesis.date != today:
+        _log.info(f"the chat template prints the date: this batch goes on as of {began}, the day it was begun")
     units: dict[str, Unit] = {}
     for item in items:
         for sample in range(synthesis.samples_per_item):
@@ -167,7 +179,7 @@ def make_batch(items: list[ExpertSolution], synthesis: Synthesis, model: ModelId
                 synthesis=synthesis,
                 model=model,
             )
-    return Batch(batch_id, model, synthesis, units)
+    return Batch(batch_id, model, synthesis, count_kinds(items, synthesis), units)
 
 
 class LocalSource:
@@ -267,6 +279,8 @@ def _is_final(entry: Entry, out: Path) -> bool:
 class SynthesisResult(Frozen):
     """What became of a batch. `manifest` is none if no unit has a trace, or it was interrupted.
 
+    `kinds`: of the items, by the rule that made them verifiable or proofs.
+
     `student_share`: of the tokens whose writer is known; none if none is. `failures`: of each unit without a trace,
     which item it was and why, with a code.
     """
@@ -279,6 +293,7 @@ class SynthesisResult(Frozen):
     tokens: int
     student_share: float | None
     interrupted: bool
+    kinds: ItemKinds
     failures: tuple[Entry, ...]
 
     def traces(self) -> Iterator[TraceRow]:
@@ -343,13 +358,11 @@ def _synthesise(
     items: list[ExpertSolution], out: Path, config: SynthConfig, synthesis: Synthesis, stop: Stop | None
 ) -> SynthesisResult:
     model = identify(config.engine.model, student=config.student)
-    if synthesis.thinking is not None and "enable_thinking" not in chat_template(config.engine.model):
-        raise UsageError(
-            f"thinking={synthesis.thinking} is set, but the chat template in {config.engine.model} has no "
-            f"enable_thinking switch; leave it out"
-        )
+    synthesis.check(model.template_reads)
     synthesis = tried_out(synthesis)
-    batch = make_batch(items, synthesis, model)
+    if (check := check_data(items, synthesis)).findings:
+        _log.info(f"data check: {check.told()}; `dail doctor` lists what was found")
+    batch = make_batch(items, synthesis, model, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with open_ledger(out / "ledger.jsonl") as ledger:
@@ -367,7 +380,8 @@ def _run(source: LocalSource, batch: Batch, config: SynthConfig, out: Path, stop
         return False
     if done:
         _log.info(f"resuming: {done} of {total} units were done")
-    _save(out, batch.batch_id, "settings.json", {
+    _log.info(batch.kinds.told())
+    _save(out, batch.batch_id, _SETTINGS, {
         "synth": config.model_dump(mode="json"),
         "synthesis": batch.synthesis.model_dump(mode="json"),
         "model": batch.model.model_dump(mode="json"),
@@ -394,6 +408,7 @@ def _conclude(source: LocalSource, batch: Batch, out: Path, interrupted: bool) -
             sum(shard.student_tokens for shard in shards), sum(shard.attributed_tokens for shard in shards)
         ),
         interrupted=interrupted,
+        kinds=batch.kinds,
         failures=tuple(source.failures),
     )
 
@@ -410,8 +425,21 @@ def _write_manifest(batch: Batch, shards: list[ShardRef], out: Path) -> Path:
     return path
 
 
+def _day_begun(out: Path, batch_id: str) -> dt.date | None:
+    """The date in the settings that this batch was begun with; none if it was not, or they cannot be read."""
+    try:
+        saved = json.loads(_saved(out, batch_id, _SETTINGS).read_text("utf-8"))
+        return dt.date.fromisoformat(saved["synthesis"]["date"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _saved(out: Path, batch_id: str, name: str) -> Path:
+    return Objects(out).path(f"manifests/{batch_id}/{name}")
+
+
 def _save(out: Path, batch_id: str, name: str, value: Any) -> None:
-    path = Objects(out).path(f"manifests/{batch_id}/{name}")
+    path = _saved(out, batch_id, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_suffix(".new")
     staged.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")

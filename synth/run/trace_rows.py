@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from dail.synth.core.errors import ItemError
 from dail.synth.core.files import sha256
 from dail.synth.method.prompts import Contexts, Prompts
+from dail.synth.method.shortening import halved, without_last_solution
 from dail.synth.rollout.base import Rollout, RolloutRequest
+from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.kinds import resolve
 from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.shards import TraceMessage, TraceRow, encode_shard
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens, count_attributed, count_student
 from dail.synth.schema.units import ShardRef, Unit, shard_key, unit_seed
 
@@ -20,7 +24,11 @@ STRAY_MARK = "stray_turn_mark"
 
 @dataclass(frozen=True)
 class Prepared:
+    """`item`: as it is shown, which is the unit's but for what was `dropped` of a solution that was too long."""
+
     unit: Unit
+    item: ExpertSolution
+    dropped: tuple[str, ...]
     contexts: Contexts
     request: RolloutRequest
 
@@ -35,23 +43,11 @@ def prepare(unit: Unit, prompts: Prompts, model_tokens: int) -> Prepared:
 
     Raises:
         ItemError: no trace fits behind a context, or the tokenizer failed.
-        UsageError: the chat template has no thinking switch.
+        UsageError: the chat template does not read what the settings set.
     """
     asked = unit.synthesis
-    contexts = prompts.contexts(unit.item, asked.thinking, asked.prompts, asked.extractor)
-    by_role = {
-        "privileged": contexts.privileged_ids,
-        "student": contexts.student_ids,
-        "negative": contexts.negative_ids,
-    }
-    role, longest = max(by_role.items(), key=lambda entry: len(entry[1]))
-    room = model_tokens - len(longest)
-    if room < 1:
-        raise ItemError(
-            "context_length_exceeded",
-            f"the {role} prompt needs {len(longest)} tokens and the trace at least 1; the model holds "
-            f"{model_tokens}; shorten the solution or use a longer-context model",
-        )
+    item, dropped, contexts = _fitted(unit.item, asked, prompts, model_tokens)
+    room = model_tokens - contexts.longest[1]
     synthesis = asked.model_copy(update={"max_tokens": min(room, asked.max_tokens)})
     request = RolloutRequest(
         unit_id=unit.unit_id,
@@ -60,14 +56,57 @@ def prepare(unit: Unit, prompts: Prompts, model_tokens: int) -> Prepared:
         synthesis=synthesis,
         seed=unit_seed(unit.unit_id),
         stop_ids=prompts.stop_ids,
-        prefix=_expert(unit, prompts, synthesis.max_tokens) if synthesis.method == "expert" else unit.prefix,
+        prefix=_expert(item, prompts, synthesis.max_tokens) if synthesis.method == "expert" else unit.prefix,
     )
-    return Prepared(unit, contexts, request)
+    return Prepared(unit, item, dropped, contexts, request)
 
 
-def _expert(unit: Unit, prompts: Prompts, room: int) -> Tokens:
+def _fitted(
+    item: ExpertSolution, asked: Synthesis, prompts: Prompts, model_tokens: int
+) -> tuple[ExpertSolution, tuple[str, ...], Contexts]:
+    """The item as it is shown, what its solution lost for that, and the contexts.
+
+    Its kind and answer are those of the whole item. Raises ItemError: a prompt is too long, whatever may be dropped.
+    """
+    limit = _prompt_tokens(asked, model_tokens)
+    contexts = prompts.contexts(item, asked)
+    resolved = resolve(item, asked.lone_box)
+    dropped: list[str] = []
+    while contexts.longest[1] > limit and asked.too_long != "fail" and item.privileged is None:
+        shorter = without_last_solution(item)
+        if shorter is None and asked.too_long == "drop_then_halve":
+            shorter = halved(item)
+        if shorter is None:
+            break
+        item, lost = shorter
+        item = item.model_copy(update={"kind": resolved.kind, "answer": resolved.answer})
+        dropped.insert(0, lost)
+        contexts = prompts.contexts(item, asked)
+    role, longest = contexts.longest
+    if longest > limit:
+        allowed = "the trace at least 1" if limit == model_tokens - 1 else f"may have {limit}"
+        what = "shorten the solution or use a longer-context model"
+        if asked.too_long == "fail":
+            what += ", or set too_long=drop_later_solutions"
+        raise ItemError(
+            "context_length_exceeded",
+            f"the {role} prompt needs {longest} tokens and {allowed}; the model holds {model_tokens}; {what}",
+        )
+    return item, tuple(dropped), contexts
+
+
+def _prompt_tokens(asked: Synthesis, model_tokens: int) -> int:
+    """The most tokens of a prompt. A trace has at least one; where solutions may be dropped, what it was promised."""
+    if asked.prompt_tokens is not None:
+        return min(asked.prompt_tokens, model_tokens - 1)
+    if asked.too_long == "fail":
+        return model_tokens - 1
+    return model_tokens - max(1, min(asked.max_tokens, model_tokens // 2))
+
+
+def _expert(item: ExpertSolution, prompts: Prompts, room: int) -> Tokens:
     """The expert solution as a trace that is whole already, written by neither role."""
-    ids = prompts.solution_ids(unit.item)
+    ids = prompts.solution_ids(item)
     if len(ids) > room:
         raise ItemError(
             "solution_too_long",
@@ -90,7 +129,7 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
             "that ends its turn in eos_token_id of generation_config.json (`dail doctor` shows those that are known)",
             retryable=True,  # once that is mended
         )
-    unit, contexts, item, synthesis = prepared.unit, prepared.contexts, prepared.unit.item, prepared.unit.synthesis
+    unit, contexts, item, synthesis = prepared.unit, prepared.contexts, prepared.item, prepared.unit.synthesis
     text = prompts.text(tokens.ids)
     return TraceRow(
         unit_id=unit.unit_id,
@@ -100,8 +139,11 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         problem=item.problem_text,
         solution=item.solution_text,
         answer=contexts.answer,
-        kind=item.resolved_kind,
+        answer_found=resolve(unit.item, synthesis.lone_box).found,
+        kind=contexts.kind,
         waypoints=tuple(contexts.waypoints),
+        privileged=item.privileged,
+        dropped=prepared.dropped,
         source=item.source,
         license=item.license,
         metadata=json.dumps(item.metadata, sort_keys=True, ensure_ascii=False),
@@ -115,7 +157,7 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         privileged_logprob=tuple(tokens.privileged_logprob),
         trace_text=text,
         prompt=tuple(TraceMessage(role=message.role, content=message.content) for message in contexts.student_messages),
-        completion=(TraceMessage(role="assistant", content=prompts.completion(tokens.ids, synthesis.thinking)),),
+        completion=(TraceMessage(role="assistant", content=prompts.completion(tokens.ids, synthesis)),),
         finish_reason=rollout.reason,
         truncated=rollout.reason == "length",
         method=synthesis.method,
@@ -130,6 +172,11 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         stop=synthesis.stop,
         max_tokens=synthesis.max_tokens,
         thinking=synthesis.thinking,
+        template_args=json.dumps(synthesis.template_args, sort_keys=True, ensure_ascii=False),
+        date=None if synthesis.date is None else synthesis.date.isoformat(),
+        opening=synthesis.opening,
+        drop_empty_thought=synthesis.drop_empty_thought,
+        probe_hash=sha256(prompts.probe(synthesis).encode()),
         seed=synthesis.seed,
         model_name=unit.model.name,
         model_revision=unit.model.revision,

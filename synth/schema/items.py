@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,18 +13,16 @@ from pydantic import AfterValidator, Discriminator, Field, JsonValue, StringCons
 
 from dail.synth.core.config import Frozen, canonical
 from dail.synth.core.errors import InputError, UsageError, plainly, pointer
+from dail.synth.schema.texts import fault
 
 PROBLEM_BYTES = 64 * 1024
 SOLUTION_BYTES = 512 * 1024
 SOLUTION_JOIN = "\n\n"  # several human solutions become one text, as the paper does for AIME (App. B.1)
 
-# Lone surrogates break SQLite and Parquet; control characters break terminals and logs.
-_FORBIDDEN = re.compile(r"[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-
 
 def _clean(text: str) -> str:
-    if bad := _FORBIDDEN.search(text):
-        raise ValueError(f"character U+{ord(bad.group()):04X} at {bad.start()} is not text; remove it")
+    if why := fault(text):
+        raise ValueError(why)
     return text
 
 
@@ -95,6 +92,12 @@ class ExpertSolution(Frozen):
     answer: Short | None = None
     id: ItemId | None = None
     kind: Kind | None = None
+    waypoints: Annotated[tuple[Short, ...], Field(max_length=4096)] | None = Field(
+        None, description="what the negative reference is told, instead of what an extractor finds"
+    )
+    privileged: Solution | None = Field(
+        None, description="what the privileged student is shown, instead of the solution"
+    )
     source: Short | None = None
     license: Short | None = None
     metadata: Annotated[dict[str, JsonValue], AfterValidator(_storable)] = Field(default_factory=dict)
@@ -111,11 +114,6 @@ class ExpertSolution(Frozen):
     @property
     def solution_text(self) -> str:
         return self.solution if isinstance(self.solution, str) else SOLUTION_JOIN.join(self.solution)
-
-    @property
-    def resolved_kind(self) -> Kind:
-        """`kind`, or verifiable when there is an answer, else proof."""
-        return self.kind or ("verifiable" if self.answer is not None else "proof")
 
 
 def check_items(values: list[Any]) -> list[ExpertSolution]:
@@ -235,3 +233,7 @@ def strict_json(data: bytes) -> Any:
         raise ValueError(f"byte {error.start} is not UTF-8") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        if "escape" not in error.msg:
+            raise
+        raise ValueError(f"{error}: a backslash, as of LaTeX, is written twice in JSON: \\\\sqrt") from None

@@ -11,8 +11,9 @@ import json
 import re
 from pathlib import Path
 
-from dail.synth.core.config import Frozen
+from dail.synth.core.config import Frozen, canonical
 from dail.synth.core.errors import UsageError
+from dail.synth.schema.chat_templates import FILES, NAMED, chat_template, names_read
 
 ROLES = ("student", "privileged_student", "negative_reference")
 TEMPLATES = Path(__file__).parents[1] / "method" / "templates"
@@ -24,6 +25,7 @@ class ModelIdentity(Frozen):
     """What must be equal for two programs to agree about token ids and probabilities.
 
     `student` names the student's own adapter or weights, none where both roles have the same (the paper's only case).
+    `template_reads`: the names by which the chat template can be told something, which follow from `template_hash`.
     """
 
     name: str
@@ -31,17 +33,20 @@ class ModelIdentity(Frozen):
     tokenizer_hash: str
     template_hash: str
     student: str | None = None
+    template_reads: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, str]:
-        """Without the name, which is only a label, and without what both roles share."""
-        return self.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+        """Without the name, which is only a label, without what both roles share, and what follows from the rest."""
+        return self.model_dump(mode="json", exclude={"name", "template_reads"}, exclude_none=True)
 
 
 def identify(folder: Path, name: str | None = None, student: Path | None = None) -> ModelIdentity:
     """Reads a model folder (safetensors, tokenizer, chat template).
 
     `revision` is the 40-hex commit of a hub snapshot folder, else the sha256 of config.json (which may scale RoPE)
-    and all weight bytes. `template_hash` covers the model's chat template and our three role templates.
+    and all weight bytes. `template_hash` covers whatever makes a prompt of words and says where a turn ends: the
+    model's chat templates, the settings and special tokens of its tokenizer, the ends of turns in its generation_config
+    and our three role templates.
 
     Args:
         student: folder of the student's LoRA adapter, or of its own model with the same tokenizer.
@@ -71,15 +76,36 @@ def _identify(folder: Path, name: str) -> ModelIdentity:
         raise UsageError(
             f"{folder} has no tokenizer (tokenizer.json or vocab.json); save the tokenizer beside the weights"
         )
-    templates = [chat_template(folder).encode(), *((TEMPLATES / f"{role}.jinja").read_bytes() for role in ROLES)]
     snapshot = folder.resolve()
     is_hub = snapshot.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", snapshot.name)
     return ModelIdentity(
         name=name,
         revision=snapshot.name if is_hub else _hash_files([folder / "config.json", *weights]),
         tokenizer_hash=_hash_files(tokenizer),
-        template_hash="sha256:" + hashlib.sha256(b"\0".join(templates)).hexdigest(),
+        template_hash=_template_hash(folder),
+        template_reads=names_read(chat_template(folder)),
     )
+
+
+def _template_hash(folder: Path) -> str:
+    """Of generation_config only the ends of turns: how it would draw plays no part."""
+    named = [folder / name for name in FILES] + sorted((folder / NAMED).glob("*.jinja"))
+    ends = _json(folder / "generation_config.json").get("eos_token_id")
+    digest = hashlib.sha256(canonical(ends))
+    for path in [*named, *(TEMPLATES / f"{role}.jinja" for role in ROLES)]:
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return "sha256:" + digest.hexdigest()
+
+
+def _json(path: Path) -> dict[str, object]:
+    try:
+        value = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}; restore the file") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} holds a {type(value).__name__}; wanted an object; restore the file")
+    return value
 
 
 def _check_whole(file: Path) -> None:
@@ -122,21 +148,6 @@ def adapter_rank(folder: Path) -> int:
     if not isinstance(rank, int) or rank < 1:
         raise UsageError(f"{folder / ADAPTER_CONFIG}: r is {rank!r}; wanted the rank of a LoRA adapter, a whole number")
     return rank
-
-
-def chat_template(folder: Path) -> str:
-    """The model's own chat template. Raises UsageError if it has none: one is never guessed."""
-    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    try:
-        if file.is_file():
-            return file.read_text("utf-8")
-        settings = json.loads(config.read_text("utf-8")) if config.is_file() else {}
-    except ValueError as error:
-        raise UsageError(f"the chat template of {folder} cannot be read: {error}; restore the file") from None
-    template = settings.get("chat_template") if isinstance(settings, dict) else None
-    if not isinstance(template, str):
-        raise UsageError(f"{folder} has no chat template; save one as chat_template.jinja, it is never guessed")
-    return template
 
 
 def _hash_files(paths: list[Path]) -> str:

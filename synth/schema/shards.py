@@ -19,7 +19,7 @@ from dail.synth.core.errors import IntegrityError
 from dail.synth.schema.items import Kind, read_parquet
 from dail.synth.schema.trace_tokens import count_attributed, count_student, student_share
 
-SCHEMA_VERSION = 3  # a changed column raises it
+SCHEMA_VERSION = 4  # a changed column raises it
 
 Int32 = Annotated[int, pa.int32()]
 Float32 = Annotated[float, pa.float32()]
@@ -50,8 +50,11 @@ class TraceRow(Frozen):
     problem: str
     solution: str
     answer: str | None
+    answer_found: str  # answer, box (the last one of the solution) or nowhere
     kind: Kind
     waypoints: tuple[str, ...]
+    privileged: str | None  # what the privileged student was shown instead of the solution
+    dropped: tuple[str, ...]  # what the solution lost because it was too long, in its order
     source: str | None
     license: str | None
     metadata: str  # JSON
@@ -86,6 +89,11 @@ class TraceRow(Frozen):
     stop: tuple[str, ...]
     max_tokens: Int32
     thinking: bool | None
+    template_args: str  # JSON
+    date: str | None  # that the chat template printed
+    opening: str
+    drop_empty_thought: bool
+    probe_hash: str  # sha256 of a fixed conversation as this model's chat template rendered it
     seed: int
     model_name: str
     model_revision: str

@@ -7,9 +7,10 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from dail.synth.core.config import Config
 from dail.synth.core.extensions import Extension, Reference, label
 from dail.synth.schema.items import StopString
+from dail.synth.schema.kinds import LoneBox
+from dail.synth.schema.rendering import WITHOUT_EFFECT, Rendering
 
 PAPER = "paper"
 RULES = ("absolute", "relative", "topk")
@@ -17,10 +18,12 @@ PROMPTS = Extension("set of prompts", "dail.prompts", (PAPER,), files="*.jinja")
 EXTRACTORS = (PAPER, "paper-sorted", "official", "rhs")
 EXTRACTOR = Extension("waypoint extractor", "dail.extractors", EXTRACTORS)
 ACCEPTANCE = Extension("acceptance rule", "dail.acceptance", RULES)
+# Raised when a built-in extractor finds other waypoints than before, so that nothing drawn then is taken for the same.
+EXTRACTED_BY = 2
 _EXTENSIONS = {"prompts": PROMPTS, "extractor": EXTRACTOR, "acceptance": ACCEPTANCE}
 
 
-class Synthesis(Config):
+class Synthesis(Rendering):
     """How traces are drawn (paper §2.1, App. B.2). Part of every unit's identity."""
 
     method: Literal["mixed", "direct", "student", "expert"] = Field(
@@ -60,8 +63,22 @@ class Synthesis(Config):
     )
     samples_per_item: int = Field(1, ge=1, le=64, description="traces per expert solution")
     max_tokens: int = Field(16384, ge=1, le=131072, description="a longer trace is cut; the paper cuts at 256 for LRMs")
-    thinking: bool | None = Field(
-        None, description="the switch enable_thinking of the chat template; none where it has no switch"
+    lone_box: LoneBox = Field(
+        "answer",
+        description="what the last box of a solution is where an item has no answer: its answer, as in the paper's own "
+        "data, or nothing, which makes the item a proof",
+    )
+    too_long: Literal["fail", "drop_later_solutions", "drop_then_halve"] = Field(
+        "fail",
+        description="a solution that is too long for the prompt fails its item; or loses its later solutions (of a "
+        "list, or under the headings Solution 2, …), and then fails or, as the authors', is halved; shards say what "
+        "was dropped",
+    )
+    prompt_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="a longer prompt is too long; if left out, what the model holds, and where solutions may be "
+        "dropped, less max_tokens, at most half of it",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws; another one makes another set of traces")
 
@@ -85,7 +102,13 @@ class Synthesis(Config):
         settings |= self.labels()
         if self.acceptance != "topk":
             del settings["acceptance_k"]
+        if self.extractor in EXTRACTORS:
+            settings["extracted_by"] = EXTRACTED_BY
         without_effect: dict[str, JsonValue] = {
+            **WITHOUT_EFFECT,
+            "lone_box": "answer",
+            "too_long": "fail",
+            "prompt_tokens": None,
             "prompts": PAPER,
             "extractor": PAPER,
             "acceptance": "absolute",

@@ -121,6 +121,7 @@ def unit_id(item: ExpertSolution, synthesis: Synthesis, model: ModelIdentity, sa
     keeps the ones there are.
     """
     content = item.model_dump(mode="json", include={"problem", "solution", "answer", "kind"})
+    content |= item.model_dump(mode="json", include={"waypoints", "privileged"}, exclude_none=True)
     return hashlib.sha256(canonical([content, synthesis.identity(), model.identity(), sample])).hexdigest()[:32]
 
 

@@ -33,7 +33,7 @@ def peak_bytes(shape: str, pairs: int, tokens: int, engines: int) -> int:
     model = model_of(shape)
     prompts, items = Prompts(model.folder), load_items(DEMO / "expert_solutions.jsonl")
     thinking = False if prompts.has_thinking_switch else None
-    contexts = [prompts.contexts(items[n % len(items)], thinking) for n in range(pairs)]
+    contexts = [prompts.contexts(items[n % len(items)], Synthesis(thinking=thinking)) for n in range(pairs)]
     longest = max(max(len(context.student_ids), len(context.privileged_ids)) for context in contexts)
     rows = 2 * pairs // engines
     kv_bytes = (rows + 1) * (longest + tokens + _BLOCK) * shape_of(model.folder, model.dtype).kv_token_bytes

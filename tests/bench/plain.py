@@ -83,7 +83,10 @@ def main() -> None:
     model = model_of(options.shape)
     prompts = Prompts(model.folder)
     thinking = False if prompts.has_thinking_switch else None
-    ids = [prompts.contexts(item, thinking).privileged_ids for item in load_items(DEMO / "expert_solutions.jsonl")]
+    ids = [
+        prompts.contexts(item, Synthesis(thinking=thinking)).privileged_ids
+        for item in load_items(DEMO / "expert_solutions.jsonl")
+    ]
     started = time.perf_counter()
     engine = start(model, options.rows)
     start_s, settings = time.perf_counter() - started, Synthesis(temperature=1.0, max_tokens=options.tokens)

@@ -132,7 +132,7 @@ class Bench:
         self._prompts = prompts = Prompts(model.folder)
         items = load_items(DEMO / "expert_solutions.jsonl")
         thinking = False if prompts.has_thinking_switch else None
-        self._contexts = [prompts.contexts(items[n % len(items)], thinking) for n in range(pairs)]
+        self._contexts = [prompts.contexts(items[n % len(items)], Synthesis(thinking=thinking)) for n in range(pairs)]
         config = EngineConfig(model=model.folder, dtype=model.dtype, rows=2 * pairs, step_tokens=options.step_tokens)
         num_engines = 2 if is_demo else 1
         # lazy from outside holds tau against what vLLM returns, which must then be tempered as well

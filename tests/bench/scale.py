@@ -31,7 +31,7 @@ STRATEGIES = ("lockstep", "lazy")
 def requests(model: Model, number: int, tokens: int) -> list[RolloutRequest]:
     prompts, items = Prompts(model.folder), load_items(DEMO / "expert_solutions.jsonl")
     thinking = False if prompts.has_thinking_switch else None
-    contexts = [prompts.contexts(item, thinking) for item in items]
+    contexts = [prompts.contexts(item, Synthesis(thinking=thinking)) for item in items]
     settings = Synthesis(max_tokens=tokens, temperature=1.0)
     return [
         RolloutRequest(

@@ -63,7 +63,7 @@ def main() -> None:
     model = model_of(options.shape)
     prompts, items = Prompts(model.folder), load_items(DEMO / "expert_solutions.jsonl")
     thinking = False if prompts.has_thinking_switch else None
-    privileged = [prompts.contexts(item, thinking).privileged_ids for item in items]
+    privileged = [prompts.contexts(item, Synthesis(thinking=thinking)).privileged_ids for item in items]
     stop_ids = sorted(prompts.stop_ids)
     settings = Synthesis(temperature=options.temperature, max_tokens=options.tokens)
     engines = [start(model, max(options.rows), speculative) for speculative in (None, NGRAMS)]

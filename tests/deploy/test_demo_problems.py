@@ -11,7 +11,8 @@ from make_problems import EXPERT_SEED, LONG_TURNS, eval_rows, expert_rows, rando
 from world import Lock, expert_solution, problem, random_jumps, random_lock, trace
 
 from dail.synth.method.prompts import role_messages
-from dail.synth.method.waypoints import final_answer, waypoints
+from dail.synth.method.waypoints import waypoints
+from dail.synth.schema.boxes import final_answer
 from dail.synth.schema.items import load_items
 from dail.synth.schema.models import ROLES
 

@@ -158,7 +158,7 @@ def main() -> None:
     engine, prompts, reference = start(options), Prompts(DEMO / "model"), Remembering(DEMO / "model")
     thinking = False if prompts.has_thinking_switch else None
     items = load_items(DEMO / "expert_solutions.jsonl")[: options.traces]
-    contexts = [prompts.contexts(item, thinking) for item in items]
+    contexts = [prompts.contexts(item, Synthesis(thinking=thinking)) for item in items]
     all_ok = True
     for temperature in (0.0, 1.0):
         settings = Synthesis(tau=0.8, temperature=temperature, max_tokens=options.tokens)

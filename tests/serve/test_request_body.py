@@ -43,6 +43,9 @@ BODIES = {
     "blank solution": (_item(solution=""), 422, "/items/0/solution"),
     "no solution": (b'{"items": [{"problem": "1+1?"}]}', 422, "/items/0/solution"),
     "control character": (_item(problem=f"{CANARY}\x00"), 422, "/items/0/problem"),
+    "eaten backslash": (rb'{"items": [{"problem": "1+1?", "solution": "So \boxed{2}."}]}', 422, "/items/0/solution"),
+    "page break": (_item(solution="Page 1.\fPage 2"), 422, "/items/0/solution"),
+    "backslash that JSON does not know": (rb'{"items": [{"problem": "\sqrt 4?", "solution": "2"}]}', 400, ""),
     "solution of 10 MB": (_item(solution="x" * 10_000_000), 422, "/items/0/solution"),
     "too many items": (json.dumps({"items": [0] * 10_001}).encode(), 422, "/items"),
     "too much metadata": (_batch(metadata={str(n): "x" for n in range(17)}), 422, "/metadata"),
@@ -119,6 +122,16 @@ def test_every_fault_of_a_batch_is_told_at_once(api):
     body = {"items": [{"problem": "", "solution": "2."}, {"problem": "1+1?"}], "synthesis": {"tau": 0}}
     pointers = {fault["pointer"] for fault in api.post("/v1/batches", json=body).json()["errors"]}
     assert pointers == {"/items/0/problem", "/items/1/solution", "/synthesis/tau"}
+
+
+@pytest.mark.parametrize(
+    ("solution", "cure"),
+    [(rb"So \boxed{2}", r'write "\\boxed" in JSON'), (rb"Page.\fPage", "replace it by a"), (rb"\sqrt 4", r"\\sqrt")],
+)
+def test_damaged_latex_is_refused_with_the_cure(api, solution, cure):
+    body = b'{"items": [{"problem": "1+1?", "solution": "' + solution + b'"}]}'
+    response = api.post("/v1/batches", content=body, headers={"Content-Type": "application/json"})
+    assert cure in response.json()["errors"][0]["detail"]
 
 
 def test_nothing_of_a_refused_batch_is_stored(api):

@@ -55,30 +55,33 @@ def test_without_anything_of_ones_own_names_are_what_they_were():
     assert unit_id(ITEM, Synthesis(), model, 0) == UNIT
 
 
-UNIT = "733d5475fc1a1e69c81d40c4ff4acd94"
+UNIT = "14df81cdffad2d240c16900f2fd5766b"
 
 
 def test_each_role_is_shown_what_its_template_says(prompts: Prompts):
-    shown = {role: messages[-1].content for role, messages in role_messages(ITEM, str(LAW), PROVISIONS).items()}
+    shown = {
+        role: messages[-1].content
+        for role, messages in role_messages(ITEM, Synthesis(prompts=str(LAW), extractor=PROVISIONS)).items()
+    }
     assert "Give a reasoned opinion:" in shown["student"] and "§" not in shown["student"]
     assert ITEM.solution in shown["privileged_student"]
     assert "Provisions that matter: § 437, § 439\n" in shown["negative_reference"]
-    contexts = prompts.contexts(ITEM, False, str(LAW), PROVISIONS)
+    contexts = prompts.contexts(ITEM, Synthesis(thinking=False, prompts=str(LAW), extractor=PROVISIONS))
     assert contexts.waypoints == ["§ 437", "§ 439"]
     assert "reasoned opinion" in prompts.text(contexts.student_ids)
-    assert "reasoned opinion" in prompts.text(prompts.student_ids("Can A?", False, str(LAW)))
+    assert "reasoned opinion" in prompts.text(prompts.student_ids("Can A?", Synthesis(thinking=False), str(LAW)))
 
 
 def test_a_role_without_a_template_keeps_the_papers(write: WriteFile):
     folder = Path(write("mine/student.jinja", "{{ problem }} Think.")).parent
-    own, paper = role_messages(ITEM, str(folder)), role_messages(ITEM)
+    own, paper = role_messages(ITEM, Synthesis(prompts=str(folder))), role_messages(ITEM)
     assert own["student"][-1].content == ITEM.problem + " Think."
     assert own["privileged_student"] == paper["privileged_student"]
 
 
 def test_prompts_may_be_a_mapping_of_a_module(write: WriteFile):
     file = write("prompts.py", 'SHORT = {"student": "{{ problem }}"}\nLIST = ["{{ problem }}"]\n')
-    assert role_messages(ITEM, f"{file}:SHORT")["student"][-1].content == ITEM.problem
+    assert role_messages(ITEM, Synthesis(prompts=f"{file}:SHORT"))["student"][-1].content == ITEM.problem
     with pytest.raises(UsageError, match="are a list; wanted a mapping from role to template"):
         role_templates(f"{file}:LIST")
 
@@ -109,7 +112,7 @@ def test_prompts_that_cannot_be_used_are_refused_before_anything_runs(
 def test_a_template_that_fails_on_one_item_costs_that_item(write: WriteFile):
     folder = Path(write("mine/negative_reference.jinja", "{{ answer.upper() }}")).parent
     with pytest.raises(ItemError, match="template failed: UndefinedError") as failed:
-        role_messages(ITEM, str(folder))
+        role_messages(ITEM, Synthesis(prompts=str(folder)))
     assert failed.value.code == "template_failed"
 
 

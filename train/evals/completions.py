@@ -6,6 +6,7 @@ mistake, and one with more samples or another adapter keeps what it can.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import logging
 import os
@@ -21,6 +22,7 @@ from dail.synth.core.config import Frozen, canonical
 from dail.synth.core.errors import StorageError
 from dail.synth.core.extensions import label
 from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.rendering import WITHOUT_EFFECT
 from dail.synth.schema.synthesis import PAPER
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.problems import EvalProblem
@@ -52,6 +54,7 @@ class Completion(Frozen):
     num_tokens: int
     finish_reason: Literal["stop", "length"]
     engine: str
+    date: dt.date | None = None  # that its prompt printed
 
 
 def completion_key(
@@ -61,9 +64,23 @@ def completion_key(
     settings = config.model_dump(mode="json", include=_DRAWN_FROM)
     identity = model.identity()
     content = [_DRAWN_BY, settings, identity, adapter_digest, problem.id, problem.problem, sample]
+    drawn = config.model_dump(mode="json", include=set(WITHOUT_EFFECT))
+    if told := {name: value for name, value in drawn.items() if value != WITHOUT_EFFECT[name]}:
+        content.append(told)
     if config.prompts != PAPER:
         content.append(label(config.prompts))
     return hashlib.sha256(canonical(content)).hexdigest()[:32]
+
+
+def day_begun(path: Path) -> dt.date | None:
+    """The date in the prompts of the file's last completion; none if they printed none, or there is no completion."""
+    lines = path.read_text("utf-8", errors="replace").split("\n") if path.is_file() else []
+    for line in reversed(lines):
+        try:
+            return Completion.model_validate_json(line).date
+        except ValidationError:
+            continue  # the line that a crash tore
+    return None
 
 
 class SampleFile:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pydantic import Field
 
 from dail.synth.config import EngineConfig
-from dail.synth.core.config import Config
 from dail.synth.core.extensions import Reference
 from dail.synth.method.grading import MATH
+from dail.synth.schema.rendering import Rendering
 from dail.synth.schema.synthesis import PAPER
 
 
-class EvalConfig(Config):
+class EvalConfig(Rendering):
     """`[eval]` of a config file, with the engine that `[engine]` describes."""
 
     engine: EngineConfig = Field(description="the table [engine]")
@@ -20,17 +20,14 @@ class EvalConfig(Config):
     max_tokens: int | None = Field(
         None, ge=1, description="a longer completion is cut; what the model's context leaves if left out"
     )
-    thinking: bool | None = Field(
-        None, description="the switch enable_thinking of the chat template; none where it has no switch"
-    )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws and of the intervals")
     prompts: Reference = Field(
         PAPER, description="whose student template asks: the paper's, or a FOLDER as of synthesis.prompts"
     )
     grader: Reference = Field(
         MATH,
-        description="who judges: math (the last box against the answer), or your own function: FILE.py:NAME, "
-        "MODULE:NAME, or an entry point of dail.graders",
+        description="who judges: math (the last box against the answer), official (the same box compared as text, as "
+        "the authors' code does), or your own function: FILE.py:NAME, MODULE:NAME, or an entry point of dail.graders",
     )
     grade_timeout_s: float = Field(
         5.0,

@@ -23,11 +23,12 @@ from dail.synth.config import EngineConfig
 from dail.synth.core.config import fingerprint
 from dail.synth.core.errors import StorageError, UsageError
 from dail.synth.core.progress import OnProgress, told_to
-from dail.synth.method.grading import GRADERS, MATH
+from dail.synth.method.grading import BY_BOX, GRADERS
 from dail.synth.method.prompts import Prompts, role_templates
 from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import PROMPTS
 from dail.train.evals import run
+from dail.train.evals.completions import day_begun
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.lineage import read_adapter
 from dail.train.evals.problems import EvalProblem, check_for_math, check_problems, load_problems
@@ -86,9 +87,11 @@ def _evaluate(
     brought = {"grader": GRADERS.pin(config.grader), "prompts": PROMPTS.pin(config.prompts)}
     config = config.model_copy(update=brought)
     role_templates(config.prompts)  # refused now, rather than after the engine's start
-    if config.grader == MATH:
+    if config.grader in BY_BOX:
         check_for_math(problems)
     model = identify(config.engine.model)
+    config = config.dated(model.template_reads, day_begun(out / SAMPLES_FILE) or dt.date.today())
+    config.check(model.template_reads)
     adapter = read_adapter(adapter_folder, model, config.prompts) if adapter_folder else None
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -69,8 +69,9 @@ def check_for_math(problems: Iterable[EvalProblem]) -> None:
     for problem in problems:
         if len(problem.answer) > _MATH_CHARS:
             raise InputError(
-                f"problem {problem.id}: its answer has {len(problem.answer)} characters, the grader math takes at most "
-                f"{_MATH_CHARS}; name the grader that is meant, --set eval.grader=FILE.py:NAME, or shorten the answer"
+                f"problem {problem.id}: its answer has {len(problem.answer)} characters; math and official take at "
+                f"most {_MATH_CHARS}; name the grader that is meant, --set eval.grader=FILE.py:NAME, or shorten the "
+                "answer"
             )
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from dail.synth.core.config import Frozen
-from dail.synth.method.grading import CUT_IN_THOUGHT, MATH
+from dail.synth.method.grading import BY_BOX, CUT_IN_THOUGHT
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.completions import Subject
 from dail.train.evals.config import EvalConfig
@@ -182,8 +182,8 @@ def summarise(problems: Sequence[ProblemResult], grader: str) -> dict[Subject, S
             num_correct=sum(one.correct for one in judgements),
             mean_tokens=sum(one.num_tokens for one in judgements) / len(judgements),
             num_cut=sum(one.finish_reason == "length" for one in judgements),
-            num_without_box=sum(one.method == "none" for one in judgements) if grader == MATH else None,
-            num_cut_in_thought=sum(one.method == CUT_IN_THOUGHT for one in judgements) if grader == MATH else None,
+            num_without_box=sum(one.method == "none" for one in judgements) if grader in BY_BOX else None,
+            num_cut_in_thought=sum(one.method == CUT_IN_THOUGHT for one in judgements) if grader in BY_BOX else None,
             num_given_up=sum(one.method == "timeout" for one in judgements),
         )
         for who, judgements in found.items()

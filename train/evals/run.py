@@ -7,6 +7,7 @@ with an adapter's row is decoded with the adapter.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import logging
 import time
@@ -66,15 +67,16 @@ def evaluate(
 
     A grader that cannot be loaded is refused before anything is drawn.
     """
-    draws = _draws(config, problems, model, adapter)
+    draws, prompts = _draws(config, problems, model, adapter), Prompts(config.engine.model)
     with (
         Grader(config.grade_timeout_s, config.grader) as grader,
         SampleFile(samples_path, {draw.key for draw in draws}) as file,
     ):
         missing = [draw for draw in draws if draw.key not in file.kept]
         if missing:
-            _sample(config, missing, adapter, file, make_engine or start_engine)
-        return _judge(grader, [(file.kept[draw.key], draw.problem.answer) for draw in draws])
+            _sample(config, missing, adapter, file, prompts, make_engine or start_engine)
+        answered = [(file.kept[draw.key], draw.problem.answer) for draw in draws]
+        return _judge(grader, answered, prompts.is_in_thought(config))
 
 
 def _draws(
@@ -93,13 +95,15 @@ def _draws(
 
 
 def _sample(
-    config: EvalConfig, draws: list[_Draw], adapter: Adapter | None, file: SampleFile, make_engine: MakeEngine
+    config: EvalConfig,
+    draws: list[_Draw],
+    adapter: Adapter | None,
+    file: SampleFile,
+    prompts: Prompts,
+    make_engine: MakeEngine,
 ) -> None:
-    prompts = Prompts(config.engine.model)
     problems = {draw.problem.id: draw.problem.problem for draw in draws}
-    prompt_ids = {
-        name: prompts.student_ids(problem, config.thinking, config.prompts) for name, problem in problems.items()
-    }
+    prompt_ids = {name: prompts.student_ids(problem, config, config.prompts) for name, problem in problems.items()}
     by_key = {draw.key: draw for draw in draws}
     _log.info("starting the engine")
     engine = make_engine(config.engine, adapter.rank if adapter else None)
@@ -114,7 +118,7 @@ def _sample(
         num_tokens, started = 0, time.monotonic()
         with progress("sampling", len(sequences)) as bar:
             for done, sampled in enumerate(apart, 1):
-                file.add(_completion(by_key[sampled.key.unit_id], sampled, prompts, engine.name))
+                file.add(_completion(by_key[sampled.key.unit_id], sampled, prompts, engine.name, config.date))
                 num_tokens += len(sampled.tokens)
                 bar.update(done, tokens_per_s=num_tokens / (time.monotonic() - started))
     finally:
@@ -170,7 +174,7 @@ def _seed(seed: int, draw: _Draw) -> int:
     return int.from_bytes(hashlib.sha256(canonical([seed, draw.problem.id, draw.sample])).digest()[:8]) >> 1
 
 
-def _completion(draw: _Draw, sampled: Sampled, prompts: Prompts, engine: str) -> Completion:
+def _completion(draw: _Draw, sampled: Sampled, prompts: Prompts, engine: str, date: dt.date | None) -> Completion:
     assert sampled.reason in ("stop", "length"), f"{draw.key} was never one of a pair"
     return Completion(
         key=draw.key,
@@ -181,23 +185,24 @@ def _completion(draw: _Draw, sampled: Sampled, prompts: Prompts, engine: str) ->
         num_tokens=len(sampled.tokens),
         finish_reason=sampled.reason,
         engine=engine,
+        date=date,
     )
 
 
-def _judge(grader: Grader, completions: list[tuple[Completion, str]]) -> list[Judged]:
+def _judge(grader: Grader, completions: list[tuple[Completion, str]], in_thought: bool) -> list[Judged]:
     judged: list[Judged] = []
     num_correct = 0
     with progress("judging", len(completions)) as bar:
         for completion, answer in completions:
-            judged.append(Judged(completion, _verdict(grader, completion, answer)))
+            judged.append(Judged(completion, _verdict(grader, completion, answer, in_thought)))
             num_correct += judged[-1].verdict.correct
             bar.update(len(judged), correct=num_correct)
     return judged
 
 
-def _verdict(grader: Grader, completion: Completion, answer: str) -> Verdict:
+def _verdict(grader: Grader, completion: Completion, answer: str, in_thought: bool) -> Verdict:
     try:
-        return grader.grade(completion.text, answer)
+        return grader.grade(completion.text, answer, in_thought)
     except UsageError as error:
         where = f"problem {completion.problem_id}, sample {completion.sample} of {completion.subject}"
         raise UsageError(f"{where}: {error}; the completions are kept") from None

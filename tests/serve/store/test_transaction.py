@@ -11,6 +11,7 @@ from dail.serve.store.tables import STORE_VERSION, wal_is_safe
 from dail.serve.store.transaction import Store
 from dail.synth.core.errors import StorageError
 from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import unit_id
 
@@ -30,12 +31,12 @@ def new_batch(model, name="b1", num_items=1, num_samples=1):
         for item in solutions
         for sample in range(num_samples)
     ]
-    return NewBatch(name, f"key {name}", "hash", model, "model", synthesis, None, {}, solutions, units)
+    return NewBatch(name, f"key {name}", "hash", model, "model", synthesis, ItemKinds(), None, {}, solutions, units)
 
 
 @pytest.mark.parametrize(
     ("version", "way_out"),
-    [(1, "serve it with the release"), (2, "serve it with the release"), (STORE_VERSION + 1, "upgrade dail")],
+    [(1, "serve it with the release"), (3, "serve it with the release"), (STORE_VERSION + 1, "upgrade dail")],
 )
 def test_a_store_of_another_version_is_refused_with_what_to_do(tmp_path, version, way_out):
     path = tmp_path / "dail.sqlite"

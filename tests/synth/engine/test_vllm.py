@@ -47,7 +47,7 @@ class Remembering(Reference):
 @pytest.fixture(scope="module")
 def contexts():
     prompts = Prompts(DEMO_MODEL)
-    return [prompts.contexts(item, thinking=False) for item in load_items(EXPERT_SOLUTIONS)[:PAIRS]]
+    return [prompts.contexts(item, Synthesis(thinking=False)) for item in load_items(EXPERT_SOLUTIONS)[:PAIRS]]
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_tau_zero_is_the_student_and_tau_above_one_direct_sampling(draw, context
 def test_a_thinking_rollout_that_is_cut_gets_nothing_appended(draw):
     """The paper's setting for reasoning models (App. B.2): 256 tokens, no end of sequence, no </think>."""
     prompts = Prompts(DEMO_MODEL)
-    context = prompts.contexts(load_items(EXPERT_SOLUTIONS)[0], thinking=True)
+    context = prompts.contexts(load_items(EXPERT_SOLUTIONS)[0], Synthesis(thinking=True))
     wanted = requests([context] * 8, stop_ids=frozenset(), tau=0.8, temperature=0.6, max_tokens=256)
     for strategy in ("lockstep", "lazy", "draft_verify"):
         for rollout in draw(wanted[:3], strategy).values():

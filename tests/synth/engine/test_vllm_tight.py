@@ -42,7 +42,7 @@ def requests() -> list[RolloutRequest]:
     prompts, chance = Prompts(DEMO_MODEL), random.Random(5)
     made = []
     for number, item in enumerate([*load_items(OLYMPIAD)[:14], *load_items(EXPERT_SOLUTIONS)[:16]]):
-        contexts = prompts.contexts(item, False)
+        contexts = prompts.contexts(item, Synthesis(thinking=False))
         synthesis = Synthesis(
             tau=chance.choice([0.5, 0.6, 0.8, 0.95]),
             temperature=chance.choice([0.0, 0.6, 1.0]),

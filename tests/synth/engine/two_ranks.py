@@ -20,7 +20,7 @@ def requests() -> list[RolloutRequest]:
     prompts, synthesis = Prompts(DEMO_MODEL), Synthesis(temperature=1.0, max_tokens=60)
     made = []
     for number, item in enumerate(load_items(EXPERT_SOLUTIONS)[:8]):
-        contexts = prompts.contexts(item, False)
+        contexts = prompts.contexts(item, Synthesis(thinking=False))
         made.append(
             RolloutRequest(
                 f"u{number}", contexts.student_ids, contexts.privileged_ids, synthesis, number, prompts.stop_ids

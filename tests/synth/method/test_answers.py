@@ -98,6 +98,23 @@ def test_a_long_text_costs_little(text: str):
     assert time.process_time() - started < 2
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r"1\frac22+" * 20_000 + "1", 20_001),  # no mixed numbers, each read again
+        (r"2\frac{" * 25 + "3" + "}{1}" * 25, 3 * 2**25),  # and each inside another
+        (r"2\frac32", 3),
+        (r"1\frac{1\frac12}{2}", Fraction(7, 4)),
+        (r"2\frac{1}{2}^2", Fraction(1, 2)),
+    ],
+    ids=["many", "nested", "product", "mixed", "power"],
+)
+def test_a_fraction_behind_a_number_is_read_once(text: str, value: Fraction):
+    started = time.process_time()
+    assert rational(text) == value
+    assert time.process_time() - started < 2
+
+
 def test_cleaning_leaves_the_row_breaks_of_a_matrix():
     assert clean(r"$\left(1\,000\right).$") == "(1000)"
     assert r"\\" in clean(r"\begin{pmatrix}1\\ 2\end{pmatrix}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -9,13 +10,14 @@ import pytest
 from dail.synth.config import EngineConfig
 from dail.synth.engine.fake import FakeEngine
 from dail.synth.method.prompts import Prompts
-from dail.synth.method.waypoints import final_answer
+from dail.synth.method.waypoints import extract
 from dail.synth.rollout.pair import Pair
 from dail.synth.run.trace_rows import prepare, trace_row
+from dail.synth.schema.boxes import final_answer
 from dail.synth.schema.items import load_items
 from dail.synth.schema.models import identify
 from dail.synth.schema.shards import TraceRow, decode_shard, encode_shard
-from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.synthesis import EXTRACTED_BY, EXTRACTORS, Synthesis
 from dail.synth.schema.units import Unit, unit_id
 from tests.conftest import DEMO_MODEL, OLYMPIAD
 
@@ -106,3 +108,14 @@ def test_who_made_a_problem_stays_with_its_trace(raw: list[dict], rows: list[Tra
             value["license"],
             value["metadata"],
         )
+
+
+def test_other_waypoints_than_before_raise_the_number_in_the_identity(raw: list[dict]):
+    """Traces that were drawn with other waypoints are other training data; `EXTRACTED_BY` is what tells them apart."""
+    found = [
+        extract(name, value["solution"], kind, value.get("answer"))
+        for name in EXTRACTORS
+        for kind in ("verifiable", "proof")
+        for value in raw
+    ]
+    assert (EXTRACTED_BY, hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]) == (2, "351e5485c2549e2f")

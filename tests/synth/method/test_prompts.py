@@ -11,6 +11,7 @@ import pytest
 from dail.synth.core.errors import ItemError, UsageError
 from dail.synth.method.prompts import Prompts, role_messages
 from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.synthesis import Synthesis
 from tests.conftest import DEMO_MODEL
 
 PROBLEM = "Compute $\\sqrt{16} + 3 \\cdot 19$ — exactly."
@@ -29,7 +30,7 @@ def item(**fields: Any) -> ExpertSolution:
 
 def shown(prompts: Prompts, item: ExpertSolution) -> dict[str, str]:
     """The three contexts as the model sees them, special tokens included."""
-    contexts = prompts.contexts(item, None)
+    contexts = prompts.contexts(item)
     ids = {"student": contexts.student_ids, "privileged": contexts.privileged_ids, "negative": contexts.negative_ids}
     return {role: prompts.tokenizer.decode(token_ids) for role, token_ids in ids.items()}
 
@@ -71,24 +72,24 @@ def test_the_negative_reference_sees_results_but_no_reasoning(prompts: Prompts):
 
 
 def test_the_waypoints_that_are_stored_are_the_ones_shown_and_leave_out_the_answer(prompts: Prompts):
-    contexts = prompts.contexts(item(), None)
+    contexts = prompts.contexts(item())
     assert (contexts.waypoints, contexts.answer) == (["3", "19", "57", "16", "4"], "61")
 
 
 def test_the_last_box_is_the_answer_where_none_is_given(prompts: Prompts):
-    contexts = prompts.contexts(item(answer=None, kind="verifiable"), None)
+    contexts = prompts.contexts(item(answer=None, kind="verifiable"))
     assert (contexts.answer, "61" in contexts.waypoints) == ("61", False)
 
 
-@pytest.mark.parametrize("fields", [{"kind": "proof"}, {"answer": None}])
+@pytest.mark.parametrize("fields", [{"kind": "proof"}, {"kind": "proof", "answer": None}])
 def test_the_negative_reference_of_a_proof_never_sees_the_answer(prompts: Prompts, fields: dict[str, Any]):
     proof = item(**fields)
-    assert prompts.contexts(proof, None).answer is None
+    assert prompts.contexts(proof).answer is None
     assert "61" not in shown(prompts, proof)["negative"]
 
 
 def test_without_waypoints_and_answer_the_negative_reference_sees_the_problem_alone(prompts: Prompts):
-    contexts = prompts.contexts(item(solution="It is obvious.", answer=None), None)
+    contexts = prompts.contexts(item(solution="It is obvious.", answer=None))
     assert contexts.waypoints == []
     assert contexts.negative_ids == contexts.student_ids
 
@@ -103,7 +104,7 @@ def test_earlier_messages_stay_as_they_are_in_every_context(prompts: Prompts):
     start = "".join(f"<|im_start|>{role}\n{content}{TURN_END}\n" for role, content in talk[:-1])
     for text in shown(prompts, conversation).values():
         assert text.startswith(f"{start}<|im_start|>user\n{PROBLEM}\n")
-    assert [message.role for message in prompts.contexts(conversation, None).student_messages] == [r for r, _ in talk]
+    assert [message.role for message in prompts.contexts(conversation).student_messages] == [r for r, _ in talk]
 
 
 def test_jinja_in_a_problem_is_only_text(prompts: Prompts):
@@ -113,7 +114,7 @@ def test_jinja_in_a_problem_is_only_text(prompts: Prompts):
 
 
 def test_thinking_off_puts_an_empty_thought_behind_every_context_and_on_nothing(prompts: Prompts):
-    on, off, default = (prompts.contexts(item(), thinking) for thinking in (True, False, None))
+    on, off, default = (prompts.contexts(item(), Synthesis(thinking=switch)) for switch in (True, False, None))
     thought = prompts.tokenizer.encode("<think>\n\n</think>\n\n", add_special_tokens=False)
     for role in ("student_ids", "privileged_ids", "negative_ids"):
         assert getattr(off, role) == getattr(on, role) + thought
@@ -121,7 +122,10 @@ def test_thinking_off_puts_an_empty_thought_behind_every_context_and_on_nothing(
 
 
 def test_evaluation_asks_what_the_student_is_asked(prompts: Prompts):
-    assert prompts.student_ids(PROBLEM, False) == prompts.contexts(item(), False).student_ids
+    assert (
+        prompts.student_ids(PROBLEM, Synthesis(thinking=False))
+        == prompts.contexts(item(), Synthesis(thinking=False)).student_ids
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,7 @@ def test_evaluation_asks_what_the_student_is_asked(prompts: Prompts):
 )
 def test_a_text_that_spells_a_special_token_is_refused_naming_it(prompts: Prompts, fields: dict[str, Any]):
     with pytest.raises(ItemError, match=r"holds '<\|im_end\|>', which this model's tokenizer reads as a") as caught:
-        prompts.contexts(item(**fields), None)
+        prompts.contexts(item(**fields))
     assert (caught.value.code, caught.value.retryable) == ("special_token_in_text", False)
 
 
@@ -150,17 +154,18 @@ def test_thinking_is_refused_where_the_template_has_no_switch(tmp_path: Path):
     prompts = Prompts(altered(tmp_path, chat_template__jinja=plain))
     assert shown(prompts, item())["student"].endswith(" A:")
     for thinking in (True, False):
-        with pytest.raises(UsageError, match=f"thinking={thinking} is set, but .* has no enable_thinking switch"):
-            prompts.contexts(item(), thinking)
+        with pytest.raises(UsageError, match=f"thinking={thinking} is set, but .* has no thinking switch"):
+            prompts.contexts(item(), Synthesis(thinking=thinking))
 
 
 def test_a_chat_template_that_raises_fails_the_item_with_its_reason(tmp_path: Path):
-    picky = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    picky = no_system + "{{ messages[-1].content }}"
     prompts = Prompts(altered(tmp_path, chat_template__jinja=picky))
-    prompts.contexts(item(), None)
+    prompts.contexts(item())
     talk = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": PROBLEM})
     with pytest.raises(ItemError, match=r"the chat template failed: \w+: no system role") as caught:
-        prompts.contexts(item(problem=talk), None)
+        prompts.contexts(item(problem=talk))
     assert (caught.value.code, caught.value.retryable) == ("tokenizer_failed", False)
 
 
@@ -179,3 +184,63 @@ def test_role_templates_hold_nothing_but_their_role(prompts: Prompts):
     messages = role_messages(item())
     assert set(messages) == {"student", "privileged_student", "negative_reference"}
     assert all(len(conversation) == 1 for conversation in messages.values())
+
+
+# what a template is told, and what stands behind its text
+
+
+def test_the_opening_of_a_reply_is_a_part_of_every_prompt(prompts: Prompts):
+    contexts = prompts.contexts(item(), Synthesis(opening="<think>\nOkay"))
+    for ids in (contexts.student_ids, contexts.privileged_ids, contexts.negative_ids):
+        assert prompts.tokenizer.decode(ids).endswith("<|im_start|>assistant\n<think>\nOkay")
+    assert prompts.student_ids(PROBLEM, Synthesis(opening="<think>\nOkay")) == contexts.student_ids
+
+
+def test_the_empty_thought_of_a_template_can_be_left_out(prompts: Prompts):
+    off = Synthesis(thinking=False)
+    assert prompts.tokenizer.decode(prompts.contexts(item(), off).student_ids).endswith("<think>\n\n</think>\n\n")
+    dropped = prompts.contexts(item(), off.model_copy(update={"drop_empty_thought": True}))
+    assert dropped.student_ids == prompts.contexts(item()).student_ids
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_inside"),
+    [
+        ({}, False),
+        ({"thinking": False}, False),  # an empty thought is closed
+        ({"opening": "<think>\n"}, True),
+        ({"opening": "<think>\nOkay, "}, True),
+        ({"opening": "<think>Easy.</think> So "}, False),
+    ],
+)
+def test_whether_a_reply_begins_inside_a_thought_is_seen_in_the_prompt(
+    prompts: Prompts, settings: dict[str, Any], is_inside: bool
+):
+    assert prompts.is_in_thought(Synthesis(**settings)) is is_inside
+
+
+def test_a_template_is_told_what_it_reads_under_its_own_name(tmp_path: Path):
+    text = "{% if reasoning_effort is defined %}Effort: {{ reasoning_effort }}\n{% endif %}{{ messages[0].content }}"
+    prompts = Prompts(altered(tmp_path, chat_template__jinja=text))
+    ids = prompts.student_ids("1+1?", Synthesis(template_args={"reasoning_effort": "high"}))
+    assert prompts.tokenizer.decode(ids).startswith("Effort: high\n1+1?")
+    with pytest.raises(UsageError, match=r"sets effort, which .* it reads reasoning_effort"):
+        prompts.student_ids("1+1?", Synthesis(template_args={"effort": "high"}))
+
+
+def test_the_date_that_a_template_prints_is_seen_and_can_be_fixed(prompts: Prompts, tmp_path: Path):
+    text = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    dated = Prompts(altered(tmp_path, chat_template__jinja=text + "{{ date_string }}: {{ messages[0].content }}"))
+    assert (dated.prints_date(), prompts.prints_date()) == (True, False)
+    fixed = Synthesis(date="2026-11-26")
+    assert dated.tokenizer.decode(dated.student_ids("1+1?", fixed)).startswith("26 Nov 2026: 1+1?")
+    assert not dated.prints_date(Synthesis(template_args={"date_string": "today"}))
+
+
+def test_an_items_own_waypoints_and_privileged_text_are_what_is_shown(prompts: Prompts):
+    own = item(waypoints=("§ 437", "§ 61"), privileged="Think of § 437 first.")
+    text, contexts = shown(prompts, own), prompts.contexts(own)
+    assert "along the way: § 437, § 61\n" in text["negative"] and contexts.waypoints == ["§ 437", "§ 61"]
+    assert "Think of § 437 first." in text["privileged"] and SOLUTION not in text["privileged"]
+    assert "§" not in text["student"]
+    assert prompts.contexts(item(waypoints=())).waypoints == []

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dail.synth.method.waypoints import LONGEST_WAYPOINT, extract, final_answer, waypoints
+from dail.synth.method.waypoints import LONGEST_WAYPOINT, extract, waypoints
+from dail.synth.schema.boxes import final_answer
 
 INTEGERS = st.integers(0, 9999).map(str)
 FLOATS = st.decimals(0, 99, places=2).map(str)
@@ -205,6 +206,9 @@ READ = [
     ("$x \\in \\left[10,200\\right)$", "10 200"),
     ("$\\langle 12,345\\rangle$", "12 345"),
     ("$f(12,345)$", "12 345"),
+    ("(1,100 mod 7), (3,500 and 6)", "1 100 7 3 500 6"),
+    ("the set $\\{1,100\\text{ or }3\\}$", "1 100 3"),
+    ("(the numbers 1,100 work), [2,300 inclusive]", "1 100 2 300"),
     ("$\\gcd(21,105) = 21$", "21 105"),
     ("a list 1,200,30", "1 200 30"),
     ("so $x,y=100,200$", "100 200"),
@@ -277,6 +281,9 @@ HELD = [
     ("$\\boxed{12,345}$", "12345"),
     ("$(12{,}345)$ and $[1\\,000, 2,\\!500]$", "12345 1000 2500"),
     ("$1,234.5$", "1234.5"),
+    ("(about 12,345 people) and (at most $1,000$)", "12345 1000"),
+    ("a town (12,345 people), a road [12,345 km]", "12345"),
+    ("$(12,345\\text{ people})$ or (12,345\\,\\text{kg})", "12345"),
     ("$\\pi-3$, $\\infty-4$, $\\theta-5$, $\\lfloor x\\rfloor-6$", "3 4 5 6"),
     ("$\\frac1{23}$", "1 23"),
     ("[asy] draw(1); so 5", "1 5"),

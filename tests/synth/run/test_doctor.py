@@ -95,7 +95,7 @@ def test_one_trace_has_no_range_and_none_has_no_forecast() -> None:
 
 def test_prompts_are_the_ids_that_will_be_decoded() -> None:
     report = examine(OLYMPIAD, FAKE, SHORT, with_preview=False)
-    contexts = Prompts(DEMO_MODEL).contexts(load_items(OLYMPIAD)[0], False)
+    contexts = Prompts(DEMO_MODEL).contexts(load_items(OLYMPIAD)[0], Synthesis(thinking=False))
     shown = {prompt.role: list(prompt.token_ids) for prompt in report.prompts}
     assert shown == {
         "student": contexts.student_ids,
@@ -110,6 +110,20 @@ def test_bad_items_are_found_before_an_engine_starts(tmp_path: Path) -> None:
     assert report.items and (report.items.items, report.items.units) == (7, 6)
     assert [(bad.item_id, bad.code) for bad in report.items.bad] == [("endless", "context_length_exceeded")]
     assert report.exit_code == 3
+
+
+def test_what_the_items_contradict_or_repeat_is_shown_shortened_and_told_whole(tmp_path: Path) -> None:
+    items = [{"problem": f"{n}+1?", "solution": rf"As $n={n}$, \boxed{{{n + 1}}}.", "answer": "7"} for n in range(7)]
+    path, problems = tmp_path / "items.jsonl", tmp_path / "problems.jsonl"
+    path.write_text("\n".join(map(json.dumps, items)), "utf-8")
+    problems.write_text('{"id": "e", "problem": "3 + 1 ?", "answer": "4"}', "utf-8")
+    report = examine(path, FAKE, SHORT, with_preview=False, against=problems)
+    assert report.data_check and list(map(len, report.data_check.ids().values())) == [6, 1]
+    assert report.exit_code == 0
+    text = describe(report)
+    assert "data check: 6 answers contradict the box (item-00000, " in text
+    assert "  item item-00004: the answer is 7, the box of the solution says 5\n  and 1 more like these, in 6" in text
+    assert "  item item-00003: its problem is e of the evaluation set" in text
 
 
 def test_a_template_with_a_thinking_switch_is_pointed_at() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import time
 import uuid
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,8 +33,10 @@ from dail.synth.run.trace_rows import prepare, shard_of, trace_row
 from dail.synth.run.unit_source import Progress, UnitSource
 from dail.synth.run.worker import Worker
 from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.manifest import read_manifest, read_rows
 from dail.synth.schema.models import identify
+from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import Failure, Unit
@@ -72,6 +77,16 @@ def on_the_cluster(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
         return False
 
     monkeypatch.setattr(local, "run_worker", run)
+
+
+def test_what_the_items_contradict_is_said_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(local, "run_worker", lambda *_, **__: True)
+    caplog.set_level("INFO", logger="dail")
+    wrong = [{"id": "a", "problem": "1+1?", "solution": r"As 1 is odd, \boxed{2}", "answer": "3"}]
+    assert synthesise(wrong, tmp_path, fake_config()).interrupted
+    assert "data check: 1 answer contradicts the box (a); `dail doctor` lists what was found" in caplog.messages
 
 
 def never_run(config: SynthConfig, source: UnitSource, stop: Stop | None) -> bool:
@@ -227,10 +242,47 @@ def test_nothing_is_started_for_a_folder_that_is_no_model(tmp_path: Path, monkey
     assert not (tmp_path / "out").exists()
 
 
+DATED = (
+    "{{ '<|im_start|>system\\n' + strftime_now('%d %b %Y') + '<|im_end|>\\n' }}{% for m in messages %}"
+    "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_batch_whose_template_prints_the_date_goes_on_as_of_the_day_it_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else what was written of a trace under yesterday's prompt would go on under today's."""
+    model = shutil.copytree(DEMO_MODEL, tmp_path / "model")
+    (model / "chat_template.jinja").write_text(DATED)
+    caplog.set_level("INFO", logger="dail")
+
+    def run(day: int) -> list[TraceRow]:
+        class Day(dt.date):
+            @classmethod
+            def today(cls) -> dt.date:
+                return dt.date(2026, 11, day)
+
+        monkeypatch.setattr(local, "dt", SimpleNamespace(date=Day, datetime=dt.datetime, UTC=dt.UTC))
+        config = SynthConfig(engine=EngineConfig(model=model, kind="fake", rows=8))
+        return list(synthesise(items(2), tmp_path / "out", config, Synthesis(max_tokens=20)).traces())
+
+    first = run(25)
+    ledger = tmp_path / "out" / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().splitlines()[0] + "\n")  # one unit is still to do
+    second = run(26)
+    assert {row.date for row in first + second} == {"2026-11-25"}
+    assert [row.unit_id for row in second] == [row.unit_id for row in first]
+    assert "this batch goes on as of 2026-11-25, the day it was begun" in caplog.text
+    prompts = Prompts(model)
+    assert all("25 Nov 2026" in prompts.tokenizer.decode(row.student_prompt_ids) for row in second)
+
+
 def test_all_failed_is_exit_code_4() -> None:
     summary = SynthesisResult(
         batch_id="b", manifest=None, units=1, committed=0, failed=1, tokens=0, student_share=0, interrupted=False,
-        failures=(),
+        kinds=ItemKinds(), failures=(),
     )  # fmt: skip
     assert summary.exit_code == 4
 

@@ -37,7 +37,7 @@ def requests() -> list[RolloutRequest]:
     prompts, items = Prompts(DEMO_MODEL), load_items(EXPERT_SOLUTIONS)
     made = []
     for number, item in enumerate(items[:12]):
-        contexts = prompts.contexts(item, False)
+        contexts = prompts.contexts(item, Synthesis(thinking=False))
         synthesis = Synthesis(max_tokens=TOKENS, temperature=1.0, tau=0.8)
         made.append(
             RolloutRequest(f"u{number}", contexts.student_ids, contexts.privileged_ids, synthesis, number, frozenset())

@@ -59,10 +59,61 @@ def test_a_trace_gets_what_the_longest_context_leaves(prompts: Prompts, model: M
     assert prepared.request.synthesis.max_tokens == 300 - longest
 
 
+TWO = "Solution 1:\nIt shows 7, so \\boxed{12}.\n\nSolution 2:\n" + "After that 9. " * 80
+
+
+def test_a_solution_that_is_too_long_fails_unless_it_may_lose_something(prompts: Prompts, model: ModelIdentity) -> None:
+    with pytest.raises(ItemError, match=r"may have 200; the model holds 2000; .* or set too_long=drop_later_solutions"):
+        prepare(unit(model, TWO, prompt_tokens=200), prompts, 2000)
+    prepared = prepare(unit(model, TWO, prompt_tokens=200, too_long="drop_later_solutions"), prompts, 2000)
+    row = trace_row(prepared, rollout([5, 6]), prompts, "fake")
+    assert row.solution == "Solution 1:\nIt shows 7, so \\boxed{12}."
+    assert row.dropped == (TWO.removeprefix(row.solution).lstrip(),)
+    assert (row.kind, row.answer, row.answer_found) == ("verifiable", "12", "answer")
+    assert row.waypoints == ("7",)  # of what was shown
+
+
+def test_several_solutions_are_dropped_one_by_one_and_kept_in_their_order(
+    prompts: Prompts, model: ModelIdentity
+) -> None:
+    asked = unit(model, too_long="drop_later_solutions", prompt_tokens=100)
+    solutions = ("It shows 7.", "Turn. " * 40, "Turn again. " * 40)
+    asked = asked.model_copy(update={"item": asked.item.model_copy(update={"solution": solutions, "answer": None})})
+    prepared = prepare(asked, prompts, 2000)
+    assert (prepared.item.solution, prepared.dropped) == ("It shows 7.", solutions[1:])
+
+
+def test_one_long_solution_is_halved_only_by_the_policy_that_says_so(prompts: Prompts, model: ModelIdentity) -> None:
+    long = "Turn A and it shows 7. " * 60 + "\\boxed{12}"
+    with pytest.raises(ItemError, match="may have 150"):
+        prepare(unit(model, long, prompt_tokens=150, too_long="drop_later_solutions"), prompts, 2000)
+    prepared = prepare(unit(model, long, prompt_tokens=150, too_long="drop_then_halve"), prompts, 2000)
+    assert prepared.contexts.longest[1] <= 150 and len(prepared.dropped) > 1
+    assert prepared.item.solution_text + "".join(prepared.dropped) == long
+    assert prepared.contexts.answer == "12"  # of the whole
+
+
+def test_the_room_that_a_trace_was_promised_is_kept_free_where_solutions_may_be_dropped(
+    prompts: Prompts, model: ModelIdentity
+) -> None:
+    prepared = prepare(unit(model, TWO, max_tokens=300, too_long="drop_later_solutions"), prompts, 600)
+    assert prepared.dropped and prepared.request.synthesis.max_tokens == 300
+    assert prepare(unit(model, TWO, max_tokens=300), prompts, 600).dropped == ()
+
+
+def test_a_row_says_what_the_chat_template_was_told(prompts: Prompts, model: ModelIdentity) -> None:
+    told = {"thinking": False, "opening": "So ", "drop_empty_thought": True}
+    prepared = prepare(unit(model, **told, date="2026-11-26", template_args={}), prompts, 2000)
+    row = trace_row(prepared, rollout([5, 6]), prompts, "fake")
+    assert (row.thinking, row.opening, row.drop_empty_thought, row.date) == (False, "So ", True, "2026-11-26")
+    other = trace_row(prepare(unit(model), prompts, 2000), rollout([5, 6]), prompts, "fake")
+    assert row.probe_hash != other.probe_hash  # rendered otherwise
+
+
 def test_the_negative_reference_must_have_room_too(
     prompts: Prompts, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contexts = prompts.contexts(unit(model).item, None)
+    contexts = prompts.contexts(unit(model).item)
     longer = dataclasses.replace(contexts, negative_ids=[5] * 500)
     monkeypatch.setattr(prompts, "contexts", lambda *_: longer)
     assert prepare(unit(model), prompts, 501).request.synthesis.max_tokens == 1

@@ -186,14 +186,11 @@ def test_a_chat_template_that_raises_fails_its_item_alone(
 
 
 def test_a_thinking_switch_the_model_lacks_fails_the_unit(
-    tmp_path: Path, prompts: Prompts, model: ModelIdentity
+    tmp_path: Path, prompts: Prompts, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = ScriptedSource(units(model, 1, thinking=True), tmp_path)
-    prompts.has_thinking_switch, had = False, prompts.has_thinking_switch
-    try:
-        work(source, prompts)
-    finally:
-        prompts.has_thinking_switch = had
+    monkeypatch.setattr(prompts, "template_reads", ())
+    work(source, prompts)
     assert source.failures["u0"].code == "usage" and not source.failures["u0"].retryable
 
 

@@ -120,19 +120,6 @@ def test_a_problem_as_messages_asks_what_its_last_message_asks():
     assert (item.problem_text, [message.role for message in item.messages]) == ("1+1?", ["system", "user"])
 
 
-@pytest.mark.parametrize(
-    ("fields", "kind"),
-    [
-        ({}, "proof"),
-        ({"answer": "2"}, "verifiable"),
-        ({"answer": "2", "kind": "proof"}, "proof"),
-        ({"kind": "verifiable"}, "verifiable"),
-    ],
-)
-def test_kind_follows_from_the_answer_unless_it_is_given(fields: dict[str, str], kind: str):
-    assert check_items([{**ITEM, **fields}])[0].resolved_kind == kind
-
-
 def test_texts_of_just_the_largest_size_are_taken():
     check_items([{"problem": "x" * PROBLEM_BYTES, "solution": "x" * SOLUTION_BYTES}])
 

@@ -86,9 +86,13 @@ def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
 
 def changed(value: Any) -> Any:
     if isinstance(value, str):
-        return {"mixed": "direct", "raw": "tempered", "absolute": "relative"}.get(value) or value.replace(
-            "2026", "2027"
-        ) + "0" * ("2026" not in value)
+        return {
+            "mixed": "direct",
+            "answer": "nothing",
+            "fail": "drop_then_halve",
+            "raw": "tempered",
+            "absolute": "relative",
+        }.get(value) or value.replace("2026", "2027") + "0" * ("2026" not in value)
     return value + 1 if isinstance(value, int) else value / 2
 
 
@@ -186,7 +190,7 @@ def test_a_key_that_leaves_the_folder_is_refused(tmp_path: Path, model: ModelIde
         list(read_rows(written(tmp_path, model, [shard])))
 
 
-@pytest.mark.parametrize("version", [1, 2, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 5])
 def test_a_manifest_of_another_schema_version_says_what_to_do(
     tmp_path: Path, model: ModelIdentity, shards: list[ShardRef], version: int
 ):
@@ -195,6 +199,6 @@ def test_a_manifest_of_another_schema_version_says_what_to_do(
     for shard in value["shards"]:
         del shard["attributed_tokens"]  # which other versions do not have
     path.write_text(json.dumps(value))
-    why = f"schema version {version}, this build reads 3; draw the traces again, or read them with dail 0.0.9"
+    why = f"schema version {version}, this build reads 4; draw the traces again, or read them with dail 0.0.9"
     with pytest.raises(IntegrityError, match=why):
         read_manifest(path)

@@ -40,11 +40,15 @@ def test_equal_files_are_one_model_wherever_they_lie(folder: Path, tmp_path: Pat
         ("tokenizer.json", "tokenizer_hash"),
         ("merges.txt", "tokenizer_hash"),
         ("chat_template.jinja", "template_hash"),
+        ("tokenizer_config.json", "template_hash"),
+        ("special_tokens_map.json", "template_hash"),
+        ("additional_chat_templates/rag.jinja", "template_hash"),
     ],
 )
 def test_a_changed_file_changes_its_own_hash_alone(folder: Path, file: str, field: str):
     before = identify(folder).model_dump()
-    (folder / file).write_bytes(safetensors_of(b"changed") if file.endswith("safetensors") else b'"changed"')
+    (folder / "additional_chat_templates").mkdir()
+    (folder / file).write_bytes(safetensors_of(b"changed") if file.endswith("safetensors") else b'{"a": "changed"}')
     after = identify(folder).model_dump()
     assert {name for name in before if before[name] != after[name]} == {field}
 
@@ -61,6 +65,27 @@ def test_a_changed_role_template_changes_the_template_hash(
         (templates / f"{role}.jinja").write_text("changed")
         hashes.add(identify(folder).template_hash)
     assert len(hashes) == 1 + len(ROLES)
+
+
+def test_the_ends_of_turns_count_and_nothing_else_of_how_a_model_would_draw(folder: Path):
+    config, known = folder / "generation_config.json", [identify(folder)]
+    for ends in ("7", "[7, 8]", "[8]"):
+        config.write_text(f'{{"eos_token_id": {ends}, "temperature": 0.6}}')
+        known.append(identify(folder))
+        config.write_text(f'{{"eos_token_id": {ends}, "temperature": 1.0, "top_p": 0.9}}')
+        assert identify(folder) == known[-1]
+    assert len({one.template_hash for one in known}) == 4
+    assert {one.tokenizer_hash for one in known} == {known[0].tokenizer_hash}
+    config.write_text("[")
+    with pytest.raises(UsageError, match=r"generation_config.json is not JSON: .*; restore the file"):
+        identify(folder)
+
+
+def test_what_the_template_can_be_told_is_known_and_is_no_identity(folder: Path):
+    (folder / "chat_template.jinja").write_text("{{ messages }}{% if thinking %}{{ strftime_now('%d') }}{% endif %}")
+    found = identify(folder)
+    assert found.template_reads == ("strftime_now", "thinking")
+    assert "template_reads" not in found.identity()
 
 
 def test_files_that_say_nothing_of_the_model_do_not_count(folder: Path):

@@ -49,7 +49,7 @@ def test_any_rows_come_back_as_they_were(rows: list[TraceRow]):
     assert decode_shard(encode_shard(rows), "s") == rows
 
 
-VERSION_3 = """
+VERSION_4 = """
 unit_id: string not null
 batch_id: string not null
 item_id: string not null
@@ -57,8 +57,11 @@ sample_index: int32 not null
 problem: string not null
 solution: string not null
 answer: string
+answer_found: string not null
 kind: string not null
 waypoints: list<element: string not null> not null
+privileged: string
+dropped: list<element: string not null> not null
 source: string
 license: string
 metadata: string not null
@@ -89,6 +92,11 @@ top_k: int32 not null
 stop: list<element: string not null> not null
 max_tokens: int32 not null
 thinking: bool
+template_args: string not null
+date: string
+opening: string not null
+drop_empty_thought: bool not null
+probe_hash: string not null
 seed: int64 not null
 model_name: string not null
 model_revision: string not null
@@ -104,7 +112,7 @@ created_at: timestamp[us, tz=UTC] not null
 
 def test_other_columns_take_another_schema_version():
     columns = [f"{column.name}: {column.type}{'' if column.nullable else ' not null'}" for column in SCHEMA]
-    assert (SCHEMA_VERSION, columns) == (3, VERSION_3.split("\n")[1:-1])
+    assert (SCHEMA_VERSION, columns) == (4, VERSION_4.split("\n")[1:-1])
 
 
 def test_plain_pyarrow_reads_flat_columns_with_known_types(row: TraceRow):
@@ -118,7 +126,7 @@ def test_plain_pyarrow_reads_flat_columns_with_known_types(row: TraceRow):
 
 
 def test_a_shard_says_its_schema_version_in_the_file_metadata(row: TraceRow):
-    assert pq.read_metadata(io.BytesIO(encode_shard([row]))).metadata[b"dail.schema_version"] == b"3"
+    assert pq.read_metadata(io.BytesIO(encode_shard([row]))).metadata[b"dail.schema_version"] == b"4"
 
 
 def test_equal_rows_make_equal_bytes(row: TraceRow):
@@ -142,7 +150,7 @@ def _shard(table: pa.Table) -> bytes:
 )
 def test_another_schema_version_is_refused_with_what_to_do(metadata: dict[str, str], got: str):
     table = pa.Table.from_pylist([ROW], schema=SCHEMA).replace_schema_metadata(metadata)
-    why = f"shard s: schema version {got}, this build reads 3; draw the traces again, or read them with the release"
+    why = f"shard s: schema version {got}, this build reads 4; draw the traces again, or read them with the release"
     with pytest.raises(IntegrityError, match=why):
         decode_shard(_shard(table), "s")
 
@@ -150,7 +158,7 @@ def test_another_schema_version_is_refused_with_what_to_do(metadata: dict[str, s
 def test_a_shard_of_version_2_is_refused_by_its_version_not_by_its_columns():
     names = ["trace_source" if name == "student_prob" else name for name in SCHEMA.names]
     table = pa.Table.from_pylist([ROW], schema=SCHEMA).rename_columns(names)
-    with pytest.raises(IntegrityError, match="shard s: schema version 2, this build reads 3"):
+    with pytest.raises(IntegrityError, match="shard s: schema version 2, this build reads 4"):
         decode_shard(_shard(table.replace_schema_metadata({"dail.schema_version": "2"})), "s")
 
 

@@ -40,7 +40,7 @@ def problems(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def table_engine(monkeypatch: pytest.MonkeyPatch, prompts: Prompts) -> None:
     """The base model is right about problem 0 and 1, the adapter half of the time about everything."""
-    problem_of = {tuple(prompts.student_ids(f"Say {n}.", None)): n for n in range(6)}
+    problem_of = {tuple(prompts.student_ids(f"Say {n}.")): n for n in range(6)}
 
     def answer(row: TokenSequence) -> list[int]:
         number = problem_of[tuple(row.prompt_ids)]

@@ -30,7 +30,7 @@ def right_with_adapter(prompts: Prompts) -> Answer:
     """The base model says 7 to everything; the adapter knows every answer."""
 
     def answer(row: TokenSequence) -> Sequence[int]:
-        problem = next(p for p in PROBLEMS if prompts.student_ids(p.problem, None) == list(row.prompt_ids))
+        problem = next(p for p in PROBLEMS if prompts.student_ids(p.problem) == list(row.prompt_ids))
         said = problem.answer if row.adapter else "7"
         return [*prompts.tokenizer.encode(rf"So \boxed{{{said}}}.", add_special_tokens=False), *prompts.stop_ids]
 
@@ -196,3 +196,18 @@ def test_without_a_limit_a_completion_may_fill_the_context(
     engine = TableEngine(right_with_adapter, model_tokens=640)
     evaluate(config(max_tokens=None), PROBLEMS, model, None, tmp_path / "s.jsonl", Maker(engine))
     assert {len(row.prompt_ids) + row.max_tokens for row in engine.asked} == {640}
+
+
+def test_a_completion_of_a_prompt_that_opened_the_thought_is_judged_behind_it(
+    tmp_path: Path, model: ModelIdentity, prompts: Prompts
+) -> None:
+    """A thought that was cut at `maybe \\boxed{0}? no` is no answer, though no mark of it is in the completion."""
+
+    def answer(row: TokenSequence) -> Sequence[int]:
+        text = prompts.tokenizer.decode(row.prompt_ids)
+        said = r"maybe \boxed{0}? no" if "Say 0." in text else r"hm</think> So \boxed{1}."
+        return [*prompts.tokenizer.encode(said, add_special_tokens=False), *prompts.stop_ids]
+
+    opened = config(samples=1, opening="<think>\n")
+    judged = evaluate(opened, PROBLEMS[:2], model, None, tmp_path / "s.jsonl", Maker(TableEngine(answer)))
+    assert [(one.verdict.correct, one.verdict.method) for one in judged] == [(False, "cut in thought"), (True, "exact")]

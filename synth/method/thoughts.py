@@ -1,0 +1,50 @@
+"""Where a model's thought begins and ends: the marks of the models that have them."""
+
+from __future__ import annotations
+
+import re
+
+# Of Qwen, DeepSeek and most others; Magistral; Kimi; Seed; Command A; open models that imitate o1.
+MARKS = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+)
+# A token that looks like one of these or of their kind: it belongs to an answer, though it may be a special token.
+THOUGHT_MARK = re.compile(r"[<\[◁][^<>\[\]◁▷\s]*(?:think|thought|reasoning)[^<>\[\]◁▷\s]*[>\]▷]", re.IGNORECASE)
+_MARK = re.compile("|".join(f"(?P<o{n}>{re.escape(o)})|(?P<c{n}>{re.escape(c)})" for n, (o, c) in enumerate(MARKS)))
+_EMPTY_AT_END = re.compile(
+    "(?:" + "|".join(rf"{re.escape(opened)}\s*{re.escape(closed)}" for opened, closed in MARKS) + r")\s*\Z"
+)
+
+
+def behind_thought(completion: str, is_open: bool = False) -> str | None:
+    """What a completion says behind its last thought; none if that was cut.
+
+    Without any mark the whole is what it says, unless the prompt left a thought open.
+
+    Args:
+        is_open: the prompt ends inside a thought, so that a completion has the closing mark alone.
+
+    behind_thought("<think> Is it 3? No. </think> It is 4.")      " It is 4."
+    behind_thought("<think> Is it 3?")                            None
+    behind_thought("Is it 3? No. </think> It is 4.", True)        " It is 4."
+    behind_thought("Is it 3?", True)                              None
+    """
+    marks = list(_MARK.finditer(completion))
+    if not marks:
+        return None if is_open else completion
+    return completion[marks[-1].end() :] if str(marks[-1].lastgroup).startswith("c") else None
+
+
+def without_empty_thought(prompt: str) -> str:
+    """The prompt without an empty thought at its end, `<think>\\n\\n</think>\\n\\n`."""
+    return _EMPTY_AT_END.sub("", prompt)
+
+
+def is_in_thought(text: str) -> bool:
+    """Whether a text ends inside a thought."""
+    return behind_thought(text) is None
