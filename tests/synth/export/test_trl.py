@@ -161,6 +161,21 @@ def test_sdft_shows_what_the_privileged_student_was_shown(
     assert (student, teacher) == (list(row.student_prompt_ids), list(row.privileged_prompt_ids))
 
 
+def test_prompts_of_another_day_come_back_as_texts(draw: Draw, weights: Any, tmp_path: Path):
+    folder = model_folder(tmp_path / "model", "llama3")
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(
+        template.replace("{{- bos_token }}", "{{- bos_token + strftime_now('%d %b %Y') }}", 1)
+    )
+    shape = Shape(folder, None, "answer")
+    root = draw(shape, date="2020-02-29")
+    export(root, "trl-sdft", tmp_path / "sdft", model=folder)
+    got = sdft_prompts(tmp_path / "sdft", shape, weights, tmp_path, chat=False)
+    first = {row.item_id: (list(row.student_prompt_ids), list(row.privileged_prompt_ids)) for row in drawn(root)}
+    assert sorted(got) == sorted(first.values())
+    assert all("29 Feb 2020" in shape.tokenizer.decode(ids) for pair in got for ids in pair)
+
+
 RENDERINGS: dict[str, tuple[dict[str, Any], str]] = {
     "an opening that is set": ({"opening": "<think>\n"}, BEGUN),
     "a template's own argument": ({"template_args": {"enable_thinking": False}}, SAME),
