@@ -90,14 +90,24 @@ def dail() -> None:
     """Turns expert solutions into reasoning traces a model can learn from, and trains on them."""
 
 
+def _tell_programs(facts: dict[str, Any]) -> None:
+    """With --json, standard output has an object whatever fails."""
+    if "--json" in sys.argv[1:]:
+        from dail.synth.core.console import emit
+
+        emit(facts)
+
+
 def main() -> None:
     try:
         code = dail.main(standalone_mode=False)
     except DailError as error:
         print(f"error: {error}", file=sys.stderr)
+        _tell_programs(error.facts())
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
+        _tell_programs({"error": "usage", "message": error.format_message(), "exit_code": error.exit_code})
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         print("interrupted; rerun the same command to go on", file=sys.stderr)

@@ -26,7 +26,8 @@ from dail.synth.core.errors import (
 from dail.synth.core.http import Client
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
-from dail.synth.schema.items import load_items
+from dail.synth.data import options
+from dail.synth.data.reader import Reading, read_solutions
 from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.synthesis import Synthesis
 
@@ -93,31 +94,33 @@ def serve(
 
 
 @verb("submit")
-@click.argument("file", type=click.Path(path_type=Path))
+@options.files()
+@options.reading("invalid.jsonl")
 @_api
 @click.option("--model", help="A model the API has registered; its only one if left out.")
-@click.option("--run-label", help="The same file under another label is another batch.")
+@click.option("--run-label", help="The same files under another label is another batch.")
 @click.option("--watch", "is_watched", is_flag=True, help="Follow the batch until it ends.")
 @_json
 def submit(
     chosen: Chosen,
-    file: Path,
+    files: tuple[str, ...],
+    reading: Reading,
     api: str,
     model: str | None,
     run_label: str | None,
     is_watched: bool,
     as_json: bool,
 ) -> int:
-    """POST a file of expert solutions (.jsonl, .json, .parquet) as a batch.
+    """POST files of expert solutions as a batch.
 
-    Prints the batch's id. Submitting the same file with the same settings again finds the batch there is.
+    Prints the batch's id. Submitting the same files with the same settings again finds the batch there is.
     """
     from dail.synth.method.data_check import check_data
 
-    solutions = load_items(file)
     synthesis = chosen.load(Synthesis, "synthesis")
+    solutions = read_solutions(files, reading).items
     if (check := check_data(solutions, synthesis)).findings:
-        say(f"data check: {check.told()}; `dail doctor {file}` lists what was found")
+        say(f"data check: {check.told()}; `dail doctor {' '.join(files)}` lists what was found")
     body = {
         "items": [item.model_dump(mode="json", exclude_defaults=True) for item in solutions],
         "synthesis": synthesis.model_dump(mode="json", exclude_defaults=True),

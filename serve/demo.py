@@ -28,7 +28,7 @@ from dail.synth.core.errors import EXIT_OK, DailError, UsageError
 from dail.synth.core.files import sha256
 from dail.synth.core.http import Client
 from dail.synth.core.settings import read
-from dail.synth.schema.items import load_items
+from dail.synth.data.reader import load_items
 from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import Synthesis
 

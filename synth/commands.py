@@ -22,6 +22,8 @@ from dail.synth.core import console
 from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_OK, EXIT_SOME_FAILED, UsageError
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
+from dail.synth.data import options
+from dail.synth.data.reader import Reading
 from dail.synth.schema.synthesis import Synthesis
 
 _MODEL = click.option(
@@ -80,20 +82,22 @@ def worker(
 
 
 @verb("synth")
-@click.argument("file", type=click.Path(path_type=Path))
+@options.files()
+@options.reading("OUT/invalid.jsonl")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of shards, manifest and ledger.")
 @_MODEL
 @_ACTORS
 @click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object on standard output.")
 def synth(
     chosen: Chosen,
-    file: Path,
+    files: tuple[str, ...],
+    reading: Reading,
     out: Path,
     model: Path | None,
     actors: int | None,
     as_json: bool,
 ) -> int:
-    """Expert solutions in FILE to shards and a manifest, on this machine, without a server.
+    """Expert solutions in FILEs to shards and a manifest, on this machine, without a server.
 
     Ctrl-C loses nothing: the same command resumes. Other settings or items in the same --out make another batch beside
     the first. Exit code 3: some items failed; 4: all did.
@@ -101,7 +105,7 @@ def synth(
     from dail.synth.run.local import synthesise
 
     with console.all_on_stderr(), console.stop_on_signals() as stop:
-        summary = synthesise(file.resolve(), out.resolve(), *_both(chosen, model, actors), stop=stop)
+        summary = synthesise(files, out.resolve(), *_both(chosen, model, actors), reading=reading, stop=stop)
     if as_json:
         always = {"manifest": summary.manifest, "student_share": summary.student_share}
         console.emit({**summary.model_dump(mode="json", exclude_none=True), **always})
@@ -120,29 +124,30 @@ def synth(
 
 
 @verb("doctor")
-@click.argument("file", type=click.Path(path_type=Path), required=False)
+@options.files(required=False)
+@options.reading("invalid.jsonl")
 @_MODEL
 @_ACTORS
 @click.option("--no-preview", is_flag=True, help="Start no engine: no traces, no forecast.")
 @click.option(
     "--against",
-    type=click.Path(path_type=Path),
     metavar="PROBLEMS",
-    help="Evaluation problems that FILE must not have.",
+    help="Evaluation problems that FILEs must not have.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Everything, unshortened, as one JSON object.")
 def doctor(
     chosen: Chosen,
-    file: Path | None,
+    files: tuple[str, ...],
+    reading: Reading,
     model: Path | None,
     actors: int | None,
     no_preview: bool,
-    against: Path | None,
+    against: str | None,
     as_json: bool,
 ) -> int:
-    """Look at machine, model and FILE before a run: prompts with their token ids, what will be reserved, bad items, and
-    from five items drawn on this Ray cluster the forecast of tokens, hours and disk. The data check names answers that
-    contradict the box, items without waypoints, repeated problems and signs of damage in texts.
+    """Look at machine, model and FILEs before a run: prompts with their token ids, what will be reserved, bad items,
+    and from five items drawn on this Ray cluster the forecast of tokens, hours and disk. The data check names answers
+    that contradict the box, items without waypoints, repeated problems and signs of damage in texts.
 
     Takes what `dail synth` takes. Exit code 1: Ray's dashboard is open to anybody; 3: some items cannot run; 4: none
     can.
@@ -151,8 +156,7 @@ def doctor(
 
     settings, synthesis = _both(chosen, model, actors)
     with console.all_on_stderr(), console.exit_on_sigterm():
-        named = [path.resolve() if path else None for path in (file, against)]
-        report = examine(named[0], settings, synthesis, not no_preview, named[1])
+        report = examine(files or None, settings, synthesis, not no_preview, reading, against)
     if as_json:
         console.emit(report.model_dump(mode="json"))
     else:
@@ -161,13 +165,16 @@ def doctor(
 
 
 @verb("waypoints")
-@click.argument("file", type=click.Path(path_type=Path))
+@options.files()
+@options.reading("invalid.jsonl")
 @click.option("--item", "item_id", metavar="ID", help="This item alone.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N items.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an item on standard output.")
-def waypoints(chosen: Chosen, file: Path, item_id: str | None, limit: int | None, as_json: bool) -> int:
-    """Show what the extractor finds in FILE, item by item: the solution with its waypoints marked, the answer, the kind
-    and what the negative reference is told. Needs no model.
+def waypoints(
+    chosen: Chosen, files: tuple[str, ...], reading: Reading, item_id: str | None, limit: int | None, as_json: bool
+) -> int:
+    """Show what the extractor finds in FILEs, item by item: the solution with its waypoints marked, the answer, the
+    kind and what the negative reference is told. Needs no model.
 
     Exit code 3: the extractor or a template failed on some items; 4: on all.
     """
@@ -175,7 +182,7 @@ def waypoints(chosen: Chosen, file: Path, item_id: str | None, limit: int | None
 
     synthesis = chosen.load(Synthesis, "synthesis").pinned()
     views = []
-    for item in chosen_items(file, item_id, limit):
+    for item in chosen_items(files, reading, item_id, limit):
         views.append(view := look(item, synthesis))
         console.emit(view.model_dump(mode="json")) if as_json else click.echo(describe(view, sys.stdout.isatty()))
     console.say(summary(views, synthesis))

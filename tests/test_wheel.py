@@ -32,7 +32,7 @@ CONFIGS = ROOT / "deploy" / "configs"
 # Extras, the packages they are for, and what those import that another brings: vLLM, with torch, is chosen by the
 # machine (deploy/setup.sh), and `dail train --ray-workers` asks for the extra with Ray.
 EXTRAS: list[tuple[str, list[str], set[str]]] = [
-    ("worker", ["synth"], {"vllm", "torch"}),
+    ("worker", ["synth"], {"vllm", "torch", "datasets"}),
     ("train", ["train"], {"ray"}),
     ("cluster", ["serve"], set()),
     ("train,cluster", ["train"], set()),

@@ -25,6 +25,8 @@ _PLAINLY = {
     "extra_forbidden": "there is no such name; check its spelling or remove it",
     "missing": "it is missing",
     "model_type": "wanted an object with names and values",
+    "dict_type": "wanted an object with names and values",
+    "string_type": "wanted a text",
 }
 
 
@@ -33,6 +35,10 @@ class DailError(Exception):
 
     code = "error"
     exit_code = EXIT_ERROR
+
+    def facts(self) -> dict[str, Any]:
+        """What `--json` prints when a verb ends with this error."""
+        return {"error": self.code, "message": str(self), "exit_code": self.exit_code}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own way would call a subclass with its message alone: engines and Ray send errors as pickles.
@@ -67,6 +73,10 @@ class InputError(DailError):
     def __init__(self, message: str, problems: Sequence[tuple[str, str, str]] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+
+    def facts(self) -> dict[str, Any]:
+        told = [{"pointer": where, "code": code, "detail": detail} for where, code, detail in self.problems]
+        return {**super().facts(), "problems": told}
 
 
 class IntegrityError(DailError):
@@ -109,6 +119,9 @@ def describe(error: ValidationError) -> str:
 
 def plainly(fault: ErrorDetails) -> str:
     """What is wrong, for someone who does not know pydantic."""
+    bounds = fault.get("ctx", {})
+    if fault["type"] == "too_long" and bounds.get("field_type") == "Value":  # of a text
+        return f"it has {bounds['actual_length']} characters; at most {bounds['max_length']} are taken"
     return _PLAINLY.get(fault["type"], fault["msg"].removeprefix("Value error, "))
 
 

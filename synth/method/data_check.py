@@ -12,18 +12,18 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dail.synth.core.config import Frozen
-from dail.synth.core.errors import ExtensionError, ItemError, UsageError
+from dail.synth.core.errors import ExtensionError, InputError, ItemError
 from dail.synth.data.overlap import Problems, repeated
+from dail.synth.data.reader import Reading, Source, read_items
 from dail.synth.data.texts import item_notes
 from dail.synth.method.answers import compare
 from dail.synth.method.grading import Grader
 from dail.synth.method.waypoints import waypoints_of
 from dail.synth.schema.boxes import final_answer
-from dail.synth.schema.items import ExpertSolution, strict_json
+from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import LoneBox, resolve, stated_answer
 from dail.synth.schema.synthesis import Synthesis
 
@@ -93,20 +93,36 @@ def check_data(
     return DataCheck(items=len(items), findings=tuple(sorted(findings, key=lambda one: order.index(one.kind))))
 
 
-def problems_of(path: Path) -> dict[str, str]:
-    """The problems of an evaluation set, by id or else by line. Raises UsageError: it cannot be read."""
-    found: dict[str, str] = {}
-    try:
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
-            if line.strip():
-                row = strict_json(line)
-                if not isinstance(row, dict) or not isinstance(row.get("problem"), str):
-                    raise ValueError(f'line {number} has no text "problem"')
-                found[str(row.get("id", f"line {number}"))] = row["problem"]
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"problems file {path} cannot be read: {error}; give a .jsonl file as `dail eval` takes"
-        ) from None
+class _Asked(Frozen):
+    """A problem of an evaluation, whatever else stands beside it."""
+
+    id: str
+    problem: str
+
+
+def problems_of(source: Source) -> dict[str, str]:
+    """The problems of an evaluation set, by id or else by place; read as `dail eval` reads them.
+
+    Raises:
+        UsageError, InputError: it cannot be read, or has no problems.
+    """
+    reading = Reading(keep_rest=True)
+    return {one.id: one.problem for one in read_items(source, reading, _asked_alone, ("problem",), ("problem",)).items}
+
+
+def _asked_alone(values: list[dict[str, Any]]) -> list[_Asked]:
+    found: list[_Asked] = []
+    faults: list[tuple[str, str, str]] = []
+    for number, value in enumerate(values):
+        problem = value.get("problem")
+        if isinstance(problem, list):
+            problem = "\n".join(str(one.get("content")) for one in problem if isinstance(one, dict))
+        if isinstance(problem, str):
+            found.append(_Asked(id=str(value.get("id", f"problem {number + 1}")), problem=problem))
+        else:
+            faults.append((f"/items/{number}/problem", "no_text", "it has no text"))
+    if faults:
+        raise InputError(f"{len(faults)} problems without a text", faults)
     return found
 
 

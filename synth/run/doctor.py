@@ -6,7 +6,6 @@ import datetime as dt
 import os
 import platform
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +14,8 @@ from dail.synth.config import SynthConfig
 from dail.synth.core.config import TOOL_VERSION, Frozen
 from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_ERROR, EXIT_OK, EXIT_SOME_FAILED, DailError, ItemError
 from dail.synth.core.progress import progress
+from dail.synth.data.account import Account
+from dail.synth.data.reader import Reading, Source, read_solutions
 from dail.synth.engine.sizing import GIB, Device, Sizes, fit, shape_of, this_device
 from dail.synth.engine.versions import Choices, check_vllm, outside, versions_here, vllm_here
 from dail.synth.method.counts import count_kinds
@@ -25,7 +26,6 @@ from dail.synth.run.pool import ray_cluster
 from dail.synth.run.preview import Forecast, Preview, forecast, run_preview
 from dail.synth.run.trace_rows import prepare
 from dail.synth.schema.chat_templates import DATE
-from dail.synth.schema.items import load_items
 from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.models import ROLES, ModelIdentity, adapter_rank, identify
 from dail.synth.schema.synthesis import Synthesis
@@ -93,6 +93,7 @@ class Report(Frozen):
     engine: Choices | None
     trainer: Trainer
     prompts: tuple[Prompt, ...] = ()
+    read: Account | None = None
     items: Items | None = None
     data_check: DataCheck | None = None
     preview: Preview | None = None
@@ -111,7 +112,12 @@ class Report(Frozen):
 
 
 def examine(
-    file: Path | None, config: SynthConfig, synthesis: Synthesis, with_preview: bool, against: Path | None = None
+    source: Source | None,
+    config: SynthConfig,
+    synthesis: Synthesis,
+    with_preview: bool,
+    reading: Reading | None = None,
+    against: Source | None = None,
 ) -> Report:
     """Looks at machine, model, items and, with a preview, at five traces. All paths must be absolute.
 
@@ -134,10 +140,12 @@ def examine(
     except DailError as error:  # the engines may run elsewhere
         notes.append(f"not on this machine: {error}")
     found: dict[str, Any] = {}
-    if file:
+    if source:
         model_tokens = min(config.engine.model_tokens or shape.model_tokens, shape.model_tokens)
         problems = problems_of(against) if against else None
-        found = _examine_items(file, config, synthesis, identity, prompts, model_tokens, with_preview, problems)
+        found = _examine_items(
+            source, reading, config, synthesis, identity, prompts, model_tokens, with_preview, problems
+        )
         notes += _notes(synthesis, prompts, found)
     notes += _date_notes(synthesis, prompts)
     engine = None
@@ -186,7 +194,8 @@ def _trainer(device: Device) -> Trainer:
 
 
 def _examine_items(
-    file: Path,
+    source: Source,
+    reading: Reading | None,
     config: SynthConfig,
     synthesis: Synthesis,
     identity: ModelIdentity,
@@ -196,8 +205,8 @@ def _examine_items(
     against: dict[str, str] | None,
 ) -> dict[str, Any]:
     """The parts of the report that need expert solutions."""
-    items = load_items(file)
-    batch = make_batch(items, synthesis, identity)
+    read = read_solutions(source, reading)
+    batch = make_batch(read.items, synthesis, identity)
     good, bad, first = {}, [], None
     shortened = list[str]()
     longest: tuple[int, str | None] = 0, None
@@ -219,6 +228,7 @@ def _examine_items(
     units = [unit for unit in batch.units.values() if unit.item_id in good]
     shown = _preview_of(config, units, prompts) if with_preview and units else None
     return {
+        "read": read.account,
         "items": Items(
             items=len(firsts),
             units=len(units),
@@ -232,7 +242,7 @@ def _examine_items(
             Prompt(role=role, text=prompts.tokenizer.decode(ids, skip_special_tokens=False), token_ids=tuple(ids))
             for role, ids in (_ids(first) if first else {}).items()
         ),
-        "data_check": check_data(items, synthesis, against),
+        "data_check": check_data(read.items, synthesis, against),
         "preview": shown,
         "forecast": forecast(shown, len(units), config.engine.tensor_parallel) if shown else None,
     }

@@ -48,13 +48,15 @@ from dail.synth.core.errors import (
 from dail.synth.core.files import Objects
 from dail.synth.core.progress import OnProgress, told_to
 from dail.synth.core.running import Stop
+from dail.synth.data.account import Account
+from dail.synth.data.reader import Reading, read_solutions
 from dail.synth.method.counts import count_kinds
 from dail.synth.method.data_check import check_data
 from dail.synth.method.prompts import role_templates
 from dail.synth.run.unit_source import Progress, Standing
 from dail.synth.run.worker import run_worker
 from dail.synth.schema.card import write_card
-from dail.synth.schema.items import ExpertSolution, check_items, load_items
+from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest, read_rows
 from dail.synth.schema.models import ModelIdentity, identify
@@ -282,7 +284,7 @@ class SynthesisResult(Frozen):
     `kinds`: of the items, by the rule that made them verifiable or proofs.
 
     `student_share`: of the tokens whose writer is known; none if none is. `failures`: of each unit without a trace,
-    which item it was and why, with a code.
+    which item it was and why, with a code. `read`: what the expert solutions were read from, and how.
     """
 
     batch_id: str
@@ -295,6 +297,7 @@ class SynthesisResult(Frozen):
     interrupted: bool
     kinds: ItemKinds
     failures: tuple[Entry, ...]
+    read: Account | None = None
 
     def traces(self) -> Iterator[TraceRow]:
         """The traces, read from their shards; none without a manifest."""
@@ -308,12 +311,13 @@ class SynthesisResult(Frozen):
 
 
 def synthesise(
-    items: str | Path | Iterable[ExpertSolution | Mapping[str, Any]],
+    items: str | Path | Iterable[str | Path] | Iterable[ExpertSolution | Mapping[str, Any]],
     out: str | Path,
     config: SynthConfig | None = None,
     synthesis: Synthesis | None = None,
     *,
     model: str | Path | None = None,
+    reading: Reading | None = None,
     on_progress: OnProgress | None = None,
     stop: Stop | None = None,
 ) -> SynthesisResult:
@@ -322,11 +326,13 @@ def synthesise(
     Blocks; works in a script, a thread and a notebook. Prints nothing: messages go to the loggers under `dail`.
 
     Args:
-        items: a .jsonl, .json or .parquet file of expert solutions, or the solutions themselves.
+        items: expert solutions: a file, a folder or `hf:OWNER/NAME`, or a list of them, or the solutions themselves.
         out: folder of ledger, shards and manifest; the same call again goes on in it.
         config: of the engines, which names the model; defaults if only `model` is given.
         synthesis: of the traces; the paper's settings if left out.
         model: folder of the model, instead of the one in `config`.
+        reading: which columns are which fields, and what becomes of rows that cannot be used; these are refused, and
+            written to `out`/invalid.jsonl if they are to be skipped.
         on_progress: called in the thread that does the work; what it raises ends the run.
         stop: `set()` from another thread, it ends the run early; what is done is kept. KeyboardInterrupt does so too.
 
@@ -335,9 +341,10 @@ def synthesise(
         EngineDead: no engine could be started, or none survived.
     """
     config, synthesis, out = _with_model(config, model), synthesis or Synthesis(), Path(out).resolve()
-    solutions = load_items(Path(items)) if isinstance(items, str | Path) else check_items(list(map(_plain, items)))
+    read = read_solutions(items, (reading or Reading()).writing_to(out))
     with told_to(on_progress):
-        return _synthesise(solutions, out, config, synthesis, stop)
+        result = _synthesise(read.items, out, config, synthesis, stop)
+    return result.model_copy(update={"read": read.account})
 
 
 def _with_model(config: SynthConfig | None, model: str | Path | None) -> SynthConfig:
@@ -348,10 +355,6 @@ def _with_model(config: SynthConfig | None, model: str | Path | None) -> SynthCo
         config = SynthConfig(engine=EngineConfig(model=Path(model)))
     folder = Path(model or config.engine.model).expanduser().resolve()
     return config.model_copy(update={"engine": config.engine.model_copy(update={"model": folder})})
-
-
-def _plain(item: ExpertSolution | Mapping[str, Any]) -> Any:
-    return item.model_dump(mode="json", exclude_unset=True) if isinstance(item, ExpertSolution) else dict(item)
 
 
 def _synthesise(

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 
 import click
 
 from dail.synth.core.config import Frozen
 from dail.synth.core.errors import ItemError, UsageError
 from dail.synth.core.settings import did_you_mean
+from dail.synth.data.reader import Reading, Source, read_solutions
 from dail.synth.method.marks import located
 from dail.synth.method.prompts import role_messages
 from dail.synth.method.waypoints import waypoints_of
-from dail.synth.schema.items import ExpertSolution, Kind, load_items
+from dail.synth.schema.items import ExpertSolution, Kind
 from dail.synth.schema.kinds import Found, resolve
 from dail.synth.schema.synthesis import Synthesis
 
@@ -42,17 +42,17 @@ class ItemView(Frozen):
     failure: str | None = None
 
 
-def chosen_items(file: Path, item_id: str | None, limit: int | None) -> Iterator[ExpertSolution]:
-    """The first `limit` items of a file, or the one that is named. Raises UsageError: there is none of that name."""
-    items = load_items(file)
+def chosen_items(source: Source, reading: Reading, item_id: str | None, limit: int | None) -> Iterator[ExpertSolution]:
+    """The first `limit` items, or the one that is named. Raises UsageError: there is none of that name."""
+    items = read_solutions(source, reading).items
     if item_id is not None:
-        items = [item for item in items if item.id == item_id] or _no_item(file, item_id, items)
+        items = [item for item in items if item.id == item_id] or _no_item(item_id, items)
     return islice(items, limit)
 
 
-def _no_item(file: Path, item_id: str, items: Sequence[ExpertSolution]) -> list[ExpertSolution]:
+def _no_item(item_id: str, items: Sequence[ExpertSolution]) -> list[ExpertSolution]:
     meant = did_you_mean(item_id, [str(item.id) for item in items])
-    raise UsageError(f"{file} has no item {item_id!r} among its {len(items)}{meant}; leave out --item to see all")
+    raise UsageError(f"there is no item {item_id!r} among the {len(items)}{meant}; leave out --item to see all")
 
 
 def look(item: ExpertSolution, synthesis: Synthesis) -> ItemView:

@@ -1,10 +1,8 @@
-"""Expert solutions: the input of the whole system, from a file or from a POST."""
+"""Expert solutions: the input of the whole system, as a POST has them and as `dail.synth.data` makes them of files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -12,7 +10,7 @@ import pyarrow.parquet as pq
 from pydantic import AfterValidator, Discriminator, Field, JsonValue, StringConstraints, Tag, ValidationError
 
 from dail.synth.core.config import Frozen, canonical
-from dail.synth.core.errors import InputError, UsageError, plainly, pointer
+from dail.synth.core.errors import InputError, plainly, pointer
 from dail.synth.schema.texts import fault
 
 PROBLEM_BYTES = 64 * 1024
@@ -162,42 +160,6 @@ def _user_path(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
     if loc[:1] == ("metadata",):
         return loc[:1]
     return (loc[0], *loc[2:]) if loc and loc[0] in ("problem", "solution") else loc
-
-
-def load_items(path: Path) -> list[ExpertSolution]:
-    """Reads expert solutions from .jsonl, .json (a list) or .parquet.
-
-    Raises:
-        UsageError: the file cannot be read.
-        InputError: some of its items cannot be used; `/items/N` counts from 0.
-    """
-    try:
-        values = list(_read_values(path))
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist; give a .jsonl, .json or .parquet file of expert solutions") from None
-    except (ValueError, OSError, pa.ArrowException) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
-    return check_items(values)
-
-
-def _read_values(path: Path) -> Iterator[Any]:
-    if path.suffix == ".parquet":
-        for row in read_parquet(path.read_bytes()).to_pylist():
-            yield {key: value for key, value in row.items() if value is not None}
-    elif path.suffix == ".json":
-        values = strict_json(path.read_bytes())
-        if not isinstance(values, list):
-            raise ValueError(f"it holds a {type(values).__name__}; wanted a list of expert solutions")
-        yield from values
-    elif path.suffix == ".jsonl":
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
-            if line.strip():
-                try:
-                    yield strict_json(line)
-                except ValueError as error:
-                    raise ValueError(f"line {number}: {error}") from None
-    else:
-        raise ValueError(f"its name ends in {path.suffix or 'nothing'!r}; wanted .jsonl, .json or .parquet")
 
 
 def read_parquet(data: bytes) -> pa.Table:

@@ -17,12 +17,12 @@ import sys
 import torch
 
 from dail.synth.config import EngineConfig
+from dail.synth.data.reader import load_items
 from dail.synth.engine.sizing import GIB, shape_of
 from dail.synth.engine.vllm import VllmEngine
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
-from dail.synth.schema.items import load_items
 from dail.synth.schema.synthesis import Synthesis
 from tests.bench.shapes import DEMO, SHAPES, fitted, machine, model_of
 

@@ -21,8 +21,8 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 import dail.synth.engine.vllm  # noqa: F401  (sets what vLLM reads from the environment)
+from dail.synth.data.reader import load_items
 from dail.synth.method.prompts import Prompts
-from dail.synth.schema.items import load_items
 from dail.synth.schema.synthesis import Synthesis
 from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of
 

@@ -33,13 +33,13 @@ from typing import Any
 import torch
 
 from dail.synth.config import EngineConfig
+from dail.synth.data.reader import load_items
 from dail.synth.engine.vllm import VllmEngine
 from dail.synth.method.acceptance import Rule, Sampling, mix, uniforms
 from dail.synth.method.prompts import Contexts, Prompts
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
 from dail.synth.rollout.select import acceptance
-from dail.synth.schema.items import load_items
 from dail.synth.schema.synthesis import Synthesis
 from tests.bench.plain import decode
 from tests.bench.shapes import DEMO, SHAPES, Model, fitted, machine, model_of

@@ -17,11 +17,11 @@ import time
 from typing import Any
 
 from dail.synth.config import EngineConfig, SynthConfig
+from dail.synth.data.reader import load_items
 from dail.synth.engine.vllm import VllmEngine
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
-from dail.synth.schema.items import load_items
 from dail.synth.schema.synthesis import Synthesis
 from tests.bench.shapes import DEMO, SHAPES, Model, fitted, machine, model_of
 

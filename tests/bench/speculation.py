@@ -21,9 +21,9 @@ from vllm import EngineArgs, LLMEngine
 from vllm.platforms import current_platform
 
 import dail.synth.engine.vllm  # noqa: F401  (sets what vLLM reads from the environment)
+from dail.synth.data.reader import load_items
 from dail.synth.engine.sizing import shape_of
 from dail.synth.method.prompts import Prompts
-from dail.synth.schema.items import load_items
 from dail.synth.schema.synthesis import Synthesis
 from tests.bench.plain import decode
 from tests.bench.shapes import DEMO, SHAPES, Model, machine, model_of

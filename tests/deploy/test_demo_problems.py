@@ -10,10 +10,10 @@ from make_model import count_jumps, role_prompt
 from make_problems import EXPERT_SEED, LONG_TURNS, eval_rows, expert_rows, random_locks, to_jsonl
 from world import Lock, expert_solution, problem, random_jumps, random_lock, trace
 
+from dail.synth.data.reader import load_items
 from dail.synth.method.prompts import role_messages
 from dail.synth.method.waypoints import waypoints
 from dail.synth.schema.boxes import final_answer
-from dail.synth.schema.items import load_items
 from dail.synth.schema.models import ROLES
 
 DEMO = Path(__file__).parents[2] / "deploy" / "demo"

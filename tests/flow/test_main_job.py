@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dail.synth.data.reader import load_items
 from dail.synth.engine.base import Draw, SequenceKey, TokenSequence
-from dail.synth.schema.items import load_items
 from dail.synth.schema.manifest import read_manifest, read_rows
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, ROOT
 from tests.flow.conftest import BIN, dail, running, wait_for

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from dail.synth.config import EngineConfig
+from dail.synth.data.reader import load_items
 from dail.synth.engine.vllm import VllmEngine, chosen
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.pair import Pair
 from dail.synth.rollout.reference import Reference
-from dail.synth.schema.items import load_items
 from dail.synth.schema.synthesis import Synthesis
 from tests.bench.shapes import DEMO, machine
 

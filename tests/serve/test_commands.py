@@ -109,6 +109,7 @@ def test_submit_waits_for_a_server_that_is_just_starting(tmp_path, model_folder,
     command = (*DAIL, "submit", str(solutions), "--api", f"http://127.0.0.1:{port}")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     submitting = subprocess.Popen(command, env=clean_environment(), **pipes)
+    assert "own columns: 2 items from " in submitting.stderr.readline()
     assert "still trying" in submitting.stderr.readline()
     api = start_api(tmp_path / "api", model_folder, port=port)
     try:
@@ -123,7 +124,7 @@ def test_what_the_user_gets_wrong_exits_2_with_a_sentence(dail, tmp_path, soluti
     (tmp_path / "bad.jsonl").write_text('{"problem": "1+1?"}\n')
     wrong = {
         ("submit", tmp_path / "none.jsonl"): "does not exist",
-        ("submit", tmp_path / "bad.jsonl"): "/items/0/solution",
+        ("submit", tmp_path / "bad.jsonl"): "no column gives the solution",
         ("submit", solutions, "--set", "tau=7"): "synthesis.tau",
         ("serve", "--host", "0.0.0.0"): "DAIL_TOKEN",
         ("serve", "--port", "0", "--model", "tiny"): "NAME=FOLDER",

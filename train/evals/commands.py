@@ -12,6 +12,8 @@ from dail.synth.config import load_engine
 from dail.synth.core.console import emit, say
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
+from dail.synth.data import options
+from dail.synth.data.reader import Reading
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.evaluation import evaluate as run_evaluation
 from dail.train.evals.report import points
@@ -23,7 +25,10 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @verb("eval")
 @click.option("--model", type=_FOLDER, help="Base model folder; engine.model.")
 @click.option("--adapter", type=_FOLDER, help="LoRA adapter folder; the base model alone without.")
-@click.option("--problems", type=click.Path(path_type=Path), required=True, help="JSONL: id, problem, answer.")
+@click.option(
+    "--problems", multiple=True, type=click.Path(), required=True, metavar="FILE", help=f"{options.FILES}; repeatable."
+)
+@options.reading("OUT/invalid.jsonl")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the results.")
 @click.option("--samples", type=int, help="As --set eval.samples=….")
 @click.option("--temperature", type=float, help="As --set eval.temperature=….")
@@ -32,8 +37,15 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--thinking/--no-thinking", default=None, help="As --set eval.thinking=….")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of tables.")
 def evaluate(
-    chosen: Chosen, model: Path | None, adapter: Path | None, problems: Path, out: Path, as_json: bool, **flags: Any
-) -> None:  # fmt: skip
+    chosen: Chosen,
+    model: Path | None,
+    adapter: Path | None,
+    problems: tuple[str, ...],
+    reading: Reading,
+    out: Path,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """pass@k of base and adapter, and a report with pictures.
 
     Writes eval.json, samples.jsonl and report.html. A rerun reuses the completions that were drawn with the same
@@ -42,7 +54,7 @@ def evaluate(
     # Read when torch is imported, which here the tokenizer does before the engine; spinning is 17 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     config = chosen.told("eval", **flags).load(EvalConfig, "eval", engine=load_engine(chosen, model))
-    evaluation = run_evaluation(problems, out, adapter, config)
+    evaluation = run_evaluation(problems, out, adapter, config, reading=reading)
     if as_json:
         emit(_summary(evaluation, out))
     else:

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,8 @@ from dail.synth.config import EngineConfig
 from dail.synth.core.config import fingerprint
 from dail.synth.core.errors import StorageError, UsageError
 from dail.synth.core.progress import OnProgress, told_to
+from dail.synth.data.account import Account
+from dail.synth.data.reader import Reading
 from dail.synth.method.grading import BY_BOX, GRADERS
 from dail.synth.method.prompts import Prompts, role_templates
 from dail.synth.schema.models import identify
@@ -31,7 +32,7 @@ from dail.train.evals import run
 from dail.train.evals.completions import day_begun
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.lineage import read_adapter
-from dail.train.evals.problems import EvalProblem, check_for_math, check_problems, load_problems
+from dail.train.evals.problems import EvalProblem, check_for_math, read_problems
 from dail.train.evals.report import render, trace_lineage
 from dail.train.evals.results import AdapterRef, Evaluation, by_group, count, same_text, summarise, versions
 
@@ -39,12 +40,13 @@ EVALUATION_FILE, SAMPLES_FILE, REPORT_FILE = "eval.json", "samples.jsonl", "repo
 
 
 def evaluate(
-    problems: str | Path | Iterable[EvalProblem | Mapping[str, Any]],
+    problems: str | Path | Iterable[str | Path] | Iterable[EvalProblem | Mapping[str, Any]],
     out: str | Path,
     adapter: str | Path | None = None,
     config: EvalConfig | None = None,
     *,
     model: str | Path | None = None,
+    reading: Reading | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """pass@k of a base model and of an adapter, with intervals, by group of problems.
@@ -53,21 +55,22 @@ def evaluate(
     reuses the completions that were drawn with the same settings.
 
     Args:
-        problems: a .jsonl file with id, problem and answer a line, or the problems themselves.
+        problems: a file, a folder or `hf:OWNER/NAME`, or a list of them, or the problems themselves.
         out: folder that receives eval.json, samples.jsonl and report.html.
         adapter: folder of a LoRA adapter; the base model alone without.
         config: of the draws, the grader and the engine, which names the model; defaults if only `model` is given.
         model: folder of the base model, instead of the one in `config`.
+        reading: which columns are which fields, and what becomes of rows that cannot be used; these are refused, and
+            written to `out`/invalid.jsonl if they are to be skipped.
         on_progress: called in the thread that does the work; what it raises ends the evaluation.
 
     Raises:
         DailError: of the kind that fits.
     """
     config = _with_model(config, model)
-    path = Path(problems) if isinstance(problems, str | Path) else None
-    checked = load_problems(Path(problems)) if isinstance(problems, str | Path) else check_problems(problems)
+    read = read_problems(problems, (reading or Reading()).writing_to(Path(out)))
     with told_to(on_progress):
-        return _evaluate(checked, path, Path(out), Path(adapter) if adapter else None, config)
+        return _evaluate(read.items, read.account, Path(out), Path(adapter) if adapter else None, config)
 
 
 def _with_model(config: EvalConfig | None, model: str | Path | None) -> EvalConfig:
@@ -81,9 +84,9 @@ def _with_model(config: EvalConfig | None, model: str | Path | None) -> EvalConf
 
 
 def _evaluate(
-    problems: list[EvalProblem], problems_path: Path | None, out: Path, adapter_folder: Path | None, config: EvalConfig
+    problems: list[EvalProblem], read: Account, out: Path, adapter_folder: Path | None, config: EvalConfig
 ) -> Evaluation:
-    started, digest = dt.datetime.now(dt.UTC), _digest(problems, problems_path)
+    started = dt.datetime.now(dt.UTC)
     brought = {"grader": GRADERS.pin(config.grader), "prompts": PROMPTS.pin(config.prompts)}
     config = config.model_copy(update=brought)
     role_templates(config.prompts)  # refused now, rather than after the engine's start
@@ -106,8 +109,8 @@ def _evaluate(
         and AdapterRef(
             folder=str(adapter.folder), rank=adapter.rank, digest=adapter.digest, provenance=adapter.provenance
         ),
-        problems_file=None if problems_path is None else str(problems_path),
-        problems_digest=digest,
+        problems_file=", ".join(source.file for source in read.sources) or None,
+        problems_digest=fingerprint([problem.model_dump(mode="json") for problem in problems]),
         engines=tuple(sorted({one.completion.engine for one in judged})),
         versions=versions(),
         started_at=started,
@@ -120,13 +123,6 @@ def _evaluate(
     _write(out / EVALUATION_FILE, json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
     _write(out / REPORT_FILE, render(evaluation, trace_lineage(adapter, Prompts(config.engine.model))))
     return evaluation
-
-
-def _digest(problems: list[EvalProblem], path: Path | None) -> str:
-    """Of the file's bytes, or of the problems' canonical JSON where there is no file."""
-    if path is None:
-        return fingerprint([problem.model_dump(mode="json") for problem in problems])
-    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,20 +1,24 @@
-"""The problems of an evaluation: a JSONL file with one `{"id", "problem", "answer", "metadata"}` a line, or the same
-as objects."""
+"""The problems of an evaluation: `{"id", "problem", "answer", "metadata"}`, of files and objects in many shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+import logging
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
 from dail.synth.core.config import Frozen, canonical
-from dail.synth.core.errors import InputError, UsageError, describe
-from dail.synth.schema.items import ItemId, Problem, Solution, strict_json
+from dail.synth.core.errors import InputError, plainly, pointer
+from dail.synth.data.reader import Read, Reading, Source, read_items
+from dail.synth.data.values import text_of
+from dail.synth.schema.boxes import final_answer
+from dail.synth.schema.items import ItemId, Problem, Solution
+from dail.synth.schema.kinds import stated_answer
 
-# A file of expert solutions is a file of problems too; these of its columns play no part here.
-_EXPERT_COLUMNS = ("solution", "kind", "source", "license")
+_log = logging.getLogger(__name__)
+
+_SAME = ("problem", "answer", "solution", "metadata")
 _MATH_CHARS = 512  # of an answer that is a number or an expression; a longer one is meant for another grader
 
 Answer = Solution  # any text that an expert solution may be: an own grader's may be a file of tests
@@ -28,10 +32,20 @@ class EvalProblem(Frozen):
     answer: Answer
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
 
+    @field_validator("problem", mode="before")
+    @classmethod
+    def _is_asked_alone(cls, value: Any) -> Any:
+        """A conversation of one message, the user's, is its text; an evaluation's prompts have no place for more."""
+        if not isinstance(value, list | tuple):
+            return value
+        if len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "user":
+            return value[0].get("content")
+        raise ValueError(f"it is a list of {len(value)} messages; wanted a text, or one message of the user")
+
     @field_validator("answer", mode="before")
     @classmethod
     def _number_is_text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        return text_of(value)
 
     @field_validator("metadata")
     @classmethod
@@ -48,25 +62,30 @@ class EvalProblem(Frozen):
         return None if group is None else str(group)
 
 
-def load_problems(path: Path) -> list[EvalProblem]:
-    """Raises UsageError (cannot be read) or InputError (names each line that cannot be used)."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise UsageError(f"problems file {path} cannot be read: {error.strerror}; give a .jsonl file") from None
-    return _checked(str(path), "line", ((n, line) for n, line in enumerate(lines, 1) if line.strip()), strict_json)
+def read_problems(source: Source, reading: Reading | None = None) -> Read[EvalProblem]:
+    """Reads problems as expert solutions are read: files, folders, hub sets, or the objects themselves.
 
+    Args:
+        source: as for `dail.synth.data.reader.read_solutions`. What belongs to solutions alone plays no part.
+        reading: as there.
 
-def check_problems(values: Iterable[EvalProblem | Mapping[str, Any]]) -> list[EvalProblem]:
-    """Raises InputError (names each that cannot be used, counted from 1 like the lines of a file)."""
-    return _checked(
-        "the list", "problem", enumerate(values, 1), lambda value: dict(value) if isinstance(value, Mapping) else value
-    )
+    Raises:
+        UsageError: a source cannot be read.
+        ColumnsRefused: nobody knows what its columns mean.
+        RowsRefused: rows cannot be used; every fault is in it.
+    """
+    return read_items(source, reading or Reading(), _checked, ("problem", "answer|solution"), _SAME)
 
 
 def check_for_math(problems: Iterable[EvalProblem]) -> None:
-    """Raises InputError if an answer is too long for the grader `math`: nobody writes a text into a box."""
+    """Raises InputError if an answer is none, or too long for the grader `math`: nobody writes a text into a box."""
     for problem in problems:
+        if stated_answer(problem.answer) is None:
+            raise InputError(
+                f"problem {problem.id}: its answer is {problem.answer!r}, which says that there is none, so that every "
+                "completion would be wrong; leave the problem out, or name the grader that is meant, --set "
+                "eval.grader=FILE.py:NAME"
+            )
         if len(problem.answer) > _MATH_CHARS:
             raise InputError(
                 f"problem {problem.id}: its answer has {len(problem.answer)} characters; math and official take at "
@@ -75,36 +94,37 @@ def check_for_math(problems: Iterable[EvalProblem]) -> None:
             )
 
 
-def _checked(
-    source: str, part: str, numbered: Iterable[tuple[int, Any]], read: Callable[[Any], Any]
-) -> list[EvalProblem]:
+def _checked(values: list[dict[str, Any]]) -> list[EvalProblem]:
     problems: list[EvalProblem] = []
     faults: list[tuple[str, str, str]] = []
-    first_with: dict[str, int] = {}
-    for number, given in numbered:
-        where = f"{part} {number}"
+    num_boxes = 0
+    given = {value["id"] for value in values if isinstance(value.get("id"), str)}
+    for number, value in enumerate(values):
+        name = f"problem-{number + 1:05d}"
+        while name in given:
+            name += "_"
+        of_problems = {key: part for key, part in value.items() if key in EvalProblem.model_fields}
+        if _says_none(value.get("answer")) and (box := _box(value.get("solution"))):
+            of_problems["answer"] = box
+            num_boxes += 1
         try:
-            problem = _problem(read(given), f"problem-{number:05d}")
+            problems.append(EvalProblem.model_validate({"id": name, **of_problems}))
         except ValidationError as error:
-            faults.append((where, "invalid", describe(error)))
-        except ValueError as error:
-            faults.append((where, "not_json", str(error)))
-        else:
-            if problem.id in first_with:
-                detail = f"id {problem.id!r} is also on {part} {first_with[problem.id]}"
-                faults.append((where, "duplicate_id", detail))
-            first_with[problem.id] = number
-            problems.append(problem)
+            for fault in error.errors(include_url=False, include_input=False):
+                faults.append((pointer(["items", number, *fault["loc"]]), fault["type"], plainly(fault)))
     if faults:
-        shown = "; ".join(f"{where}: {detail}" for where, _, detail in faults[:5])
-        more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
-        raise InputError(f"{source} holds problems that cannot be used: {shown}{more}", faults)
-    if not problems:
-        raise InputError(f"{source} holds no problem; wanted an object with id, problem and answer a {part}")
+        raise InputError(f"{len(faults)} faults in the problems", faults)
+    if num_boxes:
+        _log.info(f"{num_boxes} of {len(problems)} problems have no answer but a solution, whose last box is taken")
     return problems
 
 
-def _problem(value: Any, default_id: str) -> EvalProblem:
-    if isinstance(value, dict):
-        value = {"id": default_id} | {key: part for key, part in value.items() if key not in _EXPERT_COLUMNS}
-    return EvalProblem.model_validate(value)
+def _says_none(answer: Any) -> bool:
+    """Whether there is no answer, or a word that means so."""
+    return answer is None or (isinstance(answer, str) and stated_answer(answer) is None)
+
+
+def _box(solution: Any) -> str | None:
+    """The last box of the first solution that has one."""
+    parts = solution if isinstance(solution, list) else [solution]
+    return next((box for part in parts if isinstance(part, str) and (box := final_answer(part))), None)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dail.synth.data.reader import load_items
 from dail.synth.engine.base import SequenceKey, TokenSequence
 from dail.synth.method.acceptance import mixed_distribution
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
 from dail.synth.rollout.reference import Reference
-from dail.synth.schema.items import load_items
 from dail.synth.schema.synthesis import Synthesis
 from dail.train.evals.run import drive
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS

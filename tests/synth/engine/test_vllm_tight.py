@@ -10,13 +10,13 @@ from dataclasses import replace
 import pytest
 
 from dail.synth.config import EngineConfig
+from dail.synth.data.reader import load_items
 from dail.synth.engine.admission import Admission
 from dail.synth.engine.base import Sampled, SequenceKey
 from dail.synth.engine.vllm import VllmEngine
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.pair import Pair
-from dail.synth.schema.items import load_items
 from dail.synth.schema.synthesis import Synthesis
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, OLYMPIAD
 

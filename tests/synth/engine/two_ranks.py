@@ -7,11 +7,11 @@ import sys
 import time
 
 from dail.synth.config import EngineConfig
+from dail.synth.data.reader import load_items
 from dail.synth.engine.start import start_engine
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.pair import Pair
-from dail.synth.schema.items import load_items
 from dail.synth.schema.synthesis import Synthesis
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS
 

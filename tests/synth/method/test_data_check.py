@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from dail.synth.core.errors import UsageError
+from dail.synth.data.reader import load_items
 from dail.synth.method.data_check import DataCheck, check_data, problems_of
-from dail.synth.schema.items import check_items, load_items
+from dail.synth.schema.items import check_items
 from dail.synth.schema.synthesis import Synthesis
 from tests.conftest import EXPERT_SOLUTIONS, OLYMPIAD
 

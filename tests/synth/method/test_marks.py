@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dail.synth.data.reader import load_items
 from dail.synth.method.expressions import key, tidy
 from dail.synth.method.marks import located
 from dail.synth.method.waypoints import extract, places, waypoints
-from dail.synth.schema.items import load_items
 from tests.conftest import OLYMPIAD
 
 TEX = r"\frac \sqrt \le \\ { } ( ) [ ] = ^ _ $ . , - 0 1 2 x n+1 1,000 …"

@@ -8,13 +8,13 @@ import json
 import pytest
 
 from dail.synth.config import EngineConfig
+from dail.synth.data.reader import load_items
 from dail.synth.engine.fake import FakeEngine
 from dail.synth.method.prompts import Prompts
 from dail.synth.method.waypoints import extract
 from dail.synth.rollout.pair import Pair
 from dail.synth.run.trace_rows import prepare, trace_row
 from dail.synth.schema.boxes import final_answer
-from dail.synth.schema.items import load_items
 from dail.synth.schema.models import identify
 from dail.synth.schema.shards import TraceRow, decode_shard, encode_shard
 from dail.synth.schema.synthesis import EXTRACTED_BY, EXTRACTORS, Synthesis

@@ -17,13 +17,13 @@ import torch
 
 from dail.synth.config import EngineConfig, SynthConfig
 from dail.synth.core.errors import UsageError
+from dail.synth.data.reader import load_items
 from dail.synth.engine.sizing import Device
 from dail.synth.engine.versions import Choices
 from dail.synth.method.prompts import Prompts
 from dail.synth.run import doctor
 from dail.synth.run.doctor import Trainer, describe, examine
 from dail.synth.run.preview import Forecast, Preview, PreviewTrace, forecast, spread
-from dail.synth.schema.items import load_items
 from dail.synth.schema.synthesis import Synthesis
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS, OLYMPIAD, ROOT
 from tests.synth.engine.test_versions import pretend

@@ -146,7 +146,7 @@ def test_ctrl_c_in_a_notebook_lets_the_coroutine_clean_up() -> None:
 def test_wrong_input_is_refused_before_anything_is_started(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no model is named"):
         synthesise(ITEMS, tmp_path / "out")
-    with pytest.raises(InputError, match="/items/0/solution"):
+    with pytest.raises(InputError, match="solution: it is missing: item 0"):
         synthesise([{"problem": "Turn A."}], tmp_path / "out", model=DEMO_MODEL)
     with pytest.raises(UsageError, match="does not exist"):
         synthesise("nowhere.jsonl", tmp_path / "out", model=DEMO_MODEL)

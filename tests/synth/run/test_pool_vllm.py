@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from dail.synth.config import EngineConfig, SynthConfig
+from dail.synth.data.reader import load_items
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.pair import READ_EVERY, Pair
 from dail.synth.run import pool as pool_module
 from dail.synth.run.pool import Pool
-from dail.synth.schema.items import load_items
 from dail.synth.schema.synthesis import Synthesis
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS
 from tests.synth.run.faulty_pair import faulty_pair

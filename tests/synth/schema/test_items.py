@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dail.synth.core.errors import InputError, UsageError
-from dail.synth.schema.items import PROBLEM_BYTES, SOLUTION_BYTES, check_items, load_items, strict_json
+from dail.synth.core.errors import InputError
+from dail.synth.schema.items import PROBLEM_BYTES, SOLUTION_BYTES, check_items, strict_json
 
 ITEM: dict[str, Any] = {"problem": "1+1?", "solution": "It is \\boxed{2}."}
 USER = {"role": "user", "content": "1+1?"}
@@ -188,79 +185,3 @@ def test_any_bytes_are_json_or_a_value_error(data: bytes):
 def test_what_is_no_strict_json_is_said(data: bytes, why: str):
     with pytest.raises(ValueError, match=why):
         strict_json(data)
-
-
-def test_lines_are_counted_from_one_and_blank_ones_too(tmp_path: Path):
-    path = tmp_path / "items.jsonl"
-    path.write_text(json.dumps(ITEM) + "\n\n" + '{"problem": "cut')
-    with pytest.raises(UsageError, match=r"items\.jsonl cannot be read: line 3: "):
-        load_items(path)
-
-
-def test_line_separators_inside_a_text_are_no_line_breaks(tmp_path: Path):
-    path = tmp_path / "items.jsonl"
-    path.write_text(
-        json.dumps({**ITEM, "problem": "a\u2028b\u0085c"}, ensure_ascii=False) + "\r\n", "utf-8", newline=""
-    )
-    assert load_items(path)[0].problem == "a\u2028b\u0085c"
-
-
-ROWS: list[dict[str, Any]] = [
-    {**ITEM, "id": "a", "answer": "2", "metadata": {"level": 3}},
-    {"problem": "∑ 1?", "solution": "ζ(2)", "id": "b", "answer": None, "metadata": {"level": None}},
-]
-
-
-def test_the_same_items_come_out_of_jsonl_json_and_parquet(tmp_path: Path):
-    folder = tmp_path / "run=3"  # some Parquet readers make a column of such a name
-    folder.mkdir()
-    (folder / "items.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
-    (folder / "items.json").write_text(json.dumps(ROWS))
-    pq.write_table(pa.Table.from_pylist(ROWS), folder / "items.parquet")
-    first, *others = (load_items(folder / f"items.{kind}") for kind in ("jsonl", "json", "parquet"))
-    assert [item.id for item in first] == ["a", "b"]
-    assert all(items == first for items in others)
-
-
-def test_messages_and_several_solutions_come_out_of_parquet(tmp_path: Path):
-    path = tmp_path / "items.parquet"
-    pq.write_table(pa.Table.from_pylist([{"problem": [USER], "solution": ["one", "two"]}]), path)
-    (item,) = load_items(path)
-    assert (item.problem_text, item.solution_text) == ("1+1?", "one\n\ntwo")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "why"),
-    [
-        ("a.json", b"{}", "it holds a dict; wanted a list"),
-        ("a.json", b'[{"a": 1, "a": 2}]', "key 'a' appears twice"),
-        ("a.parquet", b"PAR1 no PAR1", "cannot be read"),
-        ("a.csv", b"problem,solution", r"its name ends in '\.csv'; wanted \.jsonl, \.json or \.parquet"),
-        ("items", b"", "its name ends in 'nothing'; wanted"),
-        ("missing.jsonl", None, "does not exist; give a"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_the_user_s_error(tmp_path: Path, name: str, content: bytes | None, why: str):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(UsageError, match=why):
-        load_items(tmp_path / name)
-
-
-def test_a_parquet_file_with_a_flipped_bit_is_taken_or_refused(tmp_path: Path):
-    path = tmp_path / "items.parquet"
-    pq.write_table(pa.Table.from_pylist([{**ITEM, "metadata": {"level": 3}}]), path)
-    data, num_refused = path.read_bytes(), 0
-    for place in range(len(data)):
-        path.write_bytes(data[:place] + bytes([data[place] ^ 2]) + data[place + 1 :])
-        try:
-            load_items(path)
-        except (UsageError, InputError):
-            num_refused += 1
-    assert num_refused > len(data) / 4
-
-
-def test_a_folder_is_no_file_of_items(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"cannot be read: .*directory"):
-        (tmp_path / "x.jsonl").mkdir()
-        load_items(tmp_path / "x.jsonl")

@@ -222,7 +222,7 @@ def test_reading_shards_and_items_starts_no_thread(tmp_path: Any):
     code = f"""
 import os
 from pathlib import Path
-from dail.synth.schema.items import load_items
+from dail.synth.data.reader import load_items
 from dail.synth.schema.shards import decode_shard
 before = len(os.listdir("/proc/self/task"))
 load_items(Path({str(tmp_path / "items.parquet")!r}))

@@ -1,0 +1,88 @@
+"""One item's fields, as a file gives them, made into what the item's own check takes; nothing without a word."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dail.synth.data.values import plain, text_of, valid_id
+
+_TEXTS = ("problem", "answer", "id", "kind", "source", "license")
+_OPTIONAL = ("answer", "id", "kind", "source", "license")
+
+
+class Notes:
+    """What was changed, each sort of change with its first example and a count."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._first: dict[str, str] = {}
+
+    def add(self, what: str, example: str = "") -> None:
+        self._counts[what] = self._counts.get(what, 0) + 1
+        self._first.setdefault(what, example)
+
+    def lines(self) -> list[str]:
+        """`id: numbers as text (2)`, with an example where there is one."""
+        return [
+            f"{what} ({count}{', such as ' + self._first[what] if self._first[what] else ''})"
+            for what, count in self._counts.items()
+        ]
+
+
+def mended(values: dict[str, Any], noted: Notes) -> list[tuple[str, str, str]]:
+    """Changes the fields in place: numbers become text, a blank that may be missing is none, ids are made valid.
+
+    Args:
+        values: the fields, without nulls.
+        noted: gets what was changed.
+
+    Returns:
+        (field, code, what is wrong) of what cannot be mended.
+    """
+    faults = []
+    for name in _TEXTS:
+        if (value := values.get(name)) is None:
+            continue
+        if name == "answer" and isinstance(value, list):
+            if len(value) != 1:
+                detail = f"it is a list of {len(value)}; wanted one text; name a part with --map answer=COLUMN.0"
+                faults.append((name, "several_answers", detail if value else "it is an empty list; wanted a text"))
+                values.pop(name)
+                continue
+            value = value[0]
+            noted.add("answer: lists of one")
+        text = text_of(value)
+        if text is not value:
+            noted.add(f"{name}: numbers as text")
+        if name in _OPTIONAL and isinstance(text, str) and not text.strip():
+            noted.add(f"{name}: blank, taken as none")
+            values.pop(name)
+            continue
+        values[name] = text
+    if (solution := values.get("solution")) is not None:
+        parts = [text_of(part) for part in solution] if isinstance(solution, list) else text_of(solution)
+        if parts != solution:
+            noted.add("solution: numbers as text")
+        values["solution"] = parts
+    _name(values, noted)
+    if isinstance(metadata := values.get("metadata"), str):  # a cell of CSV
+        values["metadata"] = _parsed(metadata)
+    return faults
+
+
+def _name(values: dict[str, Any], noted: Notes) -> None:
+    given = values.get("id")
+    if not isinstance(given, str) or (name := valid_id(given)) == given:
+        return
+    values["id"] = name
+    noted.add("id: made valid, the given one is metadata.original_id", f"{given[:40]!r} → {name[:40]!r}")
+    if isinstance(metadata := values.get("metadata", {}), dict):
+        values["metadata"] = {"original_id": given, **metadata}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return plain(json.loads(text))
+    except (ValueError, RecursionError):
+        return text  # which the check of the item will refuse

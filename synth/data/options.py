@@ -1,0 +1,60 @@
+"""The options of every verb that reads expert solutions or problems."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dail.synth.data.formats import TAKEN
+from dail.synth.data.reader import Reading
+
+FILES = f"{TAKEN}; a folder of them; or hf:OWNER/NAME[@REVISION][:CONFIG/SPLIT]"
+
+
+def files(*, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The argument `FILE...`, given to the verb as `files`."""
+    return click.argument("files", metavar="FILE...", nargs=-1, required=required, type=click.Path())
+
+
+def reading(invalid_file: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--map`, `--keep-rest`, `--skip-invalid` and `--invalid-to`, given to the verb as `reading`.
+
+    Args:
+        invalid_file: where `--skip-invalid` writes unless told otherwise, for the help.
+    """
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(
+            maps: tuple[str, ...], keep_rest: bool, skip_invalid: bool, invalid_to: Path | None, **others: Any
+        ) -> Any:
+            return function(reading=Reading(maps, keep_rest, skip_invalid, invalid_to), **others)
+
+        for option in reversed(_options(invalid_file)):
+            run = option(run)
+        return run
+
+    return wrap
+
+
+def _options(invalid_file: str) -> list[Callable[..., Any]]:
+    return [
+        click.option(
+            "--map",
+            "maps",
+            multiple=True,
+            metavar="FIELD=COLUMN,…",
+            help="Which columns are which fields: problem=question,solution=solution_*,answer=a.b; metadata.NAME too.",
+        ),
+        click.option("--keep-rest", is_flag=True, help="Put columns that nobody knows into the metadata."),
+        click.option("--skip-invalid", is_flag=True, help="Go on without rows that cannot be used."),
+        click.option(
+            "--invalid-to",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help=f"Where --skip-invalid writes them, with reasons [{invalid_file}].",
+        ),
+    ]

@@ -1,0 +1,190 @@
+"""How the columns of one table become fields of items: by `--map`, under their own names, or by a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from dail.synth.core.errors import InputError
+from dail.synth.data.columns import Column, value_of
+from dail.synth.data.presets import Preset, recognised
+from dail.synth.data.values import plain
+from dail.synth.schema.items import ExpertSolution
+
+OWN = tuple(ExpertSolution.model_fields)
+_INDEX = {"": "it has no name", "Unnamed: 0": "pandas' index", "__index_level_0__": "pandas' index"}
+_SYNONYMS = {
+    "problem": ("question", "prompt", "query", "instruction", "statement", "input", "problem_text"),
+    "solution": ("solutions", "solution_*", "explanation", "rationale", "proof", "response", "output", "cot"),
+    "answer": ("final_answer", "short_answer", "ground_truth", "expected_answer", "correct_answer", "target", "gold"),
+    "id": ("problem_id", "uuid", "unique_id", "question_id", "record_id", "idx", "index", "problem_idx"),
+}
+
+
+class ColumnsRefused(InputError):
+    """A table whose columns are not understood. `known`: its columns; `advice`: what to write."""
+
+    def __init__(self, name: str, known: Sequence[str], why: str, advice: str) -> None:
+        shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+        super().__init__(f"{name or 'the list'}: {why}; its columns are {shown or 'none'}; {advice}")
+        self.name, self.known, self.advice = name, tuple(known), advice
+
+    def facts(self) -> dict[str, Any]:
+        facts = super().facts()
+        facts.pop("problems")
+        return {**facts, "file": self.name, "columns": list(self.known), "advice": self.advice}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """By field, the columns it is made of. `unknown`: columns that a few rows have and none of us knows."""
+
+    title: str
+    fields: Mapping[str, tuple[Column, ...]]
+    kept: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    unknown: frozenset[str] = frozenset()
+    adjust: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    adjusted: str = ""
+
+    def reads(self, column: str) -> bool:
+        return column not in self.left_out
+
+    def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row's fields, with nulls dropped at any depth. Raises ValueError if the row cannot be used."""
+        given = _plain({name: row[name] for name in row if self.reads(name) or self.adjust})
+        if self.adjust:
+            given = self.adjust(given)
+        found: dict[str, Any] = {}
+        extra = {name: given[name] for name in self.kept if name in given}
+        for name, columns in self.fields.items():
+            value = value_of(name, columns, given)
+            if value is None:
+                continue
+            if name.startswith("metadata."):
+                extra[name.removeprefix("metadata.")] = value
+            else:
+                found[name] = value
+        return _with_metadata(found, extra)
+
+    def column_of(self, name: str) -> str:
+        """The user's name for a field, and the field's where they differ."""
+        columns = self.fields.get(name, ())
+        named = "+".join(column.path for column in columns)
+        return name if named in ("", name) else f"{named} (as {name})"
+
+    def renamed(self) -> list[str]:
+        told = [("+".join(column.path for column in columns), name) for name, columns in self.fields.items()]
+        return [f"{path} → {name}" for path, name in told if path != name]
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in row.items():
+        try:
+            if (part := plain(value)) is not None:
+                found[name] = part
+        except ValueError as error:
+            raise ValueError(f"column {name!r}: {error}") from None
+    return found
+
+
+def _with_metadata(found: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    if not extra:
+        return found
+    own = found.get("metadata", {})
+    if not isinstance(own, dict):
+        return found  # which the check of the item will tell
+    if both := sorted(own.keys() & extra.keys()):
+        raise ValueError(f"column {both[0]!r} is to be kept in the metadata, which has a {both[0]!r} already")
+    return {**found, "metadata": {**own, **extra}}
+
+
+def plan(
+    name: str, counts: Mapping[str, int], num_rows: int, maps: Mapping[str, tuple[Column, ...]], keep_rest: bool
+) -> Plan:
+    """The plan of a table.
+
+    Args:
+        name: of the table, for what is said.
+        counts: by column, how many rows have it.
+        maps: by field, what `--map` says.
+        keep_rest: put columns that nobody knows into the metadata.
+
+    Raises:
+        ColumnsRefused: the columns do not say which is the problem, or there are unknown ones.
+    """
+    columns = [column for column in counts if column not in _INDEX]
+    index = {column: why for column, why in _INDEX.items() if column in counts}
+    preset = None if maps or set(columns) <= set(OWN) else recognised(columns)
+    if maps:
+        _check_maps(name, columns, maps)
+    chosen = _of_preset(preset, columns, index) if preset else _of_names(columns, maps, index)
+    rest = [column for column in columns if not _is_used(chosen, column)]
+    if keep_rest:
+        return replace(chosen, kept=(*chosen.kept, *rest))
+    common = [column for column in rest if counts[column] * 2 > num_rows]
+    if "problem" not in chosen.fields or common:
+        why = f"nobody knows {', '.join(common)}" if "problem" in chosen.fields else "no column is the problem"
+        raise ColumnsRefused(name, columns, why, _advice(columns, chosen, common))
+    return replace(chosen, unknown=frozenset(rest))
+
+
+def _check_maps(name: str, columns: list[str], maps: Mapping[str, tuple[Column, ...]]) -> None:
+    for field_name, mapped in maps.items():
+        for one in mapped:
+            if not any(one.touches(column) for column in columns):
+                why = f"--map {field_name}={one.path}: there is no column {one.path!r}"
+                raise ColumnsRefused(name, columns, why, "name one of them")
+
+
+def _of_names(columns: list[str], maps: Mapping[str, tuple[Column, ...]], index: Mapping[str, str]) -> Plan:
+    """What `--map` names, and what is named as our fields are unless it is mapped to another."""
+    used = {column for mapped in maps.values() for one in mapped for column in columns if one.touches(column)}
+    own = {name: (Column(name),) for name in columns if name in OWN and name not in maps and name not in used}
+    return Plan("mapped" if maps else "own columns", {**own, **maps}, left_out=index)
+
+
+def _of_preset(preset: Preset, columns: list[str], index: Mapping[str, str]) -> Plan:
+    there = {name: paths for name, paths in preset.columns.items() if any(p.touches(c) for p in paths for c in columns)}
+    own = {name: (Column(name),) for name in columns if name in OWN and name not in preset.fields}
+    left_out = {**index, **{column: why for column, why in preset.left_out.items() if column in columns}}
+    chosen = Plan(
+        preset.name,
+        {**own, **there},
+        kept=tuple(column for column in columns if column in preset.kept),
+        left_out=left_out,
+        adjust=preset.adjust,
+        adjusted=preset.adjusted,
+    )
+    if preset.ignores:
+        others = {column: preset.ignores for column in columns if not _is_used(chosen, column)}
+        chosen = replace(chosen, left_out={**left_out, **others})
+    return chosen
+
+
+def _is_used(chosen: Plan, column: str) -> bool:
+    is_read = any(one.touches(column) for columns in chosen.fields.values() for one in columns)
+    return is_read or column in chosen.kept or column in chosen.left_out
+
+
+def _advice(columns: Collection[str], chosen: Plan, common: list[str]) -> str:
+    """What to write: `--map` for columns whose names are like ours, `--keep-rest` for the others."""
+    free = {column.lower().replace(" ", "_"): column for column in columns if not _is_used(chosen, column)}
+    tried = []
+    for name, words in _SYNONYMS.items():
+        if name in chosen.fields:
+            continue
+        match = next((free[word] for word in (name, *words) if word in free), None)
+        if match is None and name == "solution" and any(word.startswith("solution_") for word in free):
+            match = "solution_*"
+        if match is not None:
+            tried.append(f"{name}={match}")
+    if "problem" not in chosen.fields and not any(part.startswith("problem=") for part in tried):
+        tried.insert(0, "problem=COLUMN")
+    mapped = f"try --map '{','.join(tried)}'" if tried else ""
+    kept = "--keep-rest puts what nobody knows into the metadata"
+    others = ", ".join(name for name in OWN if name not in ("problem", "solution", "answer"))
+    wanted = f"wanted are problem, solution or answer, and if you have them {others}"
+    return "; ".join(part for part in (wanted, mapped, kept if common else "") if part)

@@ -1,0 +1,255 @@
+"""Published data sets by their columns: which of them become an item's fields, which are kept, which are left out.
+
+A preset is taken if a table has all of its `needs`; where several are met, the one that knows most of the columns. What
+none of a preset's parts names is unknown, and refused unless `--keep-rest` puts it into the metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from dail.synth.data.columns import Column
+
+_MODEL_WRITTEN = "written by a model"
+_REPEATED = "repeats problem and solution"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One published shape.
+
+    Attributes:
+        about: the sets that have it, by their names on the hub or elsewhere.
+        needs: columns by which it is recognised.
+        fields: by field, its columns as `--map` would name them, several with commas between.
+        kept: columns that become metadata under their own names.
+        left_out: columns that are not read, each with the reason.
+        adjust: makes columns of a row from others; raises ValueError if the row cannot be used.
+        ignores: why all other columns are left out; blank if they are unknown.
+    """
+
+    name: str
+    about: str
+    needs: frozenset[str]
+    fields: Mapping[str, str]
+    kept: frozenset[str] = frozenset()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    adjust: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    adjusted: str = ""
+    ignores: str = ""
+
+    @cached_property
+    def columns(self) -> dict[str, tuple[Column, ...]]:
+        """By field, its columns."""
+        return {name: tuple(map(Column, paths.split(","))) for name, paths in self.fields.items()}
+
+    def knows(self, column: str) -> bool:
+        is_read = any(one.touches(column) for columns in self.columns.values() for one in columns)
+        return is_read or column in self.kept or column in self.left_out
+
+
+def recognised(columns: Collection[str]) -> Preset | None:
+    """The preset that these columns are of, if there is one."""
+    there = set(columns)
+    met = [preset for preset in PRESETS if preset.needs <= there]
+    return max(met, key=lambda one: (sum(map(one.knows, there)), len(one.needs)), default=None)
+
+
+def _columns(text: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in text.split(","))
+
+
+# --- rows that need more than another name
+
+
+def _with_choices(row: dict[str, Any], problem: str, choices: Mapping[str, str]) -> dict[str, Any]:
+    listed = "\n".join(f"({letter}) {text}" for letter, text in choices.items())
+    return {**row, problem: f"{row[problem]}\n\n{listed}"}
+
+
+def _gpqa(row: dict[str, Any]) -> dict[str, Any]:
+    """The four answers as (A) to (D) below the question, in an order that depends on the question's text alone."""
+    answers = [row.get(name) for name in ("Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3)))]
+    if not isinstance(row.get("Question"), str) or any(answer is None for answer in answers):
+        raise ValueError("the question or one of its four answers is missing")
+    texts = [str(answer).strip() for answer in answers]
+
+    def drawn(number: int) -> bytes:
+        return hashlib.sha256(f"{number}{row['Question']}".encode("utf-8", "surrogatepass")).digest()
+
+    order = sorted(range(4), key=drawn)
+    shown = {letter: texts[number] for letter, number in zip("ABCD", order, strict=True)}
+    return {**_with_choices(row, "Question", shown), "Correct Answer": "ABCD"[order.index(0)]}
+
+
+def _harp(row: dict[str, Any]) -> dict[str, Any]:
+    """A problem that makes no sense without its choices gets them, and the letter as its answer."""
+    choices, letter = row.get("choices"), row.get("answer_choice")
+    if row.get("multiple_choice_only") is not True:
+        return row
+    if isinstance(choices, list):
+        choices = dict(zip("ABCDEFGH", map(str, choices), strict=False))
+    if not isinstance(choices, dict) or not isinstance(letter, str) or not isinstance(row.get("problem"), str):
+        raise ValueError("it is multiple choice only, and choices or answer_choice are missing")
+    return {**_with_choices(row, "problem", choices), "answer": letter}
+
+
+def _olympiadbench(row: dict[str, Any]) -> dict[str, Any]:
+    """Several parts of one answer are one text; a problem with a picture cannot be shown to a model of text."""
+    if pictures := [name for name in row if name.startswith("image_") and row[name] is not None]:
+        raise ValueError(f"it comes with a picture ({pictures[0]}), which a model of text does not see")
+    answer = row.get("final_answer")
+    if isinstance(answer, list):
+        row = {**row, "final_answer": ", ".join(str(part) for part in answer if part is not None) or None}
+    return row
+
+
+PRESETS = (
+    Preset(
+        "e1", "emendes3/e1-proof and emendes3/e1-verifiable, the paper's own",
+        _columns("problem_id, problem, solution"),
+        {"id": "problem_id", "problem": "problem", "solution": "solution"},
+    ),
+    Preset(
+        "aime", "AI-MO/aimo-validation-aime, HuggingFaceH4/aime_2024, math-ai/aime24",
+        _columns("id, problem, url"),
+        {"id": "id", "problem": "problem", "solution": "solution", "answer": "answer"},
+        kept=_columns("url, year"),
+    ),
+    Preset(
+        "aime-1983-2024", "di-zhang-fdu/AIME_1983_2024",
+        _columns("ID, Year, Question, Answer"),
+        {"id": "ID", "problem": "Question", "answer": "Answer"},
+        kept=_columns("Year, Problem Number, Part"),
+    ),
+    Preset(
+        "aime-2024", "Maxwell-Jia/AIME_2024",
+        _columns("ID, Problem, Solution, Answer"),
+        {"id": "ID", "problem": "Problem", "solution": "Solution", "answer": "Answer"},
+    ),
+    Preset(
+        "matharena", "MathArena/aime_2025 and its sisters",
+        _columns("problem_idx, problem, answer"),
+        {"id": "problem_idx", "problem": "problem", "answer": "answer"},
+        kept=_columns("problem_type"),
+    ),
+    Preset(
+        "numina", "AI-MO/NuminaMath-CoT and AI-MO/NuminaMath-TIR",
+        _columns("problem, solution, messages"),
+        {"problem": "problem", "solution": "solution", "source": "source"},
+        left_out={"messages": _REPEATED},
+    ),
+    Preset(
+        "numina-1.5", "AI-MO/NuminaMath-1.5",
+        _columns("problem, solution, answer, problem_type, question_type"),
+        {"id": "uuid", "problem": "problem", "solution": "solution", "answer": "answer", "source": "source"},
+        kept=_columns("problem_type, question_type, problem_is_valid, solution_is_valid, synthetic"),
+    ),
+    Preset(
+        "open-r1", "open-r1/OpenR1-Math-220k",
+        _columns("problem, solution, answer, problem_type, question_type, generations"),
+        {"id": "uuid", "problem": "problem", "solution": "solution", "answer": "answer", "source": "source"},
+        kept=_columns("problem_type, question_type"),
+        left_out={
+            "messages": _MODEL_WRITTEN,
+            "generations": _MODEL_WRITTEN,
+            **dict.fromkeys(
+                ("is_reasoning_complete", "finish_reasons", "correctness_count", "correctness_llama",
+                 "correctness_math_verify"),
+                "about generations",
+            ),
+        },
+    ),
+    Preset(
+        "deepmath", "zwhe99/DeepMath-103K",
+        _columns("question, final_answer, r1_solution_1"),
+        {"problem": "question", "solution": "r1_solution_1", "answer": "final_answer"},
+        kept=_columns("difficulty, topic"),
+        left_out=dict.fromkeys(
+            ("r1_solution_2", "r1_solution_3"),
+            "another solution by the same model; --map solution=r1_solution_* takes all",
+        ),
+    ),
+    Preset(
+        "olympiadbench", "Hothan/OlympiadBench",
+        _columns("question, solution, final_answer"),
+        {"id": "id", "problem": "context,question", "solution": "solution", "answer": "final_answer"},
+        kept=_columns(
+            "modality, difficulty, is_multiple_answer, unit, answer_type, error, question_type, subfield, subject, "
+            "language"
+        ),
+        left_out=dict.fromkeys((f"image_{number}" for number in range(1, 10)), "pictures; a row with one is refused"),
+        adjust=_olympiadbench,
+        adjusted="the parts of an answer joined by commas",
+    ),
+    Preset(
+        "harp", "HARP (github.com/aadityasingh/HARP)",
+        _columns("problem, year, contest, number, solution_1"),
+        {"id": "year,contest,number", "problem": "problem", "solution": "solution_*", "answer": "answer"},
+        kept=_columns("level, subject, choices, answer_choice, multiple_choice_only, num_solutions"),
+        adjust=_harp,
+        adjusted="choices shown where there is no problem without them",
+    ),
+    Preset(
+        "math", "the MATH set of Hendrycks et al., such as EleutherAI/hendrycks_math",
+        _columns("problem, solution, level, type"),
+        {"problem": "problem", "solution": "solution"},
+        kept=_columns("level, type"),
+    ),
+    Preset(
+        "math-500", "HuggingFaceH4/MATH-500",
+        _columns("problem, solution, answer, unique_id"),
+        {"id": "unique_id", "problem": "problem", "solution": "solution", "answer": "answer"},
+        kept=_columns("subject, level"),
+    ),
+    Preset(
+        "omni-math", "KbsdJames/Omni-MATH",
+        _columns("problem, solution, answer, domain, difficulty"),
+        {"problem": "problem", "solution": "solution", "answer": "answer", "source": "source"},
+        kept=_columns("domain, difficulty"),
+    ),
+    Preset(
+        "limo", "GAIR/LIMO",
+        _columns("question, solution, answer"),
+        {"problem": "question", "solution": "solution", "answer": "answer"},
+    ),
+    Preset(
+        "verl", "verl's own shape: data sets for its trainers, emendes3/aime_2024 and its sisters",
+        _columns("prompt, reward_model"),
+        {
+            "id": "extra_info.index", "problem": "prompt", "solution": "extra_info.solution",
+            "answer": "reward_model.ground_truth", "source": "data_source",
+        },
+        kept=_columns("ability, extra_info"),
+        left_out={"agent_name": "of verl's trainer", "raw_prompt": "repeats prompt"},
+    ),
+    Preset(
+        "imo-answerbench", "IMO-AnswerBench, answerbench.csv and answerbench_v2.csv",
+        _columns("Problem ID, Problem, Short Answer, Subcategory"),
+        {"id": "Problem ID", "problem": "Problem", "answer": "Short Answer", "source": "Source"},
+        kept=_columns("Category, Subcategory"),
+    ),
+    Preset(
+        "imo-proofbench", "IMO-ProofBench, proofbench.csv",
+        _columns("Problem ID, Problem, Solution, Grading guidelines"),
+        {
+            "id": "Problem ID", "problem": "Problem", "solution": "Solution", "answer": "Short Answer",
+            "source": "Source",
+        },
+        kept=_columns("Grading guidelines, Category, Level"),
+    ),
+    Preset(
+        "gpqa", "Idavidrein/gpqa",
+        _columns("Question, Correct Answer, Incorrect Answer 1, Incorrect Answer 2, Incorrect Answer 3"),
+        {"id": "Record ID", "problem": "Question", "solution": "Explanation", "answer": "Correct Answer"},
+        kept=_columns("Subdomain, High-level domain"),
+        left_out=dict.fromkeys((f"Incorrect Answer {number}" for number in (1, 2, 3)), "shown as choices"),
+        adjust=_gpqa,
+        adjusted="the choices shown below the question, in an order drawn from its text; the answer is the letter",
+        ignores="of its authors' reviews",
+    ),
+)  # fmt: skip

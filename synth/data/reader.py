@@ -1,0 +1,162 @@
+"""Files, folders, hub sets or objects → items, with an account of what was mapped, repaired and left out.
+
+    from dail.synth.data.reader import Reading, read_solutions
+    read = read_solutions("deploy/demo/olympiad.jsonl")
+    read = read_solutions(["a.csv", "hf:OWNER/NAME:train"], Reading(maps=("problem=question",), keep_rest=True))
+
+The way of a row: table (formats.py) → plan of its columns (plan.py) → values → the items' own check. What is wrong is
+gathered over all rows of all sources and told at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from dail.synth.core.config import Frozen
+from dail.synth.core.errors import InputError, UsageError
+from dail.synth.data.account import Account
+from dail.synth.data.columns import parse_maps
+from dail.synth.data.faults import RowsRefused, write_invalid
+from dail.synth.data.gather import Gathered
+from dail.synth.data.plan import OWN
+from dail.synth.data.sources import read_objects, read_tables
+from dail.synth.schema.items import ExpertSolution, check_items
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=Frozen)
+Source = str | Path | Iterable[str | Path] | Iterable[Frozen | Mapping[str, Any]]
+Check = Callable[[list[Any]], list[T]]
+INVALID_FILE = "invalid.jsonl"
+
+_SAME_SOLUTION = tuple(name for name in OWN if name not in ("id", "source", "license", "metadata"))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How sources are read.
+
+    Attributes:
+        maps: texts like "problem=question,answer=final_answer"; presets are not looked for then.
+        keep_rest: put columns that nobody knows into the metadata, instead of refusing them.
+        skip_invalid: go on without rows that cannot be used, and write them with their reasons to `invalid_to`.
+        invalid_to: a file of JSON lines; `invalid.jsonl` in the current folder if nobody says.
+    """
+
+    maps: tuple[str, ...] = ()
+    keep_rest: bool = False
+    skip_invalid: bool = False
+    invalid_to: Path | None = None
+
+    def writing_to(self, folder: Path) -> Reading:
+        """The same, with invalid rows in that folder unless a file was named."""
+        return replace(self, invalid_to=self.invalid_to or folder / INVALID_FILE)
+
+
+@dataclass(frozen=True)
+class Read(Generic[T]):
+    items: list[T]
+    account: Account
+
+
+def load_items(source: Source) -> list[ExpertSolution]:
+    """The expert solutions of a file, a folder, a set, or objects; as `read_solutions`, without the account."""
+    return read_solutions(source).items
+
+
+def read_solutions(source: Source, reading: Reading | None = None) -> Read[ExpertSolution]:
+    """Reads expert solutions. What was mapped and left out is logged.
+
+    Args:
+        source: a file, a folder, a pattern or `hf:OWNER/NAME`, or several; or the objects themselves.
+        reading: how; only what is understood is taken if left out.
+
+    Raises:
+        UsageError: a source cannot be read.
+        ColumnsRefused: nobody knows what its columns mean.
+        RowsRefused: rows cannot be used; every fault is in it.
+    """
+    return read_items(source, reading or Reading(), check_items, ("problem", "solution"), _SAME_SOLUTION)
+
+
+def read_items(
+    source: Source, reading: Reading, check: Check[T], wanted: tuple[str, ...], same: tuple[str, ...]
+) -> Read[T]:
+    """Reads items of any kind.
+
+    Args:
+        source: as for `read_solutions`.
+        reading: as for `read_solutions`.
+        check: makes items of objects, and raises InputError with a pointer `/items/N/FIELD` for each fault.
+        wanted: fields that some column must give; "a|b" is one of two.
+        same: fields by which two items are equal; the second is left out.
+    """
+    maps = parse_maps(reading.maps, OWN)
+    names = _names(source)
+    gathered = Gathered()
+    for table in read_tables(names) if names else [read_objects(_objects(source))]:
+        gathered.add(table, maps, reading.keep_rest, wanted if names else ())
+    gathered.part_ids()
+    gathered.leave_out_repeated(same)
+    gathered.leave_out_same_ids()
+    items = _checked(gathered, check)
+    if gathered.faults and not (reading.skip_invalid and items):
+        raise RowsRefused(gathered.faults, len(gathered.rows), _advice(reading, bool(items)))
+    if not items:
+        named = ", ".join(map(str, names or ["the list"]))
+        raise InputError(
+            f"{named} holds nothing; wanted a row for each item, with {' and '.join(wanted).replace('|', ' or ')}"
+        )
+    account = gathered.account()
+    if reading.skip_invalid:
+        account = _write_invalid(gathered, reading.invalid_to or Path(INVALID_FILE), names or [], account)
+    for line in account.lines():
+        _log.info(line)
+    return Read(items, account)
+
+
+def _names(source: Any) -> list[str | Path]:
+    """The names, if names were given."""
+    if isinstance(source, str | Path):
+        return [source]
+    if isinstance(source, list | tuple) and all(isinstance(one, str | Path) for one in source):
+        return list(source)
+    return []
+
+
+def _objects(source: Any) -> list[Any]:
+    return [one.model_dump(mode="json", exclude_unset=True) if isinstance(one, Frozen) else one for one in source]
+
+
+def _checked(gathered: Gathered, check: Check[T]) -> list[T]:
+    """The items that can be used; the faults of the others are put to those there are."""
+    rows = gathered.good()
+    try:
+        return check([gathered.rows[row].values for row in rows]) if rows else []
+    except InputError as error:
+        for pointer, code, detail in error.problems:
+            _, _, number, *path = pointer.split("/")
+            gathered.blame(rows[int(number)], path[0] if path else "", code, detail)
+    rows = gathered.good()
+    return check([gathered.rows[row].values for row in rows]) if rows else []
+
+
+def _advice(reading: Reading, has_items: bool) -> str:
+    if reading.skip_invalid:
+        return "no row is left, so mend them"
+    return "--skip-invalid goes on without these rows, --json lists every fault" if has_items else "mend them"
+
+
+def _write_invalid(gathered: Gathered, path: Path, names: Iterable[str | Path], account: Account) -> Account:
+    """Writes the rows that are left out; where there are none, a file of an earlier run is emptied."""
+    faults = gathered.faults
+    if not faults and not path.exists():
+        return account
+    if any(Path(name).exists() and path.exists() and path.samefile(name) for name in names):
+        raise UsageError(f"{path} is read, so what is left out cannot be written to it; give another --invalid-to")
+    write_invalid(path, faults, gathered.as_read())
+    return account.model_copy(update={"invalid": len({fault.place for fault in faults}), "invalid_to": path})
