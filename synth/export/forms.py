@@ -97,7 +97,12 @@ def _sft_load(switches: Switches) -> str:
 
 
 def _sdft_record(row: TraceRow, given: Given) -> Record:
-    values = {"problem": row.problem, "kind": row.kind, "solution": row.solution, "answer": row.answer}
+    values = {
+        "problem": row.problem,
+        "kind": row.kind,
+        "solution": row.privileged or row.solution,
+        "answer": row.answer,
+    }
     prompts = given.manifest.synthesis.prompts
     seen = fill(role_templates(prompts)["privileged_student"], {**values, "waypoints": [*row.waypoints]})
     return {"prompt": _prompt(row), "privileged_context": seen, "item_id": row.item_id}

@@ -23,6 +23,7 @@ PROMPT = "the prompt has other ids"
 CUT = "a trace that was cut gets an end of turn that was never written"
 THOUGHT = "the thought is lost"
 MORE = "the template writes more behind the turn than white space"
+BEGUN = "the same ids, but the loss falls on what the prompt has begun of the answer too"
 OTHER = "the answer has other ids"
 
 Chat = Sequence[Mapping[str, Any]]
@@ -72,12 +73,16 @@ class Rebuilder:
         White space that a template writes after the end of the turn is no part of the trace and does not count.
         """
         prompt, whole = [*row.student_prompt_ids], [*row.student_prompt_ids, *row.trace_ids]
-        if self.prompt(messages[:-1], row) != prompt:
-            return PROMPT
-        got = self._chat(messages, row, begins=False) or []
-        behind = str(self._tokenizer.decode(got[len(whole) :], skip_special_tokens=False))
+        asked, got = self.prompt(messages[:-1], row) or [], self._chat(messages, row, begins=False) or []
         if got[: len(whole)] == whole:
-            return CUT if row.truncated else MORE if behind.strip() else SAME
+            behind = str(self._tokenizer.decode(got[len(whole) :], skip_special_tokens=False))
+            if row.truncated or behind.strip():
+                return CUT if row.truncated else MORE
+            # as TRL and others have it, the loss begins where the conversation leaves the prompt
+            begins = next((n for n, pair in enumerate(zip(asked, got, strict=False)) if len({*pair}) > 1), len(asked))
+            return SAME if begins == len(prompt) else BEGUN
+        if asked != prompt:
+            return PROMPT
         return THOUGHT if self._lacks_thought(got, row) else OTHER
 
     def _lacks_thought(self, got: list[int], row: TraceRow) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,11 +116,13 @@ Draw = Callable[..., Path]
 def draw(tmp_path: Path) -> Draw:
     """`draw(shape)`: an output root with a batch of its traces, one per item, as `dail synth` leaves it."""
 
-    def made(shape: Shape, cut: bool = False, **synthesis: Any) -> Path:
+    def made(
+        shape: Shape, cut: bool = False, items: Sequence[ExpertSolution] = ITEMS, tokens: int = 2048, **synthesis: Any
+    ) -> Path:
         prompts, identity = Prompts(shape.folder), identify(shape.folder)
         settings = Synthesis(thinking=shape.thinking, max_tokens=512, **synthesis)
         root, shards = tmp_path / "out", []
-        for item in ITEMS:
+        for item in items:
             for sample, (text, reason) in enumerate(shape.traces(cut)):
                 unit = Unit(
                     unit_id=unit_id(item, settings, identity, sample), batch_id="b", item_id=item.id or "",
@@ -129,7 +131,7 @@ def draw(tmp_path: Path) -> Draw:
                 ids = shape.tokenizer.encode(text, add_special_tokens=False)
                 ids += [shape.tokenizer.eos_token_id] if reason == "stop" else []
                 done = Rollout(unit.unit_id, Tokens.of(ids), reason, "lockstep")
-                row = trace_row(prepare(unit, prompts, 2048), done, prompts, "fake")
+                row = trace_row(prepare(unit, prompts, tokens), done, prompts, "fake")
                 data, shard = shard_of(row, epoch=1)
                 Objects(root).put(shard.key, data)
                 shards.append(shard)

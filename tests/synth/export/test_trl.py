@@ -10,8 +10,9 @@ from datasets import Dataset, load_dataset
 from transformers import AutoModelForCausalLM
 
 from dail.synth.export.export import export
-from dail.synth.export.rebuild import CUT, MORE, OTHER, SAME, THOUGHT
+from dail.synth.export.rebuild import BEGUN, CUT, MORE, OTHER, SAME, THOUGHT
 from dail.synth.schema.card import write_card
+from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.manifest import read_rows
 from dail.synth.schema.shards import TraceRow
 from tests.conftest import DEMO_MODEL, Told
@@ -141,6 +142,66 @@ def test_no_thought_and_no_mark_of_one_is_missing_in_messages(draw: Draw, shape:
         assert content.endswith(text) and content in everything
         if shape.begins != "answer":
             assert content.startswith("<think>") and content.count("<think>") == 1
+
+
+TOLD = ExpertSolution(id="told", problem="1 + 1?", solution="It is 2.", privileged="Count on your fingers.")
+LONG = ExpertSolution(id="long", problem="1 + 1?", solution=("It is 2.", "Or so: " + "it is 2. " * 200))
+
+
+@pytest.mark.parametrize("item", [TOLD, LONG], ids=["privileged", "dropped"])
+def test_sdft_shows_what_the_privileged_student_was_shown(
+    draw: Draw, item: ExpertSolution, weights: Any, tmp_path: Path
+):
+    shape = Shape(model_folder(tmp_path / "model", "demo"), None)
+    root = draw(shape, items=[item], tokens=300, too_long="drop_later_solutions")
+    (row,) = drawn(root)
+    assert (item is LONG) == bool(row.dropped)
+    export(root, "trl-sdft", tmp_path / "sdft")
+    ((student, teacher),) = sdft_prompts(tmp_path / "sdft", shape, weights, tmp_path, chat=True)
+    assert (student, teacher) == (list(row.student_prompt_ids), list(row.privileged_prompt_ids))
+
+
+def test_prompts_of_another_day_come_back_as_texts(draw: Draw, weights: Any, tmp_path: Path):
+    folder = model_folder(tmp_path / "model", "llama3")
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(
+        template.replace("{{- bos_token }}", "{{- bos_token + strftime_now('%d %b %Y') }}", 1)
+    )
+    shape = Shape(folder, None, "answer")
+    root = draw(shape, date="2020-02-29")
+    export(root, "trl-sdft", tmp_path / "sdft", model=folder)
+    got = sdft_prompts(tmp_path / "sdft", shape, weights, tmp_path, chat=False)
+    first = {row.item_id: (list(row.student_prompt_ids), list(row.privileged_prompt_ids)) for row in drawn(root)}
+    assert sorted(got) == sorted(first.values())
+    assert all("29 Feb 2020" in shape.tokenizer.decode(ids) for pair in got for ids in pair)
+
+
+RENDERINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "an opening that is set": ({"opening": "<think>\n"}, BEGUN),
+    "a template's own argument": ({"template_args": {"enable_thinking": False}}, SAME),
+    "an empty thought that is left out": ({"thinking": False, "drop_empty_thought": True}, SAME),
+}
+
+
+@pytest.mark.parametrize("rendering", RENDERINGS)
+def test_whatever_shaped_the_prompt_sft_has_it_and_messages_are_tried_for_it(
+    draw: Draw, rendering: str, weights: Any, tmp_path: Path
+):
+    settings, verdict = RENDERINGS[rendering]
+    shape = Shape(model_folder(tmp_path / "model", "demo"), settings.pop("thinking", None), "<think>")
+    root = draw(shape, **settings)
+    export(root, "trl-sft", tmp_path / "sft")
+    got = sft(load(tmp_path / "sft", tmp_path), shape, weights, tmp_path)
+    assert [one["input_ids"] for one in got] == [[*row.student_prompt_ids, *row.trace_ids] for row in drawn(root)]
+    exported = export(root, "openai", tmp_path / "openai", model=shape.folder)
+    assert exported.rebuilt == {verdict: 2}
+    chats = load(tmp_path / "openai", tmp_path)["messages"]
+    given = {"chat_template_kwargs": {"enable_thinking": False}} if "argument" in rendering else {}
+    data = Dataset.from_list([{"prompt": chat[:-1], "completion": chat[-1:], **given} for chat in chats])
+    for one, row in zip(sft(data, shape, weights, tmp_path), drawn(root), strict=True):
+        whole = [*row.student_prompt_ids, *row.trace_ids]
+        assert one["input_ids"][: len(whole)] == whole
+        assert (one["labels"].count(-100) == len(row.student_prompt_ids)) == (verdict == SAME)
 
 
 def sdft_prompts(folder: Path, shape: Shape, weights: Any, tmp_path: Path, chat: bool) -> list[tuple[list[int], ...]]:
