@@ -14,8 +14,8 @@ from dail.synth.data.account import Account, Repeated, SourceAccount
 from dail.synth.data.columns import Column
 from dail.synth.data.faults import Fault, Place
 from dail.synth.data.fields import Notes, mended
-from dail.synth.data.formats import Row, Table, Unreadable
 from dail.synth.data.plan import ColumnsRefused, Plan, plan
+from dail.synth.data.table import Row, Table, Unreadable
 from dail.synth.data.values import valid_id
 
 

@@ -16,7 +16,16 @@ OWN = tuple(ExpertSolution.model_fields)
 _INDEX = {"": "it has no name", "Unnamed: 0": "pandas' index", "__index_level_0__": "pandas' index"}
 _SYNONYMS = {
     "problem": ("question", "prompt", "query", "instruction", "statement", "input", "problem_text"),
-    "solution": ("solutions", "solution_*", "explanation", "rationale", "proof", "response", "output", "cot"),
+    "solution": (
+        "solutions",
+        "explanation",
+        "rationale",
+        "proof",
+        "response",
+        "completion",
+        "output",
+        "cot",
+    ),
     "answer": ("final_answer", "short_answer", "ground_truth", "expected_answer", "correct_answer", "target", "gold"),
     "id": ("problem_id", "uuid", "unique_id", "question_id", "record_id", "idx", "index", "problem_idx"),
 }

@@ -96,9 +96,9 @@ def read_items(
         same: fields by which two items are equal; the second is left out.
     """
     maps = parse_maps(reading.maps, OWN)
-    names = _names(source)
+    names, objects = _apart(source)
     gathered = Gathered()
-    for table in read_tables(names) if names else [read_objects(_objects(source))]:
+    for table in read_tables(names) if names else [read_objects(objects)]:
         gathered.add(table, maps, reading.keep_rest, wanted if names else ())
     gathered.part_ids()
     gathered.leave_out_repeated(same)
@@ -119,17 +119,16 @@ def read_items(
     return Read(items, account)
 
 
-def _names(source: Any) -> list[str | Path]:
-    """The names, if names were given."""
+def _apart(source: Source) -> tuple[list[str | Path], list[Any]]:
+    """The names, if names were given, else the objects."""
     if isinstance(source, str | Path):
-        return [source]
-    if isinstance(source, list | tuple) and all(isinstance(one, str | Path) for one in source):
-        return list(source)
-    return []
-
-
-def _objects(source: Any) -> list[Any]:
-    return [one.model_dump(mode="json", exclude_unset=True) if isinstance(one, Frozen) else one for one in source]
+        return [source], []
+    if isinstance(source, Mapping):
+        raise InputError("one object was given; wanted a list of them, or the name of a file")
+    given: list[Any] = list(source)
+    if given and all(isinstance(one, str | Path) for one in given):
+        return given, []
+    return [], [one.model_dump(mode="json", exclude_unset=True) if isinstance(one, Frozen) else one for one in given]
 
 
 def _checked(gathered: Gathered, check: Check[T]) -> list[T]:

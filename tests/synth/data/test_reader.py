@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -112,7 +113,14 @@ def test_the_text_of_a_number_is_its_value(number: float):
 
 @pytest.mark.parametrize(
     ("given_id", "name"),
-    [(7, "7"), (7.0, "7"), (" a ", "a"), ("test/algebra/1.json", "test-algebra-1.json"), ("1990 II 3", "1990-II-3")],
+    [
+        (7, "7"),
+        (-1, "-1"),
+        (7.0, "7"),
+        (" a ", "a"),
+        ("test/algebra/1.json", "test-algebra-1.json"),
+        ("1990 II 3", "1990-II-3"),
+    ],
 )
 def test_an_id_is_made_valid_and_the_given_one_is_kept(tmp_path: Path, told: Told, given_id: Any, name: str):
     item = one(tmp_path, id=given_id, metadata={"level": 1})
@@ -257,6 +265,29 @@ def test_objects_are_read_as_files_are_and_told_by_their_index(tmp_path: Path):
         load_items(rows)
     assert load_items(rows[:1]) == load_items(write(tmp_path, rows[0]))
     assert load_items(load_items(rows[:1])) == load_items(iter(rows[:1])) == load_items(rows[:1])
+
+
+def test_numbers_of_numpy_are_numbers():
+    rows = [{**ITEM, "id": np.int64(3), "answer": np.float64(24), "metadata": {"a": np.array([1.0, np.nan])}}]
+    (item,) = load_items(rows)
+    assert (item.id, item.answer, item.metadata) == ("3", "24", {"a": [1.0]})
+
+
+def test_one_object_is_no_list_of_them():
+    with pytest.raises(InputError, match="one object was given; wanted a list of them"):
+        load_items(ITEM)
+
+
+@pytest.mark.parametrize("depth", [150, 400, 900])
+def test_what_is_nested_too_deeply_is_a_fault_of_its_row(tmp_path: Path, depth: int):
+    path = write(
+        tmp_path, ITEM, json.dumps({**ITEM, "metadata": {"a": "X"}}).replace('"X"', "[" * depth + "1" + "]" * depth)
+    )
+    if depth < 200:
+        load_items(path)
+    else:
+        with pytest.raises(RowsRefused, match=r"nested too deeply: .* line 2$"):
+            load_items(path)
 
 
 def test_metadata_of_csv_may_be_json(tmp_path: Path):

@@ -84,6 +84,16 @@ def test_ids_that_two_files_have_get_the_files_names(tmp_path: Path):
     assert "id: aime25: put before, as another source has the same ids" in " ".join(read.account.sources[1].notes)
 
 
+def test_an_address_is_refused_with_what_to_do():
+    with pytest.raises(UsageError, match="is an address; download the file, or name a set of the hub as hf:OWNER/NAME"):
+        problems("https://huggingface.co/datasets/o/n")
+
+
+def test_names_may_come_from_a_generator(tmp_path: Path):
+    files = [write(tmp_path / f"{n}.jsonl", str(n)) for n in range(3)]
+    assert [item.problem for item in load_items(path for path in files)] == ["0", "1", "2"]
+
+
 def test_what_is_no_name_of_a_set_is_refused():
     assert HubName.parse("hf:o/n.1@v1.0:main/train[:5%]") == ("o/n.1", "v1.0", "main/train[:5%]")
     assert HubName.parse("hf:gsm8k") == ("gsm8k", None, None)
