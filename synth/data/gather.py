@@ -44,13 +44,17 @@ class _Source:
 
 
 class Gathered:
-    """Filled by `add`, a table at a time; then ids are parted, and equal rows found."""
+    """Filled by `add`, a table at a time; then ids are parted, and equal rows found.
+
+    `blamed`: row and field of each fault, so that a check that comes later tells none of them again.
+    """
 
     def __init__(self) -> None:
         self.rows: list[Taken] = []
         self.faults: list[Fault] = []
         self._sources: list[_Source] = []
         self._equal: dict[int, list[int]] = defaultdict(list)
+        self.blamed: set[tuple[int, str]] = set()
 
     def add(
         self, table: Table, maps: Mapping[str, tuple[Column, ...]], keep_rest: bool, wanted: tuple[str, ...]
@@ -118,6 +122,7 @@ class Gathered:
         for number in (row, *self._equal.pop(row, ())):
             taken = self.rows[number]
             taken.is_bad, taken.same_as = True, None
+            self.blamed.add((number, name))
             self.faults.append(Fault(taken.place, column, code, detail))
 
     def part_ids(self) -> None:
@@ -157,6 +162,17 @@ class Gathered:
             if name in first:
                 self.blame(number, "id", "duplicate_id", f"id {name!r} is also that of {first[name]}; ids must differ")
             first.setdefault(name, row.place)
+
+    def to_check(self) -> list[int]:
+        """Rows that have fields and are equal to no other; also faulty ones, of which more may be wrong."""
+        return [number for number, row in enumerate(self.rows) if row.values and row.same_as is None]
+
+    def given(self, row: int) -> dict[str, Any]:
+        """A row's fields for the check of its item, without an id that another one has."""
+        values = self.rows[row].values
+        if (row, "id") not in self.blamed:
+            return values
+        return {name: value for name, value in values.items() if name != "id"}
 
     def good(self) -> list[int]:
         return [number for number, row in enumerate(self.rows) if not row.is_bad and row.same_as is None]

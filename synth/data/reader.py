@@ -133,15 +133,20 @@ def _apart(source: Source) -> tuple[list[str | Path], list[Any]]:
 
 def _checked(gathered: Gathered, check: Check[T]) -> list[T]:
     """The items that can be used; the faults of the others are put to those there are."""
-    rows = gathered.good()
+    rows = gathered.to_check()
     try:
-        return check([gathered.rows[row].values for row in rows]) if rows else []
+        items = check([gathered.given(row) for row in rows]) if rows else []
+        if not gathered.faults:
+            return items
     except InputError as error:
+        told = set(gathered.blamed)
         for pointer, code, detail in error.problems:
             _, _, number, *path = pointer.split("/")
-            gathered.blame(rows[int(number)], path[0] if path else "", code, detail)
+            row, name = rows[int(number)], path[0] if path else ""
+            if (row, name) not in told:
+                gathered.blame(row, name, code, detail)
     rows = gathered.good()
-    return check([gathered.rows[row].values for row in rows]) if rows else []
+    return check([gathered.given(row) for row in rows]) if rows else []
 
 
 def _advice(reading: Reading, has_items: bool) -> str:

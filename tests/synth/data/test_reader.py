@@ -179,11 +179,19 @@ def test_every_fault_is_told_grouped_and_shortened_and_complete_for_programs(tmp
 
 
 def test_faults_of_one_row_of_equal_rows_and_of_all_columns_are_told(tmp_path: Path):
-    rows = [FORM_FEED, FORM_FEED, {"problem": "", "solution": ""}, "[1]", {**ITEM, "hint": 1}, ITEM, ITEM]
+    rows = [
+        FORM_FEED,
+        FORM_FEED,
+        {"problem": "", "solution": ""},
+        "[1]",
+        {**ITEM, "hint": 1, "solution": ""},
+        ITEM,
+        ITEM,
+    ]
     with pytest.raises(RowsRefused) as refused:
         load_items(write(tmp_path, *rows))
     assert [(one.place.number, one.column) for one in sorted(refused.value.faults)] == [
-        (1, "solution"), (2, "solution"), (3, "problem"), (3, "solution"), (4, ""), (5, "hint"),
+        (1, "solution"), (2, "solution"), (3, "problem"), (3, "solution"), (4, ""), (5, "hint"), (5, "solution"),
     ]  # fmt: skip
 
 
@@ -208,6 +216,15 @@ def test_faults_of_several_files_are_told_together(tmp_path: Path):
         RowsRefused, match=r"(?s)10 faults in 10 of 22 rows; .*a\.jsonl line 1; .*nine\.jsonl lines 4 to 12"
     ):
         load_items(files)
+
+
+def test_a_row_with_a_known_fault_is_looked_at_further(tmp_path: Path):
+    rows = [{**ITEM, "id": 1}, {**ITEM, "id": 1, "solution": ["a", " ", "\f"]}, {**ITEM, "answer": [1, 2], "kind": "x"}]
+    with pytest.raises(RowsRefused) as refused:
+        load_items(write(tmp_path, *rows))
+    assert [(one.place.number, one.column) for one in sorted(refused.value.faults)] == [
+        (2, "id"), (2, "solution"), (2, "solution"), (3, "answer"), (3, "kind"),
+    ]  # fmt: skip
 
 
 def test_bad_rows_are_left_out_and_written_with_reasons(tmp_path: Path, told: Told):
