@@ -14,7 +14,7 @@ from dail.synth.data.account import Account, Repeated, SourceAccount
 from dail.synth.data.columns import Column
 from dail.synth.data.faults import Fault, Place
 from dail.synth.data.fields import Notes, mended
-from dail.synth.data.plan import ColumnsRefused, Plan, plan
+from dail.synth.data.plan import Columns, ColumnsRefused, Plan, plan
 from dail.synth.data.table import Row, Table, Unreadable
 from dail.synth.data.values import valid_id
 
@@ -68,19 +68,19 @@ class Gathered:
         rows: Iterable[Row]
         if table.columns is None:  # the columns of JSON are known when all of it was read
             rows = list(table.rows(None))
-            counts = Counter(name for row in rows if isinstance(row.value, Mapping) for name in row.value)
-            chosen = plan(table.name, counts, len(rows), maps, keep_rest) if counts else Plan("nothing", {})
+            columns = Columns.of_rows(row.value for row in rows)
+            chosen = plan(table.name, columns, maps, keep_rest) if columns.names else Plan("nothing", {})
         else:
-            counts = Counter(table.columns)
-            chosen = plan(table.name, counts, 1, maps, keep_rest)
-            rows = table.rows(None if chosen.adjust else [name for name in counts if name not in chosen.left_out])
+            columns = Columns(table.columns)
+            chosen = plan(table.name, columns, maps, keep_rest)
+            rows = table.rows(None if chosen.adjust else [name for name in columns.names if chosen.reads(name)])
         self._sources.append(_Source(table.name, chosen, table.notes))
         self._take(rows)
         found = self._sources[-1].found
         for name in wanted:
             if found and not found & set(name.split("|")):
                 missing = name.replace("|", " or the ")
-                raise ColumnsRefused(table.name, list(counts), f"no column gives the {missing}", _named(name))
+                raise ColumnsRefused(table.name, columns.names, f"no column gives the {missing}", _named(name))
 
     def _take(self, rows: Iterable[Row]) -> None:
         """Puts the rows to those there are."""
@@ -106,7 +106,7 @@ class Gathered:
         self.rows[row].values = values
         for name, code, detail in mended(values, source.noted):
             self.blame(row, name, code, detail)
-        for column in sorted(source.plan.unknown & value.keys()):
+        for column in sorted(name for name in source.plan.unknown & value.keys() if value[name] is not None):
             detail = "nobody knows this column; --keep-rest puts it into the metadata, --map FIELD=COLUMN uses it"
             self.faults.append(Fault(self.rows[row].place, column, "unknown_column", detail))
             self.rows[row].is_bad = True

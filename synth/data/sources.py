@@ -49,8 +49,12 @@ def read_tables(names: Iterable[str | Path]) -> Iterator[Table]:
 
 def read_objects(values: Iterable[Mapping[str, Any]]) -> Table:
     """Objects that are there already, as a table without a name."""
-    rows = [Row(Place("", "item", number), value) for number, value in enumerate(values)]
+    rows = [Row(Place("", "item", number), _named(value)) for number, value in enumerate(values)]
     return Table("", None, lambda _: iter(rows))
+
+
+def _named(value: Any) -> Any:
+    return {str(name): part for name, part in value.items()} if isinstance(value, Mapping) else value
 
 
 def _files(name: str) -> Sequence[Path]:

@@ -45,10 +45,8 @@ def test_files_with_the_same_columns_are_told_in_one_line(tmp_path: Path, told: 
         write(tmp_path / "set" / f"{n:02}.jsonl", str(n), "more")
     assert len(problems(tmp_path / "set")) == 13
     first, second = told().splitlines()
-    assert (
-        first
-        == f"own columns: 13 items from 12 files, {tmp_path}/set/00.jsonl to {tmp_path}/set/11.jsonl: columns as they are"
-    )
+    files = f"12 files, {tmp_path}/set/00.jsonl to {tmp_path}/set/11.jsonl"
+    assert first == f"own columns: 13 items from {files}: columns as they are"
     assert second.startswith("equal items are drawn once, 11 left out: ") and second.endswith(" and 8 more")
 
 
