@@ -127,11 +127,14 @@ class Gathered:
 
     def part_ids(self) -> None:
         """Puts a source's name before its ids where another source has one of them too, as sets that count from 0."""
-        owners: dict[str, set[int]] = defaultdict(set)
+        if len(self._sources) < 2:
+            return
+        owners: dict[str, int] = {}
+        shared: set[int] = set()
         for row in self.rows:
             if isinstance(name := row.values.get("id"), str):
-                owners[name].add(row.source)
-        shared = {number for numbers in owners.values() if len(numbers) > 1 for number in numbers}
+                owner = owners.setdefault(name, row.source)
+                shared |= {owner, row.source} if owner != row.source else set()
         stems = {number: valid_id(_stem(self._sources[number].name)) for number in shared}
         if len(set(stems.values())) < len(stems):
             return  # which only `leave_out_same_ids` can tell
