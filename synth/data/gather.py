@@ -168,7 +168,7 @@ class Gathered:
 
     def to_check(self) -> list[int]:
         """Rows that have fields and are equal to no other; also faulty ones, of which more may be wrong."""
-        return [number for number, row in enumerate(self.rows) if row.values and row.same_as is None]
+        return [n for n, row in enumerate(self.rows) if row.same_as is None and (row.values or not row.is_bad)]
 
     def given(self, row: int) -> dict[str, Any]:
         """A row's fields for the check of its item, without an id that another one has."""

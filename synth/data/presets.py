@@ -23,7 +23,7 @@ class Preset:
     """One published shape.
 
     Attributes:
-        about: the sets that have it, by their names on the hub or elsewhere.
+        name: of the set or sets, as it is said.
         needs: columns by which it is recognised.
         fields: by field, its columns as `--map` would name them, several with commas between.
         kept: columns that become metadata under their own names.
@@ -33,7 +33,6 @@ class Preset:
     """
 
     name: str
-    about: str
     needs: frozenset[str]
     fields: Mapping[str, str]
     kept: frozenset[str] = frozenset()
@@ -109,48 +108,56 @@ def _olympiadbench(row: dict[str, Any]) -> dict[str, Any]:
 
 
 PRESETS = (
+    # emendes3/e1-proof and emendes3/e1-verifiable, the paper's own
     Preset(
-        "e1", "emendes3/e1-proof and emendes3/e1-verifiable, the paper's own",
+        "e1",
         _columns("problem_id, problem, solution"),
         {"id": "problem_id", "problem": "problem", "solution": "solution"},
     ),
+    # AI-MO/aimo-validation-aime, HuggingFaceH4/aime_2024, math-ai/aime24
     Preset(
-        "aime", "AI-MO/aimo-validation-aime, HuggingFaceH4/aime_2024, math-ai/aime24",
+        "aime",
         _columns("id, problem, url"),
         {"id": "id", "problem": "problem", "solution": "solution", "answer": "answer"},
         kept=_columns("url, year"),
     ),
+    # di-zhang-fdu/AIME_1983_2024
     Preset(
-        "aime-1983-2024", "di-zhang-fdu/AIME_1983_2024",
+        "aime-1983-2024",
         _columns("ID, Year, Question, Answer"),
         {"id": "ID", "problem": "Question", "answer": "Answer"},
         kept=_columns("Year, Problem Number, Part"),
     ),
+    # Maxwell-Jia/AIME_2024
     Preset(
-        "aime-2024", "Maxwell-Jia/AIME_2024",
+        "aime-2024",
         _columns("ID, Problem, Solution, Answer"),
         {"id": "ID", "problem": "Problem", "solution": "Solution", "answer": "Answer"},
     ),
+    # MathArena/aime_2025 and its sisters
     Preset(
-        "matharena", "MathArena/aime_2025 and its sisters",
+        "matharena",
         _columns("problem_idx, problem, answer"),
         {"id": "problem_idx", "problem": "problem", "answer": "answer"},
         kept=_columns("problem_type"),
     ),
+    # AI-MO/NuminaMath-CoT and AI-MO/NuminaMath-TIR
     Preset(
-        "numina", "AI-MO/NuminaMath-CoT and AI-MO/NuminaMath-TIR",
+        "numina",
         _columns("problem, solution, messages"),
         {"problem": "problem", "solution": "solution", "source": "source"},
         left_out={"messages": _REPEATED},
     ),
+    # AI-MO/NuminaMath-1.5
     Preset(
-        "numina-1.5", "AI-MO/NuminaMath-1.5",
+        "numina-1.5",
         _columns("problem, solution, answer, problem_type, question_type"),
         {"id": "uuid", "problem": "problem", "solution": "solution", "answer": "answer", "source": "source"},
         kept=_columns("problem_type, question_type, problem_is_valid, solution_is_valid, synthetic"),
     ),
+    # open-r1/OpenR1-Math-220k
     Preset(
-        "open-r1", "open-r1/OpenR1-Math-220k",
+        "open-r1",
         _columns("problem, solution, answer, problem_type, question_type, generations"),
         {"id": "uuid", "problem": "problem", "solution": "solution", "answer": "answer", "source": "source"},
         kept=_columns("problem_type, question_type"),
@@ -164,8 +171,9 @@ PRESETS = (
             ),
         },
     ),
+    # zwhe99/DeepMath-103K
     Preset(
-        "deepmath", "zwhe99/DeepMath-103K",
+        "deepmath",
         _columns("question, final_answer, r1_solution_1"),
         {"problem": "question", "solution": "r1_solution_1", "answer": "final_answer"},
         kept=_columns("difficulty, topic"),
@@ -174,8 +182,9 @@ PRESETS = (
             "another solution by the same model; --map solution=r1_solution_* takes all",
         ),
     ),
+    # Hothan/OlympiadBench
     Preset(
-        "olympiadbench", "Hothan/OlympiadBench",
+        "olympiadbench",
         _columns("question, solution, final_answer"),
         {"id": "id", "problem": "context,question", "solution": "solution", "answer": "final_answer"},
         kept=_columns(
@@ -186,39 +195,45 @@ PRESETS = (
         adjust=_olympiadbench,
         adjusted="the parts of an answer joined by commas",
     ),
+    # HARP (github.com/aadityasingh/HARP)
     Preset(
-        "harp", "HARP (github.com/aadityasingh/HARP)",
+        "harp",
         _columns("problem, year, contest, number, solution_1"),
         {"id": "year,contest,number", "problem": "problem", "solution": "solution_*", "answer": "answer"},
         kept=_columns("level, subject, choices, answer_choice, multiple_choice_only, num_solutions"),
         adjust=_harp,
         adjusted="choices shown where there is no problem without them",
     ),
+    # the MATH set of Hendrycks et al., such as EleutherAI/hendrycks_math
     Preset(
-        "math", "the MATH set of Hendrycks et al., such as EleutherAI/hendrycks_math",
+        "math",
         _columns("problem, solution, level, type"),
         {"problem": "problem", "solution": "solution"},
         kept=_columns("level, type"),
     ),
+    # HuggingFaceH4/MATH-500
     Preset(
-        "math-500", "HuggingFaceH4/MATH-500",
+        "math-500",
         _columns("problem, solution, answer, unique_id"),
         {"id": "unique_id", "problem": "problem", "solution": "solution", "answer": "answer"},
         kept=_columns("subject, level"),
     ),
+    # KbsdJames/Omni-MATH
     Preset(
-        "omni-math", "KbsdJames/Omni-MATH",
+        "omni-math",
         _columns("problem, solution, answer, domain, difficulty"),
         {"problem": "problem", "solution": "solution", "answer": "answer", "source": "source"},
         kept=_columns("domain, difficulty"),
     ),
+    # GAIR/LIMO
     Preset(
-        "limo", "GAIR/LIMO",
+        "limo",
         _columns("question, solution, answer"),
         {"problem": "question", "solution": "solution", "answer": "answer"},
     ),
+    # verl's own shape: data sets for its trainers, emendes3/aime_2024 and its sisters
     Preset(
-        "verl", "verl's own shape: data sets for its trainers, emendes3/aime_2024 and its sisters",
+        "verl",
         _columns("prompt, reward_model"),
         {
             "id": "extra_info.index", "problem": "prompt", "solution": "extra_info.solution",
@@ -227,14 +242,16 @@ PRESETS = (
         kept=_columns("ability, extra_info"),
         left_out={"agent_name": "of verl's trainer", "raw_prompt": "repeats prompt"},
     ),
+    # IMO-AnswerBench, answerbench.csv and answerbench_v2.csv
     Preset(
-        "imo-answerbench", "IMO-AnswerBench, answerbench.csv and answerbench_v2.csv",
+        "imo-answerbench",
         _columns("Problem ID, Problem, Short Answer, Subcategory"),
         {"id": "Problem ID", "problem": "Problem", "answer": "Short Answer", "source": "Source"},
         kept=_columns("Category, Subcategory"),
     ),
+    # IMO-ProofBench, proofbench.csv
     Preset(
-        "imo-proofbench", "IMO-ProofBench, proofbench.csv",
+        "imo-proofbench",
         _columns("Problem ID, Problem, Solution, Grading guidelines"),
         {
             "id": "Problem ID", "problem": "Problem", "solution": "Solution", "answer": "Short Answer",
@@ -242,8 +259,9 @@ PRESETS = (
         },
         kept=_columns("Grading guidelines, Category, Level"),
     ),
+    # Idavidrein/gpqa
     Preset(
-        "gpqa", "Idavidrein/gpqa",
+        "gpqa",
         _columns("Question, Correct Answer, Incorrect Answer 1, Incorrect Answer 2, Incorrect Answer 3"),
         {"id": "Record ID", "problem": "Question", "solution": "Explanation", "answer": "Correct Answer"},
         kept=_columns("Subdomain, High-level domain"),

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dail.synth.core.errors import InputError, UsageError
 from dail.synth.data.faults import RowsRefused
+from dail.synth.data.formats import SUFFIXES
 from dail.synth.data.reader import Reading, load_items, read_solutions
 from dail.synth.data.values import plain, text_of, valid_id
 from dail.synth.schema.items import ExpertSolution
@@ -319,3 +320,41 @@ def test_bytes_are_refused_with_their_column(tmp_path: Path):
     pq.write_table(pa.table({"problem": ["a"], "solution": ["b"], "picture": [b"x"]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="column 'picture': it holds bytes"):
         read_solutions(tmp_path / "a.parquet", Reading(keep_rest=True))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=4), part, max_size=3),
+    max_leaves=6,
+)
+NAMES = st.sampled_from(
+    ["problem", "solution", "answer", "id", "kind", "metadata", "question", "final_answer", "prompt", "reward_model",
+     "messages", "problem_id", "url", "year", "solution_1", "contest", "number", "image_1", "x", ""]
+)  # fmt: skip
+ROWS = st.lists(JSON | st.dictionaries(NAMES, JSON | st.just("a"), max_size=8), max_size=4)
+
+
+@settings(deadline=None)
+@given(
+    ROWS, st.booleans(), st.sampled_from([(), ("problem=question,solution=solution_*",), ("answer=reward_model.*",)])
+)
+def test_any_rows_are_taken_or_refused(rows: list[Any], keep_rest: bool, maps: tuple[str, ...]):
+    try:
+        read = read_solutions(rows, Reading(maps=maps, keep_rest=keep_rest))
+    except (InputError, UsageError) as error:
+        assert str(error) and json.dumps(error.facts(), default=str)
+    else:
+        assert len(read.items) + len(read.account.repeated) == len(rows)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=80) | ROWS.map(lambda rows: "\n".join(map(json.dumps, rows)).encode()), st.sampled_from(SUFFIXES)
+)
+def test_any_file_is_taken_or_refused(tmp_path: Path, data: bytes, suffix: str):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(data)
+    try:
+        load_items(path)
+    except (InputError, UsageError) as error:
+        assert path.name in str(error)
