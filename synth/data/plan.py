@@ -143,10 +143,13 @@ def plan(name: str, columns: Columns, maps: Mapping[str, tuple[Column, ...]], ke
     names = [column for column in columns.names if column not in _INDEX]
     index = {column: why for column, why in _INDEX.items() if column in columns.names}
     common = set(names) - columns.rare
-    preset = None if maps or common <= set(OWN) else recognised(common)
+    presets = [] if maps or common <= set(OWN) else recognised(common)
     if maps:
         _check_maps(name, names, maps)
-    chosen = _of_preset(preset, names, index) if preset else _of_names(names, maps, index)
+    if len(presets) > 1:
+        both = " and as ".join(preset.name for preset in presets)
+        raise ColumnsRefused(name, names, f"they can be read as {both}", "say which are meant with --map")
+    chosen = _of_preset(presets[0], names, index) if presets else _of_names(names, maps, index)
     rest = [column for column in names if column not in columns.empty and not _is_used(chosen, column)]
     if keep_rest:
         return replace(chosen, kept=(*chosen.kept, *rest))

@@ -1,7 +1,8 @@
 """Published data sets by their columns: which of them become an item's fields, which are kept, which are left out.
 
-A preset is taken if a table has all of its `needs`; where several are met, the one that knows most of the columns. What
-none of a preset's parts names is unknown, and refused unless `--keep-rest` puts it into the metadata.
+A preset is taken if a table has all of its `needs`; where several are met, the one that knows most of the columns, and
+if that is not one, none. What no part of a preset names is unknown, and refused unless `--keep-rest` puts it into the
+metadata.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Preset:
         kept: columns that become metadata under their own names.
         left_out: columns that are not read, each with the reason.
         adjust: makes columns of a row from others; raises ValueError if the row cannot be used.
+        adjusted: what `adjust` does, as it is said.
         ignores: why all other columns are left out; blank if they are unknown.
     """
 
@@ -51,11 +53,13 @@ class Preset:
         return is_read or column in self.kept or column in self.left_out
 
 
-def recognised(columns: Collection[str]) -> Preset | None:
-    """The preset that these columns are of, if there is one."""
+def recognised(columns: Collection[str]) -> list[Preset]:
+    """The presets that fit these columns best: one, none, or several that fit them equally."""
     there = set(columns)
+    known = {preset.name: (sum(map(preset.knows, there)), len(preset.needs)) for preset in PRESETS}
     met = [preset for preset in PRESETS if preset.needs <= there]
-    return max(met, key=lambda one: (sum(map(one.knows, there)), len(one.needs)), default=None)
+    best = max((known[preset.name] for preset in met), default=None)
+    return [preset for preset in met if known[preset.name] == best]
 
 
 def _columns(text: str) -> frozenset[str]:

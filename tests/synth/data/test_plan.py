@@ -408,6 +408,14 @@ def test_columns_without_anything_in_them_are_not_there(tmp_path: Path):
         read_solutions(write(tmp_path, *rows))
 
 
+def test_columns_of_two_published_sets_are_not_guessed(tmp_path: Path):
+    row = {"problem_id": 1, "problem": LAMP, "solution": DUE, "messages": [USER]}
+    with pytest.raises(ColumnsRefused, match=r"they can be read as e1 and as numina; .*say which are meant with --map"):
+        read_solutions(write(tmp_path, row))
+    item = mapped(tmp_path, row, "id=problem_id", keep_rest=True)
+    assert item.id == "1" and "messages" in item.metadata
+
+
 def test_a_few_rows_do_not_make_a_preset(tmp_path: Path):
     rows = [{"problem": f"{n}?", "solution": DUE} for n in range(5)]
     rows[3]["messages"] = [USER]
