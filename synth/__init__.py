@@ -21,6 +21,7 @@ __all__ = [
     "EngineConfig",
     "ExpertSolution",
     "Progress",
+    "Reading",
     "Stop",
     "SynthConfig",
     "Synthesis",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from dail.synth.core.errors import DailError
     from dail.synth.core.progress import Progress
     from dail.synth.core.running import Stop
+    from dail.synth.data.reader import Reading
     from dail.synth.run.local import SynthesisResult, synthesise
     from dail.synth.schema.items import ExpertSolution
     from dail.synth.schema.manifest import read_rows as read_traces
@@ -50,6 +52,7 @@ else:
             "EngineConfig": "dail.synth.config",
             "ExpertSolution": "dail.synth.schema.items",
             "Progress": "dail.synth.core.progress",
+            "Reading": "dail.synth.data.reader",
             "Stop": "dail.synth.core.running",
             "SynthConfig": "dail.synth.config",
             "Synthesis": "dail.synth.schema.synthesis",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from dail.synth.core.config import Frozen
@@ -42,9 +43,10 @@ class Account(Frozen):
 
     def lines(self) -> Iterator[str]:
         """For people, a line a source and a line for each thing that happened."""
-        for source in self.sources:
-            if source.file:
-                yield _line(source)
+        named = [source for source in self.sources if source.file]
+        for _, alike in groupby(named, key=lambda one: (one.preset, one.mapped, one.metadata, one.left_out)):
+            same = list(alike)
+            yield from [_line(same)] if len(same) > _SHOWN else [_line([one]) for one in same]
         if self.repeated:
             pairs = ", ".join(f"{one.row} as {one.same_as}" for one in self.repeated[:3])
             more = f" and {len(self.repeated) - 3} more" if len(self.repeated) > 3 else ""
@@ -53,19 +55,27 @@ class Account(Frozen):
             yield f"{self.invalid} of {self.rows} rows cannot be used and are left out; the reasons: {self.invalid_to}"
 
 
-def _line(source: SourceAccount) -> str:
+def _line(alike: list[SourceAccount]) -> str:
+    """One source, or several with the same columns."""
+    source = alike[0]
     renamed = [f"{columns} → {field}" for field, columns in source.mapped.items() if columns != field]
     parts = [", ".join(renamed) or "columns as they are"]
     if source.metadata:
-        shown = ", ".join(source.metadata[:_SHOWN]) + (" …" if len(source.metadata) > _SHOWN else "")
         columns = "1 column" if len(source.metadata) == 1 else f"{len(source.metadata)} columns"
-        parts.append(f"{columns} kept as metadata ({shown})")
+        parts.append(f"{columns} kept as metadata ({_few(source.metadata)})")
     by_reason: dict[str, list[str]] = {}
     for column, why in source.left_out.items():
         by_reason.setdefault(why, []).append(column or "''")
-    for why, columns_out in by_reason.items():
-        shown = ", ".join(columns_out[:_SHOWN])
-        more = f" and {len(columns_out) - _SHOWN} more" if len(columns_out) > _SHOWN else ""
-        parts.append(f"left out: {shown}{more} ({why})")
-    items = "1 item" if source.items == 1 else f"{source.items:,} items"
-    return f"{source.preset}: {items} from {source.file}: {'; '.join([*parts, *source.notes])}"
+    parts += [f"left out: {_few(columns_out)} ({why})" for why, columns_out in by_reason.items()]
+    num_items = sum(one.items for one in alike)
+    items = "1 item" if num_items == 1 else f"{num_items:,} items"
+    files = source.file if len(alike) == 1 else f"{len(alike)} files, {source.file} to {alike[-1].file}"
+    notes = list(dict.fromkeys(note for one in alike for note in one.notes))
+    if len(notes) > _SHOWN:
+        notes = [*notes[:_SHOWN], f"and {len(notes) - _SHOWN} more notes, which --json has"]
+    return f"{source.preset}: {items} from {files}: {'; '.join([*parts, *notes])}"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -7,8 +7,7 @@ from typing import Any
 
 from dail.synth.data.values import plain, text_of, valid_id
 
-_TEXTS = ("problem", "answer", "id", "kind", "source", "license")
-_OPTIONAL = ("answer", "id", "kind", "source", "license")
+_NEEDED = ("problem", "solution")  # a blank one is a fault, which their check tells
 
 
 class Notes:
@@ -41,30 +40,24 @@ def mended(values: dict[str, Any], noted: Notes) -> list[tuple[str, str, str]]:
         (field, code, what is wrong) of what cannot be mended.
     """
     faults = []
-    for name in _TEXTS:
-        if (value := values.get(name)) is None:
+    for name, value in list(values.items()):
+        if name == "metadata":
             continue
         if name == "answer" and isinstance(value, list):
             if len(value) != 1:
                 detail = f"it is a list of {len(value)}; wanted one text; name a part with --map answer=COLUMN.0"
                 faults.append((name, "several_answers", detail if value else "it is an empty list; wanted a text"))
-                values.pop(name)
                 continue
             value = value[0]
             noted.add("answer: lists of one")
-        text = text_of(value)
-        if text is not value:
+        text = list(map(text_of, value)) if isinstance(value, list) else text_of(value)
+        if text != value:
             noted.add(f"{name}: numbers as text")
-        if name in _OPTIONAL and isinstance(text, str) and not text.strip():
+        if isinstance(text, str) and not text.strip() and name not in _NEEDED:
             noted.add(f"{name}: blank, taken as none")
-            values.pop(name)
-            continue
-        values[name] = text
-    if (solution := values.get("solution")) is not None:
-        parts = [text_of(part) for part in solution] if isinstance(solution, list) else text_of(solution)
-        if parts != solution:
-            noted.add("solution: numbers as text")
-        values["solution"] = parts
+            del values[name]
+        else:
+            values[name] = text
     _name(values, noted)
     if isinstance(metadata := values.get("metadata"), str):  # a cell of CSV
         values["metadata"] = _parsed(metadata)

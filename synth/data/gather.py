@@ -14,8 +14,8 @@ from dail.synth.data.account import Account, Repeated, SourceAccount
 from dail.synth.data.columns import Column
 from dail.synth.data.faults import Fault, Place
 from dail.synth.data.fields import Notes, mended
-from dail.synth.data.formats import Row, Table, Unreadable
-from dail.synth.data.plan import ColumnsRefused, Plan, plan
+from dail.synth.data.plan import Columns, ColumnsRefused, Plan, plan
+from dail.synth.data.table import Row, Table, Unreadable
 from dail.synth.data.values import valid_id
 
 
@@ -44,13 +44,17 @@ class _Source:
 
 
 class Gathered:
-    """Filled by `add`, a table at a time; then ids are parted, and equal rows found."""
+    """Filled by `add`, a table at a time; then ids are parted, and equal rows found.
+
+    `blamed`: row and field of each fault, so that a check that comes later tells none of them again.
+    """
 
     def __init__(self) -> None:
         self.rows: list[Taken] = []
         self.faults: list[Fault] = []
         self._sources: list[_Source] = []
         self._equal: dict[int, list[int]] = defaultdict(list)
+        self.blamed: set[tuple[int, str]] = set()
 
     def add(
         self, table: Table, maps: Mapping[str, tuple[Column, ...]], keep_rest: bool, wanted: tuple[str, ...]
@@ -64,19 +68,19 @@ class Gathered:
         rows: Iterable[Row]
         if table.columns is None:  # the columns of JSON are known when all of it was read
             rows = list(table.rows(None))
-            counts = Counter(name for row in rows if isinstance(row.value, Mapping) for name in row.value)
-            chosen = plan(table.name, counts, len(rows), maps, keep_rest) if counts else Plan("nothing", {})
+            columns = Columns.of_rows(row.value for row in rows)
+            chosen = plan(table.name, columns, maps, keep_rest) if columns.names else Plan("nothing", {})
         else:
-            counts = Counter(table.columns)
-            chosen = plan(table.name, counts, 1, maps, keep_rest)
-            rows = table.rows(None if chosen.adjust else [name for name in counts if name not in chosen.left_out])
+            columns = Columns(table.columns)
+            chosen = plan(table.name, columns, maps, keep_rest)
+            rows = table.rows(None if chosen.adjust else [name for name in columns.names if chosen.reads(name)])
         self._sources.append(_Source(table.name, chosen, table.notes))
         self._take(rows)
         found = self._sources[-1].found
         for name in wanted:
             if found and not found & set(name.split("|")):
                 missing = name.replace("|", " or the ")
-                raise ColumnsRefused(table.name, list(counts), f"no column gives the {missing}", _named(name))
+                raise ColumnsRefused(table.name, columns.names, f"no column gives the {missing}", _named(name))
 
     def _take(self, rows: Iterable[Row]) -> None:
         """Puts the rows to those there are."""
@@ -102,7 +106,7 @@ class Gathered:
         self.rows[row].values = values
         for name, code, detail in mended(values, source.noted):
             self.blame(row, name, code, detail)
-        for column in sorted(source.plan.unknown & value.keys()):
+        for column in sorted(name for name in source.plan.unknown & value.keys() if value[name] is not None):
             detail = "nobody knows this column; --keep-rest puts it into the metadata, --map FIELD=COLUMN uses it"
             self.faults.append(Fault(self.rows[row].place, column, "unknown_column", detail))
             self.rows[row].is_bad = True
@@ -118,15 +122,19 @@ class Gathered:
         for number in (row, *self._equal.pop(row, ())):
             taken = self.rows[number]
             taken.is_bad, taken.same_as = True, None
+            self.blamed.add((number, name))
             self.faults.append(Fault(taken.place, column, code, detail))
 
     def part_ids(self) -> None:
         """Puts a source's name before its ids where another source has one of them too, as sets that count from 0."""
-        owners: dict[str, set[int]] = defaultdict(set)
+        if len(self._sources) < 2:
+            return
+        owners: dict[str, int] = {}
+        shared: set[int] = set()
         for row in self.rows:
             if isinstance(name := row.values.get("id"), str):
-                owners[name].add(row.source)
-        shared = {number for numbers in owners.values() if len(numbers) > 1 for number in numbers}
+                owner = owners.setdefault(name, row.source)
+                shared |= {owner, row.source} if owner != row.source else set()
         stems = {number: valid_id(_stem(self._sources[number].name)) for number in shared}
         if len(set(stems.values())) < len(stems):
             return  # which only `leave_out_same_ids` can tell
@@ -157,6 +165,17 @@ class Gathered:
             if name in first:
                 self.blame(number, "id", "duplicate_id", f"id {name!r} is also that of {first[name]}; ids must differ")
             first.setdefault(name, row.place)
+
+    def to_check(self) -> list[int]:
+        """Rows that have fields and are equal to no other; also faulty ones, of which more may be wrong."""
+        return [n for n, row in enumerate(self.rows) if row.same_as is None and (row.values or not row.is_bad)]
+
+    def given(self, row: int) -> dict[str, Any]:
+        """A row's fields for the check of its item, without an id that another one has."""
+        values = self.rows[row].values
+        if (row, "id") not in self.blamed:
+            return values
+        return {name: value for name, value in values.items() if name != "id"}
 
     def good(self) -> list[int]:
         return [number for number, row in enumerate(self.rows) if not row.is_bad and row.same_as is None]

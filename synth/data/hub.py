@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 from dail.synth.core.errors import UsageError
-from dail.synth.data.formats import Row, Table, numbered_batches
+from dail.synth.data.table import Row, Table, numbered_batches
 
 PREFIX = "hf:"
 _BATCH_ROWS = 1024

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from dail.synth.data.formats import TAKEN
 from dail.synth.data.reader import Reading
+from dail.synth.data.table import TAKEN
 
 FILES = f"{TAKEN}; a folder of them; or hf:OWNER/NAME[@REVISION][:CONFIG/SPLIT]"
 

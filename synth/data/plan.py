@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,16 @@ OWN = tuple(ExpertSolution.model_fields)
 _INDEX = {"": "it has no name", "Unnamed: 0": "pandas' index", "__index_level_0__": "pandas' index"}
 _SYNONYMS = {
     "problem": ("question", "prompt", "query", "instruction", "statement", "input", "problem_text"),
-    "solution": ("solutions", "solution_*", "explanation", "rationale", "proof", "response", "output", "cot"),
+    "solution": (
+        "solutions",
+        "explanation",
+        "rationale",
+        "proof",
+        "response",
+        "completion",
+        "output",
+        "cot",
+    ),
     "answer": ("final_answer", "short_answer", "ground_truth", "expected_answer", "correct_answer", "target", "gold"),
     "id": ("problem_id", "uuid", "unique_id", "question_id", "record_id", "idx", "index", "problem_idx"),
 }
@@ -34,6 +44,27 @@ class ColumnsRefused(InputError):
         facts = super().facts()
         facts.pop("problems")
         return {**facts, "file": self.name, "columns": list(self.known), "advice": self.advice}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table. `rare`: at most half of its rows have them. `empty`: none has anything in them."""
+
+    names: tuple[str, ...]
+    rare: frozenset[str] = frozenset()
+    empty: frozenset[str] = frozenset()
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[Any]) -> Columns:
+        """Of rows each of which may have others."""
+        there, filled, num_rows = Counter[str](), set[str](), 0
+        for row in rows:
+            num_rows += 1
+            if isinstance(row, Mapping):
+                there.update(row.keys())
+                filled.update(name for name, value in row.items() if value is not None)
+        rare = frozenset(name for name, count in there.items() if count * 2 <= num_rows)
+        return cls(tuple(there), rare, frozenset(there) - filled)
 
 
 @dataclass(frozen=True)
@@ -74,10 +105,6 @@ class Plan:
         named = "+".join(column.path for column in columns)
         return name if named in ("", name) else f"{named} (as {name})"
 
-    def renamed(self) -> list[str]:
-        told = [("+".join(column.path for column in columns), name) for name, columns in self.fields.items()]
-        return [f"{path} → {name}" for path, name in told if path != name]
-
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     found = {}
@@ -101,33 +128,35 @@ def _with_metadata(found: dict[str, Any], extra: dict[str, Any]) -> dict[str, An
     return {**found, "metadata": {**own, **extra}}
 
 
-def plan(
-    name: str, counts: Mapping[str, int], num_rows: int, maps: Mapping[str, tuple[Column, ...]], keep_rest: bool
-) -> Plan:
+def plan(name: str, columns: Columns, maps: Mapping[str, tuple[Column, ...]], keep_rest: bool) -> Plan:
     """The plan of a table.
 
     Args:
         name: of the table, for what is said.
-        counts: by column, how many rows have it.
+        columns: of the table.
         maps: by field, what `--map` says.
         keep_rest: put columns that nobody knows into the metadata.
 
     Raises:
         ColumnsRefused: the columns do not say which is the problem, or there are unknown ones.
     """
-    columns = [column for column in counts if column not in _INDEX]
-    index = {column: why for column, why in _INDEX.items() if column in counts}
-    preset = None if maps or set(columns) <= set(OWN) else recognised(columns)
+    names = [column for column in columns.names if column not in _INDEX]
+    index = {column: why for column, why in _INDEX.items() if column in columns.names}
+    common = set(names) - columns.rare
+    presets = [] if maps or common <= set(OWN) else recognised(common)
     if maps:
-        _check_maps(name, columns, maps)
-    chosen = _of_preset(preset, columns, index) if preset else _of_names(columns, maps, index)
-    rest = [column for column in columns if not _is_used(chosen, column)]
+        _check_maps(name, names, maps)
+    if len(presets) > 1:
+        both = " and as ".join(preset.name for preset in presets)
+        raise ColumnsRefused(name, names, f"they can be read as {both}", "say which are meant with --map")
+    chosen = _of_preset(presets[0], names, index) if presets else _of_names(names, maps, index)
+    rest = [column for column in names if column not in columns.empty and not _is_used(chosen, column)]
     if keep_rest:
         return replace(chosen, kept=(*chosen.kept, *rest))
-    common = [column for column in rest if counts[column] * 2 > num_rows]
-    if "problem" not in chosen.fields or common:
-        why = f"nobody knows {', '.join(common)}" if "problem" in chosen.fields else "no column is the problem"
-        raise ColumnsRefused(name, columns, why, _advice(columns, chosen, common))
+    unknown = [column for column in rest if column in common]
+    if "problem" not in chosen.fields or unknown:
+        why = f"nobody knows {', '.join(unknown)}" if "problem" in chosen.fields else "no column is the problem"
+        raise ColumnsRefused(name, names, why, _advice(names, chosen, unknown))
     return replace(chosen, unknown=frozenset(rest))
 
 

@@ -1,7 +1,8 @@
 """Published data sets by their columns: which of them become an item's fields, which are kept, which are left out.
 
-A preset is taken if a table has all of its `needs`; where several are met, the one that knows most of the columns. What
-none of a preset's parts names is unknown, and refused unless `--keep-rest` puts it into the metadata.
+A preset is taken if a table has all of its `needs`; where several are met, the one that knows most of the columns, and
+if that is not one, none. What no part of a preset names is unknown, and refused unless `--keep-rest` puts it into the
+metadata.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ class Preset:
     """One published shape.
 
     Attributes:
-        about: the sets that have it, by their names on the hub or elsewhere.
+        name: of the set or sets, as it is said.
         needs: columns by which it is recognised.
         fields: by field, its columns as `--map` would name them, several with commas between.
         kept: columns that become metadata under their own names.
         left_out: columns that are not read, each with the reason.
         adjust: makes columns of a row from others; raises ValueError if the row cannot be used.
+        adjusted: what `adjust` does, as it is said.
         ignores: why all other columns are left out; blank if they are unknown.
     """
 
     name: str
-    about: str
     needs: frozenset[str]
     fields: Mapping[str, str]
     kept: frozenset[str] = frozenset()
@@ -52,11 +53,13 @@ class Preset:
         return is_read or column in self.kept or column in self.left_out
 
 
-def recognised(columns: Collection[str]) -> Preset | None:
-    """The preset that these columns are of, if there is one."""
+def recognised(columns: Collection[str]) -> list[Preset]:
+    """The presets that fit these columns best: one, none, or several that fit them equally."""
     there = set(columns)
+    known = {preset.name: (sum(map(preset.knows, there)), len(preset.needs)) for preset in PRESETS}
     met = [preset for preset in PRESETS if preset.needs <= there]
-    return max(met, key=lambda one: (sum(map(one.knows, there)), len(one.needs)), default=None)
+    best = max((known[preset.name] for preset in met), default=None)
+    return [preset for preset in met if known[preset.name] == best]
 
 
 def _columns(text: str) -> frozenset[str]:
@@ -109,48 +112,56 @@ def _olympiadbench(row: dict[str, Any]) -> dict[str, Any]:
 
 
 PRESETS = (
+    # emendes3/e1-proof and emendes3/e1-verifiable, the paper's own
     Preset(
-        "e1", "emendes3/e1-proof and emendes3/e1-verifiable, the paper's own",
+        "e1",
         _columns("problem_id, problem, solution"),
         {"id": "problem_id", "problem": "problem", "solution": "solution"},
     ),
+    # AI-MO/aimo-validation-aime, HuggingFaceH4/aime_2024, math-ai/aime24
     Preset(
-        "aime", "AI-MO/aimo-validation-aime, HuggingFaceH4/aime_2024, math-ai/aime24",
+        "aime",
         _columns("id, problem, url"),
         {"id": "id", "problem": "problem", "solution": "solution", "answer": "answer"},
         kept=_columns("url, year"),
     ),
+    # di-zhang-fdu/AIME_1983_2024
     Preset(
-        "aime-1983-2024", "di-zhang-fdu/AIME_1983_2024",
+        "aime-1983-2024",
         _columns("ID, Year, Question, Answer"),
         {"id": "ID", "problem": "Question", "answer": "Answer"},
         kept=_columns("Year, Problem Number, Part"),
     ),
+    # Maxwell-Jia/AIME_2024
     Preset(
-        "aime-2024", "Maxwell-Jia/AIME_2024",
+        "aime-2024",
         _columns("ID, Problem, Solution, Answer"),
         {"id": "ID", "problem": "Problem", "solution": "Solution", "answer": "Answer"},
     ),
+    # MathArena/aime_2025 and its sisters
     Preset(
-        "matharena", "MathArena/aime_2025 and its sisters",
+        "matharena",
         _columns("problem_idx, problem, answer"),
         {"id": "problem_idx", "problem": "problem", "answer": "answer"},
         kept=_columns("problem_type"),
     ),
+    # AI-MO/NuminaMath-CoT and AI-MO/NuminaMath-TIR
     Preset(
-        "numina", "AI-MO/NuminaMath-CoT and AI-MO/NuminaMath-TIR",
+        "numina",
         _columns("problem, solution, messages"),
         {"problem": "problem", "solution": "solution", "source": "source"},
         left_out={"messages": _REPEATED},
     ),
+    # AI-MO/NuminaMath-1.5
     Preset(
-        "numina-1.5", "AI-MO/NuminaMath-1.5",
+        "numina-1.5",
         _columns("problem, solution, answer, problem_type, question_type"),
         {"id": "uuid", "problem": "problem", "solution": "solution", "answer": "answer", "source": "source"},
         kept=_columns("problem_type, question_type, problem_is_valid, solution_is_valid, synthetic"),
     ),
+    # open-r1/OpenR1-Math-220k
     Preset(
-        "open-r1", "open-r1/OpenR1-Math-220k",
+        "open-r1",
         _columns("problem, solution, answer, problem_type, question_type, generations"),
         {"id": "uuid", "problem": "problem", "solution": "solution", "answer": "answer", "source": "source"},
         kept=_columns("problem_type, question_type"),
@@ -164,8 +175,9 @@ PRESETS = (
             ),
         },
     ),
+    # zwhe99/DeepMath-103K
     Preset(
-        "deepmath", "zwhe99/DeepMath-103K",
+        "deepmath",
         _columns("question, final_answer, r1_solution_1"),
         {"problem": "question", "solution": "r1_solution_1", "answer": "final_answer"},
         kept=_columns("difficulty, topic"),
@@ -174,8 +186,9 @@ PRESETS = (
             "another solution by the same model; --map solution=r1_solution_* takes all",
         ),
     ),
+    # Hothan/OlympiadBench
     Preset(
-        "olympiadbench", "Hothan/OlympiadBench",
+        "olympiadbench",
         _columns("question, solution, final_answer"),
         {"id": "id", "problem": "context,question", "solution": "solution", "answer": "final_answer"},
         kept=_columns(
@@ -186,39 +199,45 @@ PRESETS = (
         adjust=_olympiadbench,
         adjusted="the parts of an answer joined by commas",
     ),
+    # HARP (github.com/aadityasingh/HARP)
     Preset(
-        "harp", "HARP (github.com/aadityasingh/HARP)",
+        "harp",
         _columns("problem, year, contest, number, solution_1"),
         {"id": "year,contest,number", "problem": "problem", "solution": "solution_*", "answer": "answer"},
         kept=_columns("level, subject, choices, answer_choice, multiple_choice_only, num_solutions"),
         adjust=_harp,
         adjusted="choices shown where there is no problem without them",
     ),
+    # the MATH set of Hendrycks et al., such as EleutherAI/hendrycks_math
     Preset(
-        "math", "the MATH set of Hendrycks et al., such as EleutherAI/hendrycks_math",
+        "math",
         _columns("problem, solution, level, type"),
         {"problem": "problem", "solution": "solution"},
         kept=_columns("level, type"),
     ),
+    # HuggingFaceH4/MATH-500
     Preset(
-        "math-500", "HuggingFaceH4/MATH-500",
+        "math-500",
         _columns("problem, solution, answer, unique_id"),
         {"id": "unique_id", "problem": "problem", "solution": "solution", "answer": "answer"},
         kept=_columns("subject, level"),
     ),
+    # KbsdJames/Omni-MATH
     Preset(
-        "omni-math", "KbsdJames/Omni-MATH",
+        "omni-math",
         _columns("problem, solution, answer, domain, difficulty"),
         {"problem": "problem", "solution": "solution", "answer": "answer", "source": "source"},
         kept=_columns("domain, difficulty"),
     ),
+    # GAIR/LIMO
     Preset(
-        "limo", "GAIR/LIMO",
+        "limo",
         _columns("question, solution, answer"),
         {"problem": "question", "solution": "solution", "answer": "answer"},
     ),
+    # verl's own shape: data sets for its trainers, emendes3/aime_2024 and its sisters
     Preset(
-        "verl", "verl's own shape: data sets for its trainers, emendes3/aime_2024 and its sisters",
+        "verl",
         _columns("prompt, reward_model"),
         {
             "id": "extra_info.index", "problem": "prompt", "solution": "extra_info.solution",
@@ -227,14 +246,16 @@ PRESETS = (
         kept=_columns("ability, extra_info"),
         left_out={"agent_name": "of verl's trainer", "raw_prompt": "repeats prompt"},
     ),
+    # IMO-AnswerBench, answerbench.csv and answerbench_v2.csv
     Preset(
-        "imo-answerbench", "IMO-AnswerBench, answerbench.csv and answerbench_v2.csv",
+        "imo-answerbench",
         _columns("Problem ID, Problem, Short Answer, Subcategory"),
         {"id": "Problem ID", "problem": "Problem", "answer": "Short Answer", "source": "Source"},
         kept=_columns("Category, Subcategory"),
     ),
+    # IMO-ProofBench, proofbench.csv
     Preset(
-        "imo-proofbench", "IMO-ProofBench, proofbench.csv",
+        "imo-proofbench",
         _columns("Problem ID, Problem, Solution, Grading guidelines"),
         {
             "id": "Problem ID", "problem": "Problem", "solution": "Solution", "answer": "Short Answer",
@@ -242,8 +263,9 @@ PRESETS = (
         },
         kept=_columns("Grading guidelines, Category, Level"),
     ),
+    # Idavidrein/gpqa
     Preset(
-        "gpqa", "Idavidrein/gpqa",
+        "gpqa",
         _columns("Question, Correct Answer, Incorrect Answer 1, Incorrect Answer 2, Incorrect Answer 3"),
         {"id": "Record ID", "problem": "Question", "solution": "Explanation", "answer": "Correct Answer"},
         kept=_columns("Subdomain, High-level domain"),

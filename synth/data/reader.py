@@ -96,9 +96,9 @@ def read_items(
         same: fields by which two items are equal; the second is left out.
     """
     maps = parse_maps(reading.maps, OWN)
-    names = _names(source)
+    names, objects = _apart(source)
     gathered = Gathered()
-    for table in read_tables(names) if names else [read_objects(_objects(source))]:
+    for table in read_tables(names) if names else [read_objects(objects)]:
         gathered.add(table, maps, reading.keep_rest, wanted if names else ())
     gathered.part_ids()
     gathered.leave_out_repeated(same)
@@ -119,30 +119,34 @@ def read_items(
     return Read(items, account)
 
 
-def _names(source: Any) -> list[str | Path]:
-    """The names, if names were given."""
+def _apart(source: Source) -> tuple[list[str | Path], list[Any]]:
+    """The names, if names were given, else the objects."""
     if isinstance(source, str | Path):
-        return [source]
-    if isinstance(source, list | tuple) and all(isinstance(one, str | Path) for one in source):
-        return list(source)
-    return []
-
-
-def _objects(source: Any) -> list[Any]:
-    return [one.model_dump(mode="json", exclude_unset=True) if isinstance(one, Frozen) else one for one in source]
+        return [source], []
+    if isinstance(source, Mapping):
+        raise InputError("one object was given; wanted a list of them, or the name of a file")
+    given: list[Any] = list(source)
+    if given and all(isinstance(one, str | Path) for one in given):
+        return given, []
+    return [], [one.model_dump(mode="json", exclude_unset=True) if isinstance(one, Frozen) else one for one in given]
 
 
 def _checked(gathered: Gathered, check: Check[T]) -> list[T]:
     """The items that can be used; the faults of the others are put to those there are."""
-    rows = gathered.good()
+    rows = gathered.to_check()
     try:
-        return check([gathered.rows[row].values for row in rows]) if rows else []
+        items = check([gathered.given(row) for row in rows]) if rows else []
+        if not gathered.faults:
+            return items
     except InputError as error:
+        told = set(gathered.blamed)
         for pointer, code, detail in error.problems:
             _, _, number, *path = pointer.split("/")
-            gathered.blame(rows[int(number)], path[0] if path else "", code, detail)
+            row, name = rows[int(number)], path[0] if path else ""
+            if (row, name) not in told:
+                gathered.blame(row, name, code, detail)
     rows = gathered.good()
-    return check([gathered.rows[row].values for row in rows]) if rows else []
+    return check([gathered.given(row) for row in rows]) if rows else []
 
 
 def _advice(reading: Reading, has_items: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 from dail.synth.core.errors import UsageError
 from dail.synth.data.faults import Place
-from dail.synth.data.formats import SUFFIXES, TAKEN, Row, Table, read_table, refusing, suffix_of
+from dail.synth.data.formats import SUFFIXES, read_table
 from dail.synth.data.hub import PREFIX, read_hub
+from dail.synth.data.table import TAKEN, Row, Table, refusing
+from dail.synth.data.text import suffix_of
 
 # what the hub and its library leave beside the data
 _NO_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "package.json"}
@@ -36,6 +39,8 @@ def read_tables(names: Iterable[str | Path]) -> Iterator[Table]:
                 seen.add(text)
                 yield read_hub(text)
             continue
+        if "://" in text:
+            raise UsageError(f"{text} is an address; download the file, or name a set of the hub as hf:OWNER/NAME")
         for path in _files(text):
             if path.resolve() not in seen:
                 seen.add(path.resolve())
@@ -44,8 +49,12 @@ def read_tables(names: Iterable[str | Path]) -> Iterator[Table]:
 
 def read_objects(values: Iterable[Mapping[str, Any]]) -> Table:
     """Objects that are there already, as a table without a name."""
-    rows = [Row(Place("", "item", number), value) for number, value in enumerate(values)]
+    rows = [Row(Place("", "item", number), _named(value)) for number, value in enumerate(values)]
     return Table("", None, lambda _: iter(rows))
+
+
+def _named(value: Any) -> Any:
+    return {str(name): part for name, part in value.items()} if isinstance(value, Mapping) else value
 
 
 def _files(name: str) -> Sequence[Path]:
@@ -57,7 +66,7 @@ def _files(name: str) -> Sequence[Path]:
             return [path]
     found = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
     if not found:
-        raise UsageError(f"{name} matches no file; look with: ls {name}")
+        raise UsageError(f"{name} matches no file; look with: ls {shlex.quote(str(path.parent))}")
     return [file for match in found for file in (_of_folder(match) if match.is_dir() else [match])]
 
 

@@ -9,32 +9,37 @@ from decimal import Decimal
 from typing import Any
 
 _ID_LENGTH = 128
+_DEPTH = 200  # pydantic takes 255
 _NOT_ID = re.compile(r"[^A-Za-z0-9_.:-]+")
 
 
-def plain(value: Any) -> Any:
-    """The value without nulls and NaN at any depth, with dates, times and decimals as text.
+def plain(value: Any, depth: int = 0) -> Any:
+    """The value without nulls and NaN at any depth, with dates, times and decimals as text, numpy's as Python's.
 
     >>> plain({"when": dt.date(2003, 3, 25), "score": float("nan"), "steps": ["a", None]})
     {'when': '2003-03-25', 'steps': ['a']}
 
     Raises:
-        ValueError: bytes stand in it.
+        ValueError: bytes stand in it, or it is nested too deeply.
     """
     if isinstance(value, str | int):
         return value
     if isinstance(value, float):
-        return None if value != value else value
+        return None if value != value else float(value)  # numpy's is one too, and writes itself otherwise
+    if depth > _DEPTH:
+        raise ValueError("it is nested too deeply")
     if isinstance(value, dict):
         # a key that is no text comes from a Parquet map only
-        parts = ((key if isinstance(key, str) else str(key), plain(part)) for key, part in value.items())
+        parts = ((key if isinstance(key, str) else str(key), plain(part, depth + 1)) for key, part in value.items())
         return {key: part for key, part in parts if part is not None}
     if isinstance(value, list | tuple):
-        return [part for part in map(plain, value) if part is not None]
+        return [part for one in value if (part := plain(one, depth + 1)) is not None]
     if isinstance(value, dt.date | dt.time):  # a datetime is a date too
         return value.isoformat()
     if isinstance(value, Decimal):
         return text_of(value)
+    if hasattr(value, "tolist"):  # a number or an array of numpy
+        return plain(value.tolist(), depth + 1)
     if isinstance(value, bytes):
         raise ValueError("it holds bytes, which are no text; leave the column out of the file")
     return str(value) if isinstance(value, dt.timedelta) else value
@@ -63,7 +68,9 @@ def valid_id(text: str) -> str:
     >>> valid_id("test/algebra/7.json")
     'test-algebra-7.json'
     """
-    name = _NOT_ID.sub("-", text.strip()).strip("-")
+    text = text.strip()
+    name = _NOT_ID.sub("-", text)
+    name = name if name == text else name.strip("-")
     if name and len(name) <= _ID_LENGTH:
         return name
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "utf16be.jsonl": (b"\xfe\xff" + json.dumps(ITEM).encode("utf-16-be"), "bytes FE FF: this is UTF-16"),
     "no mark.jsonl": (json.dumps(ITEM).encode("utf-16-le"), "byte 1 is NUL: this is UTF-16LE"),
+    "no mark, 32.jsonl": (json.dumps(ITEM).encode("utf-32-le"), "byte 1 is NUL: this is UTF-32LE"),
+    "no mark, turned.jsonl": (json.dumps(ITEM).encode("utf-16-be"), "byte 0 is NUL: this is UTF-16BE"),
     "utf32.json": (json.dumps([ITEM]).encode("utf-32"), "this is UTF-32"),
     "latin1.jsonl": (
         b"{}\n" + '{"problem": "clé"}'.encode("latin1"),
@@ -160,7 +163,7 @@ def test_a_file_that_cannot_be_read_is_the_user_s_error(tmp_path: Path, name: st
 
 def test_the_iconv_line_that_is_offered_does_what_it_says(tmp_path: Path):
     for name, encoding in (
-        ("a.jsonl", "utf-16"),
+        ("a file.jsonl", "utf-16"),
         ("b.jsonl", "utf-16-le"),
         ("c.jsonl", "latin1"),
         ("d.jsonl", "cp1252"),
@@ -171,7 +174,7 @@ def test_the_iconv_line_that_is_offered_does_what_it_says(tmp_path: Path):
             load_items(path)
         command = str(refused.value).rpartition("convert it: ")[2]
         subprocess.run(command, shell=True, check=True, timeout=20)
-        (item,) = load_items(command.rpartition(" > ")[2])
+        (item,) = load_items(shlex.split(command)[-1])
         assert item.problem == text
 
 

@@ -397,6 +397,37 @@ def test_a_column_that_few_rows_have_is_a_fault_of_those_rows(tmp_path: Path):
     assert read_solutions(path, Reading(keep_rest=True)).items[3].metadata == {"hint": "x"}
 
 
+def test_columns_without_anything_in_them_are_not_there(tmp_path: Path):
+    rows = [
+        {"problem": "1?", "solution": DUE, "hint": None},
+        {"problem": "2?", "solution": DUE, "hint": None, "x": None},
+    ]
+    assert len(read_solutions(write(tmp_path, *rows)).items) == 2
+    rows[1]["x"] = 1
+    with pytest.raises(InputError, match=r"x: nobody knows this column; .*line 2$"):
+        read_solutions(write(tmp_path, *rows))
+
+
+def test_columns_of_two_published_sets_are_not_guessed(tmp_path: Path):
+    row = {"problem_id": 1, "problem": LAMP, "solution": DUE, "messages": [USER]}
+    with pytest.raises(ColumnsRefused, match=r"they can be read as e1 and as numina; .*say which are meant with --map"):
+        read_solutions(write(tmp_path, row))
+    item = mapped(tmp_path, row, "id=problem_id", keep_rest=True)
+    assert item.id == "1" and "messages" in item.metadata
+
+
+def test_a_few_rows_do_not_make_a_preset(tmp_path: Path):
+    rows = [{"problem": f"{n}?", "solution": DUE} for n in range(5)]
+    rows[3]["messages"] = [USER]
+    with pytest.raises(InputError, match=r"messages: nobody knows this column"):
+        read_solutions(write(tmp_path, *rows))
+
+
+def test_names_of_objects_need_not_be_texts():
+    with pytest.raises(InputError, match="nobody knows 1; its columns are problem, solution, 1"):
+        read_solutions([{"problem": "1?", "solution": DUE, 1: 2}])
+
+
 def test_the_rest_does_not_write_over_metadata(tmp_path: Path):
     row = {"problem": LAMP, "solution": DUE, "metadata": {"level": 1}, "level": 2}
     with pytest.raises(InputError, match="column 'level' is to be kept in the metadata, which has a 'level' already"):

@@ -8,14 +8,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dail.synth.core.errors import InputError, UsageError
 from dail.synth.data.faults import RowsRefused
+from dail.synth.data.formats import SUFFIXES
 from dail.synth.data.reader import Reading, load_items, read_solutions
 from dail.synth.data.values import plain, text_of, valid_id
 from dail.synth.schema.items import ExpertSolution
@@ -112,7 +114,14 @@ def test_the_text_of_a_number_is_its_value(number: float):
 
 @pytest.mark.parametrize(
     ("given_id", "name"),
-    [(7, "7"), (7.0, "7"), (" a ", "a"), ("test/algebra/1.json", "test-algebra-1.json"), ("1990 II 3", "1990-II-3")],
+    [
+        (7, "7"),
+        (-1, "-1"),
+        (7.0, "7"),
+        (" a ", "a"),
+        ("test/algebra/1.json", "test-algebra-1.json"),
+        ("1990 II 3", "1990-II-3"),
+    ],
 )
 def test_an_id_is_made_valid_and_the_given_one_is_kept(tmp_path: Path, told: Told, given_id: Any, name: str):
     item = one(tmp_path, id=given_id, metadata={"level": 1})
@@ -171,11 +180,19 @@ def test_every_fault_is_told_grouped_and_shortened_and_complete_for_programs(tmp
 
 
 def test_faults_of_one_row_of_equal_rows_and_of_all_columns_are_told(tmp_path: Path):
-    rows = [FORM_FEED, FORM_FEED, {"problem": "", "solution": ""}, "[1]", {**ITEM, "hint": 1}, ITEM, ITEM]
+    rows = [
+        FORM_FEED,
+        FORM_FEED,
+        {"problem": "", "solution": ""},
+        "[1]",
+        {**ITEM, "hint": 1, "solution": ""},
+        ITEM,
+        ITEM,
+    ]
     with pytest.raises(RowsRefused) as refused:
         load_items(write(tmp_path, *rows))
     assert [(one.place.number, one.column) for one in sorted(refused.value.faults)] == [
-        (1, "solution"), (2, "solution"), (3, "problem"), (3, "solution"), (4, ""), (5, "hint"),
+        (1, "solution"), (2, "solution"), (3, "problem"), (3, "solution"), (4, ""), (5, "hint"), (5, "solution"),
     ]  # fmt: skip
 
 
@@ -200,6 +217,15 @@ def test_faults_of_several_files_are_told_together(tmp_path: Path):
         RowsRefused, match=r"(?s)10 faults in 10 of 22 rows; .*a\.jsonl line 1; .*nine\.jsonl lines 4 to 12"
     ):
         load_items(files)
+
+
+def test_a_row_with_a_known_fault_is_looked_at_further(tmp_path: Path):
+    rows = [{**ITEM, "id": 1}, {**ITEM, "id": 1, "solution": ["a", " ", "\f"]}, {**ITEM, "answer": [1, 2], "kind": "x"}]
+    with pytest.raises(RowsRefused) as refused:
+        load_items(write(tmp_path, *rows))
+    assert [(one.place.number, one.column) for one in sorted(refused.value.faults)] == [
+        (2, "id"), (2, "solution"), (2, "solution"), (3, "answer"), (3, "kind"),
+    ]  # fmt: skip
 
 
 def test_bad_rows_are_left_out_and_written_with_reasons(tmp_path: Path, told: Told):
@@ -259,6 +285,29 @@ def test_objects_are_read_as_files_are_and_told_by_their_index(tmp_path: Path):
     assert load_items(load_items(rows[:1])) == load_items(iter(rows[:1])) == load_items(rows[:1])
 
 
+def test_numbers_of_numpy_are_numbers():
+    rows = [{**ITEM, "id": np.int64(3), "answer": np.float64(24), "metadata": {"a": np.array([1.0, np.nan])}}]
+    (item,) = load_items(rows)
+    assert (item.id, item.answer, item.metadata) == ("3", "24", {"a": [1.0]})
+
+
+def test_one_object_is_no_list_of_them():
+    with pytest.raises(InputError, match="one object was given; wanted a list of them"):
+        load_items(ITEM)
+
+
+@pytest.mark.parametrize("depth", [150, 400, 900])
+def test_what_is_nested_too_deeply_is_a_fault_of_its_row(tmp_path: Path, depth: int):
+    path = write(
+        tmp_path, ITEM, json.dumps({**ITEM, "metadata": {"a": "X"}}).replace('"X"', "[" * depth + "1" + "]" * depth)
+    )
+    if depth < 200:
+        load_items(path)
+    else:
+        with pytest.raises(RowsRefused, match=r"nested too deeply: .* line 2$"):
+            load_items(path)
+
+
 def test_metadata_of_csv_may_be_json(tmp_path: Path):
     (tmp_path / "a.csv").write_text('problem,solution,metadata\na,b,"{""level"": 3, ""x"": null}"\n')
     assert load_items(tmp_path / "a.csv")[0].metadata == {"level": 3}
@@ -271,3 +320,41 @@ def test_bytes_are_refused_with_their_column(tmp_path: Path):
     pq.write_table(pa.table({"problem": ["a"], "solution": ["b"], "picture": [b"x"]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="column 'picture': it holds bytes"):
         read_solutions(tmp_path / "a.parquet", Reading(keep_rest=True))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=4), part, max_size=3),
+    max_leaves=6,
+)
+NAMES = st.sampled_from(
+    ["problem", "solution", "answer", "id", "kind", "metadata", "question", "final_answer", "prompt", "reward_model",
+     "messages", "problem_id", "url", "year", "solution_1", "contest", "number", "image_1", "x", ""]
+)  # fmt: skip
+ROWS = st.lists(JSON | st.dictionaries(NAMES, JSON | st.just("a"), max_size=8), max_size=4)
+
+
+@settings(deadline=None)
+@given(
+    ROWS, st.booleans(), st.sampled_from([(), ("problem=question,solution=solution_*",), ("answer=reward_model.*",)])
+)
+def test_any_rows_are_taken_or_refused(rows: list[Any], keep_rest: bool, maps: tuple[str, ...]):
+    try:
+        read = read_solutions(rows, Reading(maps=maps, keep_rest=keep_rest))
+    except (InputError, UsageError) as error:
+        assert str(error) and json.dumps(error.facts(), default=str)
+    else:
+        assert len(read.items) + len(read.account.repeated) == len(rows)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=80) | ROWS.map(lambda rows: "\n".join(map(json.dumps, rows)).encode()), st.sampled_from(SUFFIXES)
+)
+def test_any_file_is_taken_or_refused(tmp_path: Path, data: bytes, suffix: str):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(data)
+    try:
+        load_items(path)
+    except (InputError, UsageError) as error:
+        assert path.name in str(error)

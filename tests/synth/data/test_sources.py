@@ -13,6 +13,7 @@ from dail.synth.core.errors import UsageError
 from dail.synth.data.hub import HubName
 from dail.synth.data.reader import load_items, read_solutions
 from dail.synth.data.sources import read_tables
+from tests.conftest import Told
 
 
 def write(path: Path, *problems: str, **more: Any) -> Path:
@@ -37,6 +38,16 @@ def test_a_folder_is_its_files_by_name_at_any_depth_but_for_hidden_ones_and_desc
     (tmp_path / "set" / "README.md").write_text("a card")
     (tmp_path / "set" / "dataset_infos.json").write_text("{}")
     assert problems(tmp_path / "set") == ["1", "2"]
+
+
+def test_files_with_the_same_columns_are_told_in_one_line(tmp_path: Path, told: Told):
+    for n in range(12):
+        write(tmp_path / "set" / f"{n:02}.jsonl", str(n), "more")
+    assert len(problems(tmp_path / "set")) == 13
+    first, second = told().splitlines()
+    files = f"12 files, {tmp_path}/set/00.jsonl to {tmp_path}/set/11.jsonl"
+    assert first == f"own columns: 13 items from {files}: columns as they are"
+    assert second.startswith("equal items are drawn once, 11 left out: ") and second.endswith(" and 8 more")
 
 
 def test_a_pattern_that_no_shell_took_apart_is_taken_apart(tmp_path: Path):
@@ -82,6 +93,16 @@ def test_ids_that_two_files_have_get_the_files_names(tmp_path: Path):
     read = read_solutions([one, two, third])
     assert [item.id for item in read.items] == ["aime24:0", "aime25:0", "7"]
     assert "id: aime25: put before, as another source has the same ids" in " ".join(read.account.sources[1].notes)
+
+
+def test_an_address_is_refused_with_what_to_do():
+    with pytest.raises(UsageError, match="is an address; download the file, or name a set of the hub as hf:OWNER/NAME"):
+        problems("https://huggingface.co/datasets/o/n")
+
+
+def test_names_may_come_from_a_generator(tmp_path: Path):
+    files = [write(tmp_path / f"{n}.jsonl", str(n)) for n in range(3)]
+    assert [item.problem for item in load_items(path for path in files)] == ["0", "1", "2"]
 
 
 def test_what_is_no_name_of_a_set_is_refused():
