@@ -69,12 +69,13 @@ def test_submit_watch_and_results_follow_a_batch_to_its_end(dail, live, http, mo
     assert [json.loads(line)["status"] for line in out.read_text().splitlines()] == ["succeeded"] * 4
 
 
-def test_submit_says_what_contradicts_in_a_file(dail, live, tmp_path):
+def test_submit_says_what_contradicts_in_a_file(dail, live, http, tmp_path):
     path = tmp_path / "solutions.jsonl"
     path.write_text(json.dumps({"id": "a", "problem": "1+1?", "solution": r"As 1 is odd, \boxed{2}", "answer": "3"}))
     submitted = dail("submit", path, "--api", live.url, "--run-label", tmp_path)
     assert submitted.returncode == 0 and submitted.stdout.strip().startswith("batch_")
     assert f"data check: 1 answer contradicts the box (a); `dail doctor {path}` lists" in submitted.stderr
+    http.post(f"/v1/batches/{submitted.stdout.strip()}/cancel")  # the next test leases what is queued
 
 
 def test_failed_items_are_named_and_the_exit_code_is_3(dail, live, http, model, solutions, tmp_path):

@@ -14,6 +14,7 @@ from dail.serve.cli import main
 from dail.synth.run import local
 from dail.synth.run.local import SynthesisResult
 from dail.synth.schema.items import ExpertSolution
+from dail.synth.schema.kinds import ItemKinds
 from dail.train.evals import evaluation
 from dail.train.evals.problems import EvalProblem
 from tests.conftest import DEMO_MODEL
@@ -56,7 +57,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[ExpertSolution]:
         found.extend(items)
         return SynthesisResult(
             batch_id="b", manifest=None, units=1, committed=1, failed=0, tokens=1, student_share=None,
-            interrupted=False, failures=(),
+            interrupted=False, kinds=ItemKinds(), failures=(),
         )  # fmt: skip
 
     monkeypatch.setattr(local, "_synthesise", draw)
@@ -158,7 +159,8 @@ def test_submit_sends_what_was_mapped(dail: Dail, monkeypatch: pytest.MonkeyPatc
     def post(client: Any, path: str, body: Any) -> Any:
         sent.append(body)
         counts = {"total": 1}
-        return {"id": "b", "status": "queued", "request_counts": counts, "units": counts, "model": {"name": "m"}}
+        known = {"id": "b", "status": "queued", "model": {"name": "m"}, "item_kinds": {}}
+        return {**known, "request_counts": counts, "units": counts}
 
     monkeypatch.setattr(commands.Client, "post", post)
     ended = dail(

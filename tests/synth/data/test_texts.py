@@ -113,9 +113,7 @@ def test_the_bundled_solutions_are_clean(name: str):
      r"\n", r"\begin{asy}", "<pre ", "\n\n$", r"\begin{a}", "\t au"],
 )  # fmt: skip
 def test_time_is_linear_in_the_text(piece: str):
-    took = []
-    for size in (25_000, 200_000):
-        start = time.process_time()
-        notes(piece * (size // len(piece)))
-        took.append(time.process_time() - start)
-    assert took[1] < 30 * took[0] + 0.1  # quadratic time would be 64 times as much
+    """800,000 characters take a tenth of a second to one; a square takes many seconds."""
+    start = time.process_time()
+    notes(piece * (800_000 // len(piece)))
+    assert time.process_time() - start < 5

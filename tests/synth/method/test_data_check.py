@@ -124,14 +124,15 @@ def test_nothing_is_found_in_the_bundled_solutions(path: Path):
     assert check_data(load_items(path), Synthesis()).findings == ()
 
 
-def test_problems_of_an_evaluation_file_are_named_by_id_or_line(tmp_path: Path):
+def test_problems_of_an_evaluation_set_are_read_as_it_is_published(tmp_path: Path):
     path = tmp_path / "problems.jsonl"
     path.write_text('{"id": "a", "problem": "1+1?", "answer": "2"}\n\n{"problem": "2+2?"}\n')
-    assert problems_of(path) == {"a": "1+1?", "line 3": "2+2?"}
-    path.write_text('{"question": "1+1?"}')
-    with pytest.raises(UsageError, match='line 1 has no text "problem"'):
-        problems_of(path)
-    with pytest.raises(UsageError, match="cannot be read"):
+    assert problems_of(path) == {"a": "1+1?", "problem 2": "2+2?"}
+    path.write_text('{"ID": 7, "Year": 1990, "Question": "1+1?", "Answer": "2"}')
+    assert problems_of(path) == {"7": "1+1?"}
+    path.write_text('{"problem": [{"role": "user", "content": "1+1?"}], "answer": "2"}\n{"problem": 5}')
+    assert problems_of(path) == {"problem 1": "1+1?", "problem 2": "5"}
+    with pytest.raises(UsageError, match="does not exist"):
         problems_of(tmp_path / "none.jsonl")
 
 

@@ -84,12 +84,10 @@ def test_other_losses_are_told_with_what_to_do(text: str, why: str):
 
 @pytest.mark.parametrize("piece", ["\tau $", "$\tau ", "\neq ", "$x \to ", "\\( \tan ", "\theta ", "$$$\to", "\t \tau"])
 def test_time_is_linear_in_the_text(piece: str):
-    took = []
-    for size in (50_000, 400_000):
-        start = time.process_time()
-        fault(piece * (size // len(piece)))
-        took.append(time.process_time() - start)
-    assert took[1] < 30 * took[0] + 0.1  # quadratic time would be 64 times as much
+    """800,000 characters take a tenth of a second to one; a square takes many seconds."""
+    start = time.process_time()
+    fault(piece * (800_000 // len(piece)))
+    assert time.process_time() - start < 5
 
 
 def test_the_place_is_told_in_the_user_s_json():
