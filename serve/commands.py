@@ -96,6 +96,7 @@ def serve(
 @verb("submit")
 @options.files()
 @options.reading("invalid.jsonl")
+@options.against()
 @_api
 @click.option("--model", help="A model the API has registered; its only one if left out.")
 @click.option("--run-label", help="The same files under another label is another batch.")
@@ -105,6 +106,7 @@ def submit(
     chosen: Chosen,
     files: tuple[str, ...],
     reading: Reading,
+    against: str | None,
     api: str,
     model: str | None,
     run_label: str | None,
@@ -115,11 +117,12 @@ def submit(
 
     Prints the batch's id. Submitting the same files with the same settings again finds the batch there is.
     """
-    from dail.synth.method.data_check import check_data
+    from dail.synth.method.data_check import check_data, problems_of
 
     synthesis = chosen.load(Synthesis, "synthesis")
     solutions = read_solutions(files, reading).items
-    if (check := check_data(solutions, synthesis)).findings:
+    problems = problems_of(against) if against else None
+    if (check := check_data(solutions, synthesis, problems)).findings:
         say(f"data check: {check.told()}; `dail doctor {' '.join(files)}` lists what was found")
     body = {
         "items": [item.model_dump(mode="json", exclude_defaults=True) for item in solutions],

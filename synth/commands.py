@@ -84,6 +84,7 @@ def worker(
 @verb("synth")
 @options.files()
 @options.reading("OUT/invalid.jsonl")
+@options.against()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of shards, manifest and ledger.")
 @_MODEL
 @_ACTORS
@@ -92,6 +93,7 @@ def synth(
     chosen: Chosen,
     files: tuple[str, ...],
     reading: Reading,
+    against: str | None,
     out: Path,
     model: Path | None,
     actors: int | None,
@@ -105,7 +107,9 @@ def synth(
     from dail.synth.run.local import synthesise
 
     with console.all_on_stderr(), console.stop_on_signals() as stop:
-        summary = synthesise(files, out.resolve(), *_both(chosen, model, actors), reading=reading, stop=stop)
+        summary = synthesise(
+            files, out.resolve(), *_both(chosen, model, actors), reading=reading, against=against, stop=stop
+        )
     if as_json:
         always = {"manifest": summary.manifest, "student_share": summary.student_share}
         console.emit({**summary.model_dump(mode="json", exclude_none=True), **always})
@@ -129,11 +133,7 @@ def synth(
 @_MODEL
 @_ACTORS
 @click.option("--no-preview", is_flag=True, help="Start no engine: no traces, no forecast.")
-@click.option(
-    "--against",
-    metavar="PROBLEMS",
-    help="Evaluation problems that FILEs must not have.",
-)
+@options.against()
 @click.option("--json", "as_json", is_flag=True, help="Everything, unshortened, as one JSON object.")
 def doctor(
     chosen: Chosen,

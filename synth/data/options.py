@@ -20,6 +20,15 @@ def files(*, required: bool = True) -> Callable[[Callable[..., Any]], Callable[.
     return click.argument("files", metavar="FILE...", nargs=-1, required=required, type=click.Path())
 
 
+def against() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--against`, given to the verb as `against`."""
+    return click.option(
+        "--against",
+        metavar="PROBLEMS",
+        help="Problems of an evaluation, as FILE...; the data check names those that are among the items.",
+    )
+
+
 def reading(invalid_file: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`--map`, `--keep-rest`, `--skip-invalid` and `--invalid-to`, given to the verb as `reading`.
 

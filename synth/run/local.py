@@ -49,9 +49,9 @@ from dail.synth.core.files import Objects
 from dail.synth.core.progress import OnProgress, told_to
 from dail.synth.core.running import Stop
 from dail.synth.data.account import Account
-from dail.synth.data.reader import Reading, read_solutions
+from dail.synth.data.reader import Reading, Source, read_solutions
 from dail.synth.method.counts import count_kinds
-from dail.synth.method.data_check import check_data
+from dail.synth.method.data_check import check_data, problems_of
 from dail.synth.method.prompts import role_templates
 from dail.synth.run.unit_source import Progress, Standing
 from dail.synth.run.worker import run_worker
@@ -318,6 +318,7 @@ def synthesise(
     *,
     model: str | Path | None = None,
     reading: Reading | None = None,
+    against: Source | None = None,
     on_progress: OnProgress | None = None,
     stop: Stop | None = None,
 ) -> SynthesisResult:
@@ -333,6 +334,7 @@ def synthesise(
         model: folder of the model, instead of the one in `config`.
         reading: which columns are which fields, and what becomes of rows that cannot be used; these are refused, and
             written to `out`/invalid.jsonl if they are to be skipped.
+        against: problems of an evaluation; the data check says which of them are among the items.
         on_progress: called in the thread that does the work; what it raises ends the run.
         stop: `set()` from another thread, it ends the run early; what is done is kept. KeyboardInterrupt does so too.
 
@@ -342,8 +344,9 @@ def synthesise(
     """
     config, synthesis, out = _with_model(config, model), synthesis or Synthesis(), Path(out).resolve()
     read = read_solutions(items, (reading or Reading()).writing_to(out))
+    problems = problems_of(against) if against else None
     with told_to(on_progress):
-        result = _synthesise(read.items, out, config, synthesis, stop)
+        result = _synthesise(read.items, out, config, synthesis, stop, problems)
     return result.model_copy(update={"read": read.account})
 
 
@@ -358,12 +361,17 @@ def _with_model(config: SynthConfig | None, model: str | Path | None) -> SynthCo
 
 
 def _synthesise(
-    items: list[ExpertSolution], out: Path, config: SynthConfig, synthesis: Synthesis, stop: Stop | None
+    items: list[ExpertSolution],
+    out: Path,
+    config: SynthConfig,
+    synthesis: Synthesis,
+    stop: Stop | None,
+    against: Mapping[str, str] | None,
 ) -> SynthesisResult:
     model = identify(config.engine.model, student=config.student)
     synthesis.check(model.template_reads)
     synthesis = tried_out(synthesis)
-    if (check := check_data(items, synthesis)).findings:
+    if (check := check_data(items, synthesis, against)).findings:
         _log.info(f"data check: {check.told()}; `dail doctor` lists what was found")
     batch = make_batch(items, synthesis, model, out)
     try:

@@ -72,9 +72,12 @@ def test_submit_watch_and_results_follow_a_batch_to_its_end(dail, live, http, mo
 def test_submit_says_what_contradicts_in_a_file(dail, live, http, tmp_path):
     path = tmp_path / "solutions.jsonl"
     path.write_text(json.dumps({"id": "a", "problem": "1+1?", "solution": r"As 1 is odd, \boxed{2}", "answer": "3"}))
-    submitted = dail("submit", path, "--api", live.url, "--run-label", tmp_path)
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text(json.dumps({"id": "e", "problem": "1 + 1?", "answer": 2}))
+    submitted = dail("submit", path, "--api", live.url, "--run-label", tmp_path, "--against", problems)
     assert submitted.returncode == 0 and submitted.stdout.strip().startswith("batch_")
-    assert f"data check: 1 answer contradicts the box (a); `dail doctor {path}` lists" in submitted.stderr
+    found = "1 answer contradicts the box (a); 1 problem of the evaluation set (a)"
+    assert f"data check: {found}; `dail doctor {path}` lists" in submitted.stderr
     http.post(f"/v1/batches/{submitted.stdout.strip()}/cancel")  # the next test leases what is queued
 
 

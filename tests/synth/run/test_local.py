@@ -85,8 +85,9 @@ def test_what_the_items_contradict_is_said_before_anything_is_drawn(
     monkeypatch.setattr(local, "run_worker", lambda *_, **__: True)
     caplog.set_level("INFO", logger="dail")
     wrong = [{"id": "a", "problem": "1+1?", "solution": r"As 1 is odd, \boxed{2}", "answer": "3"}]
-    assert synthesise(wrong, tmp_path, fake_config()).interrupted
-    assert "data check: 1 answer contradicts the box (a); `dail doctor` lists what was found" in caplog.messages
+    assert synthesise(wrong, tmp_path, fake_config(), against=[{"problem": "1 + 1?", "answer": "2"}]).interrupted
+    found = "1 answer contradicts the box (a); 1 problem of the evaluation set (a)"
+    assert f"data check: {found}; `dail doctor` lists what was found" in caplog.messages
 
 
 def never_run(config: SynthConfig, source: UnitSource, stop: Stop | None) -> bool:
