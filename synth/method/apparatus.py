@@ -36,8 +36,8 @@ _GAP = r"(?:[\s~#$*}]|\\[ ,;]|№|[Nn]o\.){0,5}"
 _ORDINAL_NUMBER = r"(?:[0-9]{1,3}(?:\.[0-9]{1,3}){0,3}[a-z]?'{0,2}(?![0-9A-Za-z^_]|[.,][0-9]))"
 # What makes a formula of it: the inequality 1 \\le 5, part 1/3, formula 7 - 2 = 5.
 _GOES_ON = (
-    r"\s{0,2}(?:[=<>≤≥≡≈≠+*/^×·÷]|[-−]\s?[0-9a-z]{1,3}\s?[=<>]|\\(?:le|ge|lt|gt|ne|leq|geq|neq|equiv|cong|approx|mid|cdot"
-    r"|times|div|pm)(?![A-Za-z]))"
+    r"\s{0,2}(?:[=<>≤≥≡≈≠^×·÷]|[+*/]\s?(?:[0-9\\(]|[a-z](?![a-z]))|[-−]\s?[0-9a-z]{1,3}\s?[=<>]"
+    r"|\\(?:le|ge|lt|gt|ne|leq|geq|neq|equiv|cong|approx|mid|cdot|times|div|pm)(?![A-Za-z]))"
 )
 _IN_BRACKETS = rf"(?:\(\s?{_ORDINAL_NUMBER}\s?\)|\[\s?{_ORDINAL_NUMBER}\s?\])"
 _MORE = r"\$?\s{0,2}(?:,\s{0,2}(?:and|or)?|and|or|&|to|through|[-–—]{1,3})\s{0,2}\$?"
@@ -83,7 +83,9 @@ _TIME = re.compile(
     r"[0-9](?<![\w.:][0-9])[0-9]?:[0-5][0-9](?::[0-5][0-9])?(?![\w:])(?!\s{0,2}[=:])"
     r"(?:\s?(?:[AaPp]\.?[Mm]\b\.?|o'clock))?"
 )
-_OF_A_RATIO = re.compile(r"ratio|proportion|divid|mix|scale|split|shar|[=:∼~]\s*\$?$|\\(?:sim|colon)\s*$|odds", re.IGNORECASE)
+_OF_A_RATIO = re.compile(
+    r"ratio|proportion|divid|mix|scale|split|shar|[=:∼~]\s*\$?$|\\(?:sim|colon)\s*$|odds", re.IGNORECASE
+)
 _AT_A_TIME = re.compile(
     r"\b(?:at|from|until|till|by|to|before|after|around|and|time|clock|shows?)[\s$]*$", re.IGNORECASE
 )

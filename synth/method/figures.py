@@ -1,8 +1,8 @@
 """What a solution draws or shows instead of saying: figure code in every dress, pictures, and what marks text up.
 
 `without_figures` leaves blanks of it, so that no coordinate, width or address is taken for a result. Names of the
-languages: Asymptote, TikZ, PSTricks, SVG; as environment, tag, forum code, fence or single command. Fenced code of another
-kind is kept: it may calculate what the solution goes on with.
+languages: Asymptote, TikZ, PSTricks, SVG; as environment, tag, forum code, fence or single command. Fenced code of
+another kind is kept: it may calculate what the solution goes on with.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 _DRAWING = (
-    r"(?:\s*+(?:asy(?:mptote)?|tikz|svg|latex|tex)?\s*+(?:\\begin\{(?:tikz|asy|pspicture)|<svg\b|\\tikz\b|(?:import|size|unitsize"
-    r"|draw|filldraw|pair|defaultpen|settings|real)\b[ (.]))"
+    r"(?:\s*+(?:latex|tex)?\s*+(?:\\begin\{(?:tikz|asy|pspicture)|<svg\b|\\tikz\b|import (?:graph|olympiad|cse5"
+    r"|geometry|math|three|markers|patterns)\s?;|(?:size|unitsize|draw|filldraw|defaultpen)\s?\(|pair [A-Z]))"
 )
 _FENCED = re.compile(
     rf"```(?:[ \t]*+(?:asy(?:mptote)?|tikz|svg)\b|(?={_DRAWING}))[^`]*+(?:`(?!``)[^`]*+)*+```"

@@ -118,7 +118,9 @@ _OPERAND_COMMAND = (  # after one of these a minus subtracts
     r"|r(?:angle|floor|ceil|vert|Vert|brace|brack)|Re|Im|partial|nabla|top|bot|qed|begin|end)(?![A-Za-z])"
 )
 _BEFORE_SIGN = re.compile(
-    rf"(?:\\(?!{_GREEK[2:]}|{_OPERAND_COMMAND})[A-Za-z]++|[=<>≤≥≡≈≠]\}}{{0,2}})\s?(?=[-−] ?(?:[0-9.]|{_LETTER}(?!{_LETTER})))"
+    rf"(?:\\(?!{_GREEK[2:]}|{_OPERAND_COMMAND})[A-Za-z]++|[=<>≤≥≡≈≠]\}}{{0,2}}"  # \mathrel{=}-3
+    r"|\\(?:text|mbox|mathrm)\{[^{}]{0,40}\b(?:or|and|is|are|by|if|to|from|than|then)\s?\})"
+    rf"\s?(?=[-−] ?(?:[0-9.]|{_LETTER}(?!{_LETTER})))"
 )
 _ONE_ARGUMENT = (
     r"sqrt|overline|underline|bar|hat|vec|tilde|dot|widehat|widetilde|overrightarrow|cancel|f?box(?:ed)?|math(?:bf|rm|it|sf"
