@@ -50,8 +50,8 @@ CUT_IN_THOUGHT = "cut in thought"
 class Grade(Protocol):
     r"""A grader of your own: a function that says whether a completion answers a problem.
 
-    It gets the completion's whole text, without special tokens, and the problem's `answer` as the file of problems has
-    it: any text, such as a statute or tests. In law, the statute that is cited last counts:
+    It gets the completion's whole text, without special tokens but for marks of thoughts, and the problem's `answer` as
+    the file of problems has it: any text, such as a statute or tests. In law, the statute that is cited last counts:
 
         def statute(completion: str, answer: str) -> bool:
             cited = re.findall(r"§ ?\d+[a-z]? [A-Z]\w+", completion)

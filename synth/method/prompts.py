@@ -18,7 +18,7 @@ import jinja2
 import jinja2.meta
 
 from dail.synth.core.errors import ExtensionError, ItemError, UsageError
-from dail.synth.method.thoughts import is_in_thought, without_empty_thought
+from dail.synth.method.thoughts import is_in_thought, is_of_mark, without_empty_thought
 from dail.synth.method.turns import ends_of_turns, opening, turn_marks
 from dail.synth.method.waypoints import waypoints_of
 from dail.synth.schema.chat_templates import chat_template, names_read
@@ -157,6 +157,7 @@ class Prompts:
             raise UsageError(f"the tokenizer in {model} cannot be loaded: {error}; restore its files") from None
         self.template_reads = names_read(_template_of(self.tokenizer, model))
         self._special = _special_tokens(self.tokenizer)
+        self._unread = _unread_ids(self.tokenizer)
         self.ends = ends_of_turns(model, self.tokenizer)
         self.stop_ids = frozenset(self.ends)
         self._turn_marks = turn_marks(self.tokenizer) | self.stop_ids
@@ -263,8 +264,13 @@ class Prompts:
         return begun + str(self.tokenizer.decode(inside, skip_special_tokens=False))
 
     def text(self, token_ids: list[int]) -> str:
-        """What people read of a trace: special tokens left out. Never tokenised again."""
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+        """What people and graders read of a trace: without special tokens, but for those that tell a thought from what
+        is said. Never tokenised again."""
+        return str(
+            self.tokenizer.decode(
+                [token for token in token_ids if token not in self._unread], skip_special_tokens=False
+            )
+        )
 
 
 def _template_of(tokenizer: Any, model: Path) -> str:
@@ -273,6 +279,13 @@ def _template_of(tokenizer: Any, model: Path) -> str:
         return str(tokenizer.get_chat_template())
     except ValueError:
         return chat_template(model)  # which says what is missing
+
+
+def _unread_ids(tokenizer: Any) -> set[int]:
+    """Of the special tokens, all but the marks of thoughts."""
+    added = tokenizer.added_tokens_decoder.items()
+    special = {int(token) for token, one in added if one.special} | {int(token) for token in tokenizer.all_special_ids}
+    return special - {int(token) for token, one in added if is_of_mark(one.content.strip())}
 
 
 def _special_tokens(tokenizer: Any) -> re.Pattern[str]:

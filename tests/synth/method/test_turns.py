@@ -11,8 +11,10 @@ from transformers import AutoTokenizer
 from dail.synth.core.errors import ItemError, UsageError
 from dail.synth.engine.base import FinishReason
 from dail.synth.method.prompts import Prompts
+from dail.synth.method.thoughts import behind_thought
 from dail.synth.rollout.base import Rollout
 from dail.synth.run.trace_rows import STRAY_MARK, prepare, trace_row
+from dail.synth.schema.boxes import final_answer
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import Synthesis
@@ -75,6 +77,33 @@ def test_the_token_that_the_template_writes_after_an_answer_ends_a_turn(shape: s
     assert "template" in prompts.ends[wanted]
     assert prompts.ends[1019] == ("generation config",)
     assert prompts.solution_ids(ITEM)[-1] == wanted
+
+
+def test_the_end_of_the_document_behind_the_last_turn_is_not_the_end_of_a_turn(tmp_path: Path):
+    phi = (
+        "{%- for m in messages -%}{{- '<|' + m.role + '|>\n' + m.content + '<|end|>\n' -}}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{- '<|assistant|>\n' -}}{%- else -%}{{- eos_token -}}{%- endif -%}"
+    )
+    prompts = Prompts(model(tmp_path, phi, ["<|user|>", "<|assistant|>", "<|end|>"]))
+    end = prompts.tokenizer.convert_tokens_to_ids("<|end|>")
+    assert prompts.ends[end] == ("template",)
+    assert "template" not in prompts.ends[prompts.tokenizer.eos_token_id]
+    assert prompts.solution_ids(ITEM)[-1] == end
+
+
+def test_a_template_without_an_end_ends_a_turn_by_what_begins_the_next(tmp_path: Path):
+    glm = (
+        "{%- for m in messages -%}{{- '<|' + m.role + '|>\n' + m.content -}}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+    )
+    prompts = Prompts(
+        model(tmp_path, glm, ["<|user|>", "<|assistant|>"], generation_config__json='{"eos_token_id": 1019}')
+    )
+    end = prompts.tokenizer.convert_tokens_to_ids("<|user|>")
+    assert prompts.ends[end] == ("template",)
+    assert prompts.solution_ids(ITEM)[-1] == end
+    assert prompts.stray_mark([5, end]) is None
+    assert prompts.stray_mark([5, end, 6]) == "<|user|>"
 
 
 def test_every_place_that_names_an_end_is_heard_and_said(tmp_path: Path):
@@ -151,3 +180,29 @@ def test_a_thought_s_marks_are_no_turn_s_also_where_they_are_special_tokens(tmp_
     written = prompts.tokenizer.encode(f"{begin}\nhm\n{end}\n\nIt is 2.", add_special_tokens=False)
     assert prompts.stray_mark(written) is None
     assert prompts.stray_mark([*written, prompts.tokenizer.convert_tokens_to_ids("<|im_start|>"), 5]) == "<|im_start|>"
+
+
+@pytest.mark.parametrize(
+    ("marks", "cut", "whole"),
+    [
+        (["[THINK]", "[/THINK]"], "[THINK]maybe \\boxed{3}?", "[THINK]no[/THINK]It is \\boxed{2}."),
+        (
+            ["<|channel|>", "<|message|>", "<|end|>", "<|start|>"],
+            "<|channel|>analysis<|message|>maybe \\boxed{3}?",
+            "<|channel|>analysis<|message|>no<|end|><|start|>assistant<|channel|>final<|message|>It is \\boxed{2}.",
+        ),
+        (
+            ["<|channel>", "<channel|>"],
+            "<|channel>thought\nmaybe \\boxed{3}?",
+            "<|channel>thought\nno<channel|>\\boxed{2}",
+        ),
+    ],
+)
+def test_what_graders_read_tells_a_thought_also_where_its_marks_are_special_tokens(
+    tmp_path: Path, marks: list[str], cut: str, whole: str
+):
+    prompts = Prompts(model(tmp_path, "{{ messages[-1].content }}<|im_end|>", marks))
+    texts = [prompts.text(prompts.tokenizer.encode(f"{one}{TURN}", add_special_tokens=False)) for one in (cut, whole)]
+    assert TURN not in texts[0] + texts[1]
+    assert behind_thought(texts[0]) is None
+    assert final_answer(str(behind_thought(texts[1]))) == "2"
