@@ -91,6 +91,23 @@ def opening(render: Callable[[list[dict[str, str]], bool], str]) -> str:
     return begun.removeprefix(head) if begun.startswith(head) else ""
 
 
+def unopened(render: Callable[[list[dict[str, str]], bool], str]) -> str:
+    """What the template writes in front of an answer but not at the end of a prompt, since it does not read
+    `add_generation_prompt`; nothing if it opens the turn.
+
+    Args:
+        render: a conversation as text; true if an answer is to follow.
+    """
+    asked = [{"role": "user", "content": _ASKED}]
+    try:
+        before, prompt = render(asked, False), render(asked, True)
+        head = render([*asked, {"role": "assistant", "content": _ANSWERED}], False).partition(_ANSWERED)[0]
+    except Exception:  # a template is a program, and this one may know no assistant
+        return ""
+    missing = head.removeprefix(prompt) if prompt == before and head.startswith(prompt) else ""
+    return missing if missing.strip() else ""
+
+
 def _of_generation_config(model: Path) -> list[int]:
     from transformers import GenerationConfig
 
@@ -100,7 +117,13 @@ def _of_generation_config(model: Path) -> list[int]:
         ids = GenerationConfig.from_pretrained(model).eos_token_id
     except (OSError, ValueError) as error:
         raise UsageError(f"{model / 'generation_config.json'} cannot be read: {error}; restore the file") from None
-    return [] if ids is None else [int(one) for one in (ids if isinstance(ids, list) else [ids])]
+    try:
+        return [] if ids is None else [int(one) for one in (ids if isinstance(ids, list) else [ids])]
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{model / 'generation_config.json'}: eos_token_id is {ids!r:.200}; wanted the number of a token, or a "
+            "list of such numbers"
+        ) from None
 
 
 def _of_template(tokenizer: Any) -> list[int]:

@@ -139,6 +139,43 @@ def test_a_model_of_which_nothing_says_where_turns_end_is_refused(tmp_path: Path
         Prompts(folder)
 
 
+def test_an_end_that_is_no_number_is_refused(tmp_path: Path):
+    folder = model(tmp_path, generation_config__json='{"eos_token_id": "<|im_end|>"}')
+    with pytest.raises(UsageError, match=r"eos_token_id is '<\|im_end\|>'; wanted the number of a token"):
+        Prompts(folder)
+
+
+@pytest.mark.parametrize(
+    "picky",
+    [
+        "{%- for m in messages -%}{%- if m.role != 'user' -%}{{ raise_exception('') }}{%- endif -%}{{ m.content }}"
+        "{%- endfor -%}",
+        "{%- if messages | length > 1 -%}{{ raise_exception('one') }}{%- endif -%}{{ messages[0].content }}",
+    ],
+)
+def test_a_template_of_one_message_has_a_probe_too(tmp_path: Path, picky: str):
+    prompts = Prompts(model(tmp_path, picky))
+    assert prompts.probe() == "And 3 + 3?"
+    assert not prompts.prints_date() and not prompts.is_in_thought()
+
+
+def test_a_template_that_never_opens_the_assistant_s_turn_is_refused_unless_the_settings_do(tmp_path: Path):
+    closed = (
+        "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' -}}{%- endfor -%}"
+    )
+    prompts = Prompts(model(tmp_path, closed))
+    with pytest.raises(UsageError, match=r"it writes '<\|im_start\|>assistant\\n' in front of an answer"):
+        prompts.contexts(ITEM, Synthesis())
+    opened = prompts.contexts(ITEM, Synthesis(opening="<|im_start|>assistant\n")).student_ids
+    assert str(prompts.tokenizer.decode(opened)).endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_template_in_the_file_of_models_with_pictures_is_taken(tmp_path: Path):
+    folder = model(tmp_path, chat_template__json='{"chat_template": "{{ messages[-1].content }}<|im_end|>"}')
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    assert Prompts(folder).contexts(ITEM, Synthesis()).student_ids[-1] == 1021
+
+
 @pytest.mark.parametrize(
     ("text", "reason", "is_stray"),
     [
