@@ -48,6 +48,7 @@ _WRAPPINGS = (
 _INTRODUCTION = re.compile(
     r"#{2,6}\s+|(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*(?::|(?<=is)\s)\s*(?=\S)", re.IGNORECASE
 )
+_DEEPEST = 32  # wrappings in wrappings: more are a typing error or an attack
 _STOP = " \t\n.,;。"
 _WORDS_ONLY = (r"\text{", r"\textbf{", r"\mathrm{", r"\displaystyle{")  # a text in these may be an answer as it stands
 _NO_LETTER = re.compile(r"[\W_]+")
@@ -96,16 +97,17 @@ def _word(answer: str) -> str:
 
 
 def _peeled(text: str, wrappings: list[tuple[str, str]]) -> str:
-    """Without an introduction and what stands around all of it, however deep."""
+    """Without an introduction and what stands around all of it."""
     text = text.strip()
-    while True:
+    for _ in range(_DEEPEST):
         text = text[introduction.end() :] if (introduction := _INTRODUCTION.match(text)) else text
         inner = _inside(text, wrappings)
         if inner is None:
             inner = _inside(text.rstrip(_STOP), wrappings)  # $24$.
         if inner is None:
-            return text
+            break
         text = inner.strip()
+    return text
 
 
 def _inside(text: str, wrappings: list[tuple[str, str]]) -> str | None:
