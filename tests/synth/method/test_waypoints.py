@@ -292,6 +292,7 @@ READ = [
     ("\\begin{array}{*{3}{c}} 7 \\end{array} \\rule{1cm}{0.5pt} \\kern3pt \\hskip 3pt 8", "7 8"),
     ("$x\\mathrel{=}-7$, $y\\stackrel{?}{=}-8$, $z=\\text{5 or }-9$", "-7 -8 5 -9"),
     ("claim 1: 5", "5"),
+    ("$x=5 \\quad(1)$, $y=6 \\qquad (2)$, $z=7\\hfill(3)$", "5 6 7"),
     ("Scenario 2: 5. Hypothesis 3. See pp. 35-37 and Task 4.", "5"),
     ("Step 1-2: 5", "5"),
     ("**Solution 2**\n5", "5"),
