@@ -53,7 +53,7 @@ _OPERATOR = (
 )
 # The first alternative is read so that the second does not start in it: f(3), \cdot (3), = (3), (3)(4) are numbers.
 _ENUMERATION = re.compile(
-    rf"(?:{_OPERATOR}\s{{0,4}}|[\w)}}\]!'^+*/=<>≤≥≡·×÷|−-]|[+*/=<>≤≥≡·×÷&−-]\s{{1,4}})\(\s?[0-9]++"
+    rf"(?:{_OPERATOR}\s{{0,4}}|[\w)}}\]!'^+*/=<>≤≥≡·×÷|−-](?<!quad)(?<!hfill)|[+*/=<>≤≥≡·×÷&−-]\s{{1,4}})\(\s?[0-9]++"
     r"|(?P<apparatus>\(\s?(?:[0-9]{1,2}[a-z]?'{0,2})\s?\)(?!\s{0,4}(?:[-+*/^=<>≤≥≡·×÷(!−]|\\(?:cdot|times|div|pm|mp|le"
     r"|leq|ge|geq|ne|neq|equiv|cong|approx|mid)(?![A-Za-z]))|[A-Za-z0-9\[_]))"
 )

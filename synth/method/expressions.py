@@ -6,7 +6,9 @@ import re
 from fractions import Fraction
 
 LONGEST_WAYPOINT = 200  # characters; more is no intermediate result but a table, a typo or an attack
-SEPARATOR = r"(?:,(?:\\!)?|\{,\}|\\,)"  # of thousands: 1,000  1,\!000  1{,}000  1\,000
+# Of thousands: 1,000  1,\!000  1{,}000  1\,000  1~000  1'000, a space that holds them together, and a plain space
+# before what no number begins with: 1 000.
+SEPARATOR = r"(?:,(?:\\!)?|\{,\}|\\,|[~'\u00a0\u2007\u2009\u202f]| (?=0[0-9]{2}(?![0-9]))|(?<=[0-9] 0[0-9]{2}) )"
 
 _LOOSE_SPACE = re.compile(r"(?<![A-Za-z]) | (?![A-Za-z])")  # the one in `\alpha n` holds it together
 _THOUSANDS = re.compile(rf"(?<=[0-9]){SEPARATOR}(?=[0-9]{{3}}(?![0-9]))")

@@ -11,8 +11,8 @@ solution once, left to right:
   `x - 3` are 3. Right after a relation a space may stand between: `= - 3`.
 * `\frac{1}{2}`, `\frac 12` and `1/2` are the integers 1 and 2: the paper's numbers are integers, floats, scientific.
 * A bare comma between digits separates thousands (`12,345`) unless it separates members of a list, a tuple, an interval
-  or a set (`1,100,x`, `(12,345)`, but not `(12,345 people)`), or a zero leads. `12{,}345`, `12\,345` and `12,\!345`
-  are one number anywhere.
+  or a set (`1,100,x`, `(12,345)`, but not `(12,345 people)` or `(1,000)`), or a zero leads. `12{,}345`, `12\,345` and
+  `12,\!345` are one number anywhere.
 * Other LaTeX is not evaluated: `1.5 \times 10^{-3}` gives its parts.
 
 Every quantifier that can fail after a long run is possessive or bounded, so time is linear in the text.
@@ -26,7 +26,7 @@ from typing import Literal, Protocol
 
 from dail.synth.core.errors import ItemError
 from dail.synth.method.apparatus import without_apparatus
-from dail.synth.method.expressions import LONGEST_WAYPOINT, key, tidy
+from dail.synth.method.expressions import LONGEST_WAYPOINT, SEPARATOR, key, tidy
 from dail.synth.method.official import official
 from dail.synth.method.rhs import right_hand_sides
 from dail.synth.schema.items import ExpertSolution
@@ -44,10 +44,8 @@ _GREEK = (
 )
 _SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[^{}]{1,32}\}))?+"
 _VARIABLE = rf"(?:{_LETTER}(?!{_LETTER})|{_GREEK}){_SUBSCRIPT}"
-_STRONG_SEPARATOR = r"(?:,\\!|\{,\}|\\,)"
-_SEPARATOR = rf"(?:{_STRONG_SEPARATOR}|,)"  # of thousands: 1,000  1,\!000  1{{,}}000  1\,000
 _UNSIGNED = (
-    rf"(?:(?:(?!0[0-9]*+,(?!\\!))[0-9]{{1,3}}(?:{_SEPARATOR}[0-9]{{3}}(?![0-9]))++|[0-9]++)(?:\.[0-9]++)?+"
+    rf"(?:(?:(?!0[0-9]*+,(?!\\!))[0-9]{{1,3}}(?:{SEPARATOR}[0-9]{{3}}(?![0-9]))++|[0-9]++)(?:\.[0-9]++)?+"
     r"|(?<![0-9A-Za-z.)])\.[0-9]++)(?:[eE][-+]?[0-9]++)?+"
 )
 _SIGN = rf"(?:(?<={_SIGN_FOLLOWS})[-−] ?|(?<!{_LETTER})(?<![0-9_)\]}}!'%−{_OPERAND_ENDS}-])[-−])"
@@ -136,6 +134,7 @@ _BARE_FIRST = re.compile(
 )
 _BARE_COMMA = re.compile(r"[0-9],[0-9]")
 _THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3})++")
+_ZERO_FIRST = re.compile(r",0")  # no member of a list is written 000
 _BRACKET_OR_LIST = re.compile(
     r"(?P<list>(?<![0-9])[0-9]++(?:,[0-9]++)++)|\\\\|\\[\[\]()]"
     r"|(?P<open>[(\[]|\\\{|\\l(?:brace|brack|angle)(?![A-Za-z]))|(?P<close>[)\]]|\\\}|\\r(?:brace|brack|angle)(?![A-Za-z]))"
@@ -150,6 +149,7 @@ _LIST_AFTER = re.compile(r",\s{0,2}(?:\\!)?(?:\\[lc]?dots|\.\.\.|…)|,[^\s\\$'\
 # Inside brackets: words that nobody writes beside the first or the last of several members.
 _AMOUNT_BEFORE = re.compile(
     r"\b(?:about|approximately|roughly|nearly|almost|exactly|around|over|only|just|some|than|least|most|totalling)[\s$~]{1,2}$"
+    r"|(?:\\\$|[€£¥]|(?<![:<>!])=)\s{0,2}$"
 )
 _NO_AMOUNT = (
     r"(?!(?:and|are|being|both|but|each|exclusive|for|from|has|have|if|inclusive|is|lies|mod|modulo|not|or|then|with|where"
@@ -303,7 +303,8 @@ def _without_lists(text: str) -> str:
             opened.clear()
     pieces, done, numbers = list[str](), 0, set(free)
     for place, found in enumerate(lists):
-        if not ((place in numbers or _is_amount(found)) and _is_number(found)):
+        is_one = place in numbers or _ZERO_FIRST.search(found[0]) is not None or _is_amount(found)
+        if not (is_one and _is_number(found)):
             pieces += [text[done : found.start()], found[0].replace(",", f",{_OPERAND_ENDS}")]
             done = found.end()
     return "".join([*pieces, text[done:]])

@@ -45,9 +45,11 @@ _WRAPPINGS = (
     ('"', '"'), ("'", "'"), ("<answer>", "</answer>"), (r"\boxed{", "}"), (r"\fbox{", "}"), (r"\framebox{", "}"),
     (r"\ensuremath{", "}"), (r"\text{", "}"), (r"\textbf{", "}"), (r"\mathrm{", "}"), (r"\displaystyle{", "}"),
 )  # fmt: skip
+_SAYS = r"(?:the\s+)?(?:final\s+)?ans(?:wer)?(?:\s+is)?\s*(?::|\.(?=[\s*}])|(?<=is)\s)\s*"
 _INTRODUCTION = re.compile(
-    r"#{2,6}\s+|(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*(?::|(?<=is)\s)\s*(?=\S)", re.IGNORECASE
+    rf"(?:#{{2,6}}\s+|(\*\*|\*){_SAYS}\1\s*|\\text(?:bf)?\{{{_SAYS}\}}\s*|{_SAYS})(?=\S)", re.IGNORECASE
 )
+_REMARK = re.compile(r"(?<!\s)\s*+I hope it is correct\.?\Z")  # of prompts that ask for it
 _DEEPEST = 32  # wrappings in wrappings: more are a typing error or an attack
 _STOP = " \t\n.,;。"
 _WORDS_ONLY = (r"\text{", r"\textbf{", r"\mathrm{", r"\displaystyle{")  # a text in these may be an answer as it stands
@@ -98,9 +100,11 @@ def _word(answer: str) -> str:
 
 def _peeled(text: str, wrappings: list[tuple[str, str]]) -> str:
     """Without an introduction and what stands around all of it."""
-    text = text.strip()
+    text = _REMARK.sub("", text.strip())
     for _ in range(_DEEPEST):
-        text = text[introduction.end() :] if (introduction := _INTRODUCTION.match(text)) else text
+        if introduction := _INTRODUCTION.match(text):
+            text = text[introduction.end() :]
+            continue
         inner = _inside(text, wrappings)
         if inner is None:
             inner = _inside(text.rstrip(_STOP), wrappings)  # $24$.

@@ -59,6 +59,12 @@ def test_a_lone_box_may_be_nothing_and_a_box_beside_an_answer_stays_what_it_was(
         (r"The answer is $\boxed{24}$.", "24"),
         ("Final answer: $24$", "24"),
         ("#### 24", "24"),
+        ("**Answer:** $24$", "24"),
+        ("**Answer: 24**", "24"),
+        ("Ans: 24", "24"),
+        (r"\text{Answer: }24", "24"),
+        ("Final Answer: The final answer is $24$. I hope it is correct.", "24"),
+        (r"The final answer is $\boxed{24}$", "24"),
         ("`24`", "24"),
         ('"24"', "24"),
         (r"$\$1000$", r"\$1000"),
@@ -109,6 +115,9 @@ def test_a_lone_box_may_be_nothing_and_a_box_beside_an_answer_stays_what_it_was(
         (r"$5\$", r"$5\$"),
         (r"\(1\) or \(2\)", r"\(1\) or \(2\)"),
         ("24.", "24."),
+        ("Answer", "Answer"),
+        ("answers vary", "answers vary"),
+        ("the answer isosceles", "the answer isosceles"),
     ],
 )
 def test_an_answer_loses_its_wrappings_and_words_for_none_are_none(given: str, answer: str | None):
