@@ -119,26 +119,21 @@ def run(
         return result_of(out, provenance.steps, provenance.steps)
     if earlier:
         record = record.model_copy(update={"started_at": earlier.started_at})
-    with checkpoint.held(out) if ranks.is_first else nullcontext():
-        return _train(model_folder, manifest_path, out, record, references, ranks, stop or Stop())
-
-
-def _train(
-    model_folder: Path,
-    manifest_path: Path,
-    out: Path,
-    record: RunRecord,
-    references: Path | None,
-    ranks: Ranks,
-    stop: Stop,
-) -> Result:
-    config = record.config
     data = load_examples(manifest_path, record.model, read_limits(model_folder))
     if config.objective == "contrastive" and config.gamma > GAMMA_WARNING:
         _log.warning(
             f"gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the privileged "
             "student finds unlikely; the paper uses 0.1"
         )
+    with checkpoint.held(out) if ranks.is_first else nullcontext():
+        checkpoint.find_run(out, record)  # another may have been begun since
+        return _train(model_folder, data, out, record, references or out / REFERENCES, ranks, stop or Stop())
+
+
+def _train(
+    model_folder: Path, data: TrainingSet, out: Path, record: RunRecord, references: Path, ranks: Ranks, stop: Stop
+) -> Result:
+    config = record.config
     if ranks.is_first:
         checkpoint.claim(out, record)
     scorer = start_scorer(model_folder, record.config, data, ranks)
@@ -147,7 +142,7 @@ def _train(
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
     with metrics(out, done, record) if ranks.is_first else nullcontext() as log:
-        scorer = replace(scorer, cache=reference_cache(references or out / REFERENCES, scorer, data, record))
+        scorer = replace(scorer, cache=reference_cache(references, scorer, data, record))
         memory.time_left(scorer, data, done, data.num_steps(config))
         with stop.listened_to():
             steps = optimise(scorer, optimizer, data, out, record, done, log, stop)
