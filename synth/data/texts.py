@@ -20,7 +20,7 @@ from typing import Literal
 
 from dail.synth.core.config import Frozen
 from dail.synth.schema.items import ExpertSolution
-from dail.synth.schema.texts import candidates
+from dail.synth.schema.texts import Eaten, candidates
 
 Damage = Literal["eaten backslash", "wrong decoding", "HTML entity", "invisible character", "unbalanced", "too many \\"]
 
@@ -33,17 +33,9 @@ _LEFT_OVER = re.compile(
     r"(?<![A-Za-z\\])(?:(?P<brace>rac|oxed|egin|ext|extbf|qrt|inom)\{|(?P<word>imes|riangle|ightarrow|orall)(?![A-Za-z]))"
 )
 _FIRST_LETTER = {
-    "r": "f",
-    "o": "b",
-    "eg": "b",
-    "e": "t",
-    "q": "s",
-    "in": "b",
-    "im": "t",
-    "ri": "t",
-    "ig": "r",
-    "or": "f",
-}
+    "rac": "f", "oxed": "b", "egin": "b", "ext": "t", "qrt": "s", "inom": "b", "imes": "t", "riangle": "t",
+    "ightarrow": "r", "orall": "f",
+}  # fmt: skip
 _TOO_MANY = re.compile(
     r"(?<!\\)\\\\(?:boxed|[dt]?frac|sqrt|cdot|times|text|angle|pi|theta|alpha|le|ge|neq)(?![A-Za-z])"
 )
@@ -79,7 +71,8 @@ _MARK = re.compile(
     re.DOTALL,
 )
 _NO_FORMULA = re.compile(  # money, the sign itself, a variable of a shell or a template
-    r"\$ ?[0-9][0-9.,]*+(?!\s*[$^_\\=+*/<>-])|\$(?=\s)(?<=[\s\"'(]\$)|\$(?=[\s.,;:)])(?<=[0-9]\$)"
+    r"\$ ?\.?[0-9][0-9.,]*+(?!\s*[$^_\\=+*<>-]|\s*/(?!\s?[a-z]{2}))|\$(?=\s)(?<=[\s\"'(]\$)"
+    r"|\$(?=[\s.,;:)]|\Z)(?:(?<=[0-9]\$)|(?<=[0-9] \$))"
     r"|\$[{<(]?[A-Za-z_]{3,}+(?!\$)|\$[{<][A-Za-z_]"
 )
 _LATEX = re.compile(r"\\[A-Za-z()\[\]]|\$[^$]+\$")
@@ -153,16 +146,27 @@ def _note(kind: Damage, matches: list[re.Match[str]], meant: str) -> Note | None
 
 
 def _eaten(text: str) -> Note | None:
+    single = {character for character in "\t\r" if text.count(character) == 1}
     for left_over, is_sure in candidates(text):
-        if not is_sure and left_over.rest in ("au", "op") and re.search(r"\S $", text[: left_over.place][-2:]):
-            detail = f'a tab and "{left_over.rest}" at {left_over.place} may have been \\{left_over.command}'
+        if not is_sure and _is_odd(text, left_over, left_over.character in single):
+            name = "a tab" if left_over.character == "\t" else "a carriage return"
+            detail = f'{name} and "{left_over.rest}" at {left_over.place} may have been \\{left_over.command}'
             return Note(kind="eaten backslash", place=left_over.place, count=1, detail=detail)
     matches = list(_LEFT_OVER.finditer(text))
     if not matches:
         return None
     left = matches[0][0]
-    letter = next(letter for start, letter in _FIRST_LETTER.items() if left.startswith(start))
+    letter = next(_FIRST_LETTER[start] for start in _FIRST_LETTER if left.startswith(start))
     return _note("eaten backslash", matches, f"may have been \\{letter}{left}")
+
+
+def _is_odd(text: str, left_over: Eaten, is_single: bool) -> bool:
+    """Whether it stands where no table has a tab, or before a relation as the only one of its text."""
+    place, end = left_over.place, left_over.place + 1 + len(left_over.rest)
+    is_of_maths = left_over.rest in ("au", "op") and left_over.character == "\t"
+    if is_of_maths and re.search(r"\S $", text[max(0, place - 2) : place]):
+        return True
+    return is_single and re.match(" ?[=<>^]", text[end : end + 2]) is not None
 
 
 def _too_many(text: str) -> Note | None:

@@ -36,14 +36,30 @@ _SAME_COMMAND = {
     r"\leq": r"\le", r"\leqslant": r"\le", r"\geq": r"\ge", r"\geqslant": r"\ge", r"\neq": r"\ne", r"\lt": "<",
     r"\gt": ">", r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\lbrace": r"\{", r"\rbrace": r"\}",
     r"\lor": " or ", r"\vee": " or ", r"\approx": "=", r"\varnothing": r"\emptyset", r"\land": " and ",
-    r"\euro": "€", r"\pounds": "£",
+    r"\euro": "€", r"\pounds": "£", r"\ldots": r"\dots", r"\cdots": r"\dots",
 }  # fmt: skip
 _UNIT_RATIO = re.compile(rf"\\[dt]?frac\s*+\{{\s*+{START}([^{END}]*+){END}\s*+\}}\{{\s*+{START}([^{END}]*+){END}")
 _COMMAND = re.compile(r"\\[A-Za-z]++")
 _SEPARATOR = r"(?:\\,|\\;|\\ |\{,\}(?:\\!)?|\\!,|,\\!|~| )"
 _THOUSANDS = re.compile(rf"(?<![0-9.,A-Za-z])[0-9]{{1,3}}(?:{_SEPARATOR}[0-9]{{3}}(?![0-9]))++")
 _COMMA_THOUSANDS = re.compile(r"(?<![0-9.,A-Za-z])[0-9]{1,3}(?:,[0-9]{3}(?![0-9]))++")
-_LARGE = re.compile(r"(?<=[0-9])\s*+(?:\\,)?\s*+\b(thousand|million|billion|trillion)\b")
+_LARGE = re.compile(rf"(?<=[0-9])\s*+({START}?)\s*+\b(thousand|million|billion|trillion)\b")
+_ROOT = re.compile(
+    r"(?:√|(?<![A-Za-z\\])sqrt(?![A-Za-z]))\s*+(?:([0-9]++(?:\.[0-9]++)?+|[A-Za-z](?![A-Za-z]))|\(([^()]*+)\)|(?=\{))"
+)
+_CHOOSE = re.compile(r"\{([^{}\\]*+)\\choose(?![A-Za-z])([^{}\\]*+)\}")
+_BASE_IN_WORDS = re.compile(
+    rf"(?<=[0-9])_\s*+\{{?\s*+{START}\s*+(two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\s*+{END}\s*+\}}?"
+)
+_BASES = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12,
+    "sixteen": 16,
+}  # fmt: skip
+_REPEATED = re.compile(
+    r"(?<![0-9])([0-9]*+\.[0-9]{0,6}?)([0-9]{1,6}?)\2{2,40}[0-9]{0,5}\s?(?:\\dots(?![A-Za-z])|\.\.\.)"
+)
+_RATIO_IN_WORDS = re.compile(rf"(?<=[0-9])\s*+{START}\s*+to\s*+{END}\s*+(?=[0-9])")
+_ANY = re.compile(rf"\A\s*+{START}\s*+(?:for\s++)?(?:all|any|every|each)\s*+{END}\s*+(?=[A-Za-z\\])")
 _ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _PREFIX = re.compile(r"(?:the\s++)?(?:(?:final|correct)\s++)?(?:answer|result|value)(?:\s++is\s*+:?|\s*+:)\s*+", re.I)
 _MARKED_PREFIX = re.compile(rf"{START}\s*+{_PREFIX.pattern}{END}", re.I)
@@ -70,8 +86,22 @@ def clean(text: str) -> str:
     text = _COMMAND.sub(lambda match: _SAME_COMMAND.get(match[0], match[0]), text)
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
     text = re.sub(r"\\sqrt\s*+([0-9]++)", r"\\sqrt{\1}", text)
-    text = _LARGE.sub(lambda match: rf"\cdot 10^{{{_ZEROS[match[1]]}}}", text)
+    text = _LARGE.sub(lambda match: rf"\cdot 10^{{{_ZEROS[match[2]]}}} {match[1]}", text)
+    text = _written_out(text)
     return unwrapped(_joined_thousands(" ".join(text.split())))
+
+
+def _written_out(text: str) -> str:
+    """What is written for readers, as TeX writes it: √2, pi, infinity, 0.333..., 1 to 2, base two."""
+    text = _ROOT.sub(lambda root: rf"\sqrt{{{inner}}}" if (inner := root[1] or root[2]) else r"\sqrt", text)
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    text = re.sub(r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi ", text)
+    text = re.sub(rf"(?:{START}\s*+)?(?<![A-Za-z\\])infinity(?![A-Za-z])(?:\s*+{END})?", r"\\infty ", text)
+    text = re.sub(r"(?<=[0-9])\s*+\\Omega(?![A-Za-z])", " Ω", text)
+    text = _BASE_IN_WORDS.sub(lambda base: f"_{{{_BASES[base[1]]}}}", text)
+    text = _REPEATED.sub(r"\1\\overline{\2}", text)
+    text = _ANY.sub("", _RATIO_IN_WORDS.sub(":", text))
+    return re.sub(rf"{START}\s*+{END}", "", text)
 
 
 def _joined_thousands(text: str) -> str:

@@ -34,7 +34,8 @@ zero one two three four five six seven eight nine ten eleven twelve thirteen fou
 nineteen twenty
 """
 _NUMBERS = _UP_TO_TWENTY.split()
-_NOTHING = {"no solutions": "no solution", "empty set": "no solution", "no real solutions": "no real solution"}
+_NOTHING = {"no solutions": "no solution", "empty set": "no solution", "no real solutions": "no real solution",
+            "dne": "does not exist"}  # fmt: skip
 PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])")
 _FUNCTION_WORDS = re.compile(r"\s*+\b(?:or|and)\b\s*+")
 
@@ -113,6 +114,8 @@ def _members(text: str) -> Region | None:
     if len(parts) == 1:
         parts = split(text, rf"[,;]|\s(?:or)\s|{START}\s*+or\s*+{END}")
         regions = [inequality(unmarked(part)) for part in parts]
+        if any(regions) and len(parts) > 1:
+            regions = [one or _equality(part) for one, part in zip(regions, parts, strict=True)]
         if all(regions) or (found := _interval(text)) is None:
             return union(regions)
         # two plain brackets are a pair until the other side is an interval
@@ -125,6 +128,13 @@ def _interval(text: str) -> Region | None:
         return None
     ends = split(text[1:-1], ",")
     return interval(text[0], unmarked(ends[0]), unmarked(ends[1]), text[-1]) if len(ends) == 2 else None
+
+
+def _equality(text: str) -> Region | None:
+    """The one point of `x = 1`, as a part of `x = 1 or x > 3`."""
+    name, number = name_of(text), unmarked(without_name(text)).strip()
+    point = interval("[", number, number, "]") if re.fullmatch("[A-Za-z]", name) else None
+    return point and Region(point.spans, name)
 
 
 def _points(text: str) -> Region | None:
@@ -225,8 +235,9 @@ def _words(text: str) -> Value | None:
         return None
     words = " ".join(_ARTICLE.sub("", bare.lower().rstrip(".")).replace("-", " ").split())
     is_product = START not in text and " " not in words and len(words) < 5  # of variables; nobody writes longer ones
-    if is_product and words not in ("yes", "no", "true", "false", *_NUMBERS):
+    if is_product and words not in ("yes", "no", "true", "false", "dne", *_NUMBERS):
         return None
     if words in _NUMBERS:
         return Quantity(Fraction(_NUMBERS.index(words)))
-    return Words(_NOTHING.get(words, words))
+    words = _NOTHING.get(words, words)
+    return Words(" and ".join(sorted(words.split(" and "))))  # Alice and Bob are Bob and Alice

@@ -34,12 +34,17 @@ from dail.synth.method.answer_values import (
     read,
     without_name,
 )
+from dail.synth.method.clocks import same_time
+from dail.synth.method.congruences import same_residue
 from dail.synth.method.regions import Region, as_interval, interval, is_inequality, union
-from dail.synth.method.units import NO_UNIT, PERCENT, Unit, unit
+from dail.synth.method.units import DEGREE, NO_UNIT, PERCENT, Unit, unit
 
 _LABEL = re.compile(
     r"(?:(?i:option|choice|answer)\s*+)?(?:\(\s*+([A-Ja-j])\s*+\)|([A-J])(?:\s*+[).:](?![0-9])|$))[.:]?\s*+"
 )
+
+_DEGREES = re.compile(r"([0-9]++(?:\.[0-9]++)?)\s*+°(?!\s?[CF])")
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,15 @@ def compare(given: str, wanted: str) -> bool | tuple[str, str]:
     compare(r"\sqrt{8}", r"$2\sqrt{2}$.")       (r"\sqrt{8}", r"2\sqrt{2}")
     """
     ours, theirs = clean(given), clean(wanted)
-    if ours == theirs:
+    if ours == theirs or (START in ours + theirs and _ink(ours) == _ink(theirs)):
         return True
+    timed = same_time(unmarked(ours), unmarked(theirs))
+    if timed is not None:
+        return timed
+    residues = same_residue(ours, theirs)
+    if isinstance(residues, bool):
+        return residues
+    ours, theirs = residues or (ours, theirs)
     labelled = _choice(ours), _choice(theirs)
     decided = _choices(labelled, ours, theirs)
     if decided is not None:
@@ -69,20 +81,33 @@ def compare(given: str, wanted: str) -> bool | tuple[str, str]:
     return _compare(first.text or ours if first else ours, second.text or theirs if second else theirs)
 
 
+def _ink(text: str) -> str:
+    return "".join(unmarked(text).split())
+
+
 def _compare(ours: str, theirs: str) -> bool | tuple[str, str]:
     values = read(ours), read(theirs)
     if values[0] is not None and values[1] is not None:
         equal = same(values[0], values[1])
         named = any(isinstance(value, Several) and value.names for value in values)
-        if equal is not None and (named or not _named_apart(ours, theirs)):
+        is_open = (_is_equation(ours) and _is_equation(theirs)) or _named_apart(ours, theirs)
+        if equal is not None and (named or not is_open):
             return equal
     return _for_algebra(ours, theirs)
 
 
 def _named_apart(ours: str, theirs: str) -> bool:
-    """x = 5 and y = 5 are not decided here; a name in words is a remark."""
+    """x = 5 and y = 5 are not decided here; a name in words is a remark, and y may be f(x)."""
     names = name_of(ours), name_of(theirs)
+    if "y" in names and any(re.fullmatch(r"[a-zA-Z]\(x\)", name) for name in names):
+        return False
     return "" not in names and names[0] != names[1] and not any(name.startswith(START) for name in names)
+
+
+def _is_equation(text: str) -> bool:
+    """Whether its left side is no name, so that it says more than its right side: 2x + 3y = 6, not x = 6."""
+    left, *right = text.split("=")
+    return len(right) == 1 and not name_of(text) and re.search(r"(?<!\\)[A-Za-z]", unmarked(left)) is not None
 
 
 def _choice(text: str) -> Choice | None:
@@ -149,11 +174,20 @@ def _same_quantity(ours: Quantity, theirs: Quantity) -> bool:
     for one, other in ((ours, theirs), (theirs, ours)):
         if one.unit == PERCENT and not other.unit.powers:
             return other.number in (one.number, one.number / 100)
+        if one.unit in (PERCENT, DEGREE) and other.unit.powers and _begins(other.unit, one.unit):
+            return ours.number == theirs.number
     if not ours.unit.powers or not theirs.unit.powers:
         return ours.number == theirs.number
     return ours.unit.powers == theirs.unit.powers and (
         ours.number * ours.unit.factor == theirs.number * theirs.unit.factor
     )
+
+
+def _begins(unit: Unit, plain: Unit) -> bool:
+    """Whether a unit only says more: a 5 % increase is 5 %, and 20 °C may be written 20°."""
+    if plain == DEGREE:
+        return unit.powers in ((("celsius", 1),), (("fahrenheit", 1),))
+    return ("%", 1) in unit.powers and all(name == "%" or name.startswith("of ") for name, _ in unit.powers)
 
 
 def _same_region(ours: Value, theirs: Value) -> bool | None:
@@ -210,8 +244,10 @@ def _all(verdicts: Iterable[bool | None]) -> bool | None:
 
 def _for_algebra(ours: str, theirs: str) -> bool | tuple[str, str]:
     texts = [unwrapped(ours), unwrapped(theirs)]
-    if not _named_apart(*texts):
+    are_equations = ours.count("=") == 1 == theirs.count("=") and (_is_equation(ours) or _is_equation(theirs))
+    if not (are_equations or _named_apart(*texts)):
         texts = [unwrapped(without_name(text)) for text in texts]
+    texts = _in_radians(texts)
     (first, first_unit), (second, second_unit) = (_without_unit(text) for text in texts)
     if first_unit.powers and second_unit.powers and first_unit != second_unit:
         if first_unit.powers != second_unit.powers:
@@ -224,6 +260,15 @@ def _for_algebra(ours: str, theirs: str) -> bool | tuple[str, str]:
     if first == second:
         return True
     return latex(first), latex(second)
+
+
+def _in_radians(texts: list[str]) -> list[str]:
+    """Degrees become radians inside functions, and beside an angle in radians."""
+    of_pi = [r"\pi" in text and "°" not in text for text in texts]
+    return [
+        _DEGREES.sub(r"\\frac{\1 \\pi}{180}", text) if of_pi[not place] or _TRIGONOMETRY.search(text) else text
+        for place, text in enumerate(texts)
+    ]
 
 
 def _ratio(value: Fraction) -> str:

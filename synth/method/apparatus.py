@@ -13,15 +13,7 @@ from __future__ import annotations
 
 import re
 
-_BLANK = "$"  # of an apparatus; a dollar is part of no expression, so nothing is joined across it
-
-_FIGURES = r"asy(?:mptote|def)?|tikz(?:picture|cd)?|figure|wrapfigure|subfigure|pspicture|picture|svg|img"
-_FIGURE_MARK = re.compile(
-    rf"(?:\\(?:begin|(?P<end>end))\s{{0,4}}\{{\s{{0,4}}|\[\s{{0,4}}(?P<slash>/)?|(?:<|&lt;)\s{{0,4}}(?P<tag>/)?)"
-    rf"(?P<name>{_FIGURES})\b\*?(?:\s[^\]}}<>\n]{{0,200}})?\s{{0,4}}(?:\}}|\]|>|&gt;)",
-    re.IGNORECASE,
-)
-_FENCED_FIGURE = re.compile(r"```[ \t]*+(?:asy(?:mptote)?|tikz|svg)\b[^`]*+(?:`(?!``)[^`]*+)*+```", re.IGNORECASE)
+from dail.synth.method.figures import BLANK, blanked, without_figures
 
 _HEADING = re.compile(
     r"^[ \t]{0,3}#{1,6}[ \t][^\n]*+"  # Markdown
@@ -36,15 +28,23 @@ _NAMED = (
     r"(?i:(?:sub)?problem|step|(?:sub)?case|(?:sub)?lemma|theorem|thm\.?|prop(?:osition|\.)|corollar(?:y|ie)|equation"
     r"|eqn?\.?|formula|inequality|relation|identity|condition|part|(?:sub)?section|sec\.|figure|fig\.|exercise|remark"
     r"|definition|method|approach|proof|table|chapter|question|item|footnote|fact|property)"
-    r"|Claim|Solution|SOLUTION|CLAIM|Example|Observation|Way|Alternative|Note(?= [0-9]{1,2}[.:])|§"
+    r"|Claim|Solution|SOLUTION|CLAIM|Example|Observation|Way|Alternative|(?:Note|claim)(?= [0-9]{1,2}[.:])|§"
+    r"|Algorithm|Appendix|Assumption|Axiom|Comment|Conjecture|Diagram|Hint|Hypothesis|Idea|Notation|Option|Paragraph|Phase"
+    r"|Postulate|Scenario|Situation|Stage|Statement|Task|Trick|pp?\.|Q\.(?=\s?[0-9])"
 )
 _GAP = r"(?:[\s~#$*}]|\\[ ,;]|№|[Nn]o\.){0,5}"
 _ORDINAL_NUMBER = r"(?:[0-9]{1,3}(?:\.[0-9]{1,3}){0,3}[a-z]?'{0,2}(?![0-9A-Za-z^_]|[.,][0-9]))"
+# What makes a formula of it: the inequality 1 \\le 5, part 1/3, formula 7 - 2 = 5.
+_GOES_ON = (
+    r"\s{0,2}(?:[=<>≤≥≡≈≠^×·÷]|[+*/]\s?(?:[0-9\\(]|[a-z](?![a-z]))|[-−]\s?[0-9a-z]{1,3}\s?[=<>]"
+    r"|\\(?:le|ge|lt|gt|ne|leq|geq|neq|equiv|cong|approx|mid|cdot|times|div|pm)(?![A-Za-z]))"
+)
 _IN_BRACKETS = rf"(?:\(\s?{_ORDINAL_NUMBER}\s?\)|\[\s?{_ORDINAL_NUMBER}\s?\])"
 _MORE = r"\$?\s{0,2}(?:,\s{0,2}(?:and|or)?|and|or|&|to|through|[-–—]{1,3})\s{0,2}\$?"
 _REFERENCE = re.compile(
     rf"(?=[A-Za-z§])(?<![A-Za-z\\])(?<!begin\{{)(?<!end\{{)(?:{_NAMED})(?:e?s?{_GAP}{_IN_BRACKETS}(?:{_MORE}{_IN_BRACKETS}){{0,8}}"
-    rf"|e?s{_GAP}{_ORDINAL_NUMBER}(?:{_MORE}{_ORDINAL_NUMBER}){{0,8}}|{_GAP}{_ORDINAL_NUMBER})"
+    rf"|e?s{_GAP}{_ORDINAL_NUMBER}(?:{_MORE}{_ORDINAL_NUMBER}){{0,8}}"
+    rf"|{_GAP}{_ORDINAL_NUMBER}(?:[-–—]{{1,2}}[0-9]{{1,3}}(?!\w))?)(?!{_GOES_ON})"
 )
 
 _OPERATOR = (
@@ -83,7 +83,9 @@ _TIME = re.compile(
     r"[0-9](?<![\w.:][0-9])[0-9]?:[0-5][0-9](?::[0-5][0-9])?(?![\w:])(?!\s{0,2}[=:])"
     r"(?:\s?(?:[AaPp]\.?[Mm]\b\.?|o'clock))?"
 )
-_OF_A_RATIO = re.compile(r"ratio|proportion|[=:∼~]\s*\$?$|\\(?:sim|colon)\s*$|odds", re.IGNORECASE)
+_OF_A_RATIO = re.compile(
+    r"ratio|proportion|divid|mix|scale|split|shar|[=:∼~]\s*\$?$|\\(?:sim|colon)\s*$|odds", re.IGNORECASE
+)
 _AT_A_TIME = re.compile(
     r"\b(?:at|from|until|till|by|to|before|after|around|and|time|clock|shows?)[\s$]*$", re.IGNORECASE
 )
@@ -103,13 +105,13 @@ _FOOTNOTE = re.compile(
 # Before a mark that could as well be an exponent or an index: the end of a word or of a sentence.
 _WORD_BEFORE = re.compile(r"(?:[a-z]{3}|[A-Za-z)][.,;:!?\"”’])$")
 _SENTENCE_BEFORE = re.compile(r"[A-Za-z$)}][.,;:!?\"”’]$")
+_OF_A_LIST = re.compile(r"\b(?:array|interval|list|over|pair|range|row|segment|sequence|set|tuple|values?|vector)\s$")
 _BEFORE_CITATION = re.compile(r"(?:[a-z]{3}[.,;:!?]?\s?|[A-Za-z$)}0-9][.,;:!?])$")
 
 
 def without_apparatus(solution: str) -> str:
     """The text with its apparatus blanked out, each character by one, so that all else keeps its place."""
-    text = _blanked(solution, _figures(solution))
-    text = _FENCED_FIGURE.sub(_blank, text)
+    text = without_figures(solution)
     for pattern in (_HEADING, _DATE, _REFERENCE, _ORDINAL):
         text = pattern.sub(_blank, text)
     text = _TIME.sub(_blank_time, text)
@@ -118,33 +120,8 @@ def without_apparatus(solution: str) -> str:
     return _without_labels(text)
 
 
-def _figures(text: str) -> list[tuple[int, int]]:
-    """Where figures start and end. An opening that nothing closes opens none, whatever follows it."""
-    opened: dict[str, list[int]] = {}
-    spans: list[tuple[int, int]] = []
-    for mark in _FIGURE_MARK.finditer(text):
-        starts = opened.setdefault(mark["name"].lower(), [])
-        if not (mark["end"] or mark["slash"] or mark["tag"]):
-            starts.append(mark.start())
-        elif starts:
-            start = starts.pop()
-            while spans and spans[-1][0] >= start:  # figures inside this one
-                spans.pop()
-            spans.append((start, mark.end()))
-    return spans
-
-
-def _blanked(text: str, spans: list[tuple[int, int]]) -> str:
-    pieces, done = list[str](), 0
-    for start, end in sorted(spans):
-        if end > done:
-            pieces += [text[done : max(start, done)], _BLANK * (end - max(start, done))]
-            done = end
-    return "".join([*pieces, text[done:]])
-
-
 def _blank(match: re.Match[str]) -> str:
-    return _BLANK * len(match[0])
+    return BLANK * len(match[0])
 
 
 def _blank_group(match: re.Match[str]) -> str:
@@ -167,6 +144,8 @@ def _blank_footnote(match: re.Match[str]) -> str:
     if mark.startswith(("[^", "\\footnote")):
         return _blank(match)
     wanted = _BEFORE_CITATION if mark[0] == "[" else _SENTENCE_BEFORE if mark[0] == "^" else _WORD_BEFORE
+    if mark[0] == "[" and "," in mark and _OF_A_LIST.search(_before(match, 16)):
+        return mark
     return _blank(match) if wanted.search(_before(match, 5)) and "\\" not in _before(match, 5) else mark
 
 
@@ -183,4 +162,4 @@ def _without_labels(text: str) -> str:
         if (number == last + 1 and last) or not (before.isalnum() or (before and before in "=,+-(&")):
             spans.append(match.span("label"))
             last = number
-    return _blanked(text, spans)
+    return blanked(text, spans)

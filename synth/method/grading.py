@@ -30,6 +30,7 @@ from typing import IO, Any, Protocol, Self
 
 from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.extensions import Extension, label
+from dail.synth.method.algebra import equal_by_algebra
 from dail.synth.method.answers import compare
 from dail.synth.method.same_text import same_text
 from dail.synth.method.thoughts import behind_thought
@@ -49,8 +50,8 @@ CUT_IN_THOUGHT = "cut in thought"
 class Grade(Protocol):
     r"""A grader of your own: a function that says whether a completion answers a problem.
 
-    It gets the completion's whole text, without special tokens, and the problem's `answer` as the file of problems has
-    it: any text, such as a statute or tests. In law, the statute that is cited last counts:
+    It gets the completion's whole text, without special tokens but for marks of thoughts, and the problem's `answer` as
+    the file of problems has it: any text, such as a statute or tests. In law, the statute that is cited last counts:
 
         def statute(completion: str, answer: str) -> bool:
             cited = re.findall(r"§ ?\d+[a-z]? [A-Z]\w+", completion)
@@ -314,7 +315,9 @@ def _math_verify_equal(given: str, wanted: str) -> bool:
 
     # without raise_on_error, its default here, whatever a parse or a comparison raises reads as "not equal"
     gold, prediction = (parse(rf"\boxed{{{text}}}", parsing_timeout=None) for text in (wanted, given))
-    return bool(verify(gold, prediction, timeout_seconds=None)) and not _far_apart(gold, prediction)
+    if bool(verify(gold, prediction, timeout_seconds=None)) and not _far_apart(gold, prediction):
+        return True
+    return equal_by_algebra(gold, prediction)
 
 
 def _far_apart(gold: list[Any], prediction: list[Any]) -> bool:

@@ -18,8 +18,8 @@ import jinja2
 import jinja2.meta
 
 from dail.synth.core.errors import ExtensionError, ItemError, UsageError
-from dail.synth.method.thoughts import is_in_thought, without_empty_thought
-from dail.synth.method.turns import ends_of_turns, opening, turn_marks
+from dail.synth.method.thoughts import is_in_thought, is_of_mark, without_empty_thought
+from dail.synth.method.turns import ends_of_turns, opening, turn_marks, unopened
 from dail.synth.method.waypoints import waypoints_of
 from dail.synth.schema.chat_templates import chat_template, names_read
 from dail.synth.schema.items import ExpertSolution, Kind, Message
@@ -157,9 +157,15 @@ class Prompts:
             raise UsageError(f"the tokenizer in {model} cannot be loaded: {error}; restore its files") from None
         self.template_reads = names_read(_template_of(self.tokenizer, model))
         self._special = _special_tokens(self.tokenizer)
+        self._unread = _unread_ids(self.tokenizer)
         self.ends = ends_of_turns(model, self.tokenizer)
         self.stop_ids = frozenset(self.ends)
         self._turn_marks = turn_marks(self.tokenizer) | self.stop_ids
+        self._unopened = unopened(
+            lambda messages, begins: str(
+                self.tokenizer.apply_chat_template(messages, add_generation_prompt=begins, tokenize=False)
+            )
+        )
 
     @property
     def has_thinking_switch(self) -> bool:
@@ -200,6 +206,7 @@ class Prompts:
                     f"a {message.role} message holds {found.group()!r}, which this model's tokenizer reads as a "
                     "control token, so that the text would break out of its turn; remove it or spell it differently",
                 )
+        self._check_opened(rendering or Rendering())
         text = self._text([message.model_dump() for message in messages], rendering or Rendering())
         if messages[-1].content.strip() not in text:
             raise ItemError(
@@ -208,6 +215,15 @@ class Prompts:
                 "as it stands: it may want parts, as models with pictures do; give the model a template for text",
             )
         return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
+
+    def _check_opened(self, rendering: Rendering) -> None:
+        if rendering.opening or not (missing := self._unopened):
+            return
+        raise UsageError(
+            f"the chat template does not open the assistant's turn: it writes {missing!r} in front of an answer, and "
+            "not at the end of a prompt, since it does not read add_generation_prompt; mend it, or set opening to that "
+            "text"
+        )
 
     def _text(self, conversation: list[dict[str, str]], rendering: Rendering) -> str:
         arguments = rendering.arguments(self.template_reads)
@@ -227,7 +243,10 @@ class Prompts:
 
     def probe(self, rendering: Rendering | None = None) -> str:
         """A fixed conversation as a prompt. Two programs that render it alike agree about what shapes a prompt."""
-        return self._text(_PROBE, rendering or Rendering())
+        try:
+            return self._text(_PROBE, rendering or Rendering())
+        except ItemError:  # it may know no assistant, or one message only
+            return self._text(_PROBE[-1:], rendering or Rendering())
 
     def prints_date(self, rendering: Rendering | None = None) -> bool:
         """Whether prompts of another day would be other prompts, tried on two of them."""
@@ -263,16 +282,29 @@ class Prompts:
         return begun + str(self.tokenizer.decode(inside, skip_special_tokens=False))
 
     def text(self, token_ids: list[int]) -> str:
-        """What people read of a trace: special tokens left out. Never tokenised again."""
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+        """What people and graders read of a trace: without special tokens, but for those that tell a thought from what
+        is said. Never tokenised again."""
+        return str(
+            self.tokenizer.decode(
+                [token for token in token_ids if token not in self._unread], skip_special_tokens=False
+            )
+        )
 
 
 def _template_of(tokenizer: Any, model: Path) -> str:
     """As transformers choose it, which is what will be rendered. Raises UsageError: it finds none."""
     try:
         return str(tokenizer.get_chat_template())
-    except ValueError:
-        return chat_template(model)  # which says what is missing
+    except ValueError:  # transformers reads chat_template.json for models with pictures only
+        tokenizer.chat_template = chat_template(model)  # which says what is missing
+        return str(tokenizer.chat_template)
+
+
+def _unread_ids(tokenizer: Any) -> set[int]:
+    """Of the special tokens, all but the marks of thoughts."""
+    added = tokenizer.added_tokens_decoder.items()
+    special = {int(token) for token, one in added if one.special} | {int(token) for token in tokenizer.all_special_ids}
+    return special - {int(token) for token, one in added if is_of_mark(one.content.strip())}
 
 
 def _special_tokens(tokenizer: Any) -> re.Pattern[str]:

@@ -18,7 +18,9 @@ _RELATION = (
     r"(?![A-Za-z])"
 )
 _TOKEN = re.compile(
-    rf"(?P<equals>(?<![:<>!=])=(?!=))|(?P<open>(?:\\\{{|[{{(\[]))|(?P<close>(?:\\\}}|[}})\]]))"
+    rf"(?P<equals>\{{\s?=\s?\}}|(?<![:<>!=])=(?!=))"  # \overset{{?}}{{=}} is an equals sign too
+    rf"|(?P<open>(?:\\\{{|[{{(\[]|\\begin\{{[A-Za-z]?(?:small)?matrix\}}))"
+    rf"|(?P<close>(?:\\\}}|[}})\]]|\\end\{{[A-Za-z]?(?:small)?matrix\}}))"
     rf"|(?P<end>\$|\\\\|\\[\]\)]|\\(?:end|begin)(?![A-Za-z])|\n|[&;]|[.,](?=\s|\Z|\$)|(?<![A-Za-z])[a-z]{{3,}}+|{_RELATION})"
     r"|\\(?:[A-Za-z]++|.)|_\s?\{[^{}]{0,80}\}",  # the k=1 below a sum is no equation
     re.DOTALL,

@@ -10,13 +10,25 @@ import re
 
 from dail.synth.schema.items import ExpertSolution
 
-# A heading of a later solution alone on its line, or with a colon behind its number, in any common dress.
-_LATER = re.compile(
-    r"^[ \t]*(?:\#{1,6}[ \t]*|\*{1,3}|\\(?:sub)*section\*?\{|\\textbf\{|=+[ \t]*)*"
-    r"(?i:(?:alternative|alternate|second|third)[ \t]+solution|solution[ \t]*(?:\#|no\.?)?[ \t]*(?:[2-9]|[1-9][0-9]))"
-    r"\b[ \t]*(?:[:.)\]}*=]|$|\()",
-    re.MULTILINE,
+# A heading of a later solution alone on its line, or with a colon behind its number, in any common dress. What repeats
+# is possessive: a line of forty stars is read as dress in one way, not in millions.
+_RULE = r"(?:[ \t]*+(?:-{3,}+|\*{3,}+|_{3,}+)[ \t]*+\n\s*+)?"
+_DRESS = (
+    r"[ \t>-]*+(?:[0-9]\.[ \t])?(?:\#++[ \t]*+|\*++|_++|=++[ \t]*+|\{\\bf[ \t]|\$|<(?:h[1-6]|b|strong|p)>|\[b\]|\[|\("
+    r"|\\(?:(?:sub)*section|paragraph|textbf|textit|underline)\*?\{)*+"
 )
+_GAP = r"[ \t\u00a0]*+"
+_NUMBER = r"(?:[2-9][A-C]?|[1-9][0-9]|II|III|IV|V|VI|B|C|D|two|three|four|five)"
+_NAMED = (
+    rf"(?:solution|sol\.?|method|approach|proof|variant){_GAP}(?:\#|no\.?)?{_GAP}"
+    rf"(?:\({_NUMBER}\)|\[{_NUMBER}\]|{_NUMBER}(?![A-Za-z0-9]))"
+)
+_COUNTED = (
+    r"(?:second|third|fourth|fifth|2nd|3rd|4th|5th|II|III|2\.|3\.|alternat(?:e|ive)|another)[ \t]++"
+    r"(?:solution|proof|approach|method)(?:[ \t]++[1-9])?+\b"
+)
+_END = r"[ \t\u00a0]*+(?:[:)\]}*_$]|\.(?![0-9])|</|\[/|=++[ \t]*+$|$|\((?!mod\b)|[-–—](?:[ \t]|$)|by[ \t](?-i:[A-Z]))"
+_LATER = re.compile(rf"^{_RULE}{_DRESS}(?:{_NAMED}|{_COUNTED}){_END}", re.MULTILINE | re.IGNORECASE)
 
 
 def without_last_solution(item: ExpertSolution) -> tuple[ExpertSolution, str] | None:

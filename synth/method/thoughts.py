@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-# Of Qwen, DeepSeek and most others; Magistral; Kimi; Seed; Command A; open models that imitate o1.
+# Of Qwen, DeepSeek and most others; Magistral; Kimi; Seed; Command A; open models that imitate o1; gpt-oss; Gemma 4;
+# MedGemma.
 MARKS = (
     ("<think>", "</think>"),
     ("[THINK]", "[/THINK]"),
@@ -12,13 +13,28 @@ MARKS = (
     ("<seed:think>", "</seed:think>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<unused94>thought", "<unused95>"),
 )
 # A token that looks like one of these or of their kind: it belongs to an answer, though it may be a special token.
 THOUGHT_MARK = re.compile(r"[<\[◁][^<>\[\]◁▷\s]*(?:think|thought|reasoning)[^<>\[\]◁▷\s]*[>\]▷]", re.IGNORECASE)
-_MARK = re.compile("|".join(f"(?P<o{n}>{re.escape(o)})|(?P<c{n}>{re.escape(c)})" for n, (o, c) in enumerate(MARKS)))
-_EMPTY_AT_END = re.compile(
-    "(?:" + "|".join(rf"{re.escape(opened)}\s*{re.escape(closed)}" for opened, closed in MARKS) + r")\s*\Z"
+# Tags of other models: <thinking>, <Thought>, <reasoning>, <longcat_think>, <mm:think>, <|thinking|>.
+_TAG = r"(?i:(?:[a-z]{1,12}[_:])?(?:think(?:ing)?|thoughts?|reasoning))"
+_MARK = re.compile(
+    "|".join(f"(?P<o{n}>{re.escape(o)})|(?P<c{n}>{re.escape(c)})" for n, (o, c) in enumerate(MARKS))
+    + rf"|(?P<opened><\|?{_TAG}\|?>)|(?P<closed><\|?/{_TAG}\|?>)"
 )
+_EMPTY_AT_END = re.compile(
+    "(?:"
+    + "|".join(rf"{re.escape(opened)}\s*{re.escape(closed)}" for opened, closed in MARKS)
+    + rf"|<\|?{_TAG}\|?>\s*<\|?/{_TAG}\|?>)\s*\Z"
+)
+
+
+def is_of_mark(token: str) -> bool:
+    """Whether a token, which may be a special one, is a mark of a thought or a part of one."""
+    return THOUGHT_MARK.fullmatch(token) is not None or any(token in mark for pair in MARKS for mark in pair)
 
 
 def behind_thought(completion: str, is_open: bool = False) -> str | None:

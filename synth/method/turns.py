@@ -18,7 +18,7 @@ from dail.synth.core.errors import UsageError
 from dail.synth.method.thoughts import THOUGHT_MARK
 
 # Of a conversation that is rendered to see its marks.
-_ASKED, _THOUGHT, _ANSWERED = "a question", "the thought that was had", "the answer that was given"
+_ASKED, _THOUGHT, _ANSWERED, _ASKED_ON = "a question", "the thought that was had", "the answer that was given", "more"
 
 
 def ends_of_turns(model: Path, tokenizer: Any) -> dict[int, tuple[str, ...]]:
@@ -55,7 +55,7 @@ def turn_marks(tokenizer: Any) -> frozenset[int]:
     inside = _special_in(tokenizer, between[0]) if between[1] else set()
     behind = _run_behind_answer(tokenizer)
     end = _of_template(tokenizer)
-    inside |= set(behind[: behind.index(end[0])]) if end else set()
+    inside |= set(behind[: behind.index(end[0])]) if end and end[0] in behind else set()
     return frozenset(
         token
         for token in _special_in(tokenizer, told) - inside
@@ -91,6 +91,23 @@ def opening(render: Callable[[list[dict[str, str]], bool], str]) -> str:
     return begun.removeprefix(head) if begun.startswith(head) else ""
 
 
+def unopened(render: Callable[[list[dict[str, str]], bool], str]) -> str:
+    """What the template writes in front of an answer but not at the end of a prompt, since it does not read
+    `add_generation_prompt`; nothing if it opens the turn.
+
+    Args:
+        render: a conversation as text; true if an answer is to follow.
+    """
+    asked = [{"role": "user", "content": _ASKED}]
+    try:
+        before, prompt = render(asked, False), render(asked, True)
+        head = render([*asked, {"role": "assistant", "content": _ANSWERED}], False).partition(_ANSWERED)[0]
+    except Exception:  # a template is a program, and this one may know no assistant
+        return ""
+    missing = head.removeprefix(prompt) if prompt == before and head.startswith(prompt) else ""
+    return missing if missing.strip() else ""
+
+
 def _of_generation_config(model: Path) -> list[int]:
     from transformers import GenerationConfig
 
@@ -100,21 +117,32 @@ def _of_generation_config(model: Path) -> list[int]:
         ids = GenerationConfig.from_pretrained(model).eos_token_id
     except (OSError, ValueError) as error:
         raise UsageError(f"{model / 'generation_config.json'} cannot be read: {error}; restore the file") from None
-    return [] if ids is None else [int(one) for one in (ids if isinstance(ids, list) else [ids])]
+    try:
+        return [] if ids is None else [int(one) for one in (ids if isinstance(ids, list) else [ids])]
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{model / 'generation_config.json'}: eos_token_id is {ids!r:.200}; wanted the number of a token, or a "
+            "list of such numbers"
+        ) from None
 
 
 def _of_template(tokenizer: Any) -> list[int]:
     """The token that ends the turn, of those right behind the answer: the tokenizer's own end, else the first.
 
-    A template that writes other text there ends a turn by that text.
+    Only what is written there too where a question follows: at the end of a conversation some templates write the end
+    of the document behind that of the turn. A template that writes nothing there, as GLM's, ends a turn by what begins
+    the next one; one that writes other text, by that text.
     """
-    run = _run_behind_answer(tokenizer)
+    last, inside = _run_behind_answer(tokenizer), _run_behind_answer(tokenizer, goes_on=True)
+    both = [one for place, one in enumerate(last) if last[: place + 1] == inside[: place + 1]]
+    run = both or last or inside[:1]
     return [tokenizer.eos_token_id] if tokenizer.eos_token_id in run else run[:1]
 
 
-def _run_behind_answer(tokenizer: Any) -> list[int]:
+def _run_behind_answer(tokenizer: Any, goes_on: bool = False) -> list[int]:
     """The added tokens that the chat template writes behind an answer, with nothing between them but white space."""
-    after = _rendered(tokenizer, {"role": "assistant", "content": _ANSWERED}).partition(_ANSWERED)[2].lstrip()
+    answer = {"role": "assistant", "content": _ANSWERED}
+    after = _rendered(tokenizer, answer, goes_on).partition(_ANSWERED)[2].lstrip()
     spelled = {one.content: int(token) for token, one in tokenizer.added_tokens_decoder.items()}
     longest_first, run = sorted(spelled, key=len, reverse=True), list[int]()
     while text := next((one for one in longest_first if after.startswith(one)), None):
@@ -123,9 +151,12 @@ def _run_behind_answer(tokenizer: Any) -> list[int]:
     return run
 
 
-def _rendered(tokenizer: Any, answer: dict[str, str]) -> str:
-    """A question and its answer as the chat template writes them; nothing if it cannot."""
+def _rendered(tokenizer: Any, answer: dict[str, str], goes_on: bool = False) -> str:
+    """A question and its answer as the chat template writes them, and another question if it goes on; nothing if it
+    cannot."""
+    conversation = [{"role": "user", "content": _ASKED}, answer]
     try:
-        return str(tokenizer.apply_chat_template([{"role": "user", "content": _ASKED}, answer], tokenize=False))
+        more = [{"role": "user", "content": _ASKED_ON}] if goes_on else []
+        return str(tokenizer.apply_chat_template([*conversation, *more], tokenize=False))
     except Exception:  # a template is a program, and this one may know no assistant
         return ""

@@ -94,8 +94,12 @@ LINEAR = (
 )
 
 _LABEL = (
+    r"\\begin\{(?:tabular[xy]?|longtable|array|multicols|minipage|parbox)\*?\}(?:\[[^\]]{0,40}\])?"
+    r"(?:\{(?:[^{}]|\{(?:[^{}]|\{[^{}]{0,40}\}){0,80}\}){0,200}\})?|"
     r"\\(?:label|(?:eq|page|auto|[cC])?ref|tag|cite[pt]?|begin|end|[hv]space|includegraphics|url|color)\*?"
     r"(?:\[[^\]]{0,200}\])?\{[^{}]{0,200}\}|\\\\\*?\[[-0-9. ]{1,8}[a-z]{2}\]|https?://\S++"
+    r"|\\(?:rule|setlength|addtolength)\*?\s?\{[^{}]{0,80}\}\s?\{[^{}]{0,80}\}|\\[cvhmk](?:skip|kern|ern)\s?-?[0-9.]{1,8}\s?[a-z]{2}"
+    r"|\\multicolumn\s?\{[0-9]{1,3}\}\s?\{[^{}]{0,80}\}|\\(?:cline|cmidrule(?:\([lr]{1,2}\))?|scalebox|multirow)\s?\{[^{}]{0,40}\}"
 )
 _NAME = rf"(?:{_LETTER}++[0-9]*+|{_GREEK}){_SUBSCRIPT}"
 _COMMAND = r"\\(?:[A-Za-z]++|.)"
@@ -114,7 +118,9 @@ _OPERAND_COMMAND = (  # after one of these a minus subtracts
     r"|r(?:angle|floor|ceil|vert|Vert|brace|brack)|Re|Im|partial|nabla|top|bot|qed|begin|end)(?![A-Za-z])"
 )
 _BEFORE_SIGN = re.compile(
-    rf"(?:\\(?!{_GREEK[2:]}|{_OPERAND_COMMAND})[A-Za-z]++|[=<>≤≥≡≈≠])\s?(?=[-−] ?(?:[0-9.]|{_LETTER}(?!{_LETTER})))"
+    rf"(?:\\(?!{_GREEK[2:]}|{_OPERAND_COMMAND})[A-Za-z]++|[=<>≤≥≡≈≠]\}}{{0,2}}"  # \mathrel{=}-3
+    r"|\\(?:text|mbox|mathrm)\{[^{}]{0,40}\b(?:or|and|is|are|by|if|to|from|than|then)\s?\})"
+    rf"\s?(?=[-−] ?(?:[0-9.]|{_LETTER}(?!{_LETTER})))"
 )
 _ONE_ARGUMENT = (
     r"sqrt|overline|underline|bar|hat|vec|tilde|dot|widehat|widetilde|overrightarrow|cancel|f?box(?:ed)?|math(?:bf|rm|it|sf"

@@ -91,19 +91,43 @@ def names_read(template: str) -> tuple[str, ...]:
     except jinja2.TemplateError as error:
         raise UsageError(f"the chat template is no Jinja template: {error}; restore its file") from None
     macros = (macro.name for macro in tree.find_all(jinja2.nodes.Macro))
-    read, given = set[str](), {*GIVEN, *_JINJA, *_SYNTAX.globals, *macros}
-    for name in _names(tree):
-        if name.ctx != "load":
-            given.add(name.name)  # by a loop, a macro, or the template itself
-        elif name.name not in given:
-            read.add(name.name)
+    read = set(_read(tree, {*GIVEN, *_JINJA, *_SYNTAX.globals, *macros}))
     return tuple(sorted(name for name in read if not name.endswith("_token")))
 
 
-def _names(node: jinja2.nodes.Node) -> Iterator[jinja2.nodes.Name]:
-    """Every name in the order in which the text has it, but that a value comes before the name it is given."""
+def _read(node: jinja2.nodes.Node, given: set[str]) -> Iterator[str]:
+    """The names that are read before anything gives them a value, in the order in which they are looked up.
+
+    Args:
+        given: names with a value; what is set on the way is added, but for what is set inside a macro.
+    """
     if isinstance(node, jinja2.nodes.Name):
-        yield node
-    parts = [node.node, node.target] if isinstance(node, jinja2.nodes.Assign) else node.iter_child_nodes()
-    for part in parts:
-        yield from _names(part)
+        if node.ctx != "load":
+            given.add(node.name)
+        elif node.name not in given:
+            yield node.name
+        return
+    if isinstance(node, jinja2.nodes.Macro | jinja2.nodes.CallBlock):
+        given = set(given)  # its arguments are names inside it alone
+    for part in _parts(node):
+        yield from _read(part, given)
+
+
+def _parts(node: jinja2.nodes.Node) -> list[jinja2.nodes.Node]:
+    """A value comes before the name that it is given, whatever their order in the text."""
+    match node:
+        case jinja2.nodes.Assign():
+            return [node.node, node.target]
+        case jinja2.nodes.AssignBlock():
+            return [*node.body, node.target]
+        case jinja2.nodes.With():
+            return [*node.values, *node.targets, *node.body]
+        case jinja2.nodes.Macro():
+            return [*node.defaults, *node.args, *node.body]
+        case jinja2.nodes.CallBlock():
+            return [node.call, *node.defaults, *node.args, *node.body]
+        case jinja2.nodes.For():
+            rest = [node.target, *([node.test] if node.test else []), *node.body, *node.else_]
+            return [node.iter, *rest]
+        case _:
+            return list(node.iter_child_nodes())

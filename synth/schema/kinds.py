@@ -24,16 +24,32 @@ from dail.synth.schema.items import ExpertSolution, Kind
 LoneBox = Literal["answer", "nothing"]
 Found = Literal["answer", "box", "nowhere"]
 
-_PROOF = {"proof", "proofs", "prove", "proved", "proven", "seeproof", "aproof", "proofproblem", "proofbased", "qed"}
-_NONE = {
-    "", "none", "null", "nan", "notfound", "noanswer", "noanswerfound", "answernotfound", "notavailable",
-    "notprovided", "notgiven", "notapplicable", "unknown", "unspecified", "missing", "tbd", "todo", "seesolution",
-    "seeabove", "seebelow", "noboxedanswer", "noanswergiven", "noanswerprovided", "nofinalanswer", "notspecified",
-}  # fmt: skip
+# Of an answer's letters and digits alone, in small letters: `See solution.` is seesolution. The answers "square" and
+# "no solution" are answers.
+_PROOF = re.compile(
+    r"(?:a|the|see(?:the)?)?(?:proofs?|prove[dn]?)(?:problem|question|based|above|below|given|provided|required|needed"
+    r"|omitted|complete)?|the(?:proofiscomplete|statementis(?:proved|proven))|qed|quoderatdemonstrandum"
+)
+_NONE = re.compile(
+    r"|none|null|nan|unknown|unspecified|missing|tbd|todo|none(?:given|found|provided)"
+    r"|(?:answer|solution)?(?:is)?not(?:found|available|provided|given|applicable|specified|stated)"
+    r"|no(?:final|boxed)?answer(?:found|given|provided|available|specified)?"
+    r"|see(?:the)?(?:solution|explanation|text)?(?:above|below)?"
+)
+_SIGNS_OF_NONE = {
+    **dict.fromkeys(("N/A", "n/a", "N.A.", "n.a.", "NA", "<NA>", "#N/A", "[]", "{}"), "none"),  # Na is a metal
+    **dict.fromkeys((r"\square", r"\blacksquare", "□", "■", "∎"), "qed"),
+}
 _WRAPPINGS = (
-    ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), (r"\boxed{", "}"), (r"\fbox{", "}"),
-    (r"\text{", "}"), (r"\textbf{", "}"), (r"\mathrm{", "}"), (r"\displaystyle{", "}"),
+    ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("*", "*"), ("`", "`"),
+    ('"', '"'), ("'", "'"), ("<answer>", "</answer>"), (r"\boxed{", "}"), (r"\fbox{", "}"), (r"\framebox{", "}"),
+    (r"\ensuremath{", "}"), (r"\text{", "}"), (r"\textbf{", "}"), (r"\mathrm{", "}"), (r"\displaystyle{", "}"),
 )  # fmt: skip
+_INTRODUCTION = re.compile(
+    r"#{2,6}\s+|(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*(?::|(?<=is)\s)\s*(?=\S)", re.IGNORECASE
+)
+_DEEPEST = 32  # wrappings in wrappings: more are a typing error or an attack
+_STOP = " \t\n.,;。"
 _WORDS_ONLY = (r"\text{", r"\textbf{", r"\mathrm{", r"\displaystyle{")  # a text in these may be an answer as it stands
 _NO_LETTER = re.compile(r"[\W_]+")
 
@@ -62,47 +78,51 @@ def resolve(item: ExpertSolution, lone_box: LoneBox = "answer") -> Resolved:
 
 def stated_answer(answer: str | None) -> str | None:
     """The answer without its wrappings; none for a word that means there is none."""
-    if answer is None or _word(answer) in _NONE | _PROOF:
+    if answer is None or _NONE.fullmatch(_word(answer)) or _PROOF.fullmatch(_word(answer)):
         return None
-    peeled = _peeled(answer, [one for one in _WRAPPINGS if one[0] not in _WORDS_ONLY])
-    return peeled or None
+    return _peeled(answer, [one for one in _WRAPPINGS if one[0] not in _WORDS_ONLY]) or None
 
 
 def _says_proof(answer: str | None) -> bool:
-    return answer is not None and _word(answer) in _PROOF
+    return answer is not None and _PROOF.fullmatch(_word(answer)) is not None
 
 
 def _word(answer: str) -> str:
     """Letters and digits alone; an answer without any, as `-` or `\\emptyset`'s sign, is no word but for the dashes."""
     bare = _peeled(answer, list(_WRAPPINGS))
-    if bare in ("N/A", "n/a", "N.A.", "n.a.", "NA"):  # Na is a metal
-        return "none"
+    if bare in _SIGNS_OF_NONE:
+        return _SIGNS_OF_NONE[bare]
     letters = _NO_LETTER.sub("", bare).lower()
     return letters if letters or not bare.strip("-–—?. /") else bare
 
 
 def _peeled(text: str, wrappings: list[tuple[str, str]]) -> str:
-    """Without what stands around all of it, however deep."""
+    """Without an introduction and what stands around all of it."""
     text = text.strip()
-    while True:
-        for start, end in wrappings:
-            inner = text[len(start) : len(text) - len(end)]
-            if (
-                text.startswith(start)
-                and text.endswith(end)
-                and len(text) >= len(start + end)
-                and _is_whole(inner, start)
-            ):
-                break
-        else:
-            return text
+    for _ in range(_DEEPEST):
+        text = text[introduction.end() :] if (introduction := _INTRODUCTION.match(text)) else text
+        inner = _inside(text, wrappings)
+        if inner is None:
+            inner = _inside(text.rstrip(_STOP), wrappings)  # $24$.
+        if inner is None:
+            break
         text = inner.strip()
+    return text
+
+
+def _inside(text: str, wrappings: list[tuple[str, str]]) -> str | None:
+    for start, end in wrappings:
+        if text.startswith(start) and text.endswith(end) and len(text) >= len(start + end):
+            inner = text[len(start) : len(text) - len(end)]
+            if _is_whole(inner, start):
+                return inner
+    return None
 
 
 def _is_whole(inner: str, start: str) -> bool:
     """Whether the end belongs to the start: not `$1$ or $2$`, not `\\boxed{1} or \\boxed{2}`."""
     if not start.endswith("{"):
-        return start not in inner
+        return start not in inner.replace("\\$", "") and not inner.endswith("\\")
     depth = 0
     for char in re.sub(r"\\[{}]", "", inner):
         depth += (char == "{") - (char == "}")

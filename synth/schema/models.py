@@ -19,7 +19,10 @@ from dail.synth.schema.chat_templates import FILES, NAMED, chat_template, names_
 ROLES = ("student", "privileged_student", "negative_reference")
 TEMPLATES = Path(__file__).parents[1] / "method" / "templates"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
+_TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json",
+    "tekken.json", "tiktoken.model", "spiece.model", "vocab.txt",
+)  # fmt: skip
 
 
 class ModelIdentity(Frozen):

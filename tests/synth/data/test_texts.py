@@ -18,7 +18,9 @@ SUSPICIOUS = {
     ],
     "HTML entity": ["if $x &lt; 3$", "a&nbsp;b", "it&#39;s", "x &le; y", "&#x2264;", "5 &times; 3", "AT&amp;T"],
     "invisible character": ["a\u200bb", "x\u202ey", "a\u200fb", "a\ufeffb", "soft\u00adhyphen", "2\u2062x", "a\u200db"],
-    "eaten backslash": ["Then rac{1}{2} of", "so oxed{3}", "2 imes 3", "egin{cases}", "Let \tau be", "2 ext{ cm}"],
+    "eaten backslash": ["Then rac{1}{2} of", "so oxed{3}", "2 imes 3", "egin{cases}", "Let \tau be", "2 ext{ cm}",
+        "\tau = 3", "\rho = 3",
+    ],
     "too many \\": [r"\\frac{1}{2}", r"So \\boxed{3}.", r"First.\n\nThen $x$"],
     "unbalanced": [
         "So $x = 3 and y = 4.", "x$ is a variable", "$$ x = 3", "$ABC$ and $x", "Let $x be.\n\nThen y$ is", r"\(x",
@@ -30,7 +32,8 @@ SUSPICIOUS = {
 }  # fmt: skip
 
 TEXTS = [
-    "costs $5 and $x$ is", "$5", "I paid $5, he paid $6, she $7.", r"US$ 5 and \pi", r"it costs 5$ each, \pi",
+    "costs $5 and $x$ is", "$5", "$5/hr", "$5/hour and $x$", "$.50", "5$", "5 $",
+    "if x:\n\tan = 3\n\tau = 4", "I paid $5, he paid $6, she $7.", r"US$ 5 and \pi", r"it costs 5$ each, \pi",
     r"escaped \$5 and $x$", "$a$$b$", "$$a$$ $b$", "$$\n\n x \n\n$$", "```\nif ($x) {\n```", "use `{` and $x$",
     r"\verb|{| $x$", "\\begin{verbatim}\n{ $\n\\end{verbatim} $x$", "a < b & c > d", r"x &= 1 \\ y &= 2",
     "„groß” und „Ä“",
@@ -69,6 +72,8 @@ def test_what_people_write_is_left_alone(text: str):
         ("x â‰¤ 3, y â‰¥ 4", '"â‰¤" at 2 may have been "≤": read the source as UTF-8'),
         ("if $x &lt; 3$", '"&lt;" at 6 may be "<"'),
         ("Then rac{1}{2} of", r'"rac{" at 5 may have been \frac{'),
+        ("for orall x", r'"orall" at 4 may have been \forall'),
+        ("a riangle", r'"riangle" at 2 may have been \triangle'),
         ("a ightarrow b", r'"ightarrow" at 2 may have been \rightarrow'),
         ("a\u200bb", "U+200B at 1 cannot be seen, and the model reads it; remove it"),
         (r"\begin{cases} a", r'"\begin{cases}" at 0 never ends'),

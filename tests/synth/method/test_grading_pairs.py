@@ -1,6 +1,6 @@
 r"""A table of answers and keys, equal or not, against the whole grader. A line is GIVEN == KEY or GIVEN != KEY.
 
-math-verify alone, with whole numbers compared before it, judges 74 of the 262 wrongly.
+math-verify alone, with whole numbers compared before it, judges 74 of the first 262 wrongly.
 """
 
 from __future__ import annotations
@@ -288,6 +288,72 @@ x^2+1 != x^2-1
 1011_2 == 1011_{2}
 1011_2 == 1011
 1011_2 != 1011_3
+1011_{\text{two}} == 1011_2
+1011_{\text{three}} != 1011_2
+# angles in radians
+60^\circ == \frac{\pi}{3}
+\frac{\pi}{2} == 90^\circ
+45^\circ != \frac{\pi}{3}
+\cos 60^\circ == \frac12
+\sin 30^\circ != \frac{\sqrt{3}}{2}
+20^\circ\text{C} == 20^\circ
+20^\circ\text{C} != 20^\circ\text{F}
+# equations as a whole
+y=2x+3 == 2x-y+3=0
+2x+3y=6 == 4x+6y=12
+x^2+y^2=1 == x^2+y^2-1=0
+f(x)=2x == y=2x
+x+y=5 == 5
+2x+3y=6 != 2x+3y=7
+x+y=5 != x-y=5
+x^2+y^2=1 != x^2+y^2=4
+y=2x+3 != x=2y+3
+# residues and times
+x\equiv 3\pmod 7 == 3\pmod{7}
+3 \pmod 7 == 3
+x \equiv -4 \pmod 7 == 3 \pmod 7
+3 \pmod{7} != 4 \pmod{7}
+x\equiv3\pmod7 != x\equiv3\pmod8
+3:30 \text{ PM} == 3:30 \text{ p.m.}
+15:30 == 3:30 \text{ PM}
+3:30 == 3:30 \text{ PM}
+12:05 \text{ AM} != 12:05 \text{ PM}
+3:30 \text{ AM} != 3:30 \text{ PM}
+3:31 != 3:30 \text{ PM}
+# complex numbers
+i^2 == -1
+e^{i\pi} == -1
+2e^{i\pi/3} == 1+i\sqrt{3}
+-\frac{3}{4}i == \frac{-3i}{4}
+(1+i)^2 == 2i
+i != -i
+e^{i\pi/3} != e^{-i\pi/3}
+# as readers write it
+√2 == \sqrt{2}
+2√3 == 2\sqrt{3}
+sqrt 2 == \sqrt{2}
+sqrt(2) == \sqrt{2}
+pi/2 == \frac{\pi}{2}
+{10\choose 3} == 120
+\infty == \text{infinity}
+-\infty != \text{infinity}
+0.333\ldots == \frac13
+0.1666... == \frac16
+0.333\ldots != 0.333
+1 \text{ to } 2 == 1:2
+2.5 \text{ million} == 2500000
+2.5 \text{ million dollars} == \$2{,}500{,}000
+10 \Omega == 10 \text{ ohms}
+5\% \text{ increase} == 5\%
+5\% \text{ increase} != 5\% \text{ decrease}
+\text{all } n\ge 5 == n\ge 5
+x=1 \text{ or } x>3 == \{1\}\cup(3,\infty)
+x=2 \text{ or } x>3 != \{1\}\cup(3,\infty)
+1,2,\dots,10 == 1,2,\ldots,10
+\text{A, B, C} == A,B,C
+\text{Alice and Bob} == Bob and Alice
+\text{Alice and Bob} != \text{Alice and Carol}
+\text{does not exist} == DNE
 """
 
 

@@ -1,5 +1,7 @@
 """What a solution that is too long loses first."""
 
+import time
+
 import pytest
 
 from dail.synth.method.shortening import halved, without_last_solution
@@ -16,6 +18,10 @@ def item(*solutions: str) -> ExpertSolution:
         "Solution 2:", "Solution 2", "**Solution 2**", "## Solution 2", "### Solution 2.", "Solution #2",
         "SOLUTION 2:", "Solution 10:", r"\section*{Solution 2}", r"\textbf{Solution 2}",
         "Solution 2 (by symmetry)", "Second solution:", "Alternative solution.", "  Solution 2)", "=Solution 2=",
+        "__Solution 2__", "Solution 2 - Geometry", r"{\bf Solution 2.}", "Another solution.", "Solution II.",
+        "2nd solution", "2. Solution", "Method 2:", "Approach 2", "Alternative proof.", "<h2>Solution 2</h2>",
+        "[b]Solution 2[/b]", "(Solution 2)", "---\nSolution 2:", "Solution 2\u00a0:", "Sol. 2:", "Solution (2):",
+        "> Solution 2:", "Fourth solution", "Solution 2 by Euclid", "Solution 2A", "- Solution 2:",
     ],
 )  # fmt: skip
 def test_the_last_solution_under_a_heading_is_dropped(heading: str):
@@ -34,6 +40,10 @@ def test_the_last_solution_under_a_heading_is_dropped(heading: str):
         "It has solution 2, and no other:\nsolution 2 is even.",
         "Solution 2: it is 4.",  # alone
         "We get\nsolution 24 of them.",
+        "It is 4.\nSolution 2 = 2 + 2 - 2.",
+        "It is 4.\nSolution 2 (mod 5) is\nsolution 2.5 of it.",
+        "It is 4.\nSolution 2 and 3 work.\nAnother solution is 5.\nMethod 2 fails.",
+        "It is 4.\nThe second solution: none.",
     ],
 )
 def test_a_text_with_one_solution_is_not_cut(text: str):
@@ -54,3 +64,10 @@ def test_a_half_and_what_was_cut_are_the_whole():
     assert kept.solution + dropped == "It is four, as two and two are."
     assert len(kept.solution) <= 16
     assert halved(item("4")) is None
+
+
+@pytest.mark.parametrize("piece", ["*", "-", "# ", "[", "> ", "---\n", "\n\n", "Solution ", "_"])
+def test_time_is_linear_in_the_text(piece: str):
+    start = time.process_time()
+    assert without_last_solution(item("a\n" + piece * (200_000 // len(piece)) + "\nb")) is None
+    assert time.process_time() - start < 2

@@ -4,8 +4,11 @@ import pytest
 
 from dail.synth.method.thoughts import MARKS, behind_thought, without_empty_thought
 
+TAGS = [(f"<{name}>", f"</{name}>") for name in ("thinking", "Thought", "reasoning", "longcat_think", "mm:think")]
+TAGS.append(("<|thinking|>", "<|/thinking|>"))
 
-@pytest.mark.parametrize(("opened", "closed"), MARKS)
+
+@pytest.mark.parametrize(("opened", "closed"), [*MARKS, *TAGS])
 def test_only_what_follows_a_thought_is_said(opened: str, closed: str):
     assert behind_thought(f"{opened} 3? {closed} 4.") == " 4."
     assert behind_thought(f"{opened} 3?") is None
@@ -13,7 +16,7 @@ def test_only_what_follows_a_thought_is_said(opened: str, closed: str):
     assert behind_thought("4.") == "4."
 
 
-@pytest.mark.parametrize(("opened", "closed"), MARKS)
+@pytest.mark.parametrize(("opened", "closed"), [*MARKS, *TAGS])
 def test_a_completion_of_a_prompt_that_opened_the_thought_begins_inside_it(opened: str, closed: str):
     assert behind_thought("maybe \\boxed{12}? no", True) is None
     assert behind_thought(f"3? {closed} 4.", True) == " 4."
@@ -21,9 +24,16 @@ def test_a_completion_of_a_prompt_that_opened_the_thought_begins_inside_it(opene
     assert behind_thought(f"{opened} 3?", True) is None
 
 
-@pytest.mark.parametrize(("opened", "closed"), MARKS)
+@pytest.mark.parametrize(("opened", "closed"), [*MARKS, *TAGS])
 def test_an_empty_thought_is_left_out_at_the_end_alone(opened: str, closed: str):
     assert without_empty_thought(f"A:\n{opened}\n\n{closed}\n\n") == "A:\n"
     assert without_empty_thought(f"A:\n{opened}{closed}") == "A:\n"
     for kept in (f"A:\n{opened}\n", f"{opened}\n{closed}\nA:", f"A: {opened} hm {closed}"):
         assert without_empty_thought(kept) == kept
+
+
+@pytest.mark.parametrize(
+    "text", ["I <rethink> it: 4.", "x <think y", "<thinker>", "a < thought > b", "</a>", "[thinking]"]
+)
+def test_what_is_no_mark_is_said(text: str):
+    assert behind_thought(text) == text

@@ -11,8 +11,10 @@ from transformers import AutoTokenizer
 from dail.synth.core.errors import ItemError, UsageError
 from dail.synth.engine.base import FinishReason
 from dail.synth.method.prompts import Prompts
+from dail.synth.method.thoughts import behind_thought
 from dail.synth.rollout.base import Rollout
 from dail.synth.run.trace_rows import STRAY_MARK, prepare, trace_row
+from dail.synth.schema.boxes import final_answer
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import Synthesis
@@ -77,6 +79,33 @@ def test_the_token_that_the_template_writes_after_an_answer_ends_a_turn(shape: s
     assert prompts.solution_ids(ITEM)[-1] == wanted
 
 
+def test_the_end_of_the_document_behind_the_last_turn_is_not_the_end_of_a_turn(tmp_path: Path):
+    phi = (
+        "{%- for m in messages -%}{{- '<|' + m.role + '|>\n' + m.content + '<|end|>\n' -}}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{- '<|assistant|>\n' -}}{%- else -%}{{- eos_token -}}{%- endif -%}"
+    )
+    prompts = Prompts(model(tmp_path, phi, ["<|user|>", "<|assistant|>", "<|end|>"]))
+    end = prompts.tokenizer.convert_tokens_to_ids("<|end|>")
+    assert prompts.ends[end] == ("template",)
+    assert "template" not in prompts.ends[prompts.tokenizer.eos_token_id]
+    assert prompts.solution_ids(ITEM)[-1] == end
+
+
+def test_a_template_without_an_end_ends_a_turn_by_what_begins_the_next(tmp_path: Path):
+    glm = (
+        "{%- for m in messages -%}{{- '<|' + m.role + '|>\n' + m.content -}}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+    )
+    prompts = Prompts(
+        model(tmp_path, glm, ["<|user|>", "<|assistant|>"], generation_config__json='{"eos_token_id": 1019}')
+    )
+    end = prompts.tokenizer.convert_tokens_to_ids("<|user|>")
+    assert prompts.ends[end] == ("template",)
+    assert prompts.solution_ids(ITEM)[-1] == end
+    assert prompts.stray_mark([5, end]) is None
+    assert prompts.stray_mark([5, end, 6]) == "<|user|>"
+
+
 def test_every_place_that_names_an_end_is_heard_and_said(tmp_path: Path):
     folder = model(tmp_path, generation_config__json='{"eos_token_id": [3, 5]}')
     turn = Prompts(folder).tokenizer.convert_tokens_to_ids(TURN)
@@ -108,6 +137,43 @@ def test_a_model_of_which_nothing_says_where_turns_end_is_refused(tmp_path: Path
     config.write_text(config.read_text().replace('"eos_token": "<|im_end|>",', ""))
     with pytest.raises(UsageError, match="says which token ends a turn"):
         Prompts(folder)
+
+
+def test_an_end_that_is_no_number_is_refused(tmp_path: Path):
+    folder = model(tmp_path, generation_config__json='{"eos_token_id": "<|im_end|>"}')
+    with pytest.raises(UsageError, match=r"eos_token_id is '<\|im_end\|>'; wanted the number of a token"):
+        Prompts(folder)
+
+
+@pytest.mark.parametrize(
+    "picky",
+    [
+        "{%- for m in messages -%}{%- if m.role != 'user' -%}{{ raise_exception('') }}{%- endif -%}{{ m.content }}"
+        "{%- endfor -%}",
+        "{%- if messages | length > 1 -%}{{ raise_exception('one') }}{%- endif -%}{{ messages[0].content }}",
+    ],
+)
+def test_a_template_of_one_message_has_a_probe_too(tmp_path: Path, picky: str):
+    prompts = Prompts(model(tmp_path, picky))
+    assert prompts.probe() == "And 3 + 3?"
+    assert not prompts.prints_date() and not prompts.is_in_thought()
+
+
+def test_a_template_that_never_opens_the_assistant_s_turn_is_refused_unless_the_settings_do(tmp_path: Path):
+    closed = (
+        "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' -}}{%- endfor -%}"
+    )
+    prompts = Prompts(model(tmp_path, closed))
+    with pytest.raises(UsageError, match=r"it writes '<\|im_start\|>assistant\\n' in front of an answer"):
+        prompts.contexts(ITEM, Synthesis())
+    opened = prompts.contexts(ITEM, Synthesis(opening="<|im_start|>assistant\n")).student_ids
+    assert str(prompts.tokenizer.decode(opened)).endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_template_in_the_file_of_models_with_pictures_is_taken(tmp_path: Path):
+    folder = model(tmp_path, chat_template__json='{"chat_template": "{{ messages[-1].content }}<|im_end|>"}')
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    assert Prompts(folder).contexts(ITEM, Synthesis()).student_ids[-1] == 1021
 
 
 @pytest.mark.parametrize(
@@ -151,3 +217,29 @@ def test_a_thought_s_marks_are_no_turn_s_also_where_they_are_special_tokens(tmp_
     written = prompts.tokenizer.encode(f"{begin}\nhm\n{end}\n\nIt is 2.", add_special_tokens=False)
     assert prompts.stray_mark(written) is None
     assert prompts.stray_mark([*written, prompts.tokenizer.convert_tokens_to_ids("<|im_start|>"), 5]) == "<|im_start|>"
+
+
+@pytest.mark.parametrize(
+    ("marks", "cut", "whole"),
+    [
+        (["[THINK]", "[/THINK]"], "[THINK]maybe \\boxed{3}?", "[THINK]no[/THINK]It is \\boxed{2}."),
+        (
+            ["<|channel|>", "<|message|>", "<|end|>", "<|start|>"],
+            "<|channel|>analysis<|message|>maybe \\boxed{3}?",
+            "<|channel|>analysis<|message|>no<|end|><|start|>assistant<|channel|>final<|message|>It is \\boxed{2}.",
+        ),
+        (
+            ["<|channel>", "<channel|>"],
+            "<|channel>thought\nmaybe \\boxed{3}?",
+            "<|channel>thought\nno<channel|>\\boxed{2}",
+        ),
+    ],
+)
+def test_what_graders_read_tells_a_thought_also_where_its_marks_are_special_tokens(
+    tmp_path: Path, marks: list[str], cut: str, whole: str
+):
+    prompts = Prompts(model(tmp_path, "{{ messages[-1].content }}<|im_end|>", marks))
+    texts = [prompts.text(prompts.tokenizer.encode(f"{one}{TURN}", add_special_tokens=False)) for one in (cut, whole)]
+    assert TURN not in texts[0] + texts[1]
+    assert behind_thought(texts[0]) is None
+    assert final_answer(str(behind_thought(texts[1]))) == "2"

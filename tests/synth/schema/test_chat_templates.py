@@ -35,6 +35,18 @@ LLAMA_DATE = (
         ),
         ("{% set c = c | default(1) %}{{ c }}", ("c",)),
         ("{% set ns = namespace(a=false) %}{% for m in messages %}{% set ns.a = true %}{% endfor %}{{ ns.a }}", ()),
+        # an argument of a macro is a name inside it alone; values are read before the names that they get
+        (
+            "{% macro f(enable_thinking=1) %}{{ enable_thinking }}{% endmacro %}{{ 'x' if enable_thinking }}",
+            ("enable_thinking",),
+        ),
+        ("{% macro f(a, b=thinking) %}{% set thinking = a %}{{ b }}{% endmacro %}", ("thinking",)),
+        ("{% with thinking = thinking %}{{ thinking }}{% endwith %}", ("thinking",)),
+        ("{% set c %}{{ c }}{% endset %}{% for t in t %}{{ t }}{% endfor %}", ("c", "t")),
+        (
+            "{% macro f() %}{{ caller(1) }}{% endmacro %}{% call(user) f() %}{{ user }}{% endcall %}{{ user }}",
+            ("user",),
+        ),
         # what transformers let a template say beside Jinja
         ("{% for m in messages %}{% generation %}{{ m }}{% endgeneration %}{% break %}{% endfor %}", ()),
     ],

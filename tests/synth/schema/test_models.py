@@ -39,6 +39,7 @@ def test_equal_files_are_one_model_wherever_they_lie(folder: Path, tmp_path: Pat
         ("model-00002-of-00002.safetensors", "revision"),
         ("tokenizer.json", "tokenizer_hash"),
         ("merges.txt", "tokenizer_hash"),
+        ("tekken.json", "tokenizer_hash"),
         ("chat_template.jinja", "template_hash"),
         ("tokenizer_config.json", "template_hash"),
         ("special_tokens_map.json", "template_hash"),
