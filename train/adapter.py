@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 
 from dail.synth.core.errors import IntegrityError
 from dail.synth.core.extensions import label
-from dail.synth.core.files import refused, sync
+from dail.synth.core.files import open_by_umask, refused, sync
+from dail.synth.schema.models import ADAPTER_CONFIG, in_order
 from dail.train.metrics import METRICS_FILE
 from dail.train.model import Roles
 from dail.train.objective import is_own
@@ -57,12 +58,20 @@ def save_adapter(out: Path, roles: Roles, record: RunRecord, steps: int) -> None
         roles.peft.save_pretrained(staged, save_embedding_layers=False)
         (staged / "README.md").write_text(_card(provenance), "utf-8")
         (staged / PROVENANCE_FILE).write_text(provenance.model_dump_json(indent=1) + "\n", "utf-8")
-        for file in staged.iterdir():
+        _sort_config(staged / ADAPTER_CONFIG)
+        for file in list(staged.iterdir()):
+            open_by_umask(file)
             sync(file)
         os.rename(staged, folder)
         sync(out)
     except (OSError, SafetensorError) as error:
         raise refused(folder, error) from error
+
+
+def _sort_config(path: Path) -> None:
+    """PEFT writes sets in an order of its own, another one in each process: two equal runs would differ in bytes."""
+    config = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(in_order(config), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _card(provenance: Provenance) -> str:

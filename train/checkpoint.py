@@ -2,6 +2,7 @@
 
     run.json                  the resolved settings, the model and the manifest
     checkpoint.safetensors    adapter, AdamW's two moments, and in the header the step and the run's fingerprint
+    run.lock                  which process is at work here
 
 Nothing else is needed to go on bit for bit: batches and learning rates are functions of the step, and there is no
 dropout, so no state of random number generators. Files are replaced whole or not at all, and hold no pickle.
@@ -9,8 +10,14 @@ dropout, so no state of random number generators. Files are replaced whole or no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime as dt
+import fcntl
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import torch
 from pydantic import ValidationError
@@ -25,6 +32,7 @@ from dail.train.record import RunRecord
 
 RUN_FILE = "run.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
+LOCK_FILE = "run.lock"
 
 
 def find_run(out: Path, record: RunRecord) -> RunRecord | None:
@@ -62,6 +70,37 @@ def claim(out: Path, record: RunRecord) -> None:
         raise StorageError(f"cannot make the run folder {out}: {error.strerror}; give another --out") from None
     text = record.model_dump_json(indent=1).encode() + b"\n"
     replace(out / RUN_FILE, lambda path: path.write_bytes(text))
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Keeps other processes out of the run folder. A process that dies, however it dies, lets go of it.
+
+    Raises:
+        UsageError: another one holds it; says which.
+        StorageError: the folder cannot be made.
+    """
+    with _lock_file(out) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            whose = file.read().strip() or "of an unknown process"
+            raise UsageError(
+                f"another `dail train` ({whose}) is at work in {out}; wait for it, stop it, or give another --out"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {dt.datetime.now():%Y-%m-%d %H:%M:%S}\n")
+        file.flush()
+        yield  # closing the file lets go
+
+
+def _lock_file(out: Path) -> IO[str]:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return open(out / LOCK_FILE, "a+", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot make the run folder {out}: {error.strerror}; give another --out") from None
 
 
 def save(out: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, step: int, run: str) -> None:

@@ -10,6 +10,7 @@ A run computes by itself what a cache lacks; `dail cache` does it beforehand, fo
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module
@@ -18,14 +19,14 @@ from typing import Any
 
 import click
 
-from dail.synth.core.console import emit, exit_on_sigterm, say, silent_unless
-from dail.synth.core.errors import UsageError
+from dail.synth.core.console import emit, exit_on_sigterm, say, silent_unless, stop_on_signals
+from dail.synth.core.errors import EXIT_OK, UsageError
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
 from dail.train.config import TrainConfig
 
 
-def _of_a_run(command: Callable[..., None]) -> Callable[..., None]:
+def _of_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that both verbs have."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
@@ -49,12 +50,13 @@ def train(
     references: Path | None,
     ray_workers: int | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Train a LoRA adapter on the shards that a manifest lists.
 
     The run folder receives run.json (resolved settings), metrics.jsonl, curves.svg, tensorboard/, references/ (what the
     two references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/. The
-    same command goes on with a run that was stopped. With --references several runs share one cache. On several GPUs of
+    same command goes on with a run that was stopped; Ctrl-C and SIGTERM stop it behind a step, which is kept, with the
+    exit codes 130 and 143, and a second one at once. With --references several runs share one cache. On several GPUs of
     one machine: torchrun --nproc-per-node 4 $(which dail) train …; on a Ray cluster: ray job submit -- dail train
     --ray-workers 4 …, with paths that every node sees.
     """
@@ -63,10 +65,12 @@ def train(
         with exit_on_sigterm():
             result = _room("ray_train").run_on_ray(model_folder, manifest, out, config, references, ray_workers)
         _tell(result, as_json)
-        return
-    with _room("distributed").joined() as ranks, silent_unless(ranks.is_first):
-        result = _room("loop").run(model_folder, manifest, out, config, references, ranks)
+        return EXIT_OK
+    loop, distributed = _room("loop"), _room("distributed")
+    with stop_on_signals(second_ends=True) as stop, distributed.joined() as ranks, silent_unless(ranks.is_first):
+        result = loop.run(model_folder, manifest, out, config, references, ranks, stop)
         _tell(result, as_json and ranks.is_first)
+    return EXIT_OK if result.stopped_at is None else 128 + (stop.signal or signal.SIGINT)
 
 
 @verb("cache")
@@ -106,9 +110,11 @@ def _room(name: str) -> Any:
 
 
 def _tell(result: Any, as_json: bool) -> None:
+    if as_json:
+        emit(asdict(result))
+    if result.stopped_at is not None:
+        return
     if result.resumed_at == result.steps:
         say(f"this run is finished: all {result.steps} steps were done before")
     say(f"adapter: {result.adapter}")
     say(f"metrics: {result.metrics}")
-    if as_json:
-        emit(asdict(result))

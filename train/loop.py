@@ -26,6 +26,7 @@ from torch.optim import AdamW, Optimizer
 from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.extensions import label
 from dail.synth.core.progress import OnProgress, progress, told_to
+from dail.synth.core.running import Stop
 from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import identify
 from dail.train import adapter, checkpoint, memory, objective
@@ -47,12 +48,16 @@ REFERENCES = "references"
 
 @dataclass(frozen=True)
 class Result:
-    """Where everything lies. `resumed_at` steps were already done when this call started."""
+    """Where everything lies. `resumed_at` steps were already done when this call started.
+
+    `stopped_at`: the run was asked to stop and has so many steps; there is no adapter yet, the same call goes on.
+    """
 
     adapter: Path
     metrics: Path
     steps: int
     resumed_at: int
+    stopped_at: int | None = None
 
 
 def train(
@@ -63,6 +68,7 @@ def train(
     *,
     references: str | Path | None = None,
     on_progress: OnProgress | None = None,
+    stop: Stop | None = None,
 ) -> Result:
     """Trains an adapter on the traces that a manifest lists, in this process; the same call again goes on.
 
@@ -74,13 +80,14 @@ def train(
         config: the paper's settings if left out.
         references: folder of the reference cache, which several runs may share; OUT/references if left out.
         on_progress: called in the thread that does the work; what it raises ends the run.
+        stop: `set()` from another thread, it ends the run behind the step that is being done, which is kept.
 
     Raises:
         DailError: of the kind that fits; a rerun goes on from the last checkpoint.
     """
     cache = Path(references) if references else None
     with told_to(on_progress):
-        return run(Path(model), Path(manifest), Path(out), config or TrainConfig(), cache)
+        return run(Path(model), Path(manifest), Path(out), config or TrainConfig(), cache, stop=stop)
 
 
 def run(
@@ -90,12 +97,14 @@ def run(
     config: TrainConfig,
     references: Path | None = None,
     ranks: Ranks = _ALONE,
+    stop: Stop | None = None,
 ) -> Result:
     """Trains an adapter, goes on with a run that was stopped, or finds that it is finished.
 
     Args:
         references: folder of the reference cache; OUT/references if none is named.
         ranks: all of them call this with the same arguments; the first one writes.
+        stop: ends the run behind a step, with a checkpoint, once it is set on any rank.
 
     Raises:
         DailError: of the kind that fits; a rerun goes on from the last checkpoint.
@@ -105,9 +114,10 @@ def run(
     record = _record(model_folder, manifest_path, config)
     if len(set(ranks.gather(record.fingerprint))) > 1:
         raise UsageError("the ranks have different settings, models or sources of the objective; give all the same")
-    if earlier := checkpoint.find_run(out, record):
-        if provenance := adapter.finished(out):
-            return result_of(out, provenance.steps, provenance.steps)
+    earlier = checkpoint.find_run(out, record)
+    if earlier and (provenance := adapter.finished(out)):
+        return result_of(out, provenance.steps, provenance.steps)
+    if earlier:
         record = record.model_copy(update={"started_at": earlier.started_at})
     data = load_examples(manifest_path, record.model, read_limits(model_folder))
     if config.objective == "contrastive" and config.gamma > GAMMA_WARNING:
@@ -115,6 +125,15 @@ def run(
             f"gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the privileged "
             "student finds unlikely; the paper uses 0.1"
         )
+    with checkpoint.held(out) if ranks.is_first else nullcontext():
+        checkpoint.find_run(out, record)  # another may have been begun since
+        return _train(model_folder, data, out, record, references or out / REFERENCES, ranks, stop or Stop())
+
+
+def _train(
+    model_folder: Path, data: TrainingSet, out: Path, record: RunRecord, references: Path, ranks: Ranks, stop: Stop
+) -> Result:
+    config = record.config
     if ranks.is_first:
         checkpoint.claim(out, record)
     scorer = start_scorer(model_folder, record.config, data, ranks)
@@ -123,9 +142,13 @@ def run(
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
     with metrics(out, done, record) if ranks.is_first else nullcontext() as log:
-        scorer = replace(scorer, cache=reference_cache(references or out / REFERENCES, scorer, data, record))
+        scorer = replace(scorer, cache=reference_cache(references, scorer, data, record))
         memory.time_left(scorer, data, done, data.num_steps(config))
-        steps = optimise(scorer, optimizer, data, out, record, done, log)
+        with stop.listened_to():
+            steps = optimise(scorer, optimizer, data, out, record, done, log, stop)
+    if steps < data.num_steps(config):
+        _log.info(f"stopped behind step {steps} of {data.num_steps(config)}, which is saved; the same command goes on")
+        return replace(result_of(out, data.num_steps(config), done), stopped_at=steps)
     if ranks.is_first:
         adapter.save_adapter(out, roles, record, steps)
     return result_of(out, steps, done)
@@ -165,8 +188,12 @@ def optimise(
     record: RunRecord,
     done: int,
     log: Metrics | None,
+    stop: Stop,
 ) -> int:
-    """Every step after the first `done`, with checkpoints on the way and at the end; how many there are in all."""
+    """Every step after the first `done`, with checkpoints on the way and at the end; how many are done then.
+
+    They are all of them, unless the run was asked to stop.
+    """
     config, weights, is_first = scorer.config, scorer.roles.adapter(), scorer.ranks.is_first
     total = data.num_steps(config)
     started, tokens = time.monotonic(), 0
@@ -188,9 +215,11 @@ def optimise(
                 )
             shown: dict[str, Any] = {name: figures[name] for name in ("loss", "gap") if name in figures}
             bar.update(step + 1, **shown, tokens_per_s=speed)
-            is_due = (step + 1) % config.checkpoint_every == 0 or step + 1 == total
-            if is_due and is_first:
+            ends = step + 1 == total or any(scorer.ranks.gather(stop.is_set()))
+            if is_first and (ends or (step + 1) % config.checkpoint_every == 0):
                 checkpoint.save(out, weights, optimizer, step + 1, record.fingerprint)
+            if ends:
+                return step + 1
     return total
 
 

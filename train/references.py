@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -174,6 +175,8 @@ class ReferenceCache:
                 raise IntegrityError(f"{path} is not what {INDEX_FILE} says; remove {self.folder} to make it anew")
             return safe_open(path, "pt")
         except (OSError, SafetensorError) as error:
+            if path.exists() and not os.access(path, os.R_OK):
+                raise _not_for_us(path) from None
             raise IntegrityError(f"{path} cannot be read ({error}); remove {self.folder} to make it anew") from None
 
 
@@ -292,6 +295,8 @@ def _read_index(folder: Path, wanted: MadeWith) -> Index:
         index = Index.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return Index(made_with=wanted)
+    except PermissionError:
+        raise _not_for_us(path) from None
     except (OSError, ValidationError):
         raise UsageError(f"{path} is no index of references; give another folder, or remove this one") from None
     if index.made_with != wanted:
@@ -301,6 +306,13 @@ def _read_index(folder: Path, wanted: MadeWith) -> Index:
         )
         raise UsageError(f"{folder} holds references of something else ({shown}); give another --references")
     return index
+
+
+def _not_for_us(path: Path) -> StorageError:
+    return StorageError(
+        f"{path} may not be read by this user; whoever made it can share it (chmod -R a+rX {path.parent}); or name "
+        "another folder with --references"
+    )
 
 
 def _digest(path: Path) -> str:

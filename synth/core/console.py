@@ -144,13 +144,21 @@ def all_on_stderr() -> contextlib.AbstractContextManager[Any]:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM ask the run to stop; where none looks at it, they end the verb at once."""
+def stop_on_signals(second_ends: bool = False) -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM ask the run to stop; where none looks at it, they end the verb at once.
+
+    Args:
+        second_ends: a second one ends the verb at once too, whether it is looked at or not.
+    """
     stop = Stop()
 
-    def ask(*_: object) -> None:
-        if not stop.is_heard:
+    def ask(number: int, _: object) -> None:
+        if not stop.is_heard or (second_ends and stop.is_set()):
+            if number == signal.SIGTERM:
+                say("stopped by SIGTERM; rerun the same command to go on")
+                sys.exit(128 + number)
             raise KeyboardInterrupt
+        stop.signal = number
         stop.set()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -101,6 +101,7 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     staged = path.with_name(f".{path.name}.new")
     try:
         write(staged)
+        open_by_umask(staged)
         sync(staged)
         os.replace(staged, path)
         sync(path.parent)
@@ -116,6 +117,16 @@ def refused(path: Path, error: Exception) -> DailError:
     hint = "free some space" if full else "check the folder"
     kept = "what was there before is kept" if path.exists() else "nothing was written"
     return StorageError(f"cannot write {path}: {error}; {kept}; {hint} and rerun to go on from the last checkpoint")
+
+
+def open_by_umask(path: Path) -> None:
+    """Gives a file the mode that this process's umask gives new files; safetensors keeps its own to their owner."""
+    fresh = path.with_name(f".{path.name}.mode")
+    try:
+        fresh.touch(mode=0o666)
+        path.chmod(fresh.stat().st_mode & 0o777)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

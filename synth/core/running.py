@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import Any, TypeVar
 
@@ -20,6 +20,16 @@ class Stop(threading.Event):
     """
 
     is_heard = False
+    signal: int | None = None  # by which it was set
+
+    @contextmanager
+    def listened_to(self) -> Iterator[None]:
+        """While a run looks at it."""
+        self.is_heard = True
+        try:
+            yield
+        finally:
+            self.is_heard = False
 
 
 def run_to_end(make: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -274,14 +274,13 @@ def run_worker(
 async def _run_worker(config: SynthConfig, source: UnitSource, idle_exit_s: float | None, stop: Stop) -> bool:
     asked = asyncio.Event()
     watch = asyncio.create_task(_watch(stop, asked))
-    stop.is_heard = True
     try:
-        async with Pool(config) as pool:
-            # beside the engine's start, since importing transformers takes seconds
-            prompts = await asyncio.to_thread(Prompts, config.engine.model)
-            await Worker(source, pool, prompts, idle_exit_s).run(asked)
+        with stop.listened_to():
+            async with Pool(config) as pool:
+                # beside the engine's start, since importing transformers takes seconds
+                prompts = await asyncio.to_thread(Prompts, config.engine.model)
+                await Worker(source, pool, prompts, idle_exit_s).run(asked)
     finally:
-        stop.is_heard = False
         watch.cancel()
     return asked.is_set()
 

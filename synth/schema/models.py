@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from dail.synth.core.config import Frozen, canonical
 from dail.synth.core.errors import UsageError
@@ -101,7 +102,7 @@ def _template_hash(folder: Path) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def _json(path: Path) -> dict[str, object]:
+def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     except ValueError as error:
@@ -128,7 +129,7 @@ def _check_whole(file: Path) -> None:
 def _identify_student(folder: Path, model: ModelIdentity) -> str:
     if (folder / ADAPTER_CONFIG).is_file():
         adapter_rank(folder)
-        return _hash_files([folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS])
+        return adapter_digest(folder)
     student = _identify(folder, folder.name)
     if student.tokenizer_hash != model.tokenizer_hash:
         raise UsageError(
@@ -136,6 +137,24 @@ def _identify_student(folder: Path, model: ModelIdentity) -> str:
             f"roles must write the same tokens; give a student with the same tokenizer files"
         )
     return student.revision
+
+
+def adapter_digest(folder: Path) -> str:
+    """Of a LoRA adapter's weights and of what its settings say, however they are written."""
+    digest = hashlib.sha256()
+    with open(folder / ADAPTER_WEIGHTS, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    digest.update(canonical(in_order(_json(folder / ADAPTER_CONFIG))))
+    return "sha256:" + digest.hexdigest()
+
+
+def in_order(config: dict[str, Any]) -> dict[str, Any]:
+    """An adapter's settings with names and lists of names sorted: PEFT has them as sets, whose order means nothing."""
+    return {
+        name: sorted(value) if isinstance(value, list) and all(isinstance(one, str) for one in value) else value
+        for name, value in sorted(config.items())
+    }
 
 
 def adapter_rank(folder: Path) -> int:

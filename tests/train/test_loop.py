@@ -17,7 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 from dail.synth.core.errors import DailError, StorageError, UsageError
-from dail.train import loop, loss
+from dail.synth.core.progress import Progress, told_to
+from dail.synth.core.running import Stop
+from dail.synth.schema.models import adapter_digest
+from dail.train import checkpoint, loop, loss
 from dail.train.config import TrainConfig
 from dail.train.loop import Result, run
 from dail.train.step import GradientStep
@@ -33,7 +36,7 @@ Train = Callable[..., Result]
 def train(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path) -> Train:
     """`train("name", config)` runs on ten traces into a folder of that name."""
     manifest = make_manifest(10)
-    return lambda name, config=SETTINGS: run(tiny_model, manifest, tmp_path / name, config)
+    return lambda name, config=SETTINGS, **more: run(tiny_model, manifest, tmp_path / name, config, **more)
 
 
 def weights(result: Result) -> dict[str, torch.Tensor]:
@@ -132,6 +135,80 @@ def test_a_run_killed_outright_ends_with_the_same_weights(
     resumed = train("killed", settings)
     assert 0 < resumed.resumed_at < resumed.steps
     assert same(resumed, unbroken)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_behind_a_step_that_is_kept(
+    train: Train, tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path, number: int, code: int
+):
+    settings = SETTINGS.model_copy(update={"epochs": 40, "checkpoint_every": 1000})
+    unbroken = train("unbroken", settings)
+    given = {"epochs": 40, "checkpoint_every": 1000, "lora_rank": 4, "lr": 3e-3, "dtype": '"float32"'}
+    command = [Path(sys.executable).with_name("dail"), "train", "--model", tiny_model, "--manifest", make_manifest(10)]
+    command += ["--out", tmp_path / "stopped", "--json"]
+    command += [word for name, value in given.items() for word in ("--set", f"train.{name}={value}")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 5):
+        time.sleep(0.005)
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert process.returncode == code, err
+    done = json.loads(out)["stopped_at"]
+    assert f"stopped behind step {done} of 120, which is saved; the same command goes on" in err
+    resumed = train("stopped", settings)
+    assert 5 <= resumed.resumed_at == done < resumed.steps
+    assert same(resumed, unbroken)
+
+
+def test_a_run_is_asked_to_stop_from_python(train: Train, tmp_path: Path):
+    stop = Stop()
+
+    def enough(seen: Progress) -> None:
+        if seen.title == "training" and seen.done == 3:
+            stop.set()
+
+    with told_to(enough):
+        result = train("stopped", stop=stop)
+    assert (result.stopped_at, result.steps, result.adapter.exists()) == (3, 6, False)
+    assert train("stopped").resumed_at == 3
+
+
+def test_two_runs_in_one_folder_are_refused_and_the_holder_is_named(train: Train, tmp_path: Path):
+    with checkpoint.held(tmp_path / "run"):
+        why = (
+            rf"another `dail train` \(process {os.getpid()} on \S+ since .*\) is at work in .*run; wait for it, stop it"
+        )
+        with pytest.raises(UsageError, match=why):
+            train("run")
+    assert train("run").steps == 6
+
+
+def test_what_a_run_leaves_can_be_read_by_whom_the_umask_lets(train: Train):
+    before = os.umask(0o027)
+    try:
+        result = train("run")
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in result.adapter.parent.rglob("*.safetensors")}
+    assert len(found) >= 3 and set(found.values()) == {0o640}, found
+
+
+def test_equal_runs_leave_equal_adapters_and_a_digest_of_what_they_say(train: Train, tmp_path: Path):
+    one, other = train("one"), train("other")
+    config = one.adapter / "adapter_config.json"
+    assert config.read_bytes() == (other.adapter / "adapter_config.json").read_bytes()
+    said = json.loads(config.read_text())
+    assert said["target_modules"] == sorted(said["target_modules"])
+    digest = adapter_digest(one.adapter)
+    assert digest == adapter_digest(other.adapter)
+    config.write_text(json.dumps({**said, "target_modules": said["target_modules"][::-1]}))
+    assert adapter_digest(one.adapter) == digest
+    config.write_text(json.dumps({**said, "lora_alpha": 1}))
+    assert adapter_digest(one.adapter) != digest
 
 
 def test_a_finished_run_is_not_trained_again(train: Train, monkeypatch: pytest.MonkeyPatch):

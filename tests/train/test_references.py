@@ -166,6 +166,24 @@ def test_a_damaged_part_is_refused(filled, tmp_path: Path, identity: MadeWith):
         ReferenceCache(tmp_path / "cache", identity)
 
 
+def test_a_cache_that_another_user_keeps_to_himself_is_not_called_damaged(
+    filled, tmp_path: Path, identity: MadeWith, monkeypatch: pytest.MonkeyPatch
+):
+    filled()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_digest", refuse)
+        patch.setattr(module.os, "access", lambda *_: False)  # root may read everything
+        with pytest.raises(StorageError, match=r"may not be read by this user; whoever made it can share it \(chmod"):
+            ReferenceCache(tmp_path / "cache", identity)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(StorageError, match=r"references.json may not be read by this user"):
+        ReferenceCache(tmp_path / "cache", identity)
+
+
 def test_an_index_that_is_none_is_refused(tmp_path: Path, identity: MadeWith):
     (tmp_path / INDEX_FILE).write_text("{}")
     with pytest.raises(UsageError, match="is no index of references"):

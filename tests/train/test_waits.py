@@ -14,6 +14,7 @@ from torch.optim import AdamW
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dail.synth.core.running import Stop
 from dail.synth.schema.models import identify
 from dail.train import attention, loop
 from dail.train.config import TrainConfig
@@ -170,7 +171,7 @@ def waited_for(
         scorer = replace(on_host, roles=on_card(tiny_model, config, packs), cache=cache)
         optimizer = AdamW(scorer.roles.adapter().values())
         with waits:
-            assert loop.optimise(scorer, optimizer, data, tmp_path, record, 0, None) == 6
+            assert loop.optimise(scorer, optimizer, data, tmp_path, record, 0, None, Stop()) == 6
         return waits.found
 
     return run

@@ -6,7 +6,6 @@ of the report.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from dail.synth.core.config import TOOL_VERSION
 from dail.synth.core.errors import IntegrityError, UsageError, describe
 from dail.synth.core.extensions import label
 from dail.synth.schema.items import strict_json
-from dail.synth.schema.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelIdentity, adapter_rank
+from dail.synth.schema.models import ModelIdentity, adapter_digest, adapter_rank
 from dail.synth.schema.synthesis import PAPER, Synthesis
 from dail.train.record import PROVENANCE_FILE, Provenance
 
@@ -73,10 +72,7 @@ def read_adapter(folder: Path, model: ModelIdentity, prompts: str = PAPER) -> Ad
         _log.info(f"note: {note}")
     if provenance:
         _compare_prompts(folder, provenance.run.synthesis, prompts)
-    with open(folder / ADAPTER_WEIGHTS, "rb") as weights:
-        digest = hashlib.file_digest(weights, "sha256")
-    digest.update((folder / ADAPTER_CONFIG).read_bytes())
-    return Adapter(folder, rank, "sha256:" + digest.hexdigest(), provenance, note)
+    return Adapter(folder, rank, adapter_digest(folder), provenance, note)
 
 
 def _provenance(folder: Path, model: ModelIdentity) -> tuple[Provenance | None, str]:

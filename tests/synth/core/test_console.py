@@ -126,14 +126,28 @@ def test_a_callback_is_told_of_its_own_call_alone(capsys: pytest.CaptureFixture)
     assert capsys.readouterr() == ("", "")
 
 
+ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_run_that_listens_and_else_ends_the_verb(number: signal.Signals):
     before = signal.getsignal(number)
     with stop_on_signals() as stop:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(ENDS[number]):
             os.kill(os.getpid(), number)
         assert not stop.is_set()
-        stop.is_heard = True
-        os.kill(os.getpid(), number)
-        assert stop.is_set()
+        with stop.listened_to():
+            os.kill(os.getpid(), number)
+            assert (stop.is_set(), stop.signal) == (True, number)
+            os.kill(os.getpid(), number)  # it is stopping already
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_may_end_the_verb_at_once(number: signal.Signals):
+    with stop_on_signals(second_ends=True) as stop, stop.listened_to():
+        os.kill(os.getpid(), number)
+        with pytest.raises(ENDS[number]) as ended:
+            os.kill(os.getpid(), number)
+    if isinstance(ended.value, SystemExit):
+        assert ended.value.code == 143
