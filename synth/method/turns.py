@@ -68,20 +68,15 @@ def _special_in(tokenizer: Any, text: str) -> set[int]:
     return set(map(int, tokenizer.encode(text, add_special_tokens=False))) & special
 
 
-def opening(render: Callable[[list[dict[str, str]], bool], str]) -> str:
+Render = Callable[[list[dict[str, str]], bool], str]  # a conversation as text; true if an answer is to follow
+
+
+def opening(render: Render) -> str:
     """What a prompt has written of the assistant's text already, at its end: `<think>`, an empty thought, or nothing.
 
     Nothing too where the template writes the same in front of an answer that is given to it.
-
-    Args:
-        render: a conversation as text; true if an answer is to follow.
     """
-    asked = [{"role": "user", "content": _ASKED}]
-    try:
-        before, prompt = render(asked, False), render(asked, True)
-        head = render([*asked, {"role": "assistant", "content": _ANSWERED}], False).partition(_ANSWERED)[0]
-    except Exception:  # a template is a program, and this one may know no assistant
-        return ""
+    before, prompt, head = _beginnings(render)
     if not (prompt.startswith(before) and head.startswith(before)):
         return ""
     begun, head = prompt.removeprefix(before), head.removeprefix(before)
@@ -91,21 +86,22 @@ def opening(render: Callable[[list[dict[str, str]], bool], str]) -> str:
     return begun.removeprefix(head) if begun.startswith(head) else ""
 
 
-def unopened(render: Callable[[list[dict[str, str]], bool], str]) -> str:
+def unopened(render: Render) -> str:
     """What the template writes in front of an answer but not at the end of a prompt, since it does not read
-    `add_generation_prompt`; nothing if it opens the turn.
-
-    Args:
-        render: a conversation as text; true if an answer is to follow.
-    """
-    asked = [{"role": "user", "content": _ASKED}]
-    try:
-        before, prompt = render(asked, False), render(asked, True)
-        head = render([*asked, {"role": "assistant", "content": _ANSWERED}], False).partition(_ANSWERED)[0]
-    except Exception:  # a template is a program, and this one may know no assistant
-        return ""
+    `add_generation_prompt`; nothing if it opens the turn."""
+    before, prompt, head = _beginnings(render)
     missing = head.removeprefix(prompt) if prompt == before and head.startswith(prompt) else ""
     return missing if missing.strip() else ""
+
+
+def _beginnings(render: Render) -> tuple[str, str, str]:
+    """A question; the same as a prompt; and what is written up to an answer to it. Nothing if the template fails."""
+    asked = [{"role": "user", "content": _ASKED}]
+    try:
+        head = render([*asked, {"role": "assistant", "content": _ANSWERED}], False).partition(_ANSWERED)[0]
+        return render(asked, False), render(asked, True), head
+    except Exception:  # a template is a program, and this one may know no assistant
+        return "", "", ""
 
 
 def _of_generation_config(model: Path) -> list[int]:
