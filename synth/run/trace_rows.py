@@ -68,11 +68,11 @@ def _fitted(
 
     Its kind and answer are those of the whole item. Raises ItemError: a prompt is too long, whatever may be dropped.
     """
-    limit = _prompt_tokens(asked, model_tokens)
+    most = asked.prompt_tokens or model_tokens - 1  # what is dropped must not depend on what this engine holds
     contexts = prompts.contexts(item, asked)
     resolved = resolve(item, asked.lone_box)
     dropped: list[str] = []
-    while contexts.longest[1] > limit and asked.too_long != "fail" and item.privileged is None:
+    while contexts.longest[1] > most and asked.too_long != "fail" and item.privileged is None:
         shorter = without_last_solution(item)
         if shorter is None and asked.too_long == "drop_then_halve":
             shorter = halved(item)
@@ -83,25 +83,17 @@ def _fitted(
         dropped.insert(0, lost)
         contexts = prompts.contexts(item, asked)
     role, longest = contexts.longest
+    limit = min(most, model_tokens - 1)
     if longest > limit:
         allowed = "the trace at least 1" if limit == model_tokens - 1 else f"may have {limit}"
         what = "shorten the solution or use a longer-context model"
         if asked.too_long == "fail":
-            what += ", or set too_long=drop_later_solutions"
+            what += ", or set too_long=drop_later_solutions and prompt_tokens"
         raise ItemError(
             "context_length_exceeded",
             f"the {role} prompt needs {longest} tokens and {allowed}; the model holds {model_tokens}; {what}",
         )
     return item, tuple(dropped), contexts
-
-
-def _prompt_tokens(asked: Synthesis, model_tokens: int) -> int:
-    """The most tokens of a prompt. A trace has at least one; where solutions may be dropped, what it was promised."""
-    if asked.prompt_tokens is not None:
-        return min(asked.prompt_tokens, model_tokens - 1)
-    if asked.too_long == "fail":
-        return model_tokens - 1
-    return model_tokens - max(1, min(asked.max_tokens, model_tokens // 2))
 
 
 def _expert(item: ExpertSolution, prompts: Prompts, room: int) -> Tokens:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from dail.synth.core.extensions import Extension, Reference, label
 from dail.synth.schema.items import StopString
@@ -77,10 +77,18 @@ class Synthesis(Rendering):
     prompt_tokens: int | None = Field(
         None,
         ge=1,
-        description="a longer prompt is too long; if left out, what the model holds, and where solutions may be "
-        "dropped, less max_tokens, at most half of it",
+        description="a longer prompt is too long (the authors' 16,000); if left out, one that leaves no room for a "
+        "trace, and nothing may be dropped: what is would depend on what an engine holds",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws; another one makes another set of traces")
+
+    @model_validator(mode="after")
+    def _says_when_it_drops(self) -> Self:
+        if self.too_long != "fail" and self.prompt_tokens is None:
+            raise ValueError(
+                f"too_long={self.too_long} needs prompt_tokens, so many as a prompt may have (the authors' 16000)"
+            )
+        return self
 
     def pinned(self) -> Synthesis:
         """With the digests of what was brought along; imports nothing. Raises ExtensionError: not there, changed."""

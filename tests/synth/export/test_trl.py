@@ -153,7 +153,7 @@ def test_sdft_shows_what_the_privileged_student_was_shown(
     draw: Draw, item: ExpertSolution, weights: Any, tmp_path: Path
 ):
     shape = Shape(model_folder(tmp_path / "model", "demo"), None)
-    root = draw(shape, items=[item], tokens=300, too_long="drop_later_solutions")
+    root = draw(shape, items=[item], tokens=300, too_long="drop_later_solutions", prompt_tokens=250)
     (row,) = drawn(root)
     assert (item is LONG) == bool(row.dropped)
     export(root, "trl-sdft", tmp_path / "sdft")

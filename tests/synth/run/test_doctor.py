@@ -122,7 +122,7 @@ def test_what_kinds_of_items_there_are_is_counted_and_what_loses_a_part_is_named
     ]
     path = tmp_path / "items.jsonl"
     path.write_text("".join(json.dumps(item) + "\n" for item in items))
-    asked = SHORT.model_copy(update={"too_long": "drop_later_solutions"})
+    asked = SHORT.model_copy(update={"too_long": "drop_later_solutions", "prompt_tokens": 1000})
     report = examine(path, FAKE, asked, with_preview=False)
     assert report.items and report.items.shortened == ("long",) and not report.items.bad
     text = describe(report)

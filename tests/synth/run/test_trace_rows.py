@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from dail.synth.config import EngineConfig
 from dail.synth.core.errors import ItemError
@@ -93,12 +94,13 @@ def test_one_long_solution_is_halved_only_by_the_policy_that_says_so(prompts: Pr
     assert prepared.contexts.answer == "12"  # of the whole
 
 
-def test_the_room_that_a_trace_was_promised_is_kept_free_where_solutions_may_be_dropped(
-    prompts: Prompts, model: ModelIdentity
-) -> None:
-    prepared = prepare(unit(model, TWO, max_tokens=300, too_long="drop_later_solutions"), prompts, 600)
-    assert prepared.dropped and prepared.request.synthesis.max_tokens == 300
-    assert prepare(unit(model, TWO, max_tokens=300), prompts, 600).dropped == ()
+def test_what_is_dropped_does_not_depend_on_what_an_engine_holds(prompts: Prompts, model: ModelIdentity) -> None:
+    asked = unit(model, TWO, prompt_tokens=200, too_long="drop_later_solutions")
+    assert prepare(asked, prompts, 400).dropped == prepare(asked, prompts, 4000).dropped != ()
+    with pytest.raises(ItemError, match="the model holds 50"):
+        prepare(asked, prompts, 50)
+    with pytest.raises(ValidationError, match="too_long=drop_then_halve needs prompt_tokens"):
+        unit(model, TWO, too_long="drop_then_halve")
 
 
 def test_a_row_says_what_the_chat_template_was_told(prompts: Prompts, model: ModelIdentity) -> None:

@@ -89,7 +89,6 @@ def changed(value: Any) -> Any:
         return {
             "mixed": "direct",
             "answer": "nothing",
-            "fail": "drop_then_halve",
             "raw": "tempered",
             "absolute": "relative",
         }.get(value) or value.replace("2026", "2027") + "0" * ("2026" not in value)
@@ -102,6 +101,7 @@ def test_any_changed_value_is_noticed(tmp_path: Path, model: ModelIdentity, shar
     found = list(places(json.loads(original)))
     assert len(found) > 25
     found.remove(("schema_version",))  # is looked at first
+    found.remove(("synthesis", "too_long"))  # another one takes another setting too
     for place in found:
         value = json.loads(original)
         parent = value
