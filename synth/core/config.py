@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue
 
 TOOL_VERSION = version("dail")
 
@@ -45,3 +45,12 @@ def canonical(value: Any) -> bytes:
 def fingerprint(value: Any) -> str:
     """`sha256:` and 64 hex digits of the canonical JSON."""
     return "sha256:" + hashlib.sha256(canonical(value)).hexdigest()
+
+
+def storable(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Itself, for a field of JSON. Raises ValueError: no file and no store takes a text in it."""
+    try:
+        canonical(value)
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair, which is not text; remove it") from None
+    return value

@@ -71,13 +71,18 @@ def role_messages(item: ExpertSolution, synthesis: Synthesis | None = None) -> d
         UsageError: it cannot be used at all.
     """
     asked = synthesis or Synthesis()
-    resolved = resolve(item, asked.lone_box)
+    return _conversations(item, asked, resolve(item, asked.lone_box), waypoints_of(item, asked))
+
+
+def _conversations(
+    item: ExpertSolution, asked: Synthesis, resolved: Resolved, waypoints: list[str]
+) -> dict[str, tuple[Message, ...]]:
     values = {
         "problem": item.problem_text,
         "kind": resolved.kind,
         "solution": item.privileged or item.solution_text,
         "answer": _shown_answer(resolved),
-        "waypoints": waypoints_of(item, asked),
+        "waypoints": waypoints,
     }
     *earlier, last = item.messages
     templates = role_templates(asked.prompts)
@@ -179,15 +184,15 @@ class Prompts:
             UsageError: the chat template does not read what the settings set; prompts or extractor cannot be used.
         """
         asked = synthesis or Synthesis()
-        by_role = role_messages(item, asked)
+        resolved, waypoints = resolve(item, asked.lone_box), waypoints_of(item, asked)
+        by_role = _conversations(item, asked, resolved, waypoints)
         ids = {role: self.render(messages, asked) for role, messages in by_role.items()}
-        resolved = resolve(item, asked.lone_box)
         return Contexts(
             student_ids=ids["student"],
             privileged_ids=ids["privileged_student"],
             negative_ids=ids["negative_reference"],
             student_messages=by_role["student"],
-            waypoints=waypoints_of(item, asked),
+            waypoints=waypoints,
             kind=resolved.kind,
             answer=_shown_answer(resolved),
         )

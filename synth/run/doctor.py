@@ -147,7 +147,8 @@ def examine(
             source, reading, config, synthesis, identity, prompts, model_tokens, with_preview, problems
         )
         notes += _notes(synthesis, prompts, found)
-    notes += _date_notes(synthesis, prompts)
+    prints_date = prompts.prints_date(synthesis)
+    notes += _date_notes(synthesis, prints_date)
     engine = None
     try:
         engine = _engine(config, sizes)
@@ -160,7 +161,7 @@ def examine(
         device=device,
         model=identity,
         template_args=tuple(name for name in prompts.template_reads if name != DATE),
-        prints_date=prompts.prints_date(synthesis),
+        prints_date=prints_date,
         ends=prompts.ends,
         reserved=sizes,
         engine=engine,
@@ -276,8 +277,8 @@ def _notes(synthesis: Synthesis, prompts: Prompts, found: dict[str, Any]) -> lis
     return notes
 
 
-def _date_notes(synthesis: Synthesis, prompts: Prompts) -> list[str]:
-    if synthesis.date is not None or not prompts.prints_date(synthesis):
+def _date_notes(synthesis: Synthesis, prints_date: bool) -> list[str]:
+    if synthesis.date is not None or not prints_date:
         return []
     return [
         "the chat template prints the date, so that prompts of another day are other prompts: a batch keeps the day on "

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AfterValidator, Discriminator, Field, JsonValue, StringConstraints, Tag, ValidationError
 
-from dail.synth.core.config import Frozen, canonical
+from dail.synth.core.config import Frozen, storable
 from dail.synth.core.errors import InputError, plainly, pointer
 from dail.synth.schema.texts import fault
 
@@ -63,14 +63,6 @@ def _joinable(solutions: tuple[str, ...]) -> tuple[str, ...]:
     return solutions
 
 
-def _storable(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    try:
-        canonical(metadata)
-    except UnicodeEncodeError:
-        raise ValueError("it holds half of a surrogate pair, which is not text; remove it") from None
-    return metadata
-
-
 def _arm(value: Any) -> str:
     """Which of two shapes was meant, so that a fault is told of that one alone."""
     return "list" if isinstance(value, list | tuple) else "text"
@@ -98,7 +90,7 @@ class ExpertSolution(Frozen):
     )
     source: Short | None = None
     license: Short | None = None
-    metadata: Annotated[dict[str, JsonValue], AfterValidator(_storable)] = Field(default_factory=dict)
+    metadata: Annotated[dict[str, JsonValue], AfterValidator(storable)] = Field(default_factory=dict)
 
     @property
     def messages(self) -> tuple[Message, ...]:

@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import Field, JsonValue, field_validator
 
-from dail.synth.core.config import Config, canonical
+from dail.synth.core.config import Config, storable
 from dail.synth.core.errors import UsageError
 from dail.synth.schema.chat_templates import DATE, GIVEN
 
@@ -44,11 +44,7 @@ class Rendering(Config):
     @field_validator("template_args")
     @classmethod
     def _are_storable(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        try:
-            canonical(value)
-        except UnicodeEncodeError:
-            raise ValueError("it holds half of a surrogate pair, which is not text; remove it") from None
-        if taken := sorted(value.keys() & (GIVEN | {DATE})):
+        if taken := sorted(storable(value).keys() & (GIVEN | {DATE})):
             cure = "set date" if taken == [DATE] else "it is given by what is rendered"
             raise ValueError(f"{taken[0]} is no argument of yours; {cure}")
         return value

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, JsonValue, ValidationError, field_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, field_validator
 
-from dail.synth.core.config import Frozen, canonical
+from dail.synth.core.config import Frozen, storable
 from dail.synth.core.errors import InputError, plainly, pointer
 from dail.synth.data.reader import Read, Reading, Source, read_items
 from dail.synth.data.values import text_of
@@ -30,7 +30,7 @@ class EvalProblem(Frozen):
     id: ItemId
     problem: Problem
     answer: Answer
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    metadata: Annotated[dict[str, JsonValue], AfterValidator(storable)] = Field(default_factory=dict)
 
     @field_validator("problem", mode="before")
     @classmethod
@@ -46,15 +46,6 @@ class EvalProblem(Frozen):
     @classmethod
     def _number_is_text(cls, value: Any) -> Any:
         return text_of(value)
-
-    @field_validator("metadata")
-    @classmethod
-    def _storable(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        try:
-            canonical(value)
-        except UnicodeEncodeError:
-            raise ValueError("it holds half of a surrogate pair, which is not text; remove it") from None
-        return value
 
     @property
     def group(self) -> str | None:
