@@ -74,9 +74,8 @@ def metrics(out: Path, step: int, record: RunRecord) -> Iterator[Metrics]:
         UsageError: a tracker cannot start.
     """
     path = out / METRICS_FILE
-    kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
-    replace(path, lambda staged: staged.write_text("".join(kept), "utf-8"))
     try:
+        _keep(path, step)
         with ExitStack() as stack, open(path, "a", encoding="utf-8") as file:
             trackers = [_tracker(name, out, step, record) for name in record.config.trackers]
             for tracker in trackers:
@@ -85,13 +84,13 @@ def metrics(out: Path, step: int, record: RunRecord) -> Iterator[Metrics]:
     except OSError as error:
         raise refused(path, error) from error
     finally:
-        with suppress(StorageError):  # a picture hides no other error
+        with suppress(StorageError, OSError):  # a picture hides no other error
             draw(out)
 
 
 def draw(out: Path) -> None:
     """The curves of what was written so far."""
-    curves = training_curves([json.loads(line) for line in _lines(out / METRICS_FILE)])
+    curves = training_curves([step for line in _lines(out / METRICS_FILE) if (step := _figures(line))])
     if curves:
         replace(out / CURVES_FILE, lambda staged: staged.write_text(standalone(curves), "utf-8"))
 
@@ -128,8 +127,30 @@ def _flat(record: RunRecord) -> dict[str, str]:
     return {name: str(value) for name, value in settings.items()}
 
 
-def _lines(path: Path) -> list[str]:
-    """The whole lines; a run killed while it wrote may leave half of one at the end."""
+def _keep(path: Path, step: int) -> None:
+    """Leaves the lines up to `step`, as they are, and says how many others were no figures of a step."""
+    lines = _lines(path)
+    found = [(line, figures) for line in lines if (figures := _figures(line))]
+    if len(found) < len(lines):
+        _log.warning(
+            f"{path}: {len(lines) - len(found)} of {len(lines)} lines hold no figures of a step and are left out; "
+            "something else wrote into this file, or it was damaged"
+        )
+    kept = b"".join(line for line, figures in found if figures["step"] <= step)
+    replace(path, lambda staged: staged.write_bytes(kept))
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The whole lines; a run killed while it wrote may leave half of one at the end, of a step that is run again."""
     if not path.exists():
         return []
-    return [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return [line + b"\n" for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def _figures(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):  # no UTF-8 is a ValueError, too
+        return None
+    is_step = isinstance(found, dict) and type(found.get("step")) is int and found["step"] > 0
+    return found if is_step else None

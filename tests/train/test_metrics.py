@@ -40,6 +40,62 @@ def test_a_resumed_run_replaces_the_lines_of_steps_it_runs_again(tmp_path: Path)
     assert lines == [{"step": step, "loss": step / 2} for step in range(1, 8)]
 
 
+GARBAGE = {
+    "no JSON": b"killed",
+    "a torn line in the middle": b'{"step": 2, "lo',
+    "a list": b"[1, 2]",
+    "a number": b"3",
+    "null": b"null",
+    "no step": b'{"loss": 1.0}',
+    "a step of another kind": b'{"step": "2", "loss": 1.0}',
+    "a truth value as step": b'{"step": true, "loss": 1.0}',
+    "a fraction as step": b'{"step": 1.5, "loss": 1.0}',
+    "a step before the first": b'{"step": 0, "loss": 1.0}',
+    "no UTF-8": b'{"step": 2, "note": "\xff\xfe"}',
+    "zeros of a lost block": b"\0" * 64,
+    "an empty line": b"",
+    "lists without end": b"[" * 200_000,
+    "a step beyond all digits": b'{"step": ' + b"9" * 5000 + b"}",
+}
+
+
+@pytest.mark.parametrize("line", GARBAGE.values(), ids=GARBAGE)
+def test_a_line_that_is_no_step_is_left_out_and_counted(tmp_path: Path, told: Told, line: bytes):
+    write(tmp_path, 0, range(1, 4))
+    assert "left out" not in told()
+    path = tmp_path / METRICS_FILE
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([first, line + b"\n", line + b"\n", *others]))
+    write(tmp_path, 3, range(4, 6))
+    assert "2 of 5 lines hold no figures of a step and are left out" in told()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4, 5]
+    assert (tmp_path / CURVES_FILE).exists()
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "9" * 400, '"text"', "null", "[1]", "true"])
+def test_a_line_with_an_odd_value_is_kept_as_it_is_and_drawn_without_it(tmp_path: Path, value: str):
+    odd = f'{{"step": 2, "loss": {value}, "note": "\u2028"}}\n'.encode()
+    (tmp_path / METRICS_FILE).write_bytes(b'{"step": 1, "loss": 0.5}\n' + odd)
+    write(tmp_path, 2, range(3, 5))
+    assert odd in (tmp_path / METRICS_FILE).read_bytes()
+    picture = (tmp_path / CURVES_FILE).read_text()
+    assert "NAN" not in picture.upper().replace("ANNOT", "") and "loss" in picture
+
+
+def test_a_figures_file_that_cannot_be_read_is_said_plainly(tmp_path: Path):
+    (tmp_path / METRICS_FILE).mkdir()
+    with pytest.raises(StorageError, match=r"metrics\.jsonl"), metrics(tmp_path, 0, RECORD):
+        pass
+
+
+def test_a_panel_says_of_how_many_steps_it_is_where_not_all_have_it(tmp_path: Path):
+    with metrics(tmp_path, 0, RECORD) as log:
+        for step in range(1, 31):
+            log.write(step, {"loss": step / 2, **({"kl_privileged": 0.5} if step == 1 or step % 10 == 0 else {})})
+    picture = (tmp_path / CURVES_FILE).read_text()
+    assert "KL to the privileged student, 4 steps" in picture and ">loss<" in picture
+
+
 def test_tensorboard_shows_every_step_once(tmp_path: Path):
     write(tmp_path, 0, range(1, 6))
     write(tmp_path, 3, range(4, 8))
