@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +77,10 @@ def style() -> Iterator[None]:
 
 @style()
 def training_curves(metrics: Sequence[dict[str, Any]]) -> str | None:
-    """One panel for each known figure of the run's metrics; none if there is nothing to draw."""
+    """One panel for each known figure of the run's metrics, and of how many steps where not all have it.
+
+    None if there is nothing to draw.
+    """
     found = {key: points for key in CURVES if (points := _points(metrics, key))}
     if not found:
         return None
@@ -85,7 +88,7 @@ def training_curves(metrics: Sequence[dict[str, Any]]) -> str | None:
     for panel, (key, points) in zip(axes, found.items(), strict=True):
         steps, values = zip(*points, strict=True)
         panel.plot(steps, values, color=ADAPTER, linewidth=1.4, marker="o" if len(points) < 25 else "", markersize=3)
-        panel.set_title(CURVES[key])
+        panel.set_title(CURVES[key] + (f", {len(points)} steps" if len(points) < len(metrics) else ""))
         panel.locator_params(axis="x", integer=True)
         panel.margins(y=0.15)
     for panel in axes[-_COLUMNS:]:
@@ -94,11 +97,14 @@ def training_curves(metrics: Sequence[dict[str, Any]]) -> str | None:
 
 
 def _points(metrics: Sequence[dict[str, Any]], key: str) -> list[tuple[int, float]]:
-    return [
-        (step["step"], float(value))
-        for step in metrics
-        if isinstance(value := step.get(key), int | float) and math.isfinite(value)
-    ]
+    return [(step["step"], float(value)) for step in metrics if _is_drawn(value := step.get(key))]
+
+
+def _is_drawn(value: object) -> TypeGuard[float]:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def panels(count: int, share_y: bool) -> tuple[Figure, list[Axes]]:

@@ -25,6 +25,7 @@ FREE_ON_RESUME = frozenset(
         "recompute",
         "shard_weights",
         "trackers",
+        "kl_every",
     }
 )
 
@@ -92,6 +93,12 @@ class TrainConfig(Config):
     trackers: tuple[Tracker, ...] = Field(
         ("tensorboard",),
         description="where figures go beside metrics.jsonl; wandb, mlflow and trackio as their own settings say",
+    )
+    kl_every: int = Field(
+        10,
+        ge=1,
+        description="steps between those whose figures have the two KLs, exact over all tokens, which costs a matrix "
+        "product more; the first and the last step have them too",
     )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
 

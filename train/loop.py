@@ -37,7 +37,7 @@ from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
 from dail.train.model import check_roles, choose_packing, device_and_dtype, load_roles, read_limits
 from dail.train.record import RunRecord
 from dail.train.references import ReferenceCache, fill, made_with
-from dail.train.step import GradientStep, learning_rate, update
+from dail.train.step import GradientStep, has_kls, learning_rate, update
 
 _log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ def optimise(
     with progress("training", total) as bar:
         for step in range(done, total):
             batch = data.batch(config.seed, step, config.batch_size)
-            figures = scorer.gradients(batch, step)
+            figures = scorer.gradients(batch, step, has_kls(config, step, total))
             if not math.isfinite(figures["loss"] + figures["grad_norm"]):
                 if is_first:
                     checkpoint.save(out, weights, optimizer, step, record.fingerprint)

@@ -19,7 +19,10 @@ the references' logits never exist. With a and b the weights of the two KLs and 
     s = a · (z - z_q) + b · (z - z_n) = head · (a · (h - h_q) + b · (h - h_n))
     loss = E_p[s] - (a + b) · lse(z) + a · lse(z_q) + b · lse(z_n)         d loss / dz = p · (s - E_p[s])
 
-It costs three matrix products instead of four, and what the roles have in common cancels before it is rounded.
+It costs three matrix products instead of four, and what the roles have in common cancels before it is rounded. The two
+KLs by themselves take one product more, for the one that counts less; the other is what is left of the loss:
+
+    KL_n = E_p[z - z_n] - lse(z) + lse(z_n)         KL_q = (loss - b · KL_n) / a
 
 With p the student's distribution, q and n the references' and c = 1 - gamma, the contrastive loss of a token is
 
@@ -44,9 +47,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dail.train.objective import Objective
 
-Figures = dict[str, Tensor]  # name → one number per token that was measured; `loss` is always there, for all
+Figures = dict[str, Tensor]  # name → one number per token; `loss` is always there
 _ROWS = 32  # whose probabilities are normalised at a time
-APART = 8  # every so many tokens the folded loss takes its two KLs apart
 
 
 class Weights(NamedTuple):
@@ -141,18 +143,19 @@ def folded_kl_loss(
     weights: Weights,
     chunk: int,
     floor_R: Tensor,
+    with_kls: bool = True,
 ) -> tuple[Tensor, Figures]:
-    """As `kl_loss`, for a plain head, in three matrix products; `kl_privileged` and `kl_negative`, which would take a
-    fourth, are figures of every `APART`th token only.
+    """As `kl_loss`, for a plain head, in three matrix products.
 
     Args:
         floor_R: of `floors`; it does not change in training.
+        with_kls: whether `kl_privileged` and `kl_negative` are among the figures, which takes a fourth product.
     """
 
     def tokens(part: slice) -> tuple[Figures, Tensor]:
         ours = Reference(privileged.hidden_RD[part], privileged.lse_R[part])
         theirs = Reference(negative.hidden_RD[part], negative.lse_R[part])
-        figures, gradient_CD = folded_kl_tokens(student_RD[part], ours, theirs, head_VD, weights)
+        figures, gradient_CD = folded_kl_tokens(student_RD[part], ours, theirs, head_VD, weights, with_kls)
         return {**figures, "gap": figures["loss"] - floor_R[part], "floor": floor_R[part]}, gradient_CD
 
     return _in_chunks(student_RD, chunk, tokens)
@@ -214,14 +217,19 @@ def own_loss(
     objective: Objective,
     gamma: float,
     chunk: int,
+    with_kls: bool = True,
 ) -> tuple[Tensor, Figures]:
     """As `kl_loss`, of a user's objective: autograd goes back to the student's logits, and the head's own gradient from
-    there to `student_RD`. Figures beside the loss are of every `APART`th token only."""
+    there to `student_RD`.
+
+    Args:
+        with_kls: whether there are figures beside the loss, those of `_beside`.
+    """
 
     def tokens(part: slice) -> tuple[Figures, Tensor]:
         student_CV = head.logits(student_RD[part])
         privileged_CV, negative_CV = head.logits(privileged_RD[part]), head.logits(negative_RD[part])
-        figures = _apart(student_CV, privileged_CV, negative_CV)
+        figures = _beside(student_CV, privileged_CV, negative_CV) if with_kls else {}
         with torch.enable_grad():
             loss_C = objective(student_CV.requires_grad_(), privileged_CV, negative_CV, trace_R[part], gamma)
             # each token's loss depends on its own row alone, so this is the derivative of each
@@ -242,6 +250,7 @@ def adapted_own_loss(
     objective: Objective,
     gamma: float,
     chunk: int,
+    with_kls: bool = True,
 ) -> tuple[Tensor, Figures]:
     """As `own_loss` where the student's head has an adapter, likewise."""
 
@@ -249,16 +258,15 @@ def adapted_own_loss(
         with torch.no_grad():
             privileged_CV, negative_CV = head.logits(privileged_RD[part]), head.logits(negative_RD[part])
         student_CV = head.shape(adapted(student_RD[part]).to(privileged_CV.dtype))
-        figures = _apart(student_CV.detach(), privileged_CV, negative_CV)
+        figures = _beside(student_CV.detach(), privileged_CV, negative_CV) if with_kls else {}
         return {**figures, "loss": objective(student_CV, privileged_CV, negative_CV, trace_R[part], gamma)}
 
     return _through_autograd(student_RD, chunk, tokens)
 
 
-def _apart(student_CV: Tensor, privileged_CV: Tensor, negative_CV: Tensor) -> Figures:
-    """What is said of the roles under any objective, of every `APART`th token."""
-    some = slice(None, None, APART)
-    figures, _ = kl_tokens(student_CV[some], privileged_CV[some], negative_CV[some], Weights(1.0, 0.0))
+def _beside(student_CV: Tensor, privileged_CV: Tensor, negative_CV: Tensor) -> Figures:
+    """What is said of the roles under any objective."""
+    figures, _ = kl_tokens(student_CV, privileged_CV, negative_CV, Weights(1.0, 0.0))
     return {name: figures[name] for name in ("kl_privileged", "kl_negative", "student_entropy")}
 
 
@@ -308,7 +316,7 @@ def kl_tokens(
 
 
 def folded_kl_tokens(
-    student_CD: Tensor, privileged: Reference, negative: Reference, head_VD: Tensor, weights: Weights
+    student_CD: Tensor, privileged: Reference, negative: Reference, head_VD: Tensor, weights: Weights, with_kls: bool
 ) -> tuple[Figures, Tensor]:
     """Figures per token, but the floor's, and the derivative of each token's loss by its hidden state [C, D].
 
@@ -321,29 +329,37 @@ def folded_kl_tokens(
     difference_CD = weights.privileged * from_privileged_CD + weights.negative * from_negative_CD
     pull_CV = project(difference_CD.to(head_VD.dtype), head_VD)
     p_CV = project(student_CD, head_VD)
-    # taken from the likeliest token's on, the mean of a peaked distribution is small, and exact
     peak_C1 = p_CV.argmax(-1, keepdim=True)
-    from_peak_C1, top_C1 = pull_CV.gather(-1, peak_C1), p_CV.gather(-1, peak_C1)
-    pull_CV -= from_peak_C1
+    top_C1 = p_CV.gather(-1, peak_C1)
     p_CV -= top_C1
     log_total_C, entropy_C = _normalise(p_CV)
     lse_C = top_C1[:, 0] + log_total_C
-    mean_C = _dot(p_CV, pull_CV)
+    mean_C, from_peak_C = _mean(p_CV, pull_CV, peak_C1)
     constant_C = weights.privileged * privileged.lse_R + weights.negative * negative.lse_R
-    loss_C = mean_C + from_peak_C1[:, 0] - share * lse_C + constant_C
-    apart = slice(None, None, APART)
-    mean_head_KD = p_CV[apart].to(head_VD.dtype) @ head_VD
-    kl_privileged_K = torch.linalg.vecdot(mean_head_KD.to(exact), from_privileged_CD[apart])
-    kl_negative_K = torch.linalg.vecdot(mean_head_KD.to(exact), from_negative_CD[apart])
-    figures = {
-        "loss": loss_C,
-        "kl_privileged": kl_privileged_K - lse_C[apart] + privileged.lse_R[apart],
-        "kl_negative": kl_negative_K - lse_C[apart] + negative.lse_R[apart],
-        "student_entropy": entropy_C,
-    }
+    loss_C = mean_C + from_peak_C - share * lse_C + constant_C
+    figures = {"loss": loss_C, "student_entropy": entropy_C}
+    if with_kls:
+        # one is measured, and the other, whose weight is the larger, is what is left: no rounding is magnified
+        measures_negative = abs(weights.negative) <= abs(weights.privileged)
+        reference, away_CD = (negative, from_negative_CD) if measures_negative else (privileged, from_privileged_CD)
+        kl_C = sum(_mean(p_CV, project(away_CD.to(head_VD.dtype), head_VD), peak_C1)) - lse_C + reference.lse_R
+        if measures_negative:
+            figures |= {"kl_privileged": (loss_C - weights.negative * kl_C) / weights.privileged, "kl_negative": kl_C}
+        else:
+            figures |= {"kl_privileged": kl_C, "kl_negative": (loss_C - weights.privileged * kl_C) / weights.negative}
     pull_CV -= mean_C[:, None]
     p_CV *= pull_CV
     return figures, p_CV.to(head_VD.dtype) @ head_VD
+
+
+def _mean(p_CV: Tensor, values_CV: Tensor, peak_C1: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over the vocabulary in two parts [C]: counted from the likeliest token's value, and that value.
+
+    The first part of a peaked distribution is small, and exact. `values_CV` are counted from there afterwards.
+    """
+    from_peak_C1 = values_CV.gather(-1, peak_C1)
+    values_CV -= from_peak_C1
+    return _dot(p_CV, values_CV), from_peak_C1[:, 0]
 
 
 def _normalise(logits_CV: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,8 +49,11 @@ class GradientStep:
     cache: ReferenceCache | None = None
     ranks: Ranks = field(default_factory=Ranks)
 
-    def gradients(self, batch: Sequence[Example], step: int = 0) -> dict[str, float]:
-        """Adds the batch's gradient to the adapter and clips it; the means of the figures per token that was measured.
+    def gradients(self, batch: Sequence[Example], step: int = 0, with_kls: bool = True) -> dict[str, float]:
+        """Adds the batch's gradient to the adapter and clips it; the means of the figures over all its trace tokens.
+
+        Args:
+            with_kls: whether the figures must have the two KLs (`has_kls`).
 
         Raises:
             DailError: out of memory.
@@ -60,9 +63,9 @@ class GradientStep:
         counts = Counter[str]()
         parts = microbatches(self.ranks.share(batch), self.config.microbatch_tokens, packed=self.roles.packs)
         for examples, is_ours in self.ranks.in_step(parts, [batch[0]]):
-            figures = self.backward(examples, batch, is_ours)
+            figures = self.backward(examples, batch, is_ours, with_kls)
             if is_ours:
-                sums |= {name: value.sum().double() + sums.get(name, 0) for name, value in figures.items()}
+                sums |= {name: value.sum(dtype=torch.float64) + sums.get(name, 0) for name, value in figures.items()}
                 counts.update({name: len(value) for name, value in figures.items()})
         weights = list(self.roles.adapter().values())
         self.ranks.add_gradients(weights)
@@ -75,20 +78,22 @@ class GradientStep:
             numbers.update(some_counts)
         return {**{name: value / numbers[name] for name, value in totals.items()}, "grad_norm": norm_read}
 
-    def backward(self, examples: Sequence[Example], batch: Sequence[Example], is_ours: bool = True) -> Figures:
+    def backward(
+        self, examples: Sequence[Example], batch: Sequence[Example], is_ours: bool = True, with_kls: bool = True
+    ) -> Figures:
         """Adds the gradient of some of the batch's traces; nothing if they are not this rank's own."""
         try:
-            loss_R, figures = self.score(examples)
+            loss_R, figures = self.score(examples, with_kls)
             weight_R = token_weights(examples, batch, self.config, self.mean_trace_tokens).to(loss_R.dtype)
             (loss_R * on_device(weight_R, loss_R.device) * is_ours).sum().backward()
         except torch.OutOfMemoryError:
             raise out_of_memory(examples, self.config) from None
         return figures
 
-    def score(self, examples: Sequence[Example]) -> tuple[Tensor, Figures]:
+    def score(self, examples: Sequence[Example], with_kls: bool = True) -> tuple[Tensor, Figures]:
         """The loss of every trace token [R], and its figures."""
         if is_own(self.config.objective):
-            return self._score_own(examples)
+            return self._score_own(examples, with_kls)
         roles, chunk = self.roles, self.config.token_chunk
         weights = kl_weights(self.config.objective, self.config.gamma)
         student_RD = roles.student(student_input(examples, roles.device, roles.packs))
@@ -100,14 +105,15 @@ class GradientStep:
         if self.cache is not None:
             privileged, negative = self.cache.of(examples, roles.device)
             floor_R = self.cache.floors(examples, roles, weights, chunk)
-            return folded_kl_loss(student_RD, privileged, negative, roles.head.matrix_VD, weights, chunk, floor_R)
+            matrix_VD = roles.head.matrix_VD
+            return folded_kl_loss(student_RD, privileged, negative, matrix_VD, weights, chunk, floor_R, with_kls)
         privileged_RD, negative_RD = roles.reference(reference_input(examples, roles.device, roles.packs)).chunk(2)
         if roles.adapted_head:
             adapted = roles.adapted_head
             return adapted_kl_loss(student_RD, privileged_RD, negative_RD, roles.head, adapted, weights, chunk)
         return kl_loss(student_RD, privileged_RD, negative_RD, roles.head, weights, chunk)
 
-    def _score_own(self, examples: Sequence[Example]) -> tuple[Tensor, Figures]:
+    def _score_own(self, examples: Sequence[Example], with_kls: bool) -> tuple[Tensor, Figures]:
         """By the user's objective. The cache's hidden states are what the references would give anew."""
         roles, config = self.roles, self.config
         objective = OBJECTIVES.load(config.objective)
@@ -120,8 +126,8 @@ class GradientStep:
             privileged_RD, negative_RD = both_RD.chunk(2)
         rows = student_RD, privileged_RD, negative_RD, trace_R, roles.head
         if roles.adapted_head:
-            return adapted_own_loss(*rows, roles.adapted_head, objective, config.gamma, config.token_chunk)
-        return own_loss(*rows, objective, config.gamma, config.token_chunk)
+            return adapted_own_loss(*rows, roles.adapted_head, objective, config.gamma, config.token_chunk, with_kls)
+        return own_loss(*rows, objective, config.gamma, config.token_chunk, with_kls)
 
     def _seed_dropout(self, step: int) -> None:
         """So that a resumed run drops what an unbroken one would have dropped."""
@@ -148,6 +154,11 @@ def token_weights(examples: Sequence[Example], batch: Sequence[Example], config:
     else:
         weights = [1 / (config.batch_size * mean)] * len(lengths)
     return torch.tensor(weights, dtype=torch.float64).repeat_interleave(torch.tensor(lengths))
+
+
+def has_kls(config: TrainConfig, step: int, total: int) -> bool:
+    """Whether the figures of a step, counted from 0, must have both KLs. No state: a resumed run writes the same."""
+    return step == 0 or (step + 1) % config.kl_every == 0 or step + 1 == total
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:

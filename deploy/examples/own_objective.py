@@ -19,5 +19,6 @@ if __name__ == "__main__":
     result = train("deploy/demo/model", sys.argv[1], sys.argv[2], config)
     for line in result.metrics.read_text("utf-8").splitlines():
         step = json.loads(line)
-        print(f"step {step['step']}: forward KL {step['loss']:.4f}, reverse KL {step['kl_privileged']:.4f}")
+        if "kl_privileged" in step:  # the first step, every tenth and the last have it
+            print(f"step {step['step']}: forward KL {step['loss']:.4f}, reverse KL {step['kl_privileged']:.4f}")
     print(result.adapter)

@@ -74,7 +74,8 @@ def ways(privileged: Tensor, negative: Tensor, head: Tensor) -> tuple[dict[str, 
     floor = floors(*known, head, WEIGHTS, CHUNK)
     found: dict[str, Way] = {
         "naive": lambda student: literal(student, privileged, negative, head),
-        "folded": lambda student: folded_kl_loss(student, *known, head, WEIGHTS, CHUNK, floor)[0].sum(),
+        "folded": lambda student: folded_kl_loss(student, *known, head, WEIGHTS, CHUNK, floor, False)[0].sum(),
+        "folded with both KLs": lambda student: folded_kl_loss(student, *known, head, WEIGHTS, CHUNK, floor)[0].sum(),
         "whole logits": lambda student: kl_loss(student, privileged, negative, Head(head), WEIGHTS, CHUNK)[0].sum(),
     }
     missing: dict[str, str] = {}

@@ -59,8 +59,9 @@ def test_two_ranks_make_the_adapter_of_one(tiny_model: Path, make_manifest: Make
     assert agree(tmp_path / "alone", tmp_path / "two")
     of_two = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     for ours, theirs in zip(lines(alone), of_two, strict=True):
-        for name in ("loss", "gap", "grad_norm", "student_entropy"):
-            assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() - {"tokens_s"}:
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-5), name
 
 
 @pytest.mark.parametrize("references", ["cached", "live"])

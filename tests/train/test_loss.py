@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dail.train.loss import (
-    APART,
     Head,
     Weights,
     floors,
@@ -98,12 +97,18 @@ def test_gamma_zero_is_plain_kl_to_the_privileged_student():
 
 
 def folded(
-    student: Tensor, privileged: Tensor, negative: Tensor, head: Tensor, weights: Weights, chunk: int
+    student: Tensor,
+    privileged: Tensor,
+    negative: Tensor,
+    head: Tensor,
+    weights: Weights,
+    chunk: int,
+    with_kls: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The folded loss with everything it wants to know of the references."""
     ours, theirs = (reference_of(hidden.detach(), head.detach(), chunk) for hidden in (privileged, negative))
     floor = floors(ours, theirs, head.detach(), weights, chunk)
-    return folded_kl_loss(student, ours, theirs, head, weights, chunk, floor)
+    return folded_kl_loss(student, ours, theirs, head, weights, chunk, floor, with_kls)
 
 
 @pytest.mark.parametrize(("objective", "gamma"), KL_OBJECTIVES)
@@ -120,10 +125,47 @@ def test_the_folded_loss_is_the_loss_in_every_figure(objective: Any, gamma: floa
         gradient((got * outer).sum(), student), gradient((wanted * outer).sum(), student), rtol=0, atol=1e-12
     )
     assert figures.keys() == wanted_figures.keys()
-    measured = [place for start in range(0, R, chunk) for place in range(start, min(start + chunk, R), APART)]
     for name, value in figures.items():
-        of_these = wanted_figures[name][measured] if name in ("kl_privileged", "kl_negative") else wanted_figures[name]
-        assert torch.allclose(value, of_these, rtol=0, atol=1e-12), name
+        assert torch.allclose(value, wanted_figures[name], rtol=0, atol=1e-12), name
+
+
+def test_without_the_two_kls_all_else_is_the_same_to_the_last_bit():
+    student, *others = roles(dtype=torch.float32)
+    whole, figures = folded(student, *others, CONTRASTIVE, 5)
+    bare, fewer = folded(student, *others, CONTRASTIVE, 5, with_kls=False)
+    assert figures.keys() - fewer.keys() == {"kl_privileged", "kl_negative"}
+    assert all(torch.equal(fewer[name], figures[name]) for name in fewer)
+    assert torch.equal(gradient(bare.sum(), student), gradient(whole.sum(), student))
+
+
+@pytest.mark.parametrize(("objective", "gamma"), KL_OBJECTIVES)
+@pytest.mark.parametrize("chunk", [3, 8, 64])
+def test_the_two_kls_of_text_that_repeats_every_8_tokens_are_exact(objective: Any, gamma: float, chunk: int):
+    """A sample of every 8th token would see the same token of the text each time."""
+    student, privileged, negative, head = (tensor.detach() for tensor in roles(rows=8))
+    periodic = [tensor.repeat(8, 1) for tensor in (student, privileged, negative)]
+    kls = [literal_kl(periodic[0], reference, head).mean().item() for reference in periodic[1:]]
+    weights = kl_weights(objective, gamma)
+    assert weights is not None
+    _, figures = folded(*periodic, head, weights, chunk)
+    means = {name: value.mean().item() for name, value in figures.items()}
+    assert abs(literal_kl(periodic[0], privileged.repeat(8, 1), head)[::8].mean().item() - kls[0]) > 0.1
+    assert [means["kl_privileged"], means["kl_negative"]] == pytest.approx(kls, abs=1e-12)
+    assert means["loss"] == pytest.approx(weights.privileged * kls[0] + weights.negative * kls[1], abs=1e-12)
+
+
+@pytest.mark.parametrize("gap", [1.0, 0.1, 0.03])
+@pytest.mark.parametrize("weights", [CONTRASTIVE, Weights(1.0, 0.0), Weights(0.0, 1.0), Weights(1.0, -0.97)])
+def test_the_two_kls_keep_the_loss_s_precision_in_bfloat16(gap: float, weights: Weights):
+    """Against float64 on the same bfloat16 inputs; they are what the loss is made of however near the roles are."""
+    half = [tensor.bfloat16() for tensor in inputs(200, 128, 2000, gap)]
+    exact = [tensor.double() for tensor in half]
+    _, figures = folded(*half, weights, 64)
+    for name, reference in (("kl_privileged", exact[1]), ("kl_negative", exact[2])):
+        wanted = literal_kl(exact[0], reference, exact[3]).mean().item()
+        assert figures[name].mean().item() == pytest.approx(wanted, rel=0.05), name
+    made = weights.privileged * figures["kl_privileged"] + weights.negative * figures["kl_negative"]
+    assert torch.allclose(figures["loss"], made, rtol=1e-5, atol=1e-5)
 
 
 def test_the_folded_loss_passes_gradcheck():

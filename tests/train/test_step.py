@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dail.train.config import TrainConfig
-from dail.train.step import learning_rate, token_weights
+from dail.train.step import has_kls, learning_rate, token_weights
 from tests.train.test_data import example
 
 TRACES = [example(5, 4), example(5, 10), example(5, 6)]
@@ -28,6 +28,21 @@ def test_the_mean_over_a_trace_gives_every_trace_one_weight():
 
 def test_the_mean_over_tokens_counts_those_of_all_ranks():
     assert torch.equal(weights("token_mean"), torch.full((14,), 1 / 20, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("every", "total", "wanted"),
+    [
+        (10, 25, [1, 10, 20, 25]),
+        (10, 5, [1, 5]),
+        (1, 4, [1, 2, 3, 4]),
+        (3, 9, [1, 3, 6, 9]),
+        (7, 1, [1]),
+    ],
+)
+def test_the_first_every_nth_and_the_last_step_have_the_two_kls(every: int, total: int, wanted: list[int]):
+    config = TrainConfig(kl_every=every)
+    assert [step + 1 for step in range(total) if has_kls(config, step, total)] == wanted
 
 
 @pytest.mark.parametrize(
