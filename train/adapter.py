@@ -15,12 +15,11 @@ from dail.synth.core.errors import IntegrityError
 from dail.synth.core.extensions import label
 from dail.synth.core.files import open_by_umask, refused, sync
 from dail.synth.schema.models import ADAPTER_CONFIG, in_order
+from dail.train.checkpoint import ADAPTER_FOLDER
 from dail.train.metrics import METRICS_FILE
 from dail.train.model import Roles
 from dail.train.objective import is_own
 from dail.train.record import PROVENANCE_FILE, Provenance, RunRecord
-
-ADAPTER_FOLDER = "adapter"
 
 
 def finished(out: Path) -> Provenance | None:

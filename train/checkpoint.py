@@ -30,16 +30,17 @@ from dail.synth.core.errors import IntegrityError, StorageError, UsageError, des
 from dail.synth.core.files import replace
 from dail.train.record import RunRecord
 
+ADAPTER_FOLDER = "adapter"  # the run's last act
 RUN_FILE = "run.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 LOCK_FILE = "run.lock"
 
 
 def find_run(out: Path, record: RunRecord) -> RunRecord | None:
-    """The run that `out` holds already, if it is this one.
+    """The run that `out` holds already, if it is this one; none if it holds another that never kept a step.
 
     Raises:
-        UsageError: it holds another; says in what they differ.
+        UsageError: it holds another's steps; says in what they differ.
     """
     path = out / RUN_FILE
     try:
@@ -51,6 +52,8 @@ def find_run(out: Path, record: RunRecord) -> RunRecord | None:
     except ValidationError as error:
         raise UsageError(f"{path} is no record of a run ({describe(error)}); give another --out") from None
     if earlier.fingerprint != record.fingerprint:
+        if not any((out / kept).exists() for kept in (CHECKPOINT_FILE, ADAPTER_FOLDER)):
+            return None
         theirs, ours = earlier.decisive(), record.decisive()
         shown = "; ".join(
             f"{key} {theirs.get(key)} there, {ours[key]} here" for key in ours if theirs.get(key) != ours[key]
@@ -63,7 +66,7 @@ def find_run(out: Path, record: RunRecord) -> RunRecord | None:
 
 
 def claim(out: Path, record: RunRecord) -> None:
-    """Writes the run's record, so that nothing else is ever trained into this folder."""
+    """Writes the run's record, so that nothing else is trained into this folder once it has kept a step."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -12,6 +12,7 @@ from dail.synth.core.extensions import Reference
 from dail.train.objective import OBJECTIVES, BuiltinObjective
 
 Reduction = Literal["trace_sum", "trace_mean", "token_mean"]
+TooLong = Literal["fail", "drop"]
 Schedule = Literal["linear", "cosine", "constant"]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 # These change speed, memory or rounding, never what is optimised, so a stopped run may go on with other values.
@@ -52,6 +53,11 @@ class TrainConfig(Config):
     )
     weight_decay: float = Field(0.01, ge=0, le=1, description="of AdamW; paper: 0.01")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm; the paper is silent")
+    too_long: TooLong = Field(
+        "fail",
+        description="what to do about a trace that is longer, with one of its contexts, than the model can read: stop, "
+        "or leave the trace out and count it",
+    )
     batch_size: int = Field(4, ge=1, le=4096, description="traces per optimizer step; paper: 4")
     epochs: int = Field(
         5, ge=1, le=1000, description="passes over the traces; paper: 5 for Qwen2.5, 3 for reasoning models"
@@ -61,8 +67,8 @@ class TrainConfig(Config):
     lora_targets: Literal["all-linear"] | tuple[str, ...] = Field(
         "all-linear",
         min_length=1,
-        description='layers with an adapter, or their names, as ["q_proj", "v_proj"]; all-linear leaves the head out; '
-        "the paper is silent",
+        description='layers with an adapter by the last parts of their names, as ["q_proj", "v_proj"]; all-linear is '
+        "all linear ones but the head, routers of experts and what else the engine cannot serve; the paper is silent",
     )
     lora_dropout: float = Field(
         0.0, ge=0, lt=1, description="part that is dropped of the adapter's input; the paper is silent"
@@ -106,7 +112,9 @@ class TrainConfig(Config):
     @classmethod
     def _listed(cls, value: object) -> object:
         """`q_proj,v_proj` on a command line is the list of both."""
-        return tuple(value.split(",")) if isinstance(value, str) and value != "all-linear" else value
+        if not isinstance(value, str) or value == "all-linear":
+            return value
+        return tuple(part.strip() for part in value.split(","))
 
     @field_validator("objective")
     @classmethod

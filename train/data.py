@@ -6,6 +6,7 @@ Axes: B traces of a microbatch, T tokens of its longest sequence, R trace tokens
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,7 +22,9 @@ from dail.synth.core.progress import progress
 from dail.synth.schema.manifest import Manifest, read_manifest, read_rows
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceRow
-from dail.train.config import TrainConfig
+from dail.train.config import TooLong, TrainConfig
+
+_log = logging.getLogger(__name__)
 
 
 class ModelLimits(NamedTuple):
@@ -45,6 +48,13 @@ class Example:
     def student_tokens(self) -> int:
         return len(self.student_prompt_ids) + len(self.trace_ids)
 
+    @property
+    def longest(self) -> tuple[str, int]:
+        """The context that makes the longest sequence with the trace, and the tokens of both."""
+        contexts = ("student_prompt_ids", "privileged_prompt_ids", "negative_prompt_ids")
+        name = max(contexts, key=lambda name: len(getattr(self, name)))
+        return name, len(getattr(self, name)) + len(self.trace_ids)
+
     @cached_property
     def reference_key(self) -> str:
         """Names what both references make of the trace: 32 hex digits, a hash of all ids they read."""
@@ -54,10 +64,11 @@ class Example:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The examples of a manifest, in its order."""
+    """The examples of a manifest, in its order, but `num_dropped` that were too long."""
 
     manifest: Manifest
     examples: tuple[Example, ...]
+    num_dropped: int = 0
 
     @property
     def mean_trace_tokens(self) -> float:
@@ -83,24 +94,55 @@ def _order(count: int, seed: int, epoch: int) -> list[int]:
     return sorted(range(count), key=lambda i: hashlib.sha256(f"{seed}/{epoch}/{i}".encode()).digest())
 
 
-def load_examples(manifest_path: Path, model: ModelIdentity, limits: ModelLimits) -> TrainingSet:
-    """Reads and checks every row; nothing is ever truncated or left out.
+def load_examples(
+    manifest_path: Path, model: ModelIdentity, limits: ModelLimits, too_long: TooLong = "fail"
+) -> TrainingSet:
+    """Reads and checks every row; nothing is ever truncated, and left out only what is `too_long`, with a word.
 
     Raises:
-        UsageError: no manifest, a shard another model made, or a sequence longer than the model can read.
+        UsageError: no manifest, a shard another model made, or a sequence longer than the model can read that may not
+            be left out; or all would be.
         IntegrityError: a damaged manifest or shard, an empty sequence, or ids outside the vocabulary.
     """
     manifest = read_manifest(manifest_path)
     shard_of = {shard.unit_id: shard.key for shard in manifest.shards}
     examples: list[Example] = []
+    dropped: list[tuple[int, str]] = []
     with progress("reading traces", manifest.rows) as bar:
         for row in read_rows(manifest_path):
-            _refuse_foreign(row, shard_of[row.unit_id], model)
-            examples.append(_example(row, shard_of[row.unit_id], limits))
-            bar.update(len(examples))
+            shard = shard_of[row.unit_id]
+            _refuse_foreign(row, shard, model)
+            example = _example(row, shard, limits)
+            name, length = example.longest
+            if length <= limits.context_tokens:
+                examples.append(example)
+            elif too_long == "drop":
+                dropped.append((length, row.unit_id))
+            else:
+                raise _too_long(shard, name, length, limits)
+            bar.update(len(examples) + len(dropped))
+    if dropped:
+        _tell_dropped(dropped, manifest.rows, limits)
     if not examples:
-        raise UsageError(f"manifest {manifest_path} lists no traces; wanted at least one; synthesise some first")
-    return TrainingSet(manifest, tuple(examples))
+        why = "no traces" if not dropped else "no trace that the model can read"
+        raise UsageError(f"manifest {manifest_path} lists {why}; wanted at least one; synthesise some first")
+    return TrainingSet(manifest, tuple(examples), len(dropped))
+
+
+def _too_long(shard: str, name: str, length: int, limits: ModelLimits) -> UsageError:
+    return UsageError(
+        f"shard {shard}: {name} and trace have {length} tokens, the model reads {limits.context_tokens}; traces are "
+        "never truncated; set train.too_long=drop to leave such traces out, or synthesise again with a smaller "
+        "max_tokens or a shorter solution"
+    )
+
+
+def _tell_dropped(dropped: Sequence[tuple[int, str]], rows: int, limits: ModelLimits) -> None:
+    length, unit = max(dropped)
+    _log.warning(
+        f"too_long=drop: {len(dropped)} of {rows} traces are left out, which are longer, with one of their contexts, "
+        f"than the {limits.context_tokens} tokens that the model reads; the longest has {length} (unit {unit})"
+    )
 
 
 def _refuse_foreign(row: TraceRow, shard: str, model: ModelIdentity) -> None:
@@ -127,12 +169,6 @@ def _example(row: TraceRow, shard: str, limits: ModelLimits) -> Example:
             raise IntegrityError(
                 f"shard {shard}: {name} has id {wrong}, the model's vocabulary is 0 to {limits.vocabulary - 1}; "
                 "synthesise it again with this model"
-            )
-        length = len(ids) + len(row.trace_ids)
-        if name != "trace_ids" and length > limits.context_tokens:
-            raise UsageError(
-                f"shard {shard}: {name} and trace have {length} tokens, the model reads {limits.context_tokens}; "
-                "traces are never truncated; synthesise again with a smaller max_tokens or a shorter solution"
             )
     return Example(row.unit_id, *(getattr(row, name) for name in columns))
 

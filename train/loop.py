@@ -36,8 +36,9 @@ from dail.train.distributed import Ranks
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
 from dail.train.model import check_roles, choose_packing, device_and_dtype, load_roles, read_limits
 from dail.train.record import RunRecord
-from dail.train.references import ReferenceCache, fill, made_with
+from dail.train.references import ReferenceCache, fill, made_with, own_folder
 from dail.train.step import GradientStep, has_kls, learning_rate, update
+from dail.train.targets import check_gradients
 
 _log = logging.getLogger(__name__)
 
@@ -119,30 +120,38 @@ def run(
         return result_of(out, provenance.steps, provenance.steps)
     if earlier:
         record = record.model_copy(update={"started_at": earlier.started_at})
-    data = load_examples(manifest_path, record.model, read_limits(model_folder))
+    data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long)
     if config.objective == "contrastive" and config.gamma > GAMMA_WARNING:
         _log.warning(
             f"gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the privileged "
             "student finds unlikely; the paper uses 0.1"
         )
+    record = record.model_copy(update={"dropped_traces": data.num_dropped})
     with checkpoint.held(out) if ranks.is_first else nullcontext():
         checkpoint.find_run(out, record)  # another may have been begun since
-        return _train(model_folder, data, out, record, references or out / REFERENCES, ranks, stop or Stop())
+        return _train(model_folder, data, out, record, references, ranks, stop or Stop())
 
 
 def _train(
-    model_folder: Path, data: TrainingSet, out: Path, record: RunRecord, references: Path, ranks: Ranks, stop: Stop
+    model_folder: Path,
+    data: TrainingSet,
+    out: Path,
+    record: RunRecord,
+    references: Path | None,
+    ranks: Ranks,
+    stop: Stop,
 ) -> Result:
     config = record.config
-    if ranks.is_first:
-        checkpoint.claim(out, record)
     scorer = start_scorer(model_folder, record.config, data, ranks)
     roles = scorer.roles
     memory.fit(scorer, data)
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
     with metrics(out, done, record) if ranks.is_first else nullcontext() as log:
-        scorer = replace(scorer, cache=reference_cache(references, scorer, data, record))
+        if ranks.is_first:
+            checkpoint.claim(out, record)  # behind all that may be refused
+        own = own_folder(out / REFERENCES, made_with(record.model, roles, config))
+        scorer = replace(scorer, cache=reference_cache(references or own, scorer, data, record))
         memory.time_left(scorer, data, done, data.num_steps(config))
         with stop.listened_to():
             steps = optimise(scorer, optimizer, data, out, record, done, log, stop)
@@ -205,6 +214,8 @@ def optimise(
                 if is_first:
                     checkpoint.save(out, weights, optimizer, step, record.fingerprint)
                 raise _not_finite(step, batch, figures, out)
+            if step == done:
+                check_gradients(weights, step)
             lr = learning_rate(config, step, total)
             update(optimizer, lr)
             tokens += sum(len(example.trace_ids) for example in batch)
@@ -233,7 +244,7 @@ def compute_references(
     """
     config = checked(config, ranks)
     record = _record(model_folder, manifest_path, config)
-    data = load_examples(manifest_path, record.model, read_limits(model_folder))
+    data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long)
     scorer = start_scorer(model_folder, record.config, data, ranks)
     cache = reference_cache(folder, scorer, data, record)
     if cache is None:
@@ -271,7 +282,7 @@ def _record(model_folder: Path, manifest_path: Path, config: TrainConfig) -> Run
 
 
 def result_of(out: Path, steps: int, resumed_at: int) -> Result:
-    return Result(out / adapter.ADAPTER_FOLDER, out / METRICS_FILE, steps, resumed_at)
+    return Result(out / checkpoint.ADAPTER_FOLDER, out / METRICS_FILE, steps, resumed_at)
 
 
 def _not_finite(step: int, batch: Sequence[Example], figures: dict[str, float], out: Path) -> DailError:

@@ -28,6 +28,7 @@ from dail.train.distributed import Ranks
 from dail.train.lora import make_lean
 from dail.train.loss import Head
 from dail.train.sharding import shard
+from dail.train.targets import Targets, describe, find_targets
 
 _log = logging.getLogger(__name__)
 
@@ -113,9 +114,12 @@ def load_roles(folder: Path, config: TrainConfig, device: torch.device, ranks: R
     # dropout of its own has none.
     torch.manual_seed(config.seed)
     try:
-        peft = get_peft_model(base, _lora(config)).eval()
+        targets = find_targets(base, config.lora_targets)
+        peft = get_peft_model(base, _lora(config, targets)).eval()
     except ValueError as error:
         raise UsageError(f"the adapter does not fit {folder}: {error}; set other lora_targets") from None
+    for line in describe(peft.get_base_model(), targets):
+        _log.info(line)
     if config.shard_weights:
         shard(peft, device, ranks)
     for name, module in peft.named_modules():
@@ -123,13 +127,13 @@ def load_roles(folder: Path, config: TrainConfig, device: torch.device, ranks: R
     return Roles(peft.to(device), _head(peft), device, adapted_head=_adapted_head(peft))
 
 
-def _lora(config: TrainConfig) -> LoraConfig:
+def _lora(config: TrainConfig, targets: Targets) -> LoraConfig:
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=config.lora_targets if isinstance(config.lora_targets, str) else list(config.lora_targets),
+        target_modules=list(targets.names),
     )
     if config.lora == "lean":
         make_lean(lora)

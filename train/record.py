@@ -16,7 +16,8 @@ PROVENANCE_FILE = "dail.json"
 class RunRecord(Frozen):
     """What a run folder is for. Two records with the same `fingerprint` give the same adapter.
 
-    `synthesis`: how the traces were drawn, as their manifest has it.
+    `synthesis`: how the traces were drawn, as their manifest has it. `dropped_traces`: so many of the manifest were
+    left out, by `too_long`.
     """
 
     config: TrainConfig
@@ -27,6 +28,7 @@ class RunRecord(Frozen):
     batch_id: str
     synthesis: Synthesis
     started_at: dt.datetime
+    dropped_traces: int = 0
     tool_version: str = TOOL_VERSION
 
     @property

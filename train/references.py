@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dail.synth.core.config import Frozen
+from dail.synth.core.config import Frozen, fingerprint
 from dail.synth.core.errors import IntegrityError, StorageError, UsageError
 from dail.synth.core.files import refused, replace
 from dail.synth.core.progress import progress
@@ -178,6 +178,18 @@ class ReferenceCache:
             if path.exists() and not os.access(path, os.R_OK):
                 raise _not_for_us(path) from None
             raise IntegrityError(f"{path} cannot be read ({error}); remove {self.folder} to make it anew") from None
+
+
+def own_folder(folder: Path, made_with: MadeWith) -> Path:
+    """`folder`, or one beside it if that holds references of something else: of a run that never kept a step."""
+    try:
+        _read_index(folder, made_with)
+    except UsageError as error:
+        digest = fingerprint(made_with.model_dump()).removeprefix("sha256:")
+        other = folder.with_name(f"{folder.name}-{digest[:8]}")
+        _log.info(f"{error}: this run's are in {other}")
+        return other
+    return folder
 
 
 def made_with(model: ModelIdentity, roles: Roles, config: TrainConfig) -> MadeWith:

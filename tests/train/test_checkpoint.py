@@ -118,14 +118,23 @@ def test_where_files_lie_and_how_memory_is_used_do_not_make_another_run():
 @pytest.mark.parametrize("settings", [{"gamma": 0.2}, {"seed": 1}, {"epochs": 3}, {"dtype": "bfloat16"}])
 def test_a_setting_that_changes_the_adapter_makes_another_run(tmp_path: Path, settings: dict[str, object]):
     claim(tmp_path, record())
+    (tmp_path / CHECKPOINT_FILE).touch()
     with pytest.raises(UsageError, match=f"another run .*{next(iter(settings))}"):
         find_run(tmp_path, record(**settings))
 
 
 def test_other_data_makes_another_run(tmp_path: Path):
     claim(tmp_path, record())
+    (tmp_path / "adapter").mkdir()
     with pytest.raises(UsageError, match="manifest digest sha256:d there, sha256:e here"):
         find_run(tmp_path, record().model_copy(update={"manifest_digest": "sha256:e"}))
+
+
+def test_a_run_that_kept_no_step_gives_way_to_another(tmp_path: Path):
+    claim(tmp_path, record())
+    assert find_run(tmp_path, record(gamma=0.2)) is None
+    claim(tmp_path, record(gamma=0.2))
+    assert find_run(tmp_path, record(gamma=0.2)) == record(gamma=0.2)
 
 
 def test_a_record_of_something_else_is_refused(tmp_path: Path):

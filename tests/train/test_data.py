@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from dail.synth.core.errors import DailError, IntegrityError, UsageError
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.train.data import Example, ModelLimits, TrainingSet, load_examples, microbatches, pad, reference_input
+from tests.conftest import Told
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest, trace_row, write_manifest
 
 LIMITS = ModelLimits(CONTEXT, VOCABULARY)
@@ -139,3 +141,35 @@ def test_reference_input_holds_all_privileged_then_all_negative_contexts():
         [3, 3, 4, 4, 0, 0],
         [3, 3, 3, 4, 0, 0],
     ]
+
+
+@pytest.mark.parametrize("context", ["student_prompt_ids", "privileged_prompt_ids", "negative_prompt_ids"])
+def test_a_trace_that_is_too_long_is_left_out_where_that_is_allowed(
+    make_manifest: MakeManifest, model: ModelIdentity, told: Told, context: str
+):
+    manifest = make_manifest(4, **{context: (1,) * (CONTEXT - 1), "trace_ids": (1, 2)})
+    with pytest.raises(UsageError, match=rf"{context} and trace have .* set train\.too_long=drop to leave such"):
+        read(manifest, model)
+    data = load_examples(manifest, model, LIMITS, "drop")
+    assert [e.unit_id for e in data.examples] == [f"{i:032x}" for i in range(3)] and data.num_dropped == 1
+    said = f"1 of 4 traces are left out.* than the {CONTEXT} tokens that the model reads; the longest has {CONTEXT + 1}"
+    assert re.search(said, told())
+
+
+def test_where_nothing_is_too_long_nothing_is_left_out_or_said(
+    make_manifest: MakeManifest, model: ModelIdentity, told: Told
+):
+    manifest = make_manifest(3, privileged_prompt_ids=(1,) * (CONTEXT - 2), trace_ids=(1, 2))
+    data = load_examples(manifest, model, LIMITS, "drop")
+    assert len(data.examples) == 3 and data.num_dropped == 0 and "left out" not in told()
+
+
+def test_leaving_out_does_not_excuse_other_faults(make_manifest: MakeManifest, model: ModelIdentity):
+    manifest = make_manifest(3, privileged_prompt_ids=(VOCABULARY,) * CONTEXT)
+    with pytest.raises(IntegrityError, match=f"has id {VOCABULARY}"):
+        load_examples(manifest, model, LIMITS, "drop")
+
+
+def test_a_manifest_of_which_every_trace_is_left_out_is_refused(make_manifest: MakeManifest, model: ModelIdentity):
+    with pytest.raises(UsageError, match="lists no trace that the model can read"):
+        load_examples(make_manifest(3), model, ModelLimits(5, VOCABULARY), "drop")

@@ -265,6 +265,68 @@ def test_another_run_s_folder_is_refused_and_says_in_what_it_differs(train: Trai
         train("run", SETTINGS.model_copy(update={"gamma": 0.2}))
 
 
+def test_a_run_that_made_no_step_does_not_keep_a_corrected_command_out(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Whatever ended it: what can be refused is, before the folder is claimed, and what cannot leaves no step."""
+    with pytest.raises(UsageError, match=r"'v_prooj' matches no layer \(near: v_proj"):
+        train("run", SETTINGS.model_copy(update={"lora_targets": ("q_proj", "v_prooj")}))
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="does not fit"):
+        patch.setattr(loop.memory, "fit", _raises(UsageError("it does not fit")))
+        train("run", SETTINGS.model_copy(update={"lora_rank": 8}))
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="tracker tensorboard cannot start"):
+        patch.setattr("dail.train.metrics.TensorBoard", _raises(UsageError("tracker tensorboard cannot start")))
+        train("run", SETTINGS.model_copy(update={"lora_rank": 2}))
+    assert not (tmp_path / "run" / checkpoint.RUN_FILE).exists()
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
+        patch.setattr(GradientStep, "gradients", _raises(RuntimeError("out of memory")))
+        train("run", SETTINGS.model_copy(update={"dtype": "bfloat16"}))
+    assert (tmp_path / "run" / checkpoint.RUN_FILE).exists()
+    assert same(train("run"), train("unbroken"))
+    assert train("run").resumed_at == 6
+
+
+def _raises(error: Exception) -> Callable[..., None]:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_the_references_of_a_run_that_made_no_step_stay_and_those_of_the_next_lie_beside_them(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(GradientStep, "gradients", _raises(RuntimeError("out of memory")))
+        train("run", SETTINGS.model_copy(update={"dtype": "bfloat16"}))
+    train("run", SETTINGS.model_copy(update={"epochs": 1}))
+    found = sorted(path.name for path in (tmp_path / "run").glob("references*"))
+    assert found[0] == "references" and len(found) == 2
+
+
+def test_what_is_adapted_is_said_before_the_first_step(train: Train, told: Told):
+    train("run", SETTINGS.model_copy(update={"epochs": 1, "lora_targets": ("q_proj",)}))
+    said = told()
+    assert "on 2 linear layers: q_proj × 2" in said and "of the model's weights: " in said and "left out" not in said
+
+
+def test_traces_that_are_too_long_are_counted_in_the_records_and_make_another_run(
+    tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path
+):
+    manifest = make_manifest(6, privileged_prompt_ids=(3,) * 128)
+    config = SETTINGS.model_copy(update={"epochs": 1})
+    with pytest.raises(UsageError, match=r"the model reads 128; .* set train\.too_long=drop"):
+        run(tiny_model, manifest, tmp_path / "run", config)
+    dropping = config.model_copy(update={"too_long": "drop"})
+    result = run(tiny_model, manifest, tmp_path / "run", dropping)
+    assert result.steps == 2  # of 5 traces
+    for path in (tmp_path / "run" / "run.json", result.adapter / "dail.json"):
+        found = json.loads(path.read_text())
+        assert found.get("run", found)["dropped_traces"] == 1
+    with pytest.raises(UsageError, match=r"another run \(too_long drop there, fail here\)"):
+        run(tiny_model, manifest, tmp_path / "run", config)
+
+
 def test_memory_settings_may_change_when_a_run_goes_on(train: Train, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
         interrupt_before(patch, 4, KeyboardInterrupt())
