@@ -25,12 +25,20 @@ from dail.synth.core.errors import UsageError
 
 _log = logging.getLogger(__name__)
 
-# Models whose head vLLM adapts; others refuse the whole adapter. Whether the head is tied makes no difference.
-_HEADS = frozenset({"falcon_h1", "granitemoe", "granitemoehybrid", "llama", "mixtral", "qwen3", "qwen3_moe"})
+# Models whose head vLLM adapts (`embedding_modules` in their classes there); of others it refuses the whole adapter.
+_HEADS = {
+    *("apertus", "exaone4", "exaone_moe", "falcon_h1", "granite", "granitemoe", "granitemoehybrid", "jamba", "lfm2"),
+    *("lfm2_moe", "llama", "mixtral", "nemotron", "nemotron_h", "phimoe", "qwen3", "qwen3_moe", "solar"),
+}
+# Models of which vLLM serves no adapter at all (`SupportsLoRA` is missing from their classes there).
+_NO_ADAPTERS = {
+    *("bloom", "dbrx", "falcon", "falcon_mamba", "gemma3n_text", "gpt2", "gptj", "mamba", "mamba2", "stablelm"),
+    "zamba2",
+}
 # Models whose MLP has one layer where vLLM's has two, and adapters of the two.
-_FUSED_HERE = frozenset({"glm", "glm4"})
+_FUSED_HERE = {"glm", "glm4"}
 # Models to whose layers PEFT adds no adapter where this is their name, since their kernels go around it.
-_PEFT_MAMBA = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+_PEFT_MAMBA = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
 _ROUTER = re.compile(r"(.*_)?(router|router_gate)|gate")
 
 
@@ -65,6 +73,11 @@ def find_targets(base: PreTrainedModel, wanted: str | Sequence[str]) -> Targets:
     names = tuple(name for name in meant if name not in why_not)
     if wanted != "all-linear":
         _refuse_unserved(wanted, names, why_not)
+    if base.config.model_type in _NO_ADAPTERS:
+        _log.warning(
+            f"vLLM serves no adapters of {base.config.model_type} models, so `dail eval` cannot judge this one; merge "
+            "it into the weights first (PEFT's merge_and_unload)"
+        )
     if not names:
         raise UsageError(
             f"{base.config.model_type} models have no linear layer that an adapter can be served on; train another"

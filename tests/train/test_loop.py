@@ -304,6 +304,28 @@ def test_the_references_of_a_run_that_made_no_step_stay_and_those_of_the_next_li
     assert found[0] == "references" and len(found) == 2
 
 
+def test_a_run_whose_adapter_no_gradient_reaches_ends_before_it_keeps_a_step(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    real = GradientStep.gradients
+
+    def cut_off(scorer: GradientStep, *args: object) -> dict[str, float]:
+        figures = real(scorer, *args)
+        for weight in scorer.roles.adapter().values():
+            weight.grad = None
+        return figures
+
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="step 1: no gradient reaches the adapter"):
+        patch.setattr(GradientStep, "gradients", cut_off)
+        train("run")
+    assert not (tmp_path / "run" / checkpoint.CHECKPOINT_FILE).exists() and not lines_of(tmp_path / "run")
+    assert train("run", SETTINGS.model_copy(update={"epochs": 1})).steps == 3
+
+
+def lines_of(out: Path) -> list[str]:
+    return (out / "metrics.jsonl").read_text().splitlines()
+
+
 def test_what_is_adapted_is_said_before_the_first_step(train: Train, told: Told):
     train("run", SETTINGS.model_copy(update={"epochs": 1, "lora_targets": ("q_proj",)}))
     said = told()

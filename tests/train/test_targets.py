@@ -267,6 +267,12 @@ def test_what_is_adapted_and_what_is_not_is_said():
     )
 
 
+def test_a_model_of_which_vllm_serves_no_adapter_is_trained_with_a_warning(told: Told):
+    assert find_targets(model("opt"), "all-linear").names and "vLLM" not in told()
+    assert find_targets(model("gpt2"), ["c_attn"]).names
+    assert "vLLM serves no adapters of gpt2 models, so `dail eval` cannot judge this one; merge it" in told()
+
+
 def gradients(*sizes: float | None) -> dict[str, nn.Parameter]:
     """Of as many layers, with a gradient of that size in the second matrix, and none in the first."""
     found = {}
