@@ -28,15 +28,18 @@ _log = logging.getLogger(__name__)
 # Models whose head vLLM adapts (`embedding_modules` in their classes there); of others it refuses the whole adapter.
 _HEADS = {
     *("apertus", "exaone4", "exaone_moe", "falcon_h1", "granite", "granitemoe", "granitemoehybrid", "jamba", "lfm2"),
-    *("lfm2_moe", "llama", "mixtral", "nemotron", "nemotron_h", "phimoe", "qwen3", "qwen3_moe", "solar"),
+    *("lfm2_moe", "llama", "mixtral", "nemotron", "nemotron_h", "phi3", "phimoe", "qwen3", "qwen3_moe", "solar"),
 }
 # Models of which vLLM serves no adapter at all (`SupportsLoRA` is missing from their classes there).
 _NO_ADAPTERS = {
     *("bloom", "dbrx", "falcon", "falcon_mamba", "gemma3n_text", "gpt2", "gptj", "mamba", "mamba2", "stablelm"),
     "zamba2",
 }
-# Models whose MLP has one layer where vLLM's has two, and adapters of the two.
-_FUSED_HERE = {"glm", "glm4"}
+# Layers of single models, by model and kind, that vLLM has cut in another way.
+_CUT_ANOTHER_WAY = {
+    ("glm4", "gate_up_proj"): "is one layer here and two in vLLM, which refuses an adapter on it",
+    ("gpt_bigcode", "c_attn"): "is cut in another way by vLLM, which ignores an adapter on it",
+}
 # Models to whose layers PEFT adds no adapter where this is their name, since their kernels go around it.
 _PEFT_MAMBA = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
 _ROUTER = re.compile(r"(.*_)?(router|router_gate)|gate")
@@ -143,8 +146,8 @@ def _why_not(base: PreTrainedModel, linear: Mapping[str, nn.Module]) -> dict[str
             found[name] = "is a router of experts, on which vLLM refuses an adapter or ignores it"
         elif len(users[layer]) > 1:
             found[name] = f"is used in {len(users[layer])} places, and PEFT would adapt one of them"
-        elif kind == "gate_up_proj" and kind_of_model in _FUSED_HERE:
-            found[name] = "is one layer here and two in vLLM, which refuses an adapter on it"
+        elif why := _CUT_ANOTHER_WAY.get((kind_of_model, kind)):
+            found[name] = why
         elif kind == "kv_b_proj":
             found[name] = "is multiplied into the attention's other weights by vLLM, which ignores an adapter on it"
         elif kind == "out_proj" and kind_of_model in _PEFT_MAMBA:

@@ -58,6 +58,8 @@ MODELS: dict[str, tuple[str, dict[str, Any], set[str], set[str]]] = {
     "gemma2": ("Gemma2Config", {"tie_word_embeddings": True}, QKVO | GATED, set()),
     "phi3": ("Phi3Config", {}, {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}, set()),
     "glm4": ("Glm4Config", {}, QKVO | {"down_proj"}, {"gate_up_proj"}),
+    "glm": ("GlmConfig", {}, QKVO | {"gate_up_proj", "down_proj"}, set()),
+    "gpt_bigcode": ("GPTBigCodeConfig", {"n_embd": 32, "n_layer": 2, "n_head": 2}, {"c_proj", "c_fc"}, {"c_attn"}),
     "mixtral": ("MixtralConfig", {"num_local_experts": 4}, QKVO, set()),
     "qwen2_moe": (
         "Qwen2MoeConfig",
@@ -199,6 +201,7 @@ def test_names_are_read_from_their_end_as_peft_does(target: str, wanted: list[in
         ("deepseek_v3", "down_proj", "has a name that PEFT takes for the experts'"),
         ("glm4_moe", "shared_experts.up_proj", "has a name that PEFT takes for the experts'"),
         ("glm4", "gate_up_proj", "is one layer here and two in vLLM"),
+        ("gpt_bigcode", "c_attn", "is cut in another way by vLLM"),
         ("falcon_h1", "out_proj", "is passed by in the kernels of falcon_h1 models"),
         ("gemma2", "lm_head", "is the head, on which vLLM takes no adapter in gemma2 models"),
         ("opt", "lm_head", "is the head"),
