@@ -31,6 +31,7 @@ from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import identify
 from dail.train import adapter, checkpoint, memory, objective
 from dail.train.config import TrainConfig
+from dail.train.consistency import check_rollout
 from dail.train.data import Example, TrainingSet, load_examples
 from dail.train.distributed import Ranks
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
@@ -137,6 +138,7 @@ def _train(
     if ranks.is_first:
         checkpoint.claim(out, record)
     scorer = start_scorer(model_folder, record.config, data, ranks)
+    check_rollout(scorer.roles, data, Path(record.manifest), config)
     roles = scorer.roles
     memory.fit(scorer, data)
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
@@ -235,6 +237,7 @@ def compute_references(
     record = _record(model_folder, manifest_path, config)
     data = load_examples(manifest_path, record.model, read_limits(model_folder))
     scorer = start_scorer(model_folder, record.config, data, ranks)
+    check_rollout(scorer.roles, data, manifest_path, record.config)
     cache = reference_cache(folder, scorer, data, record)
     if cache is None:
         raise UsageError(
