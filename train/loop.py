@@ -121,6 +121,12 @@ def run(
     if earlier:
         record = record.model_copy(update={"started_at": earlier.started_at})
     data = load_examples(manifest_path, record.model, read_limits(model_folder))
+    if record.student:
+        _log.warning(
+            f"the traces were drawn by a student of its own ({record.student[:19]}), and training starts from the bare "
+            "model, which did not write them; merge its adapter into the weights and synthesise with that folder if "
+            "it is to go on from there"
+        )
     if config.objective == "contrastive" and config.gamma > GAMMA_WARNING:
         _log.warning(
             f"gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the privileged "
@@ -269,6 +275,7 @@ def _record(model_folder: Path, manifest_path: Path, config: TrainConfig) -> Run
         manifest_digest=manifest.digest,
         batch_id=manifest.batch_id,
         synthesis=manifest.synthesis,
+        student=manifest.model.student,
         started_at=dt.datetime.now(dt.UTC),
     )
 
