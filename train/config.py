@@ -80,8 +80,8 @@ class TrainConfig(Config):
         None,
         gt=0,
         description="nats by which the base model's logits may be off from the rollout's before a run is refused, as "
-        "the shards' log-probabilities tell; by the coarser type of both if left out: 0.01 for float32, 0.05 for "
-        "float16, 0.2 for bfloat16",
+        "the shards' log-probabilities tell; by the coarser type of both if left out: 0.01 for float32, 0.1 for "
+        "float16, 0.4 for bfloat16",
     )
     microbatch_tokens: int = Field(
         4096, ge=1, description="tokens per forward pass (one trace at least); less takes less memory"

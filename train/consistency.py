@@ -37,9 +37,9 @@ from dail.train.model import Roles
 _log = logging.getLogger(__name__)
 
 NUM_TRACES = 6
-# Nats, by the coarser type of engine and trainer. Rounding alone gave 3e-5, and 0.03 (tests/bench/RESULTS.md); in
-# reports on models of experts, whose routing flips, 0.07.
-TOLERANCE = {"float32": 0.01, "float16": 0.05, "bfloat16": 0.2}
+# Nats, by the coarser type of engine and trainer. On a small model rounding alone gave 7e-6, and 0.09 in bfloat16
+# (tests/bench/RESULTS.md); more layers, and experts whose routing flips, give several times as much.
+TOLERANCE = {"float32": 0.01, "float16": 0.1, "bfloat16": 0.4}
 _CERTAIN = 1e-3  # least that a token counts: log-probabilities near 0 are rounded too
 _NAMES = {"student": "student", "privileged": "privileged student"}
 
@@ -84,10 +84,14 @@ def check_rollout(roles: Roles, data: TrainingSet, manifest_path: Path, config: 
     allowed = config.rollout_tolerance or max(TOLERANCE[kind] for kind in (_precision(rows), config.dtype))
     if any(not one.error <= allowed for one in found):
         raise UsageError(_refusal(found, allowed, rows, config))
-    _log.info(
+    told = (
         f"the model gives the rollout's log-probabilities again: logits are off by {_errors(found)} nats "
         f"({sum(one.num_tokens for one in found)} tokens of {found[0].num_traces} traces; {allowed:g} is allowed)"
     )
+    if any(one.error > allowed / 2 for one in found):
+        _log.warning(f"{told}, which is more than rounding mostly does; see that nothing is wrong before a long run")
+    else:
+        _log.info(told)
     return found
 
 
