@@ -82,14 +82,14 @@ def scaled(weights: dict[str, torch.Tensor]) -> None:
     weights["model.layers.1.mlp.up_proj.weight"] *= 1.2
 
 
-# The first three are larger than what rounding to bfloat16 may do.
+# The first two are larger than what rounding to bfloat16 may do.
 FAULTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], dict[str, object]]] = {
     "a wrong weight": (lambda w: w["model.layers.1.mlp.up_proj.weight"].normal_(0, 0.2), {}),
-    "a wrong RoPE base": (lambda w: None, {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
     "a lost RoPE factor": (
         lambda w: None,
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
     ),
+    "a wrong RoPE base": (lambda w: None, {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
     "a weight that is a fifth too large": (scaled, {}),
     "a norm of another scale": (lambda w: w["model.layers.0.input_layernorm.weight"].mul_(1.5), {}),
     "another epsilon": (lambda w: None, {"rms_norm_eps": 0.1}),
@@ -98,7 +98,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], dict[str, o
 
 @pytest.mark.parametrize(
     ("engine", "what"),
-    [(ENGINE, what) for what in FAULTS] + [("vllm 0.32.0 bfloat16", what) for what in list(FAULTS)[:3]],
+    [(ENGINE, what) for what in FAULTS] + [("vllm 0.32.0 bfloat16", what) for what in list(FAULTS)[:2]],
 )
 def test_a_model_that_computes_something_else_is_refused_with_the_size_and_the_likely_cause(
     tiny_model: Path, tmp_path: Path, engine: str, what: str
