@@ -84,6 +84,7 @@ def _card(provenance: Provenance) -> str:
         "base model": f"{run.model.name}, revision {run.model.revision}",
         "tokenizer": run.model.tokenizer_hash,
         "traces": f"batch {run.batch_id}, manifest {run.manifest_digest}",
+        **({"student of the traces": run.student} if run.student else {}),
         "LoRA": f"rank {config.lora_rank}, alpha {config.lora_alpha}, dropout {config.lora_dropout}, on {targets}",
         "steps": f"{provenance.steps} of {config.batch_size} traces, {config.epochs} epochs",
         "made by": f"dail {run.tool_version}, {provenance.finished_at:%Y-%m-%d}",

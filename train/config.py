@@ -18,6 +18,7 @@ Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 # These change speed, memory or rounding, never what is optimised, so a stopped run may go on with other values.
 FREE_ON_RESUME = frozenset(
     {
+        "rollout_tolerance",
         "microbatch_tokens",
         "token_chunk",
         "checkpoint_every",
@@ -81,6 +82,13 @@ class TrainConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="type of the frozen weights; auto is bfloat16 on a GPU, float32 without; the adapter is float32",
+    )
+    rollout_tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="nats by which the base model's logits may be off from the rollout's before a run is refused, as "
+        "the shards' log-probabilities tell; by the coarser type of both if left out: 0.01 for float32, 0.1 for "
+        "float16, 0.4 for bfloat16",
     )
     microbatch_tokens: int = Field(
         4096, ge=1, description="tokens per forward pass (one trace at least); less takes less memory"

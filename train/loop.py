@@ -31,6 +31,7 @@ from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import identify
 from dail.train import adapter, checkpoint, memory, objective
 from dail.train.config import TrainConfig
+from dail.train.consistency import check_rollout
 from dail.train.data import Example, TrainingSet, load_examples
 from dail.train.distributed import Ranks
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
@@ -121,6 +122,12 @@ def run(
     if earlier:
         record = record.model_copy(update={"started_at": earlier.started_at})
     data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long)
+    if record.student:
+        _log.warning(
+            f"the traces were drawn by a student of its own ({record.student[:19]}), and training starts from the bare "
+            "model, which did not write them; merge its adapter into the weights and synthesise with that folder if "
+            "it is to go on from there"
+        )
     if config.objective == "contrastive" and config.gamma > GAMMA_WARNING:
         _log.warning(
             f"gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the privileged "
@@ -143,6 +150,7 @@ def _train(
 ) -> Result:
     config = record.config
     scorer = start_scorer(model_folder, record.config, data, ranks)
+    check_rollout(scorer.roles, data, Path(record.manifest), config)
     roles = scorer.roles
     memory.fit(scorer, data)
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
@@ -246,6 +254,7 @@ def compute_references(
     record = _record(model_folder, manifest_path, config)
     data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long)
     scorer = start_scorer(model_folder, record.config, data, ranks)
+    check_rollout(scorer.roles, data, manifest_path, record.config)
     cache = reference_cache(folder, scorer, data, record)
     if cache is None:
         raise UsageError(
@@ -277,6 +286,7 @@ def _record(model_folder: Path, manifest_path: Path, config: TrainConfig) -> Run
         manifest_digest=manifest.digest,
         batch_id=manifest.batch_id,
         synthesis=manifest.synthesis,
+        student=manifest.model.student,
         started_at=dt.datetime.now(dt.UTC),
     )
 

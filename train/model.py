@@ -6,6 +6,7 @@ Axes: B rows of sequences, T tokens of the longest, R trace tokens joined, D hid
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,17 +15,15 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging as transformers_logging
 
 from dail.synth.core.errors import UsageError
 from dail.train.attention import PACKED, register
 from dail.train.config import TrainConfig
 from dail.train.data import Example, ModelLimits, Sequences, pad, student_input
 from dail.train.distributed import Ranks
+from dail.train.loading import load_base, read_config
 from dail.train.lora import make_lean
 from dail.train.loss import Head
 from dail.train.sharding import shard
@@ -33,6 +32,8 @@ from dail.train.targets import Targets, describe, find_targets
 _log = logging.getLogger(__name__)
 
 _ALONE = Ranks()
+# Names under which configurations have the longest sequence; a model with none of them reads sequences of any length.
+_CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length")
 _PACKED_ERROR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative, of hidden states
 
 
@@ -79,11 +80,12 @@ class Roles:
 
 def read_limits(folder: Path) -> ModelLimits:
     """From the folder's config.json alone, so that bad data is refused before any weights are read."""
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-        return ModelLimits(config.max_position_embeddings, config.vocab_size)
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"{folder}/config.json is of no model that can be trained here: {error}") from None
+    config = read_config(folder).get_text_config()
+    vocabulary = getattr(config, "vocab_size", None)
+    if not isinstance(vocabulary, int):
+        raise UsageError(f"{folder}/config.json is of no model that can be trained here: it has no vocab_size")
+    limits = (getattr(config, name, None) for name in _CONTEXT_NAMES)
+    return ModelLimits(next((limit for limit in limits if isinstance(limit, int)), sys.maxsize), vocabulary)
 
 
 def device_and_dtype(config: TrainConfig) -> tuple[torch.device, TrainConfig]:
@@ -103,18 +105,12 @@ def load_roles(folder: Path, config: TrainConfig, device: torch.device, ranks: R
     Raises:
         UsageError: the weights cannot be read or the architecture does not fit.
     """
-    transformers_logging.disable_progress_bar()
-    try:
-        base = AutoModelForCausalLM.from_pretrained(
-            folder.resolve(), dtype=getattr(torch, config.dtype), use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UsageError(f"the weights in {folder} cannot be read: {error}") from None
+    base = load_base(folder, config.dtype)
     # Made before the move, so that every device starts from the same adapter; in eval mode, so that a model with
     # dropout of its own has none.
     torch.manual_seed(config.seed)
+    targets = find_targets(base, config.lora_targets)
     try:
-        targets = find_targets(base, config.lora_targets)
         peft = get_peft_model(base, _lora(config, targets)).eval()
     except ValueError as error:
         raise UsageError(f"the adapter does not fit {folder}: {error}; set other lora_targets") from None
@@ -201,13 +197,22 @@ def check_roles(roles: Roles, example: Example) -> None:
     Raises:
         UsageError: logits are not what the head is known to make of hidden states.
     """
-    assert not roles.head.matrix_VD.requires_grad, "the head itself must be frozen"
     batch = pad([example.student_prompt_ids[:16]], [example.trace_ids[:16]], roles.device)
     with torch.no_grad():
         student_RD = roles.student(batch)
         logits_RV = batch.trace_positions(roles.peft(input_ids=batch.ids_BT, use_cache=False).logits)
         ours_RV = roles.head.logits(student_RD)
-    assert torch.equal(student_RD, roles.reference(batch)), "a fresh adapter must change nothing"
+        reference_RD = roles.reference(batch)
+    if not torch.isfinite(student_RD).all():
+        raise UsageError(
+            f"the model gives hidden states that are not finite on the first {len(student_RD)} tokens of trace "
+            f"{example.unit_id}; wanted finite numbers; set dtype=float32 if it was made for more range"
+        )
+    if not torch.allclose(student_RD, reference_RD, rtol=1e-3, atol=1e-3 * float(reference_RD.abs().max())):
+        raise UsageError(
+            f"an adapter that changes nothing yet changes the hidden states of {roles.peft.config.model_type} models; "
+            "wanted the same with it and without; set other lora_targets"
+        )
     if not torch.allclose(ours_RV.float(), logits_RV.float(), rtol=0.02, atol=0.02 * float(logits_RV.abs().max())):
         raise UsageError(
             f"{roles.peft.config.model_type} models do something to their logits that is not known here; wanted a "

@@ -16,8 +16,9 @@ PROVENANCE_FILE = "dail.json"
 class RunRecord(Frozen):
     """What a run folder is for. Two records with the same `fingerprint` give the same adapter.
 
-    `synthesis`: how the traces were drawn, as their manifest has it. `dropped_traces`: so many of the manifest were
-    left out, by `too_long`.
+    `synthesis`: how the traces were drawn, as their manifest has it. `student`: what the student was then, if not the
+    model itself: the digest of its adapter, or its weights' revision. Training starts from the model all the same.
+    `dropped_traces`: so many of the manifest were left out, by `too_long`.
     """
 
     config: TrainConfig
@@ -27,6 +28,7 @@ class RunRecord(Frozen):
     manifest_digest: str
     batch_id: str
     synthesis: Synthesis
+    student: str | None = None
     started_at: dt.datetime
     dropped_traces: int = 0
     tool_version: str = TOOL_VERSION

@@ -25,6 +25,7 @@ from dail.synth.core.progress import shown_on
 from dail.synth.core.running import Stop
 
 _LINE_EVERY_S = 30.0
+_ECHO_S = 1.0
 _SPEAKERS = ("dail.synth", "dail.train")  # the API has a log of its own
 
 
@@ -148,16 +149,22 @@ def stop_on_signals(second_ends: bool = False) -> Iterator[Stop]:
     """Ctrl-C and SIGTERM ask the run to stop; where none looks at it, they end the verb at once.
 
     Args:
-        second_ends: a second one ends the verb at once too, whether it is looked at or not.
+        second_ends: a second one ends the verb at once too, whether it is looked at or not; but not one that comes with
+            the first under torchrun, which passes on to its ranks what the terminal has told them already.
     """
-    stop = Stop()
+    stop, asked_at = Stop(), 0.0
+    echo_s = _ECHO_S if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
 
     def ask(number: int, _: object) -> None:
-        if not stop.is_heard or (second_ends and stop.is_set()):
+        nonlocal asked_at
+        now = time.monotonic()
+        if not stop.is_heard or (second_ends and stop.is_set() and now - asked_at >= echo_s):
             if number == signal.SIGTERM:
                 say("stopped by SIGTERM; rerun the same command to go on")
                 sys.exit(128 + number)
             raise KeyboardInterrupt
+        if not stop.is_set():
+            asked_at = now
         stop.signal = number
         stop.set()
 

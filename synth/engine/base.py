@@ -143,7 +143,7 @@ class Engine(Protocol):
         EngineDead: it cannot go on; the process around it should end.
     """
 
-    name: str  # for example "vllm 0.32.0"
+    name: str  # for example "vllm 0.32.0 bfloat16"
     limits: Limits
 
     def add(self, sequence: TokenSequence) -> None:

@@ -21,6 +21,7 @@ from dail.synth.engine.base import SCORE_TOP, FinishReason, Limits, Sampled, Sco
 from dail.synth.engine.ledger import Ledger
 from dail.synth.engine.sampling import BatchSampler, Slot, engine_stop_ids
 from dail.synth.method.acceptance import Sampling, draw, uniforms
+from dail.synth.schema.shards import FAKE_ENGINE
 
 ROWS, STEP_TOKENS = 256, 8192
 Logits = Callable[[Sequence[int]], Tensor]  # context ids → logits [V]
@@ -69,7 +70,7 @@ class Running:
 class FakeEngine:
     """Steps every running sequence by one token a step, under the same admission limits as a real engine."""
 
-    name = "fake"
+    name = FAKE_ENGINE
 
     def __init__(self, config: EngineConfig, logits: Logits | None = None, vocab_size: int | None = None) -> None:
         model = json.loads((config.model / "config.json").read_text("utf-8")) if logits is None else {}

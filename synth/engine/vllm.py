@@ -88,7 +88,8 @@ class VllmEngine:
             self._engine = LLMEngine.from_engine_args(_engine_args(config, max_rank, vllm_args))
         except (ValueError, OSError, RuntimeError) as error:
             raise UsageError(f"vLLM cannot start on {config.model}: {error}") from error
-        self.name = f"vllm {vllm.__version__}"
+        dtype = str(self._engine.model_config.dtype).removeprefix("torch.")
+        self.name = f"vllm {vllm.__version__} {dtype}"
         cache, scheduler = self._engine.vllm_config.cache_config, self._engine.vllm_config.scheduler_config
         block = int(cache.block_size)
         self.limits = Limits(

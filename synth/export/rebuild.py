@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dail.synth.core.errors import UsageError
+from dail.synth.method.prompts import load_tokenizer
 from dail.synth.method.thoughts import THOUGHT_MARK
 from dail.synth.schema.chat_templates import names_read
 from dail.synth.schema.rendering import Rendering
@@ -46,14 +46,7 @@ class Rebuilder:
     """
 
     def __init__(self, model: Path) -> None:
-        from transformers import AutoTokenizer
-
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True)
-        except Exception as error:  # the tokenizers library raises Exception itself
-            raise UsageError(
-                f"the tokenizer in {model} cannot be loaded: {error}; give the folder of the model that drew the traces"
-            ) from None
+        self._tokenizer = load_tokenizer(model)
         self._names = names_read(str(self._tokenizer.get_chat_template()))
 
     def prompt(self, messages: Chat, row: TraceRow) -> list[int] | None:

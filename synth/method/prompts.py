@@ -146,6 +146,25 @@ def fill(template: jinja2.Template, values: Mapping[str, object]) -> str:
         raise ItemError("template_failed", f"a role's template failed: {type(error).__name__}: {error}") from error
 
 
+def load_tokenizer(model: Path) -> Any:
+    """transformers' own, of a model folder; code that lies in the folder is never run.
+
+    Raises:
+        UsageError: the folder has no tokenizer, or one that needs code of its own.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises Exception itself
+        if "trust_remote_code" in str(error):
+            raise UsageError(
+                f"the tokenizer in {model} brings code of its own (auto_map in its tokenizer_config.json), which is "
+                "never run; wanted a tokenizer that transformers has; save the folder's as a tokenizer.json"
+            ) from None
+        raise UsageError(f"the tokenizer in {model} cannot be loaded: {error}; restore its files") from None
+
+
 class Prompts:
     """Renders and tokenises for one model folder. Loads the tokenizer, no weights.
 
@@ -154,12 +173,7 @@ class Prompts:
     """
 
     def __init__(self, model: Path) -> None:
-        from transformers import AutoTokenizer
-
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True)
-        except Exception as error:  # the tokenizers library raises Exception itself
-            raise UsageError(f"the tokenizer in {model} cannot be loaded: {error}; restore its files") from None
+        self.tokenizer = load_tokenizer(model)
         self.template_reads = names_read(_template_of(self.tokenizer, model))
         self._special = _special_tokens(self.tokenizer)
         self._unread = _unread_ids(self.tokenizer)

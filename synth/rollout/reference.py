@@ -25,7 +25,9 @@ class Reference:
     def __init__(self, model: Path) -> None:
         from transformers import AutoModelForCausalLM
 
-        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, local_files_only=True).eval()
+        self._model = AutoModelForCausalLM.from_pretrained(
+            model, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        ).eval()
 
     def logits(self, context: Sequence[int]) -> Tensor:
         """Next-token logits [V] after the context, float32."""

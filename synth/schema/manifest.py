@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -116,8 +116,11 @@ def _check_version(path: Path, data: bytes) -> None:
         )
 
 
-def read_rows(path: str | Path) -> Iterator[TraceRow]:
+def read_rows(path: str | Path, units: Container[str] | None = None) -> Iterator[TraceRow]:
     """All rows of a manifest's shards, each checked by size, sha256, page checksums and schema.
+
+    Args:
+        units: ids of those that are wanted, in whose shards alone it looks; all if left out.
 
     Raises:
         IntegrityError: names the shard.
@@ -126,6 +129,8 @@ def read_rows(path: str | Path) -> Iterator[TraceRow]:
     manifest = read_manifest(path)
     objects = Objects(output_root(path))
     for shard in manifest.shards:
+        if units is not None and shard.unit_id not in units:
+            continue
         rows = decode_shard(objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256), shard.key)
         if len(rows) != shard.rows or any(row.unit_id != shard.unit_id for row in rows):
             raise IntegrityError(f"shard {shard.key} holds other rows than the manifest says; rebuild it")

@@ -20,6 +20,7 @@ from dail.synth.schema.items import Kind, read_parquet
 from dail.synth.schema.trace_tokens import count_attributed, count_student, student_share
 
 SCHEMA_VERSION = 4  # a changed column raises it
+FAKE_ENGINE = "fake"  # in the column `engine`: what it gives tokens is made up
 
 Int32 = Annotated[int, pa.int32()]
 Float32 = Annotated[float, pa.float32()]
@@ -101,7 +102,7 @@ class TraceRow(Frozen):
     tokenizer_hash: str
     template_hash: str
     config_fingerprint: str
-    engine: str
+    engine: str  # with its version and the type it computed in, as "vllm 0.32.0 bfloat16"
     tool_version: str = TOOL_VERSION
     created_at: dt.datetime
 

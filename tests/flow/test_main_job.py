@@ -55,6 +55,7 @@ def adapter(finished, tmp_path_factory):
     done = dail("train", "--model", DEMO_MODEL, "--manifest", finished["manifest"]["path"], "--out", out,
                 "--set", "epochs=1", "--set", "lr=1e-3", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "gives the rollout's log-probabilities again" in done.stderr
     return Path(json.loads(done.stdout)["adapter"])
 
 
@@ -77,7 +78,12 @@ def test_rows_hold_what_the_trainer_and_a_reader_need(finished):
     assert row.completion[0].content == f"<think>\n\n</think>\n\n{row.trace_text}"
     assert row.waypoints and row.answer not in row.waypoints
     assert len({len(ids) for ids in (row.student_prompt_ids, row.privileged_prompt_ids, row.negative_prompt_ids)}) == 3
-    assert row.engine.startswith("vllm ") and row.strategy == "lazy" and row.tau == 0.8
+    assert (
+        row.engine.startswith("vllm ")
+        and row.engine.endswith(("float32", "bfloat16"))
+        and row.strategy == "lazy"
+        and row.tau == 0.8
+    )
 
 
 def test_results_are_json_lines_with_text_and_ids(api, finished):

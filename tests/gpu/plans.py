@@ -47,6 +47,7 @@ first_ahead = Step("equality, first runner, ahead", FIRST, 60, 180, "-m tests.gp
 second_eager = Step("equality, second runner, eager", SECOND, 60, 180, "-m tests.gpu.equality --eager")
 second_graphs = Step("equality, second runner, graphs", SECOND, 100, 240, "-m tests.gpu.equality")
 on_vllm = Step("the tests on vLLM", FIRST, 150, 300, ON_VLLM)
+consistency = Step("trainer against rollout", FIRST, 90, 240, "-m tests.bench.consistency")
 # the trainer
 kernels = Step("trainer's kernels", SMALL, 60, 180, "-m tests.gpu.kernels")
 epoch_96 = Step(
@@ -107,13 +108,13 @@ def engine_benches(size: str, shape: str) -> list[Step]:
 
 DEVELOPER = [
     probe, first_eager, kernels, epoch_96, first_graphs, first_7b, second_eager, plain_7b, first_ahead, epoch_417,
-    first_7b_ahead, second_graphs, loss, second_7b, lora_7b, on_vllm,
+    first_7b_ahead, second_graphs, loss, second_7b, lora_7b, on_vllm, consistency,
 ]  # fmt: skip
 _SMALL_ALONE = [epoch_417, loss, lora_7b]  # a second machine can do them after one transfer
 LONG_1 = [*(step for step in DEVELOPER if step not in _SMALL_ALONE), first_7b_64, first_8b, memory_7b]
 LONG_2 = [probe, *_SMALL_ALONE, epoch_live, epoch_8b, beside_trl]
 FULL = [  # no kit, no hurry: `make bench-gpu`
-    probe, second_eager, first_eager, kernels, second_graphs, first_graphs, first_ahead, on_vllm, epoch_96,
+    probe, second_eager, first_eager, kernels, second_graphs, first_graphs, first_ahead, on_vllm, consistency, epoch_96,
     *engine_benches("7B", SEVEN), plain_7b, first_7b, lora_7b, *engine_benches("8B", EIGHT), lora_8b,
     loss, beside_trl_long, *train,
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from dail.synth.core.errors import UsageError
 from dail.train import references as module
+from dail.train.checkpoint import steps_done
 from dail.train.config import TrainConfig
 from dail.train.distributed import Ranks, joined
 from dail.train.loop import run
@@ -28,14 +29,17 @@ pytestmark = pytest.mark.timeout(240)
 
 
 def torchrun(model: Path, manifest: Path, out: Path, config: TrainConfig, *more: str) -> subprocess.Popen[str]:
-    settings = [f"--set={name}={json.dumps(value)}" for name, value in config.model_dump(mode="json").items()]
+    settings = [
+        f"--set={name}={json.dumps(value)}" for name, value in config.model_dump(mode="json", exclude_none=True).items()
+    ]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *more]
     command += [str(Path(sys.executable).with_name("dail")), "train", "--model", str(model), "--json", *settings]
     command += ["--manifest", str(manifest), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -99,6 +103,28 @@ def test_a_lost_rank_is_started_again_and_the_run_ends_the_same(
     assert process.returncode == 0, said
     assert said.count("loading the weights") == 2, "nobody was started again"
     assert agree(tmp_path / "alone", tmp_path / "two")
+
+
+@pytest.mark.parametrize(("number", "everybody"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_ranks_that_are_told_to_stop_keep_the_step_they_are_at(
+    tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path, number: int, everybody: bool
+):
+    """A scheduler tells torchrun, which tells the ranks; Ctrl-C in a terminal reaches all, and torchrun tells again."""
+    manifest = make_manifest(10)
+    config = SETTINGS.model_copy(update={"epochs": 40, "lr": 1e-3, "checkpoint_every": 1000})
+    process = torchrun(tiny_model, manifest, tmp_path / "two", config)
+    metrics = tmp_path / "two" / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 5):
+        time.sleep(0.01)
+    if everybody:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode != 0
+    kept = steps_done(tmp_path / "two")
+    assert kept >= 5 and f"stopped behind step {kept} of 120, which is saved" in said, said
+    assert run(tiny_model, manifest, tmp_path / "two", config).resumed_at == kept
 
 
 def test_no_thread_of_the_ranks_connection_outlives_it(tmp_path: Path):

@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 from dail.synth.core.errors import DailError, StorageError, UsageError
 from dail.synth.core.progress import Progress, told_to
 from dail.synth.core.running import Stop
-from dail.synth.schema.models import adapter_digest
+from dail.synth.schema.models import adapter_digest, identify
 from dail.train import checkpoint, loop
+from dail.train.adapter import finished
 from dail.train.config import TrainConfig
 from dail.train.loop import Result, run
 from dail.train.step import GradientStep
 from tests.conftest import ROOT, Told
-from tests.train.conftest import MakeManifest
+from tests.train.conftest import MakeManifest, trace_row, write_manifest
 
 SETTINGS = TrainConfig(epochs=2, checkpoint_every=2, lora_rank=4, lr=3e-3, dtype="float32")  # 3 steps an epoch
 
@@ -398,3 +399,13 @@ def test_a_large_gamma_is_warned_of(train: Train, told: Told):
     assert "is above" not in told()
     train("loud", SETTINGS.model_copy(update={"epochs": 1, "gamma": 0.6}))
     assert "gamma 0.6 is above 0.5" in told()
+
+
+def test_traces_of_a_student_of_its_own_are_told_of_and_recorded(tiny_model: Path, tmp_path: Path, told: Told):
+    model = identify(tiny_model).model_copy(update={"student": "sha256:theadapter"})
+    rows = [trace_row(f"{i:032x}", model, seed=i, student_revision=model.student) for i in range(4)]
+    result = run(tiny_model, write_manifest(tmp_path / "shards", model, rows), tmp_path / "run", SETTINGS)
+    assert "training starts from the bare model, which did not write them" in told()
+    provenance = finished(tmp_path / "run")
+    assert provenance and provenance.run.student == "sha256:theadapter"
+    assert "sha256:theadapter" in (result.adapter / "README.md").read_text()

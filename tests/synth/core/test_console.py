@@ -144,9 +144,17 @@ def test_a_signal_stops_a_run_that_listens_and_else_ends_the_verb(number: signal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_may_end_the_verb_at_once(number: signal.Signals):
+@pytest.mark.parametrize("has_echo", [False, True])
+def test_a_second_signal_may_end_the_verb_at_once_but_not_what_torchrun_passes_on(
+    number: signal.Signals, has_echo: bool, clock: list[float], monkeypatch: pytest.MonkeyPatch
+):
+    if has_echo:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with stop_on_signals(second_ends=True) as stop, stop.listened_to():
-        os.kill(os.getpid(), number)
+        for clock[0] in (1000.0, 1000.1, 1000.2) if has_echo else (1000.0,):
+            os.kill(os.getpid(), number)
+            assert (stop.is_set(), stop.signal) == (True, number)
+        clock[0] = 1001.5 if has_echo else 1000.0
         with pytest.raises(ENDS[number]) as ended:
             os.kill(os.getpid(), number)
     if isinstance(ended.value, SystemExit):

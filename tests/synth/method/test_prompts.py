@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,20 @@ def test_a_chat_template_that_raises_fails_the_item_with_its_reason(tmp_path: Pa
 def test_a_tokenizer_that_cannot_be_loaded_is_the_user_s_error(tmp_path: Path, text: str):
     with pytest.raises(UsageError, match=r"the tokenizer in .* cannot be loaded"):
         Prompts(altered(tmp_path, tokenizer__json=text))
+
+
+def test_code_of_the_folder_s_tokenizer_is_never_run_and_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = {"auto_map": {"AutoTokenizer": ["theirs.Words", None]}, "tokenizer_class": "Words"}
+    config = {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}}
+    folder = altered(tmp_path, tokenizer_config__json=json.dumps(words), config__json=json.dumps(config))
+    (folder / "tokenizer.json").unlink()
+    (folder / "theirs.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr(sys, "stdin", None)  # whoever asks fails
+    with pytest.raises(UsageError, match=r"brings code of its own .* never run"):
+        Prompts(folder)
+    assert not (folder / "ran").exists()
 
 
 def test_a_trace_is_read_without_special_tokens(prompts: Prompts):
