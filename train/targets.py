@@ -11,7 +11,7 @@ import difflib
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -104,7 +104,7 @@ def _refuse_unmatched(base: nn.Module, linear: Mapping[str, nn.Module], wanted: 
             continue
         other = next((layer for name, layer in base.named_modules() if name and _matches(target, name)), None)
         is_weight = any(_matches(target, name) for name, _ in base.named_parameters())
-        near = difflib.get_close_matches(target.lower(), {name.lower(): name for name in (*kinds, "all-linear")})
+        near = _nearest(target, linear)
         if other is not None:
             wrong.append(f"{target} is a {type(other).__name__}, no linear layer")
         elif is_weight:
@@ -116,6 +116,15 @@ def _refuse_unmatched(base: nn.Module, linear: Mapping[str, nn.Module], wanted: 
         raise UsageError(
             f"lora_targets: {'; '.join(wrong)}; linear layers here are {there}; name some of them, or set all-linear"
         )
+
+
+def _nearest(target: str, linear: Iterable[str]) -> list[str]:
+    """Ends of layers' names, with as many parts, that are written alike but for case."""
+    parts = target.count(".") + 1
+    ends = {end.lower(): end for name in linear if (end := ".".join(name.split(".")[-parts:]))}
+    if parts == 1:
+        ends["all-linear"] = "all-linear"
+    return [ends[near] for near in difflib.get_close_matches(target.lower(), ends)]
 
 
 def _refuse_unserved(wanted: Sequence[str], names: Sequence[str], why_not: Mapping[str, str]) -> None:

@@ -145,8 +145,8 @@ WRONG = {
     ".*": r"'\.\*' matches no layer",
     "all_linear": r"near: all-linear",
     "all-linear": r"'all-linear' matches no layer",
-    "q_proj.": r"near: q_proj",
-    "attn.q_proj": r"matches no layer \(near: ",
+    "q_proj.": r"'q_proj\.' matches no layer",
+    "attn.q_proj": r"matches no layer \(near: self_attn\.q_proj",
     "self_attn": r"self_attn is a LlamaAttention, no linear layer",
     "mlp": r"mlp is a LlamaMLP, no linear layer",
     "layers": r"layers is a ModuleList, no linear layer",
@@ -155,6 +155,8 @@ WRONG = {
     "norm": r"norm is a LlamaRMSNorm, no linear layer",
     "q_proj.weight": r"q_proj\.weight is a weight of its own, no linear layer",
     "model.layers.7.self_attn.q_proj": r"matches no layer",
+    "self_atn.q_proj": r"\(near: self_attn\.q_proj",
+    "layer.1.self_attn.q_proj": r"\(near: layers\.1\.self_attn\.q_proj",
     "c_attn": r"'c_attn' matches no layer",
 }
 
