@@ -88,7 +88,10 @@ def training_curves(metrics: Sequence[dict[str, Any]]) -> str | None:
     for panel, (key, points) in zip(axes, found.items(), strict=True):
         steps, values = zip(*points, strict=True)
         panel.plot(steps, values, color=ADAPTER, linewidth=1.4, marker="o" if len(points) < 25 else "", markersize=3)
-        panel.set_title(CURVES[key] + (f", {len(points)} steps" if len(points) < len(metrics) else ""))
+        panel.set_title(CURVES[key])
+        if len(points) < len(metrics):
+            of_all = f"{len(points)} of {len(metrics)} steps"
+            panel.annotate(of_all, (1, 1), xycoords="axes fraction", ha="right", va="top", color=MUTED, size=8)
         panel.locator_params(axis="x", integer=True)
         panel.margins(y=0.15)
     for panel in axes[-_COLUMNS:]:
