@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from dail.synth.core.errors import IntegrityError
 from dail.synth.core.extensions import label
 from dail.synth.core.files import open_by_umask, refused, sync
-from dail.synth.schema.models import ADAPTER_CONFIG, in_order
+from dail.synth.schema.adapters import ADAPTER_CONFIG, in_order
 from dail.train.metrics import METRICS_FILE
 from dail.train.model import Roles
 from dail.train.objective import is_own

@@ -23,9 +23,9 @@ from dail.synth.core.errors import ApiError, UsageError
 from dail.synth.core.files import Objects
 from dail.synth.core.progress import progress
 from dail.synth.export.export import EXPORT_FILE, Exported
+from dail.synth.schema.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_rank
 from dail.synth.schema.card import CARD, write_card
 from dail.synth.schema.manifest import newest_manifests, output_root, read_manifest
-from dail.synth.schema.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_rank
 
 LINEAGE_FILE = "dail.json"  # of an adapter
 _AT_ONCE = 500  # files in a commit

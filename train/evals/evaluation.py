@@ -95,7 +95,7 @@ def _evaluate(
     model = identify(config.engine.model)
     config = config.dated(model.template_reads, day_begun(out / SAMPLES_FILE) or dt.date.today())
     config.check(model.template_reads)
-    adapter = read_adapter(adapter_folder, model, config.prompts) if adapter_folder else None
+    adapter = read_adapter(adapter_folder, config.engine.model, model, config.prompts) if adapter_folder else None
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

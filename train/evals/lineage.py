@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from dail.synth.core.config import TOOL_VERSION
 from dail.synth.core.errors import IntegrityError, UsageError, describe
 from dail.synth.core.extensions import label
+from dail.synth.schema.adapters import adapter_digest, adapter_rank, check_fits
 from dail.synth.schema.items import strict_json
-from dail.synth.schema.models import ModelIdentity, adapter_digest, adapter_rank
+from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import PAPER, Synthesis
 from dail.train.record import PROVENANCE_FILE, Provenance
 
@@ -60,14 +61,19 @@ class Adapter:
         return next((place for place in places if place.is_file()), None)
 
 
-def read_adapter(folder: Path, model: ModelIdentity, prompts: str = PAPER) -> Adapter:
-    """Raises UsageError (no PEFT LoRA adapter) or IntegrityError (of another base model).
+def read_adapter(folder: Path, base: Path, model: ModelIdentity, prompts: str = PAPER) -> Adapter:
+    """Raises UsageError (no PEFT LoRA adapter, or none for this model) or IntegrityError (of another base model).
 
     Args:
+        base: the model's folder, and `model` what it is.
         prompts: of the evaluation, which are compared with those of the traces.
     """
     rank = adapter_rank(folder)
     provenance, note = _provenance(folder, model)
+    try:
+        check_fits(folder, base)
+    except OSError as error:
+        raise UsageError(f"{error.filename or folder} cannot be read: {error.strerror}; restore the file") from None
     if note:
         _log.info(f"note: {note}")
     if provenance:

@@ -22,7 +22,7 @@ from dail.train.evals import EvalConfig, run
 from dail.train.evals import evaluate as evaluate_door
 from dail.train.evals.commands import evaluate
 from dail.train.evals.results import Evaluation
-from tests.conftest import DEMO_MODEL
+from tests.conftest import DEMO_MODEL, demo_lora
 from tests.train.evals.conftest import HOSTILE, TableEngine, write_adapter
 
 
@@ -176,6 +176,18 @@ def test_the_base_model_alone_has_no_difference(problems: Path, tmp_path: Path) 
     assert "adapter" not in said
     html = (tmp_path / "e" / "report.html").read_text("utf-8")
     assert "adapter − base" not in html and 'class="note"' not in html
+
+
+def test_an_adapter_that_does_not_fit_is_refused_before_the_engine_starts(
+    problems: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_engine(*_: Any) -> Engine:
+        raise AssertionError("the engine was started")
+
+    monkeypatch.setattr(run, "start_engine", no_engine)
+    (trained / "adapter_model.safetensors").write_bytes(demo_lora(rank=8))
+    with pytest.raises(UsageError, match=r"q_proj.lora_A.weight has rank 8 .* and adapter_config.json says 4"):
+        dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
 
 
 def test_settings_reach_the_engine_and_unknown_ones_are_refused(problems: Path, tmp_path: Path) -> None:
