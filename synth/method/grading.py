@@ -4,8 +4,9 @@ r"""Does this completion answer the problem? By the built-in graders `math` and 
 `math` is the paper's (§3.1): the content of the last `\boxed{}` behind the thought against the known answer. What needs
 no algebra is decided exactly (`answers.py`). All else goes to math-verify, which can loop or eat memory on what a
 model writes (`\boxed{9^{9^{9^9}}}`), and whose own time limit needs SIGALRM in the main thread, which a Ray worker or a
-thread cannot give. So it runs in a child process that is killed and replaced when it exceeds its time. An own grader
-runs there too, under the same limits. `official` compares the same box as text (`same_text.py`).
+thread cannot give. So it runs in a child process that is killed and replaced when it exceeds its time, of its own
+(`child_time.py`): a verdict must not depend on what else the machine does. An own grader runs there too, under the same
+limits. `official` compares the same box as text (`same_text.py`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.extensions import Extension, label
 from dail.synth.method.algebra import equal_by_algebra
 from dail.synth.method.answers import compare
+from dail.synth.method.child_time import SessionTime
 from dail.synth.method.same_text import same_text
 from dail.synth.method.thoughts import behind_thought
 from dail.synth.schema.boxes import final_answer
@@ -44,7 +46,8 @@ _START_S = 120.0  # of the child: importing sympy, on a busy machine
 _MEMORY_BYTES = 4 << 30  # of the child's address space; an ordinary comparison needs a tenth of it
 _ANSWER_CHARS = 2000  # a longer one is a text in a box; the parser's regular expressions are not linear
 _NEAR = 1e-6  # relative; math-verify rounds to six decimals, which makes all very small numbers equal
-CUT_IN_THOUGHT = "cut in thought"
+CUT_IN_THOUGHT, TIMEOUT = "cut in thought", "timeout"
+_LOOK_S = 0.25  # between two looks at how much time the child has had
 
 
 class Grade(Protocol):
@@ -64,7 +67,7 @@ class Grade(Protocol):
             return bool(programs) and not subprocess.run([sys.executable, "-c", programs[-1] + answer]).returncode
 
     `eval.grader` names it: FILE.py:NAME, MODULE:NAME, or an entry point of the group dail.graders. It runs in a process
-    of its own, with `eval.grade_timeout_s` for one completion and 4 GiB of memory; whoever exceeds the time is wrong,
+    of its own, with `eval.grade_timeout_s` for one completion and 4 GiB of memory; what exceeds the time is given up,
     and what it started is ended. That is no sandbox: what a model wrote runs with your rights. An exception, or a value
     that is no bool, is a mistake of the grader and ends the evaluation. The same completion is judged once.
     """
@@ -75,8 +78,8 @@ class Grade(Protocol):
 @dataclass(frozen=True)
 class Verdict:
     """`method` says who judged: "exact" (`answers.compare`), "math-verify" or "official"; nobody if there was no answer
-    for them: "cut in thought", or "none" without a box; "timeout" if it was given up as wrong; else the label of an own
-    grader, NAME#DIGEST, which extracts nothing."""
+    for them: "cut in thought", or "none" without a box; "timeout" if it was given up, so that nobody knows; else the
+    label of an own grader, NAME#DIGEST, which extracts nothing."""
 
     correct: bool
     method: str
@@ -106,7 +109,7 @@ class Grader:
             raise ModuleNotFoundError(missing, name="math-verify")
         self._timeout_s = timeout_s
         self._child: _Child | None = None
-        # of 128 samples most give the same few answers, and one that takes too long should do so once
+        # of 128 samples most give the same few answers, and one that takes too long by itself should do so once
         self._known: dict[tuple[str, str], tuple[bool, str]] = {}
 
     def __enter__(self) -> Self:
@@ -144,7 +147,10 @@ class Grader:
     def _judge(self, given: str, wanted: str) -> tuple[bool, str]:
         if (given, wanted) not in self._known:
             judge = {MATH: self._compare, OFFICIAL: self._official}.get(self._pinned, self._ask)
-            self._known[given, wanted] = judge(given, wanted)
+            try:
+                self._known[given, wanted] = judge(given, wanted)
+            except _HeldUp:
+                return False, TIMEOUT
         return self._known[given, wanted]
 
     def _compare(self, given: str, wanted: str) -> tuple[bool, str]:
@@ -157,6 +163,7 @@ class Grader:
         return same_text(given, wanted), OFFICIAL
 
     def _ask(self, given: str, wanted: str) -> tuple[bool, str]:
+        """Raises _HeldUp if it ended for another reason than what was asked, so that another time it may go well."""
         for _ in range(2):  # a child killed from outside gets a second try; what kills it by itself does so again
             if self._child is None:
                 self._child = _Child(self._timeout_s, self._pinned)
@@ -164,10 +171,14 @@ class Grader:
                 return self._child.judge(given, wanted), "math-verify" if self._is_math else label(self._pinned)
             except TimeoutError:
                 self.close()
-                break
+                return False, TIMEOUT
             except EOFError:
                 self.close()
-        return False, "timeout"
+        raise _HeldUp
+
+
+class _HeldUp(Exception):
+    """The child died twice."""
 
 
 class _Child:
@@ -187,7 +198,8 @@ class _Child:
             start_new_session=True,  # Ctrl-C is for us, and what a grader starts ends with it
         )
         try:
-            self._reply(_START_S)
+            deadline = time.monotonic() + _START_S
+            self._reply(lambda: time.monotonic() > deadline)
         except (EOFError, TimeoutError):
             self.kill()
             raise DailError(
@@ -201,28 +213,30 @@ class _Child:
     def judge(self, given: str, wanted: str) -> bool:
         """Raises TimeoutError, EOFError if the child died, or UsageError if the grader made a mistake."""
         assert self._process.stdin is not None
+        spent = SessionTime(self._process.pid)
         try:
             self._process.stdin.write(json.dumps([given, wanted]).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise EOFError from None
-        return self._reply(self._timeout_s)
+        return self._reply(lambda: spent.is_over(self._timeout_s))
 
-    def _reply(self, timeout_s: float) -> bool:
-        reply = json.loads(self._read(timeout_s))
+    def _reply(self, is_over: Callable[[], bool]) -> bool:
+        reply = json.loads(self._read(is_over))
         if isinstance(reply, str):
             raise UsageError(reply)
         return bool(reply)
 
-    def _read(self, timeout_s: float) -> bytes:
+    def _read(self, is_over: Callable[[], bool]) -> bytes:
         assert self._process.stdout is not None
-        deadline = time.monotonic() + timeout_s
         line = b""
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while not line.endswith(b"\n"):
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError
+                if not selector.select(min(_LOOK_S, self._timeout_s)):
+                    if is_over():
+                        raise TimeoutError
+                    continue
                 block = os.read(self._process.stdout.fileno(), 4096)
                 if not block:
                     raise EOFError
@@ -247,10 +261,10 @@ def _serve(timeout_s: float, pinned: str) -> None:
     if isinstance(loaded, str):
         return
     for line in requests:
-        # if the parent is gone nobody else will stop a comparison that does not end
-        signal.setitimer(signal.ITIMER_REAL, timeout_s + 1)
+        # if the parent is gone nobody else will stop a comparison that does not end; processor time, like the parent's
+        signal.setitimer(signal.ITIMER_PROF, timeout_s + 1)
         reply = loaded(*json.loads(line))
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(reply), file=replies, flush=True)
 
 

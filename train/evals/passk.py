@@ -44,21 +44,31 @@ def ks(num_samples: int) -> list[int]:
 
 
 def bootstrap(values: Sequence[float], seed: int, least: float = 0.0) -> Interval:
-    """The mean over problems, with a percentile bootstrap over problems.
+    """The mean over problems, with a percentile bootstrap over problems, which is never without width.
 
     Problems are drawn with replacement, so the interval holds both sources of doubt: which problems are in the set,
     and how the n completions of each happened to fall. Differences of two models per problem may be given too; that
-    is the paired comparison. The bootstrap knows no other problems than these: where all have the same value its
-    interval has no width. A single problem tells nothing about others, so its interval is the whole scale.
+    is the paired comparison.
+
+    The bootstrap knows no other problems than these: of 24 that all failed it makes an interval from 0 to 0. But if a
+    share u of all problems were unlike those seen, then n draws would have missed them with probability (1 - u)^n; so
+    u is at most 1 - 0.025^(1/n), Clopper and Pearson's bound, 14 % for 24. They may lie anywhere on the scale. A level
+    near an end of the scale is widened by that; a difference only where all problems have the same, since a gain that
+    most of them share would drown in it. A single problem tells nothing about others: the whole scale.
 
     Args:
-        least: the smallest value possible; the largest is 1.
+        least: the smallest value possible, -1 for differences; the largest is 1.
     """
     import numpy as np  # here, so that `dail eval --help` needs none
 
     mean = float(np.mean(values))
     if len(values) == 1:
         return Interval(mean, least, 1.0)
+    if max(values) == min(values):
+        mean = values[0]  # a mean of equal numbers may be off in its last digit
     drawn = np.random.default_rng(seed).integers(0, len(values), size=(RESAMPLES, len(values)))
     low, high = np.quantile(np.asarray(values, float)[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if least == 0 or max(values) == min(values):
+        unseen = 1 - ((1 - LEVEL) / 2) ** (1 / len(values))
+        low, high = min(low, mean - unseen * (mean - least)), max(high, mean + unseen * (1 - mean))
     return Interval(mean, float(low), float(high))
