@@ -16,6 +16,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import resource
 import selectors
 import signal
@@ -45,7 +46,9 @@ GRADERS = Extension("grader", "dail.graders", BY_BOX)
 _START_S = 120.0  # of the child: importing sympy, on a busy machine
 _MEMORY_BYTES = 4 << 30  # of the child's address space; an ordinary comparison needs a tenth of it
 _ANSWER_CHARS = 2000  # a longer one is a text in a box; the parser's regular expressions are not linear
-_NEAR = 1e-6  # relative; math-verify rounds to six decimals, which makes all very small numbers equal
+_NEAR, _EXACT = 1e-6, 1e-20  # relative, of a known answer with and without decimals
+_EXACT_DIGITS = {"float_rounding": 20, "numeric_precision": 40}  # of math-verify, whose own are 6 and 15
+_DECIMAL = re.compile(r"(?<![0-9.^_A-Za-z])([0-9]{0,15})\.([0-9]{1,15})(?![0-9.]|\s*\\?%|\s*\\overline)")
 CUT_IN_THOUGHT, TIMEOUT = "cut in thought", "timeout"
 _LOOK_S = 0.25  # between two looks at how much time the child has had
 
@@ -324,17 +327,53 @@ def _line_of(error: BaseException) -> str:
 
 def _math_verify_equal(given: str, wanted: str) -> bool:
     """math-verify's verdict, which is not symmetric: the known answer goes first. What it cannot read is unequal, as
-    are numbers that differ beyond rounding."""
-    from math_verify import parse, verify
+    are numbers that differ beyond rounding.
+
+    It compares to six decimals, which makes 3.1415927 equal to pi. If the known answer is exact, a decimal in the other
+    is what it says, and must be equal to many digits.
+    """
+    gold, prediction = _parsed(wanted), _parsed(given)
+    if any(_decimals(one) for one in gold):
+        return _verified(gold, prediction, {}, _NEAR)
+    found = [[_exact(one) for one in prediction]]
+    if (as_fractions := _DECIMAL.sub(_as_fraction, given)) != given:  # it computes e^{0.5} while it reads it
+        found.append([_exact(one) for one in _parsed(as_fractions)])
+    return any(_verified(gold, one, _EXACT_DIGITS, _EXACT) for one in found)
+
+
+def _parsed(text: str) -> list[Any]:
+    from math_verify import parse
 
     # without raise_on_error, its default here, whatever a parse or a comparison raises reads as "not equal"
-    gold, prediction = (parse(rf"\boxed{{{text}}}", parsing_timeout=None) for text in (wanted, given))
-    if bool(verify(gold, prediction, timeout_seconds=None)) and not _far_apart(gold, prediction):
+    return list(parse(rf"\boxed{{{text}}}", parsing_timeout=None))
+
+
+def _verified(gold: list[Any], prediction: list[Any], digits: dict[str, int], near: float) -> bool:
+    from math_verify import verify
+
+    if bool(verify(gold, prediction, timeout_seconds=None, **digits)) and not _far_apart(gold, prediction, near):
         return True
     return equal_by_algebra(gold, prediction)
 
 
-def _far_apart(gold: list[Any], prediction: list[Any]) -> bool:
+def _as_fraction(decimal: re.Match[str]) -> str:
+    return rf"\frac{{{int(decimal[1] + decimal[2])}}}{{{10 ** len(decimal[2])}}}"
+
+
+def _decimals(parsed: Any) -> set[Any]:
+    from sympy import Float
+
+    return set(parsed.atoms(Float)) if hasattr(parsed, "atoms") else set()
+
+
+def _exact(parsed: Any) -> Any:
+    """With each decimal as the fraction that it says."""
+    from sympy import Rational
+
+    return parsed.xreplace({one: Rational(str(one)) for one in found}) if (found := _decimals(parsed)) else parsed
+
+
+def _far_apart(gold: list[Any], prediction: list[Any], near: float) -> bool:
     """Whether both are real numbers and differ relative to their size: 2^{-70} pi is not 2^{-71} pi."""
     ours, theirs = prediction[0], gold[0]
     if not (getattr(ours, "is_extended_real", False) and getattr(theirs, "is_extended_real", False)):
@@ -342,7 +381,7 @@ def _far_apart(gold: list[Any], prediction: list[Any]) -> bool:
     if not (ours.is_number and theirs.is_number) or ours == theirs or "%" in f"{prediction[1:]}{gold[1:]}":
         return False
     difference, size = abs((ours - theirs).evalf(30)), max(abs(ours.evalf(30)), abs(theirs.evalf(30)))
-    return bool(difference > _NEAR * size)
+    return bool(difference > near * size)
 
 
 if __name__ == "__main__":
