@@ -25,6 +25,7 @@ FREE_ON_RESUME = frozenset(
         "recompute",
         "shard_weights",
         "trackers",
+        "base_model",
     }
 )
 
@@ -92,6 +93,13 @@ class TrainConfig(Config):
     trackers: tuple[Tracker, ...] = Field(
         ("tensorboard",),
         description="where figures go beside metrics.jsonl; wandb, mlflow and trackio as their own settings say",
+    )
+    base_model: str | None = Field(
+        None,
+        pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$",
+        max_length=200,
+        description="what the adapter's card calls the base model, as OWNER/NAME of a hub; if left out, what the hub's "
+        "cache says, or the model's name",
     )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
 

@@ -21,7 +21,7 @@ from dail.synth.schema.adapters import adapter_digest, adapter_rank, check_fits
 from dail.synth.schema.items import strict_json
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import PAPER, Synthesis
-from dail.train.record import PROVENANCE_FILE, Provenance
+from dail.train.record import PROVENANCE_FILE, RUN_FILE, Provenance, RunRecord
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,18 @@ class Adapter:
 
     def manifest(self) -> Path | None:
         """The manifest it was trained on, if it still lies where it lay."""
-        return self._find(self.provenance.run.manifest) if self.provenance else None
+        if self.provenance is None:
+            return None
+        return self._where_it_lay(self.provenance) or self._find(self.provenance.run.manifest)
+
+    def _where_it_lay(self, provenance: Provenance) -> Path | None:
+        """As run.json beside the adapter's folder says, which is not pushed with it, and so may name paths."""
+        try:
+            run = RunRecord.model_validate_json((self.folder.resolve().parent / RUN_FILE).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        is_ours = run.fingerprint == provenance.fingerprint
+        return Path(run.manifest) if is_ours and Path(run.manifest).is_file() else None
 
     def _find(self, named: str) -> Path | None:
         """A relative path is relative to where the run was started or to the adapter; a folder may have moved."""
