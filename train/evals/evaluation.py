@@ -31,6 +31,7 @@ from dail.synth.schema.synthesis import PROMPTS
 from dail.train.evals import run
 from dail.train.evals.completions import day_begun
 from dail.train.evals.config import EvalConfig
+from dail.train.evals.examples import choose
 from dail.train.evals.lineage import read_adapter
 from dail.train.evals.problems import EvalProblem, check_for_math, read_problems
 from dail.train.evals.report import render, trace_lineage
@@ -121,7 +122,8 @@ def _evaluate(
         problems=counted,
     )
     _write(out / EVALUATION_FILE, json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
-    _write(out / REPORT_FILE, render(evaluation, trace_lineage(adapter, Prompts(config.engine.model))))
+    lineage = trace_lineage(adapter, Prompts(config.engine.model))
+    _write(out / REPORT_FILE, render(evaluation, lineage, choose(problems, judged)))
     return evaluation
 
 
