@@ -24,6 +24,7 @@ _MATH = re.compile(
     r"|(?P<boxed>\\boxed\{(?:[^{}$]|\{(?:[^{}$]|\{[^{}$]{0,200}\}){0,400}\}){1,800}\})",
     re.DOTALL,
 )
+_BRACKETS = tuple("()[]{}|")
 _DISPLAYED = ("dollars", "bracket", "environment")
 _ELEMENTS = {
     "math", "mrow", "mi", "mn", "mo", "mtext", "ms", "mspace", "mfrac", "msqrt", "mroot", "msub", "msup", "msubsup",
@@ -55,8 +56,10 @@ def with_formulas(text: str) -> Markup:
         assert kind is not None, "every branch has a name"
         found = _math(match[kind], match[0], kind in _DISPLAYED)
         if found is not None:
-            parts += [escape(text[done : match.start()]), found]
-            done = match.end()
+            before = text[done : match.start()]
+            parts += [escape(before.removesuffix("\n") if kind in _DISPLAYED else before), found]
+            # a displayed formula ends its line; the space or line break behind it would begin the next
+            done = match.end() + (kind in _DISPLAYED and text[match.end() : match.end() + 1] in (" ", "\n"))
     return Markup("").join([*parts, escape(text[done:])])
 
 
@@ -102,6 +105,10 @@ def _clean(element: Element, depth: int) -> Markup | None:
     said = html.unescape(element.text or "").strip("\n")
     if said.startswith("\\"):
         return None
+    if not any(child.tag == "mtable" for child in element):  # brackets grow around tables; elsewhere if TeX says so
+        for child in element:
+            if child.tag == "mo" and html.unescape(child.text or "") in _BRACKETS:
+                child.attrib.setdefault("stretchy", "false")
     children = [_clean(child, depth + 1) for child in element]
     known = [child for child in children if child is not None]
     if len(known) < len(children):

@@ -152,10 +152,12 @@ def _percent(logprob: float) -> str:
         return "100"
     if logprob < -700:
         return "< 1e−300"
+    if logprob > -1e-13:
+        return "> 99.99999999999"
     percent, short_of_all = 100 * math.exp(logprob), -100 * math.expm1(logprob)
     if percent < 50:
         return _plain(percent)
-    return f"{percent:.{min(15, max(1, 1 - math.floor(math.log10(short_of_all))))}f}"
+    return f"{percent:.{min(12, max(1, 1 - math.floor(math.log10(short_of_all))))}f}".rstrip("0").rstrip(".")
 
 
 def _plain(value: float) -> str:

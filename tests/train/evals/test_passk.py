@@ -83,19 +83,20 @@ def test_problems_that_all_have_the_same_leave_doubt_about_others(
     assert (interval.low, interval.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
 
 
-def test_the_bound_on_what_was_not_seen_is_clopper_and_pearson_s() -> None:
+@pytest.mark.parametrize("count", [2, 7, 24, 300])
+def test_shares_of_solved_problems_have_the_exact_interval(count: int) -> None:
     from scipy.stats import binomtest
 
-    for count in (2, 7, 24, 300):
-        wanted = binomtest(0, count).proportion_ci(0.95, "exact")
-        interval = bootstrap([0.0] * count, 0)
+    for solved in {0, 1, count // 2, count - 1, count}:
+        wanted = binomtest(solved, count).proportion_ci(0.95, "exact")
+        interval = bootstrap([1.0] * solved + [0.0] * (count - solved), 0)
         assert (interval.low, interval.high) == (pytest.approx(wanted.low), pytest.approx(wanted.high))
 
 
 def test_no_interval_is_without_width_and_more_solved_problems_move_it_up() -> None:
     for least in (0.0, -1.0):
         for value in (0.1, 1 / 3, 0.7):
-            interval = bootstrap([value] * 17, 1, least)
+            interval = bootstrap([value, value + 1e-16] * 9, 1, least)
             assert interval.low < interval.mean < interval.high
     found = [bootstrap([1.0] * solved + [0.0] * (24 - solved), 0) for solved in range(25)]
     assert [one.high for one in found] == sorted(one.high for one in found)
