@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 _MOST_CHARS = 1500  # of one formula; a longer one is a text in dollars
 _MOST_DEPTH = 60
+_WIDE = 24  # signs; fewer fit into a telephone's width
 _MATH = re.compile(
     r"(?P<escaped>\\\\|\\\$)"
     r"|\$\$(?P<dollars>[^$]{1,1500}?)\$\$|\\\[(?P<bracket>(?:(?!\\\]).){1,1500}?)\\\]"
@@ -24,7 +25,8 @@ _MATH = re.compile(
     r"|(?P<boxed>\\boxed\{(?:[^{}$]|\{(?:[^{}$]|\{[^{}$]{0,200}\}){0,400}\}){1,800}\})",
     re.DOTALL,
 )
-_BRACKETS = tuple("()[]{}|")
+_BRACKETS, _OPENING, _CLOSING = tuple("()[]{}|"), tuple("([{"), tuple(")]}")
+_BREAKABLE = tuple("=+-−<>≤≥≠≡≈→⇒⟹⇔∈∣")
 _DISPLAYED = ("dollars", "bracket", "environment")
 _ELEMENTS = {
     "math", "mrow", "mi", "mn", "mo", "mtext", "ms", "mspace", "mfrac", "msqrt", "mroot", "msub", "msup", "msubsup",
@@ -79,15 +81,47 @@ def _math(formula: str, written: str, is_displayed: bool) -> Markup | None:
     if len(formula) > _MOST_CHARS or not formula.strip() or _depth(formula) > _MOST_DEPTH:
         return None
     try:
-        inner = _clean(convert_to_element(formula), 0)
+        root = convert_to_element(formula)
     except Exception:  # of a converter that expects whole formulas
         return None
-    if inner is None:
+    pieces = [_clean(piece, 0) for piece in (_pieces(root) if _inked(formula) > _WIDE else [root])]
+    known = [piece for piece in pieces if piece is not None]
+    if len(known) < len(pieces):
         return None
-    display = Markup(' display="block"') if is_displayed else Markup("")
-    return Markup(
+    is_broken = len(pieces) > 1
+    display = Markup("")
+    if is_displayed:
+        display = Markup(' displaystyle="true"') if is_broken else Markup(' display="block"')
+    maths = [Markup("<math{}>{}</math>").format(display, piece) for piece in known[:-1]]
+    last = Markup(
         '<math{}><semantics>{}<annotation encoding="application/x-tex">{}</annotation></semantics></math>'
-    ).format(display, inner, written)
+    ).format(display, known[-1], written)
+    found = Markup("<wbr>").join([*maths, last])
+    if _inked(formula) <= _WIDE:
+        return found
+    # what is wider than the page though it is broken, such as a matrix, is moved inside a frame of its own
+    kind = "wide displayed" if is_displayed else "wide"
+    stop = Markup("") if is_broken else Markup(' tabindex="0"')
+    return Markup('<span class="{}"{}>{}</span>').format(kind, stop, found)
+
+
+def _pieces(root: Element) -> list[Element]:
+    """A formula cut before the signs of relation and sum that are in no bracket: browsers break no formula."""
+    row = root[0] if len(root) == 1 and root[0].tag == "mrow" else root
+    pieces, depth = [Element("math")], 0
+    for child in row:
+        sign = html.unescape(child.text or "") if child.tag == "mo" else ""
+        depth += (sign in _OPENING) - (sign in _CLOSING)
+        if sign in _BREAKABLE and depth <= 0 and len(pieces[-1]):
+            child.set("form", "infix")  # at the head of a row it would be set as a sign
+            pieces.append(Element("math"))
+        pieces[-1].append(child)
+    return pieces
+
+
+def _inked(formula: str) -> int:
+    """About how many signs stand beside one another."""
+    return len(re.sub(r"\\(?:[A-Za-z]+|.)|[\s{}^_&]", "", formula)) + len(re.findall(r"\\[A-Za-z]{3,}", formula))
 
 
 def _depth(text: str) -> int:
