@@ -329,12 +329,13 @@ def _math_verify_equal(given: str, wanted: str) -> bool:
     """math-verify's verdict, which is not symmetric: the known answer goes first. What it cannot read is unequal, as
     are numbers that differ beyond rounding.
 
-    It compares to six decimals, which makes 3.1415927 equal to pi. If the known answer is exact, a decimal in the other
-    is what it says, and must be equal to many digits.
+    It compares to six decimals, which makes 3.1415927 equal to pi. That is for a known answer that is a decimal itself;
+    beside any other, also 0.5 pi, a decimal is what it says, and must be equal to many digits.
     """
     gold, prediction = _parsed(wanted), _parsed(given)
-    if any(_decimals(one) for one in gold):
+    if any(_is_rounded(one) for one in gold):
         return _verified(gold, prediction, {}, _NEAR)
+    gold = [_exact(one) for one in gold]
     found = [[_exact(one) for one in prediction]]
     if (as_fractions := _DECIMAL.sub(_as_fraction, given)) != given:  # it computes e^{0.5} while it reads it
         found.append([_exact(one) for one in _parsed(as_fractions)])
@@ -358,6 +359,15 @@ def _verified(gold: list[Any], prediction: list[Any], digits: dict[str, int], ne
 
 def _as_fraction(decimal: re.Match[str]) -> str:
     return rf"\frac{{{int(decimal[1] + decimal[2])}}}{{{10 ** len(decimal[2])}}}"
+
+
+def _is_rounded(parsed: Any) -> bool:
+    """Whether it is a decimal, or holds one as an item."""
+    if type(parsed).__name__ in ("Tuple", "FiniteSet", "Interval"):
+        items = parsed.args
+    else:
+        items = list(parsed) if hasattr(parsed, "tolist") else [parsed]  # a matrix
+    return any(getattr(one, "is_Float", False) for one in items)
 
 
 def _decimals(parsed: Any) -> set[Any]:
