@@ -181,7 +181,7 @@ class Grader:
 
 
 class _HeldUp(Exception):
-    """The child died twice."""
+    """The child died, or was kept from running, twice."""
 
 
 class _Child:
@@ -214,7 +214,7 @@ class _Child:
             raise
 
     def judge(self, given: str, wanted: str) -> bool:
-        """Raises TimeoutError, EOFError if the child died, or UsageError if the grader made a mistake."""
+        """Raises TimeoutError, EOFError if the child died or was held up, or UsageError if the grader is mistaken."""
         assert self._process.stdin is not None
         spent = SessionTime(self._process.pid)
         try:
@@ -222,7 +222,12 @@ class _Child:
             self._process.stdin.flush()
         except BrokenPipeError:
             raise EOFError from None
-        return self._reply(lambda: spent.is_over(self._timeout_s))
+        try:
+            return self._reply(lambda: spent.is_over(self._timeout_s))
+        except TimeoutError:
+            if spent.spent_s() < self._timeout_s:  # kept from running all the while: nothing is known about this text
+                raise EOFError from None
+            raise
 
     def _reply(self, is_over: Callable[[], bool]) -> bool:
         reply = json.loads(self._read(is_over))
