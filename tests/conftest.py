@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,6 +53,26 @@ def safetensors_of(data: bytes) -> bytes:
     """A file of the safetensors format that holds these bytes as its one tensor."""
     header = json.dumps({"w": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
     return len(header).to_bytes(8, "little") + header + data
+
+
+def zeros(**shapes: tuple[int, ...]) -> bytes:
+    """A file of the safetensors format with tensors of zeros in float32, by name."""
+    entries, place = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [place, place + size]}
+        place += size
+    header = json.dumps(entries).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(place)
+
+
+def demo_lora(rank: int = 4, layers: int = 4) -> bytes:
+    """The weights of an adapter of the demo model that changes nothing."""
+    shapes = {}
+    for layer in range(layers):
+        module = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        shapes |= {f"{module}.lora_A.weight": (rank, 128), f"{module}.lora_B.weight": (128, rank)}
+    return zeros(**shapes)
 
 
 @pytest.fixture(scope="session")

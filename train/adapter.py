@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from dail.synth.core.errors import IntegrityError
-from dail.synth.core.extensions import label
-from dail.synth.core.files import open_by_umask, refused, sync
-from dail.synth.schema.models import ADAPTER_CONFIG, in_order
+from dail.synth.core.files import open_by_umask, refused, sync, without_folders
+from dail.synth.schema.adapters import ADAPTER_CONFIG, in_order
+from dail.synth.schema.manifest import output_root
+from dail.train.card import base_model, card
 from dail.train.checkpoint import ADAPTER_FOLDER
 from dail.train.metrics import METRICS_FILE
 from dail.train.model import Roles
-from dail.train.objective import is_own
 from dail.train.record import PROVENANCE_FILE, Provenance, RunRecord
 
 
@@ -45,7 +45,7 @@ def save_adapter(out: Path, roles: Roles, record: RunRecord, steps: int) -> None
     """
     folder, staged = out / ADAPTER_FOLDER, out / f".{ADAPTER_FOLDER}.new"
     provenance = Provenance(
-        run=record,
+        run=_portable(record),
         fingerprint=record.fingerprint,
         steps=steps,
         metrics=os.path.join("..", METRICS_FILE),
@@ -55,9 +55,9 @@ def save_adapter(out: Path, roles: Roles, record: RunRecord, steps: int) -> None
         shutil.rmtree(staged, ignore_errors=True)
         # Head and embeddings are not trained; left to itself PEFT would compare them with the hub's.
         roles.peft.save_pretrained(staged, save_embedding_layers=False)
-        (staged / "README.md").write_text(_card(provenance), "utf-8")
+        (staged / "README.md").write_text(card(provenance, record), "utf-8")
         (staged / PROVENANCE_FILE).write_text(provenance.model_dump_json(indent=1) + "\n", "utf-8")
-        _sort_config(staged / ADAPTER_CONFIG)
+        _finish_config(staged / ADAPTER_CONFIG, record)
         for file in list(staged.iterdir()):
             open_by_umask(file)
             sync(file)
@@ -67,44 +67,22 @@ def save_adapter(out: Path, roles: Roles, record: RunRecord, steps: int) -> None
         raise refused(folder, error) from error
 
 
-def _sort_config(path: Path) -> None:
-    """PEFT writes sets in an order of its own, another one in each process: two equal runs would differ in bytes."""
+def _finish_config(path: Path, record: RunRecord) -> None:
+    """PEFT writes sets in an order of its own, another one in each process: two equal runs would differ in bytes. And
+    it names the base model by its folder on this machine."""
     config = json.loads(path.read_text("utf-8"))
+    config["base_model_name_or_path"], config["revision"] = base_model(record)
     path.write_text(json.dumps(in_order(config), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _card(provenance: Provenance) -> str:
-    """The model card; the block on top is what model hubs read."""
-    run, config = provenance.run, provenance.run.config
-    named = config.lora_targets
-    targets = "all linear layers but the head" if isinstance(named, str) else ", ".join(named)
-    facts = {
-        "objective": label(config.objective),
-        "gamma": config.gamma if config.objective == "contrastive" or is_own(config.objective) else "not used",
-        "base model": f"{run.model.name}, revision {run.model.revision}",
-        "tokenizer": run.model.tokenizer_hash,
-        "traces": f"batch {run.batch_id}, manifest {run.manifest_digest}",
-        **({"student of the traces": run.student} if run.student else {}),
-        "LoRA": f"rank {config.lora_rank}, alpha {config.lora_alpha}, dropout {config.lora_dropout}, on {targets}",
-        "steps": f"{provenance.steps} of {config.batch_size} traces, {config.epochs} epochs",
-        "made by": f"dail {run.tool_version}, {provenance.finished_at:%Y-%m-%d}",
-    }
-    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    return f"""---
-base_model: {json.dumps(run.model.name)}
-library_name: peft
-tags: [dail, lora]
----
+def _portable(record: RunRecord) -> RunRecord:
+    """Without paths of this machine: folders and files by their last names, the manifest as its output root knows it.
 
-# A LoRA adapter trained by Distribution Aligned Imitation Learning
-
-It was trained on reasoning traces grounded in expert solutions (DAIL, arXiv 2602.02405).
-
-| | |
-|---|---|
-{table}
-
-Use it with `PeftModel.from_pretrained(base, folder)`, or
-`vllm serve BASE --enable-lora --max-lora-rank {max(config.lora_rank, 8)} --lora-modules dail=FOLDER`.
-`{PROVENANCE_FILE}` holds every setting and sum.
-"""
+    Where they lie is in run.json, beside the adapter's folder.
+    """
+    manifest = Path(record.manifest)
+    said = without_folders(record.model_dump(mode="json"))
+    said["model_folder"] = base_model(record)[0]
+    if manifest.is_absolute():
+        said["manifest"] = manifest.relative_to(output_root(manifest)).as_posix()
+    return RunRecord.model_validate(said)

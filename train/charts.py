@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import html
 import io
 import math
 import re
@@ -30,13 +32,13 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "dail",  # the same numbers give the same file
     "text.parse_math": False,  # a group may be named $5
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 10.5,  # 14 pixels: a chart on a page is never drawn smaller than it is
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
     "axes.titlecolor": INK,
-    "axes.titlesize": 11,
+    "axes.titlesize": 11.5,
     "axes.titlelocation": "left",
     "axes.grid": True,
     "axes.grid.axis": "y",
@@ -54,7 +56,7 @@ _PAPER = (
     "font-family: system-ui, sans-serif; padding: 12px"
 )
 _COLUMNS = 3
-_PANEL_IN = (3.2, 2.35)
+PANEL_IN = (3.2, 2.5)
 
 # metrics.jsonl key → title of its panel; a run shows those that it wrote
 CURVES = {
@@ -76,15 +78,15 @@ def style() -> Iterator[None]:
 
 
 @style()
-def training_curves(metrics: Sequence[dict[str, Any]]) -> str | None:
+def training_curves(metrics: Sequence[dict[str, Any]], only: str | None = None) -> str | None:
     """One panel for each known figure of the run's metrics, and of how many steps where not all have it.
 
     None if there is nothing to draw.
     """
-    found = {key: points for key in CURVES if (points := _points(metrics, key))}
+    found = {key: points for key in ([only] if only else CURVES) if (points := _points(metrics, key))}
     if not found:
         return None
-    figure, axes = panels(len(found), share_y=False)
+    figure, axes = panels(len(found), share_y=False, size=PANEL_IN if only else None)
     for panel, (key, points) in zip(axes, found.items(), strict=True):
         steps, values = zip(*points, strict=True)
         panel.plot(steps, values, color=ADAPTER, linewidth=1.4, marker="o" if len(points) < 25 else "", markersize=3)
@@ -96,7 +98,7 @@ def training_curves(metrics: Sequence[dict[str, Any]]) -> str | None:
         panel.margins(y=0.15)
     for panel in axes[-_COLUMNS:]:
         panel.set_xlabel("step")
-    return svg(figure, "figures of the training run over its steps")
+    return svg(figure, f"{CURVES[only] if only else 'figures'} of the training run over its steps")
 
 
 def _points(metrics: Sequence[dict[str, Any]], key: str) -> list[tuple[int, float]]:
@@ -110,14 +112,15 @@ def _is_drawn(value: object) -> TypeGuard[float]:
         return False
 
 
-def panels(count: int, share_y: bool) -> tuple[Figure, list[Axes]]:
+def panels(count: int, share_y: bool, size: tuple[float, float] | None = None) -> tuple[Figure, list[Axes]]:
+    """A grid of panels on one figure; `size` of the figure in inches, which follows from their number if left out."""
     from matplotlib.figure import Figure
 
     columns = min(count, _COLUMNS)
     rows = -(-count // columns)
     # a lone panel is drawn wider
-    width, height = (5.4, 2.9) if count == 1 else (_PANEL_IN[0] * columns, _PANEL_IN[1] * rows)
-    figure = Figure(figsize=(width, height), layout="constrained")
+    fitting = (5.4, 2.9) if count == 1 else (PANEL_IN[0] * columns, PANEL_IN[1] * rows)
+    figure = Figure(figsize=size or fitting, layout="constrained")
     axes = [*figure.subplots(rows, columns, sharey=share_y, squeeze=False).flat]
     for panel in axes[count:]:
         panel.remove()
@@ -133,9 +136,13 @@ def svg(figure: Figure, about: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>|<style\b.*?</style>", "", text, flags=re.DOTALL)
     for colour, variable in _COLOURS.items():
         text = text.replace(colour, variable)
+    # several charts on a page must not share ids
+    name = hashlib.sha256(about.encode()).hexdigest()[:8]
+    text = re.sub(r'(?<=\sid=")|(?<=url\(#)|(?<=href="#)', f"c{name}-", text)
     # the view box stays, so the chart shrinks with the page
-    text = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', _opening(figure, about), text, count=1, flags=re.DOTALL)
-    return text.strip()
+    box = re.match(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', text, flags=re.DOTALL)
+    assert box is not None, "matplotlib says how large it is"
+    return (_opening(figure, box[1], about) + text[box.end() :]).strip()
 
 
 def standalone(chart: str) -> str:
@@ -145,9 +152,9 @@ def standalone(chart: str) -> str:
     return f"{opening}><style>svg {{ {_PAPER} }}</style>{rest}\n"
 
 
-def _opening(figure: Figure, about: str) -> str:
+def _opening(figure: Figure, box: str, about: str) -> str:
     width = round(figure.get_figwidth() * 96)
     return (
-        rf'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="\1" role="img" aria-label="{about}" '
-        rf'style="width: min(100%, {width}px)">'
+        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}" role="img" '
+        f'aria-label="{html.escape(about)}" style="width: min(100%, {width}px)">'
     )

@@ -28,10 +28,9 @@ from torch.optim import Optimizer
 
 from dail.synth.core.errors import IntegrityError, StorageError, UsageError, describe
 from dail.synth.core.files import replace
-from dail.train.record import RunRecord
+from dail.train.record import RUN_FILE, RunRecord
 
 ADAPTER_FOLDER = "adapter"  # the run's last act
-RUN_FILE = "run.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 LOCK_FILE = "run.lock"
 

@@ -28,6 +28,7 @@ FREE_ON_RESUME = frozenset(
         "shard_weights",
         "trackers",
         "kl_every",
+        "base_model",
     }
 )
 
@@ -113,6 +114,13 @@ class TrainConfig(Config):
         ge=1,
         description="steps between those whose figures have the two KLs, exact over all tokens, which costs a matrix "
         "product more; the first and the last step have them too",
+    )
+    base_model: str | None = Field(
+        None,
+        pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$",
+        max_length=200,
+        description="what the adapter's card calls the base model, as OWNER/NAME of a hub; if left out, what the hub's "
+        "cache says, or the model's name",
     )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
 

@@ -10,7 +10,7 @@ from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.train.config import FREE_ON_RESUME, TrainConfig
 
-PROVENANCE_FILE = "dail.json"
+RUN_FILE, PROVENANCE_FILE = "run.json", "dail.json"
 
 
 class RunRecord(Frozen):
@@ -49,7 +49,7 @@ class RunRecord(Frozen):
 
 
 class Provenance(Frozen):
-    """dail.json. `metrics` is relative to the adapter folder."""
+    """dail.json. `metrics` is relative to the adapter folder; in `run` no path is one of this machine."""
 
     run: RunRecord
     fingerprint: str

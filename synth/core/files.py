@@ -9,8 +9,10 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dail.synth.core.errors import DailError, IntegrityError, StorageError
+from dail.synth.core.extensions import label
 
 _NAME = r"(?!\.+(?:/|$))[A-Za-z0-9_.-]+"  # not of dots alone
 _KEY = re.compile(rf"{_NAME}(?:/{_NAME})*")
@@ -136,3 +138,17 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def without_folders(value: Any) -> Any:
+    """A value of JSON with the last part alone of every absolute path: this machine's folders are nobody's business.
+
+    A pinned reference to a file of the user's own becomes its label, NAME#DIGEST.
+    """
+    if isinstance(value, dict):
+        return {name: without_folders(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [without_folders(one) for one in value]
+    if not (isinstance(value, str) and value.startswith("/")):
+        return value
+    return label(value) if "#" in value else Path(value).name

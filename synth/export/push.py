@@ -20,12 +20,12 @@ from pydantic import ValidationError
 
 from dail.synth.core.config import Frozen
 from dail.synth.core.errors import ApiError, UsageError
-from dail.synth.core.files import Objects
+from dail.synth.core.files import Objects, without_folders
 from dail.synth.core.progress import progress
 from dail.synth.export.export import EXPORT_FILE, Exported
+from dail.synth.schema.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_rank
 from dail.synth.schema.card import CARD, write_card
 from dail.synth.schema.manifest import newest_manifests, output_root, read_manifest
-from dail.synth.schema.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_rank
 
 LINEAGE_FILE = "dail.json"  # of an adapter
 _AT_ONCE = 500  # files in a commit
@@ -142,18 +142,9 @@ def _adapter(folder: Path) -> Parcel:
         settings = json.loads((folder / ADAPTER_CONFIG).read_bytes())
     except ValueError as error:
         raise UsageError(f"a file of {folder} is not JSON: {error}; restore it from the training run") from None
-    files[LINEAGE_FILE] = _json(_without_folders(lineage))
-    files[ADAPTER_CONFIG] = _json(_without_folders(settings))
+    files[LINEAGE_FILE] = _json(without_folders(lineage))
+    files[ADAPTER_CONFIG] = _json(without_folders(settings))
     return Parcel("model", "a LoRA adapter", files)
-
-
-def _without_folders(value: Any) -> Any:
-    """With the last part alone of every absolute path."""
-    if isinstance(value, dict):
-        return {name: _without_folders(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(one) for one in value]
-    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def _json(value: Any) -> bytes:

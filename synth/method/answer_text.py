@@ -58,6 +58,10 @@ _BASES = {
 _REPEATED = re.compile(
     r"(?<![0-9])([0-9]*+\.[0-9]{0,6}?)([0-9]{1,6}?)\2{2,40}[0-9]{0,5}\s?(?:\\dots(?![A-Za-z])|\.\.\.)"
 )
+_DOTTED = re.compile(
+    r"(?<=[0-9.])\\dot\s*+\{?([0-9])\}?([0-9]{0,40}+)\\dot\s*+\{?([0-9])\}?"
+    r"|(?<=[0-9.])\\(?:bar|dot)\s*+(?:\{([0-9]{1,40}+)\}|([0-9]))"
+)
 _RATIO_IN_WORDS = re.compile(rf"(?<=[0-9])\s*+{START}\s*+to\s*+{END}\s*+(?=[0-9])")
 _ANY = re.compile(rf"\A\s*+{START}\s*+(?:for\s++)?(?:all|any|every|each)\s*+{END}\s*+(?=[A-Za-z\\])")
 _ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
@@ -99,6 +103,7 @@ def _written_out(text: str) -> str:
     text = re.sub(rf"(?:{START}\s*+)?(?<![A-Za-z\\])infinity(?![A-Za-z])(?:\s*+{END})?", r"\\infty ", text)
     text = re.sub(r"(?<=[0-9])\s*+\\Omega(?![A-Za-z])", " Ω", text)
     text = _BASE_IN_WORDS.sub(lambda base: f"_{{{_BASES[base[1]]}}}", text)
+    text = _DOTTED.sub(lambda match: rf"\overline{{{''.join(filter(None, match.groups()))}}}", text)
     text = _REPEATED.sub(r"\1\\overline{\2}", text)
     text = _ANY.sub("", _RATIO_IN_WORDS.sub(":", text))
     return re.sub(rf"{START}\s*+{END}", "", text)

@@ -4,8 +4,9 @@ r"""Does this completion answer the problem? By the built-in graders `math` and 
 `math` is the paper's (§3.1): the content of the last `\boxed{}` behind the thought against the known answer. What needs
 no algebra is decided exactly (`answers.py`). All else goes to math-verify, which can loop or eat memory on what a
 model writes (`\boxed{9^{9^{9^9}}}`), and whose own time limit needs SIGALRM in the main thread, which a Ray worker or a
-thread cannot give. So it runs in a child process that is killed and replaced when it exceeds its time. An own grader
-runs there too, under the same limits. `official` compares the same box as text (`same_text.py`).
+thread cannot give. So it runs in a child process that is killed and replaced when it exceeds its time, of its own
+(`child_time.py`): a verdict must not depend on what else the machine does. An own grader runs there too, under the same
+limits. `official` compares the same box as text (`same_text.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import resource
 import selectors
 import signal
@@ -32,6 +34,7 @@ from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.extensions import Extension, label
 from dail.synth.method.algebra import equal_by_algebra
 from dail.synth.method.answers import compare
+from dail.synth.method.child_time import SessionTime
 from dail.synth.method.same_text import same_text
 from dail.synth.method.thoughts import behind_thought
 from dail.synth.schema.boxes import final_answer
@@ -43,8 +46,11 @@ GRADERS = Extension("grader", "dail.graders", BY_BOX)
 _START_S = 120.0  # of the child: importing sympy, on a busy machine
 _MEMORY_BYTES = 4 << 30  # of the child's address space; an ordinary comparison needs a tenth of it
 _ANSWER_CHARS = 2000  # a longer one is a text in a box; the parser's regular expressions are not linear
-_NEAR = 1e-6  # relative; math-verify rounds to six decimals, which makes all very small numbers equal
-CUT_IN_THOUGHT = "cut in thought"
+_NEAR, _EXACT = 1e-6, 1e-20  # relative, of a known answer with and without decimals
+_EXACT_DIGITS = {"float_rounding": 20, "numeric_precision": 40}  # of math-verify, whose own are 6 and 15
+_DECIMAL = re.compile(r"(?<![0-9.^_A-Za-z])([0-9]{0,15})\.([0-9]{1,15})(?![0-9.]|\s*\\?%|\s*\\overline)")
+CUT_IN_THOUGHT, TIMEOUT = "cut in thought", "timeout"
+_LOOK_S = 0.25  # between two looks at how much time the child has had
 
 
 class Grade(Protocol):
@@ -64,7 +70,7 @@ class Grade(Protocol):
             return bool(programs) and not subprocess.run([sys.executable, "-c", programs[-1] + answer]).returncode
 
     `eval.grader` names it: FILE.py:NAME, MODULE:NAME, or an entry point of the group dail.graders. It runs in a process
-    of its own, with `eval.grade_timeout_s` for one completion and 4 GiB of memory; whoever exceeds the time is wrong,
+    of its own, with `eval.grade_timeout_s` for one completion and 4 GiB of memory; what exceeds the time is given up,
     and what it started is ended. That is no sandbox: what a model wrote runs with your rights. An exception, or a value
     that is no bool, is a mistake of the grader and ends the evaluation. The same completion is judged once.
     """
@@ -75,8 +81,8 @@ class Grade(Protocol):
 @dataclass(frozen=True)
 class Verdict:
     """`method` says who judged: "exact" (`answers.compare`), "math-verify" or "official"; nobody if there was no answer
-    for them: "cut in thought", or "none" without a box; "timeout" if it was given up as wrong; else the label of an own
-    grader, NAME#DIGEST, which extracts nothing."""
+    for them: "cut in thought", or "none" without a box; "timeout" if it was given up, so that nobody knows; else the
+    label of an own grader, NAME#DIGEST, which extracts nothing."""
 
     correct: bool
     method: str
@@ -106,7 +112,7 @@ class Grader:
             raise ModuleNotFoundError(missing, name="math-verify")
         self._timeout_s = timeout_s
         self._child: _Child | None = None
-        # of 128 samples most give the same few answers, and one that takes too long should do so once
+        # of 128 samples most give the same few answers, and one that takes too long by itself should do so once
         self._known: dict[tuple[str, str], tuple[bool, str]] = {}
 
     def __enter__(self) -> Self:
@@ -144,7 +150,10 @@ class Grader:
     def _judge(self, given: str, wanted: str) -> tuple[bool, str]:
         if (given, wanted) not in self._known:
             judge = {MATH: self._compare, OFFICIAL: self._official}.get(self._pinned, self._ask)
-            self._known[given, wanted] = judge(given, wanted)
+            try:
+                self._known[given, wanted] = judge(given, wanted)
+            except _HeldUp:
+                return False, TIMEOUT
         return self._known[given, wanted]
 
     def _compare(self, given: str, wanted: str) -> tuple[bool, str]:
@@ -157,6 +166,7 @@ class Grader:
         return same_text(given, wanted), OFFICIAL
 
     def _ask(self, given: str, wanted: str) -> tuple[bool, str]:
+        """Raises _HeldUp if it ended for another reason than what was asked, so that another time it may go well."""
         for _ in range(2):  # a child killed from outside gets a second try; what kills it by itself does so again
             if self._child is None:
                 self._child = _Child(self._timeout_s, self._pinned)
@@ -164,10 +174,14 @@ class Grader:
                 return self._child.judge(given, wanted), "math-verify" if self._is_math else label(self._pinned)
             except TimeoutError:
                 self.close()
-                break
+                return False, TIMEOUT
             except EOFError:
                 self.close()
-        return False, "timeout"
+        raise _HeldUp
+
+
+class _HeldUp(Exception):
+    """The child died, or was kept from running, twice."""
 
 
 class _Child:
@@ -187,7 +201,8 @@ class _Child:
             start_new_session=True,  # Ctrl-C is for us, and what a grader starts ends with it
         )
         try:
-            self._reply(_START_S)
+            deadline = time.monotonic() + _START_S
+            self._reply(lambda: time.monotonic() > deadline)
         except (EOFError, TimeoutError):
             self.kill()
             raise DailError(
@@ -199,30 +214,37 @@ class _Child:
             raise
 
     def judge(self, given: str, wanted: str) -> bool:
-        """Raises TimeoutError, EOFError if the child died, or UsageError if the grader made a mistake."""
+        """Raises TimeoutError, EOFError if the child died or was held up, or UsageError if the grader is mistaken."""
         assert self._process.stdin is not None
+        spent = SessionTime(self._process.pid)
         try:
             self._process.stdin.write(json.dumps([given, wanted]).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise EOFError from None
-        return self._reply(self._timeout_s)
+        try:
+            return self._reply(lambda: spent.is_over(self._timeout_s))
+        except TimeoutError:
+            if spent.spent_s() < self._timeout_s:  # kept from running all the while: nothing is known about this text
+                raise EOFError from None
+            raise
 
-    def _reply(self, timeout_s: float) -> bool:
-        reply = json.loads(self._read(timeout_s))
+    def _reply(self, is_over: Callable[[], bool]) -> bool:
+        reply = json.loads(self._read(is_over))
         if isinstance(reply, str):
             raise UsageError(reply)
         return bool(reply)
 
-    def _read(self, timeout_s: float) -> bytes:
+    def _read(self, is_over: Callable[[], bool]) -> bytes:
         assert self._process.stdout is not None
-        deadline = time.monotonic() + timeout_s
         line = b""
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while not line.endswith(b"\n"):
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError
+                if not selector.select(min(_LOOK_S, self._timeout_s)):
+                    if is_over():
+                        raise TimeoutError
+                    continue
                 block = os.read(self._process.stdout.fileno(), 4096)
                 if not block:
                     raise EOFError
@@ -247,10 +269,10 @@ def _serve(timeout_s: float, pinned: str) -> None:
     if isinstance(loaded, str):
         return
     for line in requests:
-        # if the parent is gone nobody else will stop a comparison that does not end
-        signal.setitimer(signal.ITIMER_REAL, timeout_s + 1)
+        # if the parent is gone nobody else will stop a comparison that does not end; processor time, like the parent's
+        signal.setitimer(signal.ITIMER_PROF, timeout_s + 1)
         reply = loaded(*json.loads(line))
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(reply), file=replies, flush=True)
 
 
@@ -310,17 +332,63 @@ def _line_of(error: BaseException) -> str:
 
 def _math_verify_equal(given: str, wanted: str) -> bool:
     """math-verify's verdict, which is not symmetric: the known answer goes first. What it cannot read is unequal, as
-    are numbers that differ beyond rounding."""
-    from math_verify import parse, verify
+    are numbers that differ beyond rounding.
+
+    It compares to six decimals, which makes 3.1415927 equal to pi. That is for a known answer that is a decimal itself;
+    beside any other, also 0.5 pi, a decimal is what it says, and must be equal to many digits.
+    """
+    gold, prediction = _parsed(wanted), _parsed(given)
+    if any(_is_rounded(one) for one in gold):
+        return _verified(gold, prediction, {}, _NEAR)
+    gold = [_exact(one) for one in gold]
+    found = [[_exact(one) for one in prediction]]
+    if (as_fractions := _DECIMAL.sub(_as_fraction, given)) != given:  # it computes e^{0.5} while it reads it
+        found.append([_exact(one) for one in _parsed(as_fractions)])
+    return any(_verified(gold, one, _EXACT_DIGITS, _EXACT) for one in found)
+
+
+def _parsed(text: str) -> list[Any]:
+    from math_verify import parse
 
     # without raise_on_error, its default here, whatever a parse or a comparison raises reads as "not equal"
-    gold, prediction = (parse(rf"\boxed{{{text}}}", parsing_timeout=None) for text in (wanted, given))
-    if bool(verify(gold, prediction, timeout_seconds=None)) and not _far_apart(gold, prediction):
+    return list(parse(rf"\boxed{{{text}}}", parsing_timeout=None))
+
+
+def _verified(gold: list[Any], prediction: list[Any], digits: dict[str, int], near: float) -> bool:
+    from math_verify import verify
+
+    if bool(verify(gold, prediction, timeout_seconds=None, **digits)) and not _far_apart(gold, prediction, near):
         return True
     return equal_by_algebra(gold, prediction)
 
 
-def _far_apart(gold: list[Any], prediction: list[Any]) -> bool:
+def _as_fraction(decimal: re.Match[str]) -> str:
+    return rf"\frac{{{int(decimal[1] + decimal[2])}}}{{{10 ** len(decimal[2])}}}"
+
+
+def _is_rounded(parsed: Any) -> bool:
+    """Whether it is a decimal, or holds one as an item."""
+    if type(parsed).__name__ in ("Tuple", "FiniteSet", "Interval"):
+        items = parsed.args
+    else:
+        items = list(parsed) if hasattr(parsed, "tolist") else [parsed]  # a matrix
+    return any(getattr(one, "is_Float", False) for one in items)
+
+
+def _decimals(parsed: Any) -> set[Any]:
+    from sympy import Float
+
+    return set(parsed.atoms(Float)) if hasattr(parsed, "atoms") else set()
+
+
+def _exact(parsed: Any) -> Any:
+    """With each decimal as the fraction that it says."""
+    from sympy import Rational
+
+    return parsed.xreplace({one: Rational(str(one)) for one in found}) if (found := _decimals(parsed)) else parsed
+
+
+def _far_apart(gold: list[Any], prediction: list[Any], near: float) -> bool:
     """Whether both are real numbers and differ relative to their size: 2^{-70} pi is not 2^{-71} pi."""
     ours, theirs = prediction[0], gold[0]
     if not (getattr(ours, "is_extended_real", False) and getattr(theirs, "is_extended_real", False)):
@@ -328,7 +396,7 @@ def _far_apart(gold: list[Any], prediction: list[Any]) -> bool:
     if not (ours.is_number and theirs.is_number) or ours == theirs or "%" in f"{prediction[1:]}{gold[1:]}":
         return False
     difference, size = abs((ours - theirs).evalf(30)), max(abs(ours.evalf(30)), abs(theirs.evalf(30)))
-    return bool(difference > _NEAR * size)
+    return bool(difference > near * size)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from dail.synth.rollout.lockstep import Lockstep
 from dail.synth.rollout.scheduler import Entry, Staged
 from dail.synth.rollout.select import Wanted, choose
 from dail.synth.rollout.stop_strings import Decode, Stops
-from dail.synth.schema.models import adapter_rank
+from dail.synth.schema.adapters import adapter_rank
 from dail.synth.schema.trace_tokens import Tokens
 
 # Steps after which all that was written is read, and handed on as progress. In between only sequences that ended are,

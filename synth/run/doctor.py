@@ -25,9 +25,10 @@ from dail.synth.run.local import make_batch, tried_out
 from dail.synth.run.pool import ray_cluster
 from dail.synth.run.preview import Forecast, Preview, forecast, run_preview
 from dail.synth.run.trace_rows import prepare
+from dail.synth.schema.adapters import adapter_rank
 from dail.synth.schema.chat_templates import DATE
 from dail.synth.schema.kinds import ItemKinds
-from dail.synth.schema.models import ROLES, ModelIdentity, adapter_rank, identify
+from dail.synth.schema.models import ROLES, ModelIdentity, identify
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Unit
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from dail.synth.core.config import Frozen, canonical
 from dail.synth.core.errors import UsageError
+from dail.synth.schema.adapters import ADAPTER_CONFIG, adapter_digest, check_fits
 from dail.synth.schema.chat_templates import FILES, NAMED, chat_template, names_read
+from dail.synth.schema.tensors import tensors_of
 
 ROLES = ("student", "privileged_student", "negative_reference")
 TEMPLATES = Path(__file__).parents[1] / "method" / "templates"
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TOKENIZER_FILES = (
     "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json",
     "tekken.json", "tiktoken.model", "spiece.model", "vocab.txt",
@@ -56,13 +57,13 @@ def identify(folder: Path, name: str | None = None, student: Path | None = None)
         student: folder of the student's LoRA adapter, or of its own model with the same tokenizer.
 
     Raises:
-        UsageError: a folder is missing something; says what.
+        UsageError: a folder is missing something, or the student does not fit the model; says what.
     """
     try:
         identity = _identify(folder, name or folder.name)
         if student is None:
             return identity
-        return identity.model_copy(update={"student": _identify_student(student, identity)})
+        return identity.model_copy(update={"student": _identify_student(student, folder, identity)})
     except OSError as error:
         raise UsageError(f"{error.filename or folder} cannot be read: {error.strerror}; restore the file") from None
 
@@ -74,7 +75,7 @@ def _identify(folder: Path, name: str) -> ModelIdentity:
     if not weights:
         raise UsageError(f"{folder} has no *.safetensors; only safetensors weights are read (no pickle)")
     for file in weights:
-        _check_whole(file)
+        tensors_of(file)
     tokenizer = [folder / file for file in _TOKENIZER_FILES if (folder / file).is_file()]
     if not tokenizer:
         raise UsageError(
@@ -112,23 +113,9 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_whole(file: Path) -> None:
-    """Holds a safetensors file's size against its own table of contents. Raises UsageError: it was cut short."""
-    size = file.stat().st_size
-    try:
-        with open(file, "rb") as content:
-            header_size = int.from_bytes(content.read(8), "little")
-            header = json.loads(content.read(min(header_size, size)))
-        wanted = 8 + header_size + max(entry["data_offsets"][1] for name, entry in header.items() if "__" not in name)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise UsageError(f"{file} is no safetensors file, or was cut short; copy it again") from None
-    if size != wanted:
-        raise UsageError(f"{file} has {size} bytes, and by its own table of contents {wanted}; copy it again")
-
-
-def _identify_student(folder: Path, model: ModelIdentity) -> str:
+def _identify_student(folder: Path, base: Path, model: ModelIdentity) -> str:
     if (folder / ADAPTER_CONFIG).is_file():
-        adapter_rank(folder)
+        check_fits(folder, base)
         return adapter_digest(folder)
     student = _identify(folder, folder.name)
     if student.tokenizer_hash != model.tokenizer_hash:
@@ -137,39 +124,6 @@ def _identify_student(folder: Path, model: ModelIdentity) -> str:
             f"roles must write the same tokens; give a student with the same tokenizer files"
         )
     return student.revision
-
-
-def adapter_digest(folder: Path) -> str:
-    """Of a LoRA adapter's weights and of what its settings say, however they are written."""
-    digest = hashlib.sha256()
-    with open(folder / ADAPTER_WEIGHTS, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    digest.update(canonical(in_order(_json(folder / ADAPTER_CONFIG))))
-    return "sha256:" + digest.hexdigest()
-
-
-def in_order(config: dict[str, Any]) -> dict[str, Any]:
-    """An adapter's settings with names and lists of names sorted: PEFT has them as sets, whose order means nothing."""
-    return {
-        name: sorted(value) if isinstance(value, list) and all(isinstance(one, str) for one in value) else value
-        for name, value in sorted(config.items())
-    }
-
-
-def adapter_rank(folder: Path) -> int:
-    """The rank of a PEFT LoRA adapter. Raises UsageError if the folder holds none."""
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (folder / name).is_file():
-            raise UsageError(f"{folder} is no adapter folder: it has no {name}; give the folder that `dail train` made")
-    try:
-        settings = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{folder / ADAPTER_CONFIG} is not JSON: {error}; restore it from the training run") from None
-    rank = settings.get("r") if isinstance(settings, dict) else None
-    if not isinstance(rank, int) or rank < 1:
-        raise UsageError(f"{folder / ADAPTER_CONFIG}: r is {rank!r}; wanted the rank of a LoRA adapter, a whole number")
-    return rank
 
 
 def _hash_files(paths: list[Path]) -> str:

@@ -13,7 +13,7 @@ from dail.serve.cli import dail
 from dail.synth.core.settings import TABLES, settings_of
 from dail.synth.run import worker
 from dail.synth.run.actor import make_pair
-from tests.conftest import DEMO_MODEL, safetensors_of
+from tests.conftest import DEMO_MODEL, demo_lora
 
 # The settings of each run; between them all that are paths.
 RUNS = {
@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     adapter = tmp_path / "home" / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"r": 4}')
-    (adapter / "adapter_model.safetensors").write_bytes(safetensors_of(b"\0" * 8))
+    (adapter / "adapter_model.safetensors").write_bytes(demo_lora())
     monkeypatch.chdir(tmp_path / "home")
     return tmp_path / "home"
 

@@ -15,9 +15,9 @@ from torch.optim import AdamW
 from dail.synth.core.errors import IntegrityError, StorageError, UsageError
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
-from dail.train.checkpoint import CHECKPOINT_FILE, RUN_FILE, claim, find_run, restore, save, steps_done
+from dail.train.checkpoint import CHECKPOINT_FILE, claim, find_run, restore, save, steps_done
 from dail.train.config import TrainConfig
-from dail.train.record import RunRecord
+from dail.train.record import RUN_FILE, RunRecord
 
 
 def record(**settings: object) -> RunRecord:

@@ -33,5 +33,6 @@ class EvalConfig(Rendering):
         5.0,
         gt=0,
         le=86_400,
-        description="seconds for one completion; one that takes the grader longer is wrong, and counted as given up",
+        description="seconds for one completion, of the grader's own time, whatever else the machine does; one that "
+        "takes it longer is given up, which is counted and warned of",
     )

@@ -31,6 +31,7 @@ from dail.synth.schema.synthesis import PROMPTS
 from dail.train.evals import run
 from dail.train.evals.completions import day_begun
 from dail.train.evals.config import EvalConfig
+from dail.train.evals.examples import choose
 from dail.train.evals.lineage import read_adapter
 from dail.train.evals.problems import EvalProblem, check_for_math, read_problems
 from dail.train.evals.report import render, trace_lineage
@@ -95,7 +96,7 @@ def _evaluate(
     model = identify(config.engine.model)
     config = config.dated(model.template_reads, day_begun(out / SAMPLES_FILE) or dt.date.today())
     config.check(model.template_reads)
-    adapter = read_adapter(adapter_folder, model, config.prompts) if adapter_folder else None
+    adapter = read_adapter(adapter_folder, config.engine.model, model, config.prompts) if adapter_folder else None
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -121,7 +122,8 @@ def _evaluate(
         problems=counted,
     )
     _write(out / EVALUATION_FILE, json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
-    _write(out / REPORT_FILE, render(evaluation, trace_lineage(adapter, Prompts(config.engine.model))))
+    lineage = trace_lineage(adapter, Prompts(config.engine.model))
+    _write(out / REPORT_FILE, render(evaluation, lineage, choose(problems, judged)))
     return evaluation
 
 

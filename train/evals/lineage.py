@@ -17,10 +17,11 @@ from pydantic import ValidationError
 from dail.synth.core.config import TOOL_VERSION
 from dail.synth.core.errors import IntegrityError, UsageError, describe
 from dail.synth.core.extensions import label
+from dail.synth.schema.adapters import adapter_digest, adapter_rank, check_fits
 from dail.synth.schema.items import strict_json
-from dail.synth.schema.models import ModelIdentity, adapter_digest, adapter_rank
+from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import PAPER, Synthesis
-from dail.train.record import PROVENANCE_FILE, Provenance
+from dail.train.record import PROVENANCE_FILE, RUN_FILE, Provenance, RunRecord
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +53,18 @@ class Adapter:
 
     def manifest(self) -> Path | None:
         """The manifest it was trained on, if it still lies where it lay."""
-        return self._find(self.provenance.run.manifest) if self.provenance else None
+        if self.provenance is None:
+            return None
+        return self._where_it_lay(self.provenance) or self._find(self.provenance.run.manifest)
+
+    def _where_it_lay(self, provenance: Provenance) -> Path | None:
+        """As run.json beside the adapter's folder says, which is not pushed with it, and so may name paths."""
+        try:
+            run = RunRecord.model_validate_json((self.folder.resolve().parent / RUN_FILE).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        is_ours = run.fingerprint == provenance.fingerprint
+        return Path(run.manifest) if is_ours and Path(run.manifest).is_file() else None
 
     def _find(self, named: str) -> Path | None:
         """A relative path is relative to where the run was started or to the adapter; a folder may have moved."""
@@ -60,14 +72,19 @@ class Adapter:
         return next((place for place in places if place.is_file()), None)
 
 
-def read_adapter(folder: Path, model: ModelIdentity, prompts: str = PAPER) -> Adapter:
-    """Raises UsageError (no PEFT LoRA adapter) or IntegrityError (of another base model).
+def read_adapter(folder: Path, base: Path, model: ModelIdentity, prompts: str = PAPER) -> Adapter:
+    """Raises UsageError (no PEFT LoRA adapter, or none for this model) or IntegrityError (of another base model).
 
     Args:
+        base: the model's folder, and `model` what it is.
         prompts: of the evaluation, which are compared with those of the traces.
     """
     rank = adapter_rank(folder)
     provenance, note = _provenance(folder, model)
+    try:
+        check_fits(folder, base)
+    except OSError as error:
+        raise UsageError(f"{error.filename or folder} cannot be read: {error.strerror}; restore the file") from None
     if note:
         _log.info(f"note: {note}")
     if provenance:

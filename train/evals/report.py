@@ -1,13 +1,16 @@
-"""report.html: one file that shows what was run, what it gained, how training went, and who wrote which token.
+"""report.html: one file that shows what was run, what it gained, what was written, how training went, and who wrote
+which token.
 
 It opens from a disk without a network. It holds no script, and its policy forbids one; whatever a model or an expert
-wrote is escaped text.
+wrote is escaped text, its formulas MathML of known elements. Tokens are the buttons of a radio group, which browsers
+let keyboards and fingers reach without a script.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,10 @@ from dail.synth.method.prompts import Prompts
 from dail.synth.schema.manifest import Manifest
 from dail.synth.schema.synthesis import RULES, Synthesis
 from dail.synth.schema.trace_tokens import student_share
-from dail.train.charts import training_curves
+from dail.train.charts import CURVES, training_curves
 from dail.train.evals.charts import pass_curves
+from dail.train.evals.examples import ProblemExamples
+from dail.train.evals.formulas import as_formula, visible, with_formulas
 from dail.train.evals.lineage import Adapter
 from dail.train.evals.results import Evaluation, GroupResult, PassAtK
 from dail.train.evals.traces import Trace, some_traces
@@ -64,14 +69,16 @@ def trace_lineage(adapter: Adapter | None, prompts: Prompts) -> Lineage:
     return Lineage(metrics, manifest, traces, notes)
 
 
-def render(evaluation: Evaluation, lineage: Lineage) -> str:
+def render(evaluation: Evaluation, lineage: Lineage, examples: Sequence[ProblemExamples] = ()) -> str:
     style = (_HERE / "report.css").read_text("utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": percent, "points": points}
-    training = training_curves(lineage.metrics)
+    environment.filters |= {
+        "percent": percent, "points": points, "formulas": with_formulas, "formula": as_formula, "visible": visible,
+    }  # fmt: skip
+    curves = [training_curves(lineage.metrics, key) for key in CURVES]
     return environment.get_template("report.html.jinja").render(
         run=evaluation,
         lineage=lineage,
@@ -80,8 +87,9 @@ def render(evaluation: Evaluation, lineage: Lineage) -> str:
         problems=evaluation.problems[:_MANY_PROBLEMS],
         # our own files and matplotlib's drawing, whose texts matplotlib escapes; all else is escaped here
         style=Markup(style),
-        pass_curves=Markup(pass_curves(evaluation.groups)),
-        training_curves=None if training is None else Markup(training),
+        pass_curves=[Markup(curve) for curve in pass_curves(evaluation.groups)],
+        training_curves=[Markup(curve) for curve in curves if curve],
+        examples=examples,
         policy=_policy(style),
     )
 
@@ -151,9 +159,16 @@ def trace_facts(manifest: Manifest) -> dict[str, str]:
         "prompts and waypoints": f"{label(drawn.prompts)}, {label(drawn.extractor)}",
         "a student's token was accepted": _rule(drawn),
         "temperature": f"{drawn.temperature:g}",
-        "by the student": "unknown" if share is None else f"{percent(share)} of the tokens whose writer is known",
+        "by the student": "unknown"
+        if share is None
+        else f"{_about(manifest)}{percent(share)} of the tokens whose writer is known",
         "when": f"{manifest.created_at:%Y-%m-%d %H:%M %Z}",
     }
+
+
+def _about(manifest: Manifest) -> str:
+    """≈ where the student's tokens are an expected number: some have their writer as a probability alone."""
+    return "" if all(float(shard.student_tokens).is_integer() for shard in manifest.shards) else "≈ "
 
 
 def _rule(drawn: Synthesis) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from dail.synth.core.config import Frozen
-from dail.synth.method.grading import BY_BOX, CUT_IN_THOUGHT
+from dail.synth.method.grading import BY_BOX, CUT_IN_THOUGHT, TIMEOUT
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.completions import Subject
 from dail.train.evals.config import EvalConfig
@@ -70,7 +70,7 @@ class SubjectSummary(Frozen):
     num_cut: int
     num_without_box: int | None
     num_cut_in_thought: int | None = Field(description="the thought never ended, so there is no answer")
-    num_given_up: int
+    num_given_up: int = Field(description="the grader took too long: nobody knows, and pass@k counts them as wrong")
 
 
 class AdapterRef(Frozen):
@@ -98,12 +98,29 @@ class Evaluation(Frozen):
 
     @property
     def warning(self) -> str | None:
+        """Why the figures may not be what they seem."""
+        return " ".join(filter(None, (self._nothing_changed(), self._given_up()))) or None
+
+    def _nothing_changed(self) -> str | None:
         """Base and adapter share their seeds, so an adapter that changes nothing at all was hardly applied."""
         if self.num_same_text is None or self.num_same_text < self.summary["adapter"].num_completions:
             return None
         return (
             f"All {self.num_same_text} completions of the adapter equal the base model's, word for word: it may not "
             "have been applied, or it changes nothing; do not read this as a comparison."
+        )
+
+    def _given_up(self) -> str | None:
+        """Nobody knows whether these are right."""
+        found = {who: all_ for who, all_ in self.summary.items() if all_.num_given_up}
+        if not found:
+            return None
+        counts = ", ".join(f"{all_.num_given_up} of {who}" for who, all_ in found.items())
+        most = max(100 * all_.num_given_up / all_.num_completions for all_ in found.values())
+        return (
+            f"The grader gave up {counts} after {self.settings.grade_timeout_s:g} s each. They are counted as not "
+            f"solved, so pass@1 may be up to {most:.1f} points too low, and a difference off by as much: raise "
+            "eval.grade_timeout_s and rerun, which judges anew and draws nothing."
         )
 
     @property
@@ -184,7 +201,7 @@ def summarise(problems: Sequence[ProblemResult], grader: str) -> dict[Subject, S
             num_cut=sum(one.finish_reason == "length" for one in judgements),
             num_without_box=sum(one.method == "none" for one in judgements) if grader in BY_BOX else None,
             num_cut_in_thought=sum(one.method == CUT_IN_THOUGHT for one in judgements) if grader in BY_BOX else None,
-            num_given_up=sum(one.method == "timeout" for one in judgements),
+            num_given_up=sum(one.method == TIMEOUT for one in judgements),
         )
         for who, judgements in found.items()
     }

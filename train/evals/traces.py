@@ -19,12 +19,14 @@ Decode = Callable[[list[int]], str]
 
 @dataclass(frozen=True)
 class Token:
-    """`student` is the probability that the student wrote it, none if that is unknown."""
+    """`student` is the probability that the student wrote it, none if that is unknown; `rejected`: what the student had
+    proposed at this place, if that was refused."""
 
     text: str
     student: float | None
     student_logprob: float | None
     privileged_logprob: float | None
+    rejected: str | None = None
 
     @property
     def shade(self) -> str:
@@ -33,13 +35,23 @@ class Token:
 
     @property
     def about(self) -> str:
-        """What the pointer shows."""
-        logprobs = f"student {_logprob(self.student_logprob)} · privileged {_logprob(self.privileged_logprob)}"
+        """What is shown of a token that is pointed at, tapped, or reached with the keyboard."""
+        said = [
+            f"“{shown(self.text)}”" if self.text else "part of a character",
+            f"student {_logprob(self.student_logprob)}",
+            f"privileged {_logprob(self.privileged_logprob)}",
+            self._writer(),
+        ]
+        if self.rejected is not None:
+            said.append(f"the student proposed “{shown(self.rejected)}”, which was refused")
+        return " · ".join(said)
+
+    def _writer(self) -> str:
         if self.student is None:
-            return f"{logprobs} · writer unknown"
+            return "writer unknown"
         if self.student in (0.0, 1.0):
-            return f"{logprobs} · written by the {'student' if self.student else 'privileged student'}"
-        return f"{logprobs} · written by the student with probability {self.student:.2f}"
+            return f"written by the {'student' if self.student else 'privileged student'}"
+        return f"written by the student with probability ≈ {self.student:.2f}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,15 @@ class Trace:
     @property
     def num_hidden(self) -> int:
         return len(self.row.trace_ids) - len(self.tokens)
+
+    @property
+    def num_rejected(self) -> int:
+        return sum(token is not None for token in self.row.rejected_ids)
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether who wrote it is known for some tokens as a probability alone, so that shares are expectations."""
+        return any(share not in (None, 0.0, 1.0) for share in self.row.student_prob)
 
 
 def some_traces(path: Path, decode: Decode) -> tuple[Manifest, list[Trace]]:
@@ -71,9 +92,20 @@ def some_traces(path: Path, decode: Decode) -> tuple[Manifest, list[Trace]]:
 
 
 def _trace(row: TraceRow, decode: Decode) -> Trace:
-    pieces = token_pieces(list(row.trace_ids[:NUM_TOKENS]), decode)
-    columns = zip(pieces, row.student_prob, row.student_logprob, row.privileged_logprob, strict=False)
+    ids = list(row.trace_ids[:NUM_TOKENS])
+    rejected = [
+        None if one is None else _instead(ids, place, one, decode) for place, one in enumerate(row.rejected_ids)
+    ]
+    pieces = token_pieces(ids, decode)
+    columns = zip(pieces, row.student_prob, row.student_logprob, row.privileged_logprob, rejected, strict=False)
     return Trace(row, [Token(*column) for column in columns])
+
+
+def _instead(ids: list[int], place: int, rejected: int, decode: Decode) -> str:
+    """The text that a token would have had at this place."""
+    before = ids[max(0, place - 4) : place]
+    known, grown = decode(before), decode([*before, rejected])
+    return grown[len(known) :] if grown.startswith(known) else decode([rejected])
 
 
 def token_pieces(ids: Sequence[int], decode: Decode) -> list[str]:
@@ -99,5 +131,40 @@ def token_pieces(ids: Sequence[int], decode: Decode) -> list[str]:
     return pieces
 
 
+def shown(text: str) -> str:
+    """A piece of text inside a line: what has no ink gets some."""
+    return text.replace("\n", "↵").replace("\t", "→") if text.strip(" ") else "␣" * len(text)
+
+
 def _logprob(value: float | None) -> str:
-    return "not computed" if value is None else f"{value:.3f} ({100 * math.exp(value):.3g} %)"
+    """With its probability, with as many digits as tell it from 0 and from 1: −0.0004 (99.96 %)."""
+    if value is None:
+        return "not computed"
+    if math.isnan(value):
+        return "not a number"
+    if value in (math.inf, -math.inf):
+        return "−∞ (0 %)" if value < 0 else "∞"
+    return f"{_plain(value)} ({_percent(value)} %)"
+
+
+def _percent(logprob: float) -> str:
+    if logprob >= 0:
+        return "100"
+    if logprob < -700:
+        return "< 1e−300"
+    if logprob > -1e-13:
+        return "> 99.99999999999"
+    percent, short_of_all = 100 * math.exp(logprob), -100 * math.expm1(logprob)
+    if percent < 50:
+        return _plain(percent)
+    return f"{percent:.{min(12, max(1, 1 - math.floor(math.log10(short_of_all))))}f}".rstrip("0").rstrip(".")
+
+
+def _plain(value: float) -> str:
+    """Three digits, without an exponent where that is readable, with a true minus, and no minus before 0."""
+    if value == 0:
+        return "0"
+    digits = f"{value:.3g}"
+    if "e" in digits and abs(value) > 1e-9:
+        digits = f"{value:.{2 - math.floor(math.log10(abs(value)))}f}" if abs(value) < 1 else f"{value:.0f}"
+    return digits.replace("-", "−")

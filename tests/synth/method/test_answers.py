@@ -90,7 +90,9 @@ def test_what_is_no_number_or_too_large_is_not_read(text: str):
     ["(" * 2000, r"\{1," * 300 + r"\}" * 300, "(1,2)," * 330, r"\text{" * 330, "1 or " * 400, "2^{" * 500 + "}" * 500,
      r"[1,2]\cup" * 200, "5 " + "km/" * 600, r"\frac" * 400, "a=(" * 600, "1,000" * 400, "{}" * 900, "x<" * 900,
      "(A) " * 500, "1=" * 900, r"\boxed{" * 250 + "1" + "}" * 250, "1&" * 900, "$ " * 900, "°" * 1900,
-     "1," * 950, ",".join(f"{n} cm" for n in range(300)), "a and " * 330],
+     "1," * 950, r"n \equiv 3 \pmod 4, " * 100, r"\pmod{" * 330, "1 or " * 300 + r"\pmod 9", "4k+" * 600,
+     r"\dot1" * 350, r"\{n : " * 300 + r"n \equiv 1 \pmod 3\}",
+     ",".join(f"{n} cm" for n in range(300)), "a and " * 330],
 )  # fmt: skip
 def test_a_long_text_costs_little(text: str):
     started = time.process_time()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -60,6 +61,13 @@ def greedy(completion, answer):
 
 def dies(completion, answer):
     os._exit(3)
+
+def busy(completion, answer):
+    open(answer, "w").write(str(os.getpid()))
+    until = time.process_time() + 0.4
+    while time.process_time() < until:
+        pass
+    return True
 
 async def later(completion, answer):
     return True
@@ -119,6 +127,43 @@ def test_one_that_takes_too_long_is_wrong_and_ends_with_all_it_started(file: Pat
         assert time.monotonic() - started < 15
         assert gone_within(int((tmp_path / "pid").read_text()), 5)
         assert grader.grade("quick", "").correct
+
+
+def test_what_keeps_a_grader_from_running_takes_none_of_its_time(file: Path, tmp_path: Path):
+    """Stopped for longer than its limit, as others would that have the processor."""
+
+    def stop() -> None:
+        place = tmp_path / "pid"
+        while not (place.exists() and place.read_text()):
+            time.sleep(0.02)
+        pid = int(place.read_text())
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(2.0)
+        os.kill(pid, signal.SIGCONT)
+
+    with Grader(1.0, f"{file}:busy") as grader:
+        thread = threading.Thread(target=stop)
+        thread.start()
+        assert grader.grade("any", f"{tmp_path}/pid").correct
+        thread.join()
+
+
+def test_what_a_grader_computes_in_programs_of_its_own_is_its_time(tmp_path: Path):
+    (tmp_path / "loops.py").write_text(
+        "import subprocess, sys\n"
+        "def endless(completion, answer):\n"
+        "    return subprocess.run([sys.executable, '-c', 'while True: pass']).returncode == 0\n"
+    )
+    with Grader(1.0, f"{tmp_path}/loops.py:endless") as grader:
+        started = time.monotonic()
+        assert grader.grade("any", "") == Verdict(False, "timeout", None)
+        assert time.monotonic() - started < 18
+
+
+def test_one_that_was_held_up_is_tried_again_when_it_comes_again(file: Path):
+    with Grader(20.0, f"{file}:dies") as grader:
+        assert grader.grade("any", "") == Verdict(False, "timeout", None)
+        assert grader._known == {}
 
 
 def test_a_killed_child_is_replaced_and_one_that_dies_each_time_is_given_up(file: Path):

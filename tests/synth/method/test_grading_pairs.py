@@ -354,6 +354,188 @@ x=2 \text{ or } x>3 != \{1\}\cup(3,\infty)
 \text{Alice and Bob} == Bob and Alice
 \text{Alice and Bob} != \text{Alice and Carol}
 \text{does not exist} == DNE
+# residues in all their dress
+n \equiv 3 \pmod 4 != n \equiv 1 \pmod 4
+n \equiv 1 \pmod 4 != n \equiv 3 \pmod 4
+n \equiv 3 \pmod{4} == n\equiv3\pmod4
+x \equiv 5 \pmod{12} != x \equiv 7 \pmod{12}
+n \equiv 3 \bmod 4 != n \equiv 1 \bmod 4
+n \equiv 3 \mod 4 != n \equiv 1 \mod 4
+n \equiv 3 \mod 4 == n \equiv 3 \pmod 4
+n \equiv 3 \bmod 4 == n \equiv 3 \pmod{4}
+n \equiv 3 (\text{mod } 4) != n \equiv 1 (\text{mod } 4)
+n \equiv 3 (\text{mod } 4) == n \equiv 3 \pmod 4
+n \equiv 3 (\bmod 4) == n \equiv 3 \pmod 4
+n ≡ 3 (mod 4) == n \equiv 3 \pmod 4
+n ≡ 3 (mod 4) != n \equiv 1 \pmod 4
+n = 3 \pmod 4 == n \equiv 3 \pmod 4
+n = 3 \pmod 4 != n \equiv 1 \pmod 4
+n \equiv 3 \text{ mod } 4 == n \equiv 3 \pmod 4
+n \equiv 3 \text{ mod } 4 != n \equiv 1 \pmod 4
+n \equiv 3 \pmod 4 != n \equiv 3 \pmod 8
+n \equiv 7 \pmod 4 == n \equiv 3 \pmod 4
+n \equiv -1 \pmod 4 == n \equiv 3 \pmod 4
+n \equiv -1 \pmod 4 != n \equiv 1 \pmod 4
+n \equiv 1, 3 \pmod 8 == n \equiv 3, 1 \pmod 8
+n \equiv 1, 3 \pmod 8 != n \equiv 1, 5 \pmod 8
+n \equiv 1 \text{ or } 3 \pmod 8 == n \equiv 1, 3 \pmod 8
+n \equiv 1 \text{ or } 3 \pmod 8 != n \equiv 1, 5 \pmod 8
+n \equiv \pm 1 \pmod 8 == n \equiv 1, 7 \pmod 8
+n \equiv \pm 1 \pmod 8 != n \equiv \pm 3 \pmod 8
+n \equiv 0 \pmod 3 != n \equiv 1 \pmod 3
+p \equiv 3 \pmod 4 != p \equiv 1 \pmod 4
+n = 4k+3 == n \equiv 3 \pmod 4
+n = 4k+1 != n \equiv 3 \pmod 4
+n = 4k+3 != n = 4k+1
+n \equiv 3 \pmod 4 == n = 4k+3
+4k+3 == n \equiv 3 \pmod 4
+4k+1 != n \equiv 3 \pmod 4
+n = 4k-1 == n \equiv 3 \pmod 4
+2k == n \equiv 0 \pmod 2
+n \equiv 3 \pmod{m} != n \equiv 1 \pmod{m}
+n \equiv a \pmod{p} != n \equiv b \pmod{p}
+n \equiv 2^{k} \pmod{7} != n \equiv 3^{k} \pmod{7}
+n \equiv 2^{10} \pmod{7} == n \equiv 2 \pmod{7}
+2^n \equiv 1 \pmod 7 != 2^n \equiv 2 \pmod 7
+3 \bmod 4 != 1 \bmod 4
+n\equiv 3\ (\mathrm{mod}\ 4) != n\equiv 1\ (\mathrm{mod}\ 4)
+n\equiv 3\ (\mathrm{mod}\ 4) == n\equiv 3\pmod 4
+n \equiv 3 \pmod 4, n > 3 != n \equiv 1 \pmod 4, n > 3
+x \equiv 1 \pmod 3 \text{ and } x \equiv 2 \pmod 5 != x \equiv 2 \pmod 3 \text{ and } x \equiv 1 \pmod 5
+x \equiv 1 \pmod 3, x \equiv 2 \pmod 5 == x \equiv 2 \pmod 5, x \equiv 1 \pmod 3
+\{n : n \equiv 3 \pmod 4\} != \{n : n \equiv 1 \pmod 4\}
+n \not\equiv 3 \pmod 4 != n \equiv 3 \pmod 4
+n \equiv 3 \pmod 4 != n \not\equiv 3 \pmod 4
+n \not\equiv 0 \pmod 3 == n \not\equiv 0 \pmod 3
+n \equiv 3 != n \equiv 1
+a \equiv b \pmod n == a \equiv b \pmod n
+3 != n \equiv 1 \pmod 4
+3 == n \equiv 3 \pmod 4
+\overline{3} != \overline{1}
+# decimals that only come near
+0.33333333 != \frac13
+0.33333333 != 1/3
+0.3333333333333333 != \frac{1}{3}
+0.66666667 != 2/3
+0.142857142857 != \frac17
+0.\overline{3} == 1/3
+0.\overline{142857} == 1/7
+0.1666666666666 != \frac{1}{6}
+0.25 == 1/4
+0.125 == \frac18
+33.3333333\% != \frac13
+33.\overline{3}\% == \frac13
+33\frac13\% == \frac13
+25\% == \frac14
+x = 0.33333333 != x = 1/3
+-0.33333333 != -\frac13
+(0.33333333, 2) != (\frac13, 2)
+\{0.33333333, 2\} != \{\frac13, 2\}
+0.33333333\pi != \frac{\pi}{3}
+0.33333333\sqrt{2} != \frac{\sqrt2}{3}
+0.33333333x != \frac{x}{3}
+\frac{x}{3}+1 != 0.33333333x+1
+x^{0.33333333} != x^{1/3}
+3.14 != \pi
+3.1416 != \pi
+3.14159265 != \pi
+3.14159265358979 != \pi
+1.414 != \sqrt2
+1.41421356 != \sqrt{2}
+1.4142135623730951 != \sqrt{2}
+2.718 != e
+2.718281828 != e
+0.693147 != \ln 2
+1.618 != \frac{1+\sqrt5}{2}
+1.6180339887 != \frac{1+\sqrt5}{2}
+6.283185307 != 2\pi
+\frac{22}{7} != \pi
+3.14 == 3.14
+\pi != 3.15
+\frac13 != 0.34
+\frac13 != 0.3334
+\frac23 != 0.66
+\sqrt2 != 1.42
+1.41 != 1.4142
+1.4 != 1.41
+0.12 != 0.125
+1.5 \times 10^{3} != 1501
+1.2345\times 10^8 == 123450000
+6.02 \times 10^{23} != 6.03\times 10^{23}
+1.000001 != 1
+0.999999 != 1
+0.9999999999 != 1
+0.\overline{9} == 1
+1000000.0001 != 1000000
+0.0000001 != 0
+10^{-9} != 0
+1.0001\pi != \pi
+e^{10} != 22026.4658
+22026.5 != e^{10}
+2\sqrt{3} != 3.46
+0.5\pi == \frac{\pi}{2}
+1.57079632679 != \frac{\pi}{2}
+0.1 + 0.2 == 0.3
+12.3\% == 12.3\%
+12.34\% != 12.3\%
+0.123 == 12.3\%
+\frac{1}{8} == 0.125
+\frac{1}{8} == 12.5\%
+\frac{1}{16} != 0.06
+3.14\text{ cm} != \pi \text{ cm}
+\sqrt{2}+10^{-9} != \sqrt{2}
+\sqrt{2}\cdot 1.0000001 != \sqrt{2}
+[0.33333333, 1) != [\frac13, 1)
+x > 0.33333333 != x > \frac13
+x \le 1.41421356 != x \le \sqrt{2}
+y = 0.33333333x + 1 != y = \frac13 x + 1
+(1.41421356, 1) != (\sqrt2, 1)
+\{1.41421356, 1\} != \{\sqrt2, 1\}
+\begin{pmatrix} 0.33333333 \\ 1 \end{pmatrix} != \begin{pmatrix} \frac13 \\ 1 \end{pmatrix}
+1.41421356+i != \sqrt2+i
+2^{10} \bmod 7 == 2
+17 \mod 5 == 2
+17 \mod 5 != 3
+1024 \bmod 7 = 2 == 2
+n \equiv 1 \pmod{2} == n \equiv 1, 3 \pmod 4
+n \not\equiv 0 \pmod 2 == n \equiv 1 \pmod 2
+k \equiv 2 \pmod 5 == k = 5m+2
+n=4k+3, k \in \mathbb{Z} == n \equiv 3 \pmod 4
+n = 4k+3 \text{ for some integer } k == n \equiv 3 \pmod 4
+x^2 \equiv 1 \pmod 8 != x^3 \equiv 1 \pmod 8
+a^{p-1} \equiv 1 \pmod p == a^{p-1} \equiv 1 \pmod{p}
+0.1\pi == \frac{\pi}{10}
+0.5(1+\sqrt5) == \frac{1+\sqrt{5}}{2}
+2^{0.5} == \sqrt{2}
+e^{0.5} == \sqrt e
+e^{0.4999999} != \sqrt e
+0.3\bar{3} == \frac13
+0.\dot{3} == \frac13
+0.\dot{1}4285\dot{7} == \frac17
+0.\dot{3} != 0.3
+2.4999999\pi != 2.5\pi
+\frac{5\pi}{2} == 2.5\pi
+2.50\pi == 2.5\pi
+0.50000001x != 0.5x
+\frac{x}{2} == 0.5x
+1.2\sqrt{2} == \frac{6\sqrt2}{5}
+\frac{6\sqrt2}{5} == 1.2\sqrt2
+1.2000001\sqrt2 != 1.2\sqrt2
+\sqrt{5} == 2.236067977
+(\sqrt2, 1) == (1.41421356, 1)
+\{\sqrt2, 1\} == \{1.41421356, 1\}
+e^{0.5} == e^{0.5}
+\sqrt{e} == e^{0.5}
+0.3+0.4i == \frac{3}{10}+\frac{2i}{5}
+y = \frac{x}{2}+\frac{3}{10} == y=0.5x+0.3
+0.5\ln 3 == \ln\sqrt{3}
+y = 0.5x + 1 == y = \frac{x}{2}+1
+(0.5\pi, 1) == (\frac{\pi}{2}, 1)
+\{0.1, \sqrt{2}\} == \{\sqrt2, \frac1{10}\}
+\cos\frac{\pi}{5} == \frac{1+\sqrt5}{4}
+57.2957795^\circ != 1
+1.0471975512 != \frac{\pi}{3}
+2.0000001\sqrt2 != 2\sqrt2
 """
 
 

@@ -21,7 +21,7 @@ from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 from dail.train.config import TrainConfig
 from dail.train.record import Provenance, RunRecord
-from tests.conftest import DEMO_MODEL
+from tests.conftest import DEMO_MODEL, demo_lora
 
 NOW = dt.datetime(2026, 11, 21, 12, 0, tzinfo=dt.UTC)
 HOSTILE = "<script>alert(1)</script>"
@@ -74,7 +74,7 @@ def prompts() -> Prompts:
 
 def write_adapter(folder: Path, provenance: dict[str, Any] | None) -> Path:
     folder.mkdir(parents=True)
-    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    (folder / "adapter_model.safetensors").write_bytes(demo_lora())
     (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "peft_type": "LORA"}))
     if provenance is not None:
         (folder / "dail.json").write_text(json.dumps(provenance))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from dail.train.evals import EvalConfig, run
 from dail.train.evals import evaluate as evaluate_door
 from dail.train.evals.commands import evaluate
 from dail.train.evals.results import Evaluation
-from tests.conftest import DEMO_MODEL
-from tests.train.evals.conftest import HOSTILE, TableEngine, write_adapter
+from tests.conftest import DEMO_MODEL, demo_lora
+from tests.train.evals.conftest import HOSTILE, TableEngine, trace_row, write_adapter, write_manifest
 
 
 @pytest.fixture
@@ -95,6 +96,32 @@ class Page(HTMLParser):
             self.trace_pieces.append(data)
 
 
+class WellFormed(HTMLParser):
+    """Whether each element that is opened is closed, in order, and which ids there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.faults: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if len({name for name, _ in attrs}) < len(attrs):
+            self.faults.append(f"{tag} has an attribute twice")
+        if tag not in ("meta", "input", "br", "use", "path"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value for name, value in attrs if name == "id" and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("path", "use"):
+            return
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"{tag} at {self.getpos()}")
+
+
 def test_it_writes_what_it_says(problems: Path, trained: Path, tmp_path: Path) -> None:
     result = dail_eval(problems, tmp_path / "e", "--adapter", str(trained), "--json")
     assert result.exit_code == 0
@@ -133,15 +160,84 @@ def test_the_report_shows_curves_and_who_wrote_which_token(problems: Path, train
     html = (tmp_path / "e" / "report.html").read_text("utf-8")
     page = Page(html)
     assert [a["aria-label"] for tag, a in page.tags if tag == "svg"] == [
-        "pass@k of base and adapter by group",
-        "figures of the training run over its steps",
+        "pass@k of base and adapter, all problems",
+        "pass@k of base and adapter, even",
+        f"pass@k of base and adapter, odd [x] $1 {HOSTILE}",
+        "loss of the training run over its steps",
+        "gap of the training run over its steps",
     ]
     tokens = [a for _, a in page.tags if "data-about" in a]
     assert {"s10", "s0", "s3", "unknown"} <= {(a["class"] or "").split()[0] for a in tokens}
-    assert "written by the student with probability 0.30" in (tokens[2]["data-about"] or "")
+    assert "written by the student with probability ≈ 0.30" in (tokens[2]["data-about"] or "")
+    assert "the student wrote ≈ " in html and "by the student</dt><dd>≈ " in html
     assert f"{HOSTILE} so \\boxed{{0}}." in "".join(page.trace_pieces)
     for shown in ("gamma", "from tau 0.8, raw probabilities", "2026-11-21 12:00 UTC", "554"):
         assert shown in html
+
+
+def test_the_report_shows_completions_of_both_right_and_wrong_and_says_how_they_were_chosen(
+    problems: Path, trained: Path, tmp_path: Path
+) -> None:
+    dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
+    html = (tmp_path / "e" / "report.html").read_text("utf-8")
+    said = re.findall(r"</i>(base|adapter), sample (\d): <b class=\"(\w+)\">\w+</b>, <code>(\d+)</code>", html)
+    assert {(who, outcome) for who, _, outcome, _ in said} == {
+        ("base", "right"), ("base", "wrong"), ("adapter", "right"), ("adapter", "wrong")
+    }  # fmt: skip
+    assert [one for one in said if one[0] == "base"][:2] == [("base", "0", "right", "0"), ("base", "0", "right", "1")]
+    assert "Every problem, and of each the first completion" in html and "samples.jsonl has all 48" in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; <math>" in html and "as it was written" in html
+
+
+def test_the_report_shows_a_refused_proposal_at_its_token(
+    problems: Path, trained: Path, tmp_path: Path, prompts: Prompts, model: ModelIdentity
+) -> None:
+    (refused,) = prompts.tokenizer.encode("9", add_special_tokens=False)
+    row = trace_row(prompts, model, 1, (1.0, 0.0))
+    row = row.model_copy(update={"rejected_ids": (None, refused, *row.rejected_ids[2:])})
+    write_manifest(tmp_path / "again", [row], model).replace(tmp_path / "out" / "manifests" / "batch-1" / "v1.json")
+    shutil.copytree(tmp_path / "again" / "shards", tmp_path / "out" / "shards", dirs_exist_ok=True)
+    dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
+    page = Page(html := (tmp_path / "e" / "report.html").read_text("utf-8"))
+    tokens = [a for _, a in page.tags if "data-about" in a]
+    assert "the student proposed “9”, which was refused" in (tokens[1]["data-about"] or "")
+    assert ["refused" in (token["class"] or "") for token in tokens[:3]] == [False, True, False]
+    assert "1 proposals of the student were refused" in html
+
+
+def test_tokens_are_one_stop_of_the_keyboard_a_trace(problems: Path, trained: Path, tmp_path: Path) -> None:
+    dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
+    page = Page((tmp_path / "e" / "report.html").read_text("utf-8"))
+    buttons = [a for tag, a in page.tags if tag == "input"]
+    assert {button["type"] for button in buttons} == {"radio"}
+    assert len(buttons) == len([a for _, a in page.tags if "data-about" in a])
+    assert len({button["name"] for button in buttons}) == 12
+
+
+def test_the_report_is_well_formed(problems: Path, trained: Path, tmp_path: Path) -> None:
+    dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
+    html = (tmp_path / "e" / "report.html").read_text("utf-8")
+    checked = WellFormed()
+    checked.feed(html)
+    assert checked.open == [] and checked.faults == []
+    assert len(checked.ids) == len(set(checked.ids)) > 20
+
+
+def test_no_type_of_the_report_is_smaller_than_14_pixels(problems: Path, trained: Path, tmp_path: Path) -> None:
+    dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
+    html = (tmp_path / "e" / "report.html").read_text("utf-8")
+    style = html[html.index("<style>") : html.index("</style>")]
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?:[^;}]*?([0-9.]+)rem", style)]
+    assert len(sizes) > 10 and min(sizes) >= 0.875
+    # inside charts a unit is 1/72 inch, of 96 pixels
+    of_charts = [
+        float(size) * 96 / 72
+        for size in re.findall(r"font: ([0-9.]+)px|font-size: ([0-9.]+)px", html)
+        for size in size
+        if size
+    ]
+    assert of_charts and min(of_charts) >= 14
+    assert "max-height" not in style and "white-space: nowrap" not in style
 
 
 def test_the_report_names_a_user_s_objective_by_its_source(problems: Path, trained: Path, tmp_path: Path) -> None:
@@ -176,6 +272,18 @@ def test_the_base_model_alone_has_no_difference(problems: Path, tmp_path: Path) 
     assert "adapter" not in said
     html = (tmp_path / "e" / "report.html").read_text("utf-8")
     assert "adapter − base" not in html and 'class="note"' not in html
+
+
+def test_an_adapter_that_does_not_fit_is_refused_before_the_engine_starts(
+    problems: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_engine(*_: Any) -> Engine:
+        raise AssertionError("the engine was started")
+
+    monkeypatch.setattr(run, "start_engine", no_engine)
+    (trained / "adapter_model.safetensors").write_bytes(demo_lora(rank=8))
+    with pytest.raises(UsageError, match=r"q_proj.lora_A.weight has rank 8 .* and adapter_config.json says 4"):
+        dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
 
 
 def test_settings_reach_the_engine_and_unknown_ones_are_refused(problems: Path, tmp_path: Path) -> None:

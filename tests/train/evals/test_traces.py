@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from dail.synth.core.errors import IntegrityError
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import ModelIdentity
-from dail.train.evals.traces import NUM_TRACES, some_traces, token_pieces
+from dail.train.evals.traces import NUM_TRACES, Token, _instead, some_traces, token_pieces
 from tests.train.evals.conftest import trace_row, write_manifest
 
 
@@ -83,3 +84,41 @@ def test_unknown_writers_do_not_count_in_the_student_s_share(
     _, (unknown, known) = some_traces(write_manifest(tmp_path, rows, model), prompts.tokenizer.decode)
     assert (unknown.row.student_share, known.row.student_share) == (None, 1.0)
     assert unknown.tokens[0].shade == "unknown" and "writer unknown" in unknown.tokens[0].about
+
+
+@pytest.mark.parametrize(
+    ("logprob", "wanted"),
+    [
+        (0.0, "0 (100 %)"),
+        (-0.0, "0 (100 %)"),
+        (-0.0004, "−0.0004 (99.96 %)"),
+        (-1.1920929e-07, "−0.000000119 (99.999988 %)"),
+        (-1e-15, "−1e−15 (> 99.99999999999 %)"),
+        (-1e-12, "−1e−12 (99.9999999999 %)"),
+        (-0.105, "−0.105 (90 %)"),
+        (-2.0, "−2 (13.5 %)"),
+        (-12.5, "−12.5 (0.000373 %)"),
+        (-30.0, "−30 (9.36e−12 %)"),
+        (-1234.5, "−1234 (< 1e−300 %)"),
+        (-math.inf, "−∞ (0 %)"),
+        (math.nan, "not a number"),
+        (None, "not computed"),
+    ],
+)
+def test_a_log_probability_is_told_from_none_and_from_all(logprob: float | None, wanted: str) -> None:
+    said = Token("x", 1.0, logprob, None).about
+    assert said.split(" · ")[1] == f"student {wanted}"
+
+
+def test_a_probability_that_is_not_1_is_never_shown_as_100_percent() -> None:
+    for power in range(1, 15):
+        said = Token("x", 1.0, -(10.0**-power), None).about
+        assert "(100" not in said and "-" not in said and "−0 " not in said
+
+
+def test_a_refused_proposal_is_shown_as_it_would_have_stood_there() -> None:
+    words = Tokenizer(WordLevel({"▁one": 0, "▁two": 1, "s": 2}, unk_token="s"))
+    words.decoder = MetaspaceDecoder()
+    assert [_instead([0, 1, 2], place, 1, words.decode) for place in (0, 1, 2)] == ["two", " two", " two"]
+    assert "the student proposed “␣”, which was refused" in Token("a", 1.0, None, None, " ").about
+    assert "the student proposed “↵”, which was refused" in Token("a", 1.0, None, None, "\n").about

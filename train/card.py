@@ -1,0 +1,122 @@
+"""The model card of an adapter, as hubs and people read it, and what its base model is called."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from dail.synth.core.errors import DailError
+from dail.synth.core.extensions import label
+from dail.synth.schema.card import Origins, facts, origins, origins_table
+from dail.train.objective import is_own
+from dail.train.record import PROVENANCE_FILE, Provenance, RunRecord
+
+# The sizes that vLLM has buffers for (0.24 to 0.33); it refuses any other --max-lora-rank.
+_SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# What an adapter has from its base model, by the names of a card.
+_INHERITED = ("license", "license_name", "license_link", "language")
+_SNAPSHOT = re.compile(r".*/models--(?P<id>[^/]+)/snapshots/(?P<revision>[0-9a-f]{40})")
+_HUB_ID = re.compile(r"(?:hf:)?(?P<id>[\w.-]{1,96}/[\w.-]{1,96})")
+
+_log = logging.getLogger(__name__)
+
+
+def base_model(record: RunRecord) -> tuple[str, str | None]:
+    """What others know the base model by, and its revision there: as the user says, else as the hub's cache does, else
+    its bare name. Never a path of this machine."""
+    snapshot = _SNAPSHOT.fullmatch(record.model_folder.rstrip("/"))
+    revision = snapshot["revision"] if snapshot else None
+    if record.config.base_model:
+        return record.config.base_model, revision
+    if snapshot:
+        return snapshot["id"].replace("--", "/", 1), revision
+    return Path(record.model.name).name if record.model.name.startswith("/") else record.model.name, None
+
+
+def card(provenance: Provenance, record: RunRecord) -> str:
+    """Markdown with a block of metadata on top.
+
+    Args:
+        record: the run's own, which knows where model and manifest lie; none of it is shown.
+    """
+    from huggingface_hub import ModelCardData
+
+    name, revision = base_model(record)
+    found = _origins(record)
+    known = _HUB_ID.fullmatch(name) is not None or "/" not in name
+    head = ModelCardData(
+        base_model=name if known else None,
+        base_model_relation="adapter",
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["dail", "lora"],
+        datasets=sorted({match["id"] for source, _ in found if (match := _HUB_ID.fullmatch(source))}) or None,
+        **_inherited(Path(record.model_folder)),
+    )
+    return f"""---
+{head.to_yaml()}
+---
+
+# A LoRA adapter trained by Distribution Aligned Imitation Learning
+
+It was trained on reasoning traces grounded in expert solutions (DAIL, arXiv 2602.02405).
+
+{facts(_facts(provenance, name, revision))}
+
+{origins_table(found) if found else "Where the expert solutions come from, and under which licences, is not known."}
+
+Use it with `PeftModel.from_pretrained(base, folder)`, or
+`vllm serve {name} --enable-lora --max-lora-rank {served_rank(record.config.lora_rank)} --lora-modules dail=FOLDER`.
+`{PROVENANCE_FILE}` holds every setting and sum.
+"""
+
+
+def served_rank(rank: int) -> int:
+    """The smallest --max-lora-rank of vLLM that holds an adapter of this rank."""
+    return next(size for size in _SERVED_RANKS if size >= rank)
+
+
+def _facts(provenance: Provenance, name: str, revision: str | None) -> dict[str, object]:
+    run, config = provenance.run, provenance.run.config
+    named = config.lora_targets
+    targets = "all linear layers that it can be served on" if isinstance(named, str) else ", ".join(named)
+    return {
+        "objective": label(config.objective),
+        "gamma": config.gamma if config.objective == "contrastive" or is_own(config.objective) else "not used",
+        "base model": f"{name}, revision {revision or run.model.revision}",
+        "tokenizer": run.model.tokenizer_hash,
+        "traces": f"batch {run.batch_id}, manifest {run.manifest_digest}",
+        **({"student of the traces": run.student} if run.student else {}),
+        "LoRA": f"rank {config.lora_rank}, alpha {config.lora_alpha}, dropout {config.lora_dropout}, on {targets}",
+        "steps": f"{provenance.steps} of {config.batch_size} traces, {config.epochs} epochs",
+        "made by": f"dail {run.tool_version}, {provenance.finished_at:%Y-%m-%d}",
+    }
+
+
+def _inherited(folder: Path) -> dict[str, Any]:
+    """Licence and language, as the base model's own card has them; nothing without a card that can be read."""
+    from huggingface_hub import ModelCard
+
+    path = folder / "README.md"
+    if not path.is_file():
+        return {}
+    try:
+        said = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
+        json.dumps(kept := {name: said[name] for name in _INHERITED if said.get(name)})
+    except Exception as error:  # of YAML, which anybody wrote; an adapter is not lost for it
+        _log.warning(f"the card of the base model, {path}, cannot be read ({error}); the adapter's names no licence")
+        return {}
+    return kept
+
+
+def _origins(record: RunRecord) -> Origins:
+    """Sources and licences of the traces' expert solutions; nothing if their shards are gone."""
+    try:
+        return origins(Path(record.manifest), record.manifest_digest)
+    except (DailError, OSError) as error:
+        _log.warning(f"the adapter's card does not say where the traces come from: {error}")
+        return Counter()
