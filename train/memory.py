@@ -18,8 +18,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from dail.synth.core.errors import UsageError
 from dail.synth.core.machine import main_memory
 from dail.train.data import Example, TrainingSet, microbatches, student_input
-from dail.train.model import Roles, recompute
+from dail.train.model import Roles
 from dail.train.objective import is_own
+from dail.train.recompute import recompute
 from dail.train.sharding import own_part
 from dail.train.step import GradientStep
 

@@ -6,8 +6,7 @@ Axes: B rows of sequences, T tokens of the longest, R trace tokens joined, D hid
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +16,27 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from dail.synth.core.errors import UsageError
-from dail.train.attention import PACKED, register
 from dail.train.config import TrainConfig
-from dail.train.data import Example, ModelLimits, Sequences, pad, student_input
+from dail.train.data import Example, ModelLimits, Sequences, pad
 from dail.train.distributed import Ranks
 from dail.train.lora import make_lean
 from dail.train.loss import Head
+from dail.train.rope import LongRope, take_over
 from dail.train.sharding import shard
 
 _log = logging.getLogger(__name__)
 
 _ALONE = Ranks()
-_PACKED_ERROR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative, of hidden states
 
 
 @dataclass(frozen=True)
 class Roles:
     """`head` turns hidden states into logits, for all three roles unless the student's has an adapter (`adapted_head`).
 
-    `packs`: sequences may be joined.
+    `packs`: sequences may be joined. `alone`: they may not even lie beside each other, and go through one by one.
     """
 
     peft: Any
@@ -47,6 +44,8 @@ class Roles:
     device: torch.device
     packs: bool = False
     adapted_head: nn.Module | None = None
+    alone: bool = False
+    rope: LongRope | None = None
 
     @property
     def folds(self) -> bool:
@@ -63,6 +62,10 @@ class Roles:
             return self._hidden(batch)
 
     def _hidden(self, batch: Sequences) -> Tensor:
+        if self.alone and len(batch.spans) > 1:
+            return torch.cat([self._hidden(one) for one in batch.each()])
+        if self.rope:
+            self.rope.read(batch)
         # No attention mask: sequences are causal, and a mask would cost the fast kernel. No cache: it would be filled
         # for nothing.
         decoder = self.peft.get_base_model().get_decoder()
@@ -120,7 +123,7 @@ def load_roles(folder: Path, config: TrainConfig, device: torch.device, ranks: R
         shard(peft, device, ranks)
     for name, module in peft.named_modules():
         module.training = "lora_dropout" in name
-    return Roles(peft.to(device), _head(peft), device, adapted_head=_adapted_head(peft))
+    return Roles(peft.to(device), _head(peft), device, adapted_head=_adapted_head(peft), rope=take_over(peft))
 
 
 def _lora(config: TrainConfig) -> LoraConfig:
@@ -134,46 +137,6 @@ def _lora(config: TrainConfig) -> LoraConfig:
     if config.lora == "lean":
         make_lean(lora)
     return lora
-
-
-def choose_packing(roles: Roles, examples: Sequence[Example]) -> Roles:
-    """Joins sequences without padding if that gives what each gives alone, tried out on a few; else pads.
-
-    Some architectures want of their attention what `dail.train.attention` has not, and torch's kernel wants a newer
-    GPU. Why is said.
-    """
-    alone = [pad([e.student_prompt_ids], [e.trace_ids], roles.device) for e in examples]
-    with torch.no_grad():
-        wanted_RD = torch.cat([roles.student(one) for one in alone])
-        own = roles.peft.config._attn_implementation
-        register()
-        try:
-            roles.peft.get_base_model().set_attn_implementation(PACKED)
-            packed_RD = roles.student(student_input(examples, roles.device, packed=True))
-            error = float((packed_RD - wanted_RD).norm() / wanted_RD.norm())
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, TypeError, ValueError) as problem:  # what is not implemented is a RuntimeError, too
-            _log.info(
-                f"sequences are padded, which takes longer: {roles.peft.config.model_type} models cannot be packed on "
-                f"the {roles.device.type} with torch {torch.__version__} ({type(problem).__name__}: {problem})"
-            )
-        else:
-            if error <= _PACKED_ERROR[wanted_RD.dtype]:
-                return replace(roles, packs=True)
-            _log.info(
-                f"sequences are padded: packed ones are off by {error:.2g} in {roles.peft.config.model_type} models"
-            )
-        roles.peft.get_base_model().set_attn_implementation(own)
-    return roles
-
-
-def recompute(roles: Roles) -> None:
-    """Keeps of each layer its input alone and computes the rest again in the backward pass."""
-    roles.peft.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
-    for module in roles.peft.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True  # it asks for this; what lies inside stays in eval mode, without dropout
 
 
 def _head(peft: Any) -> Head:

@@ -18,7 +18,8 @@ from dail.train import attention
 from dail.train.attention import PACKED, packed_attention, register
 from dail.train.config import TrainConfig
 from dail.train.data import Example, ModelLimits, load_examples, pack, student_input
-from dail.train.model import Roles, choose_packing, load_roles
+from dail.train.model import Roles, load_roles
+from dail.train.packing import choose_packing
 from dail.train.step import GradientStep
 from tests.conftest import Told
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest

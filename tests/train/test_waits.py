@@ -19,7 +19,8 @@ from dail.synth.schema.models import identify
 from dail.train import attention, loop
 from dail.train.config import TrainConfig
 from dail.train.data import ModelLimits, load_examples, on_device
-from dail.train.model import Roles, load_roles, recompute
+from dail.train.model import Roles, load_roles
+from dail.train.recompute import recompute
 from dail.train.step import GradientStep
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_model import CPU
