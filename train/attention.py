@@ -73,9 +73,7 @@ def packed_attention(
     lengths = list(pack_lengths) if pack_lengths else [query_1HTD.shape[2]]
     is_plain = softcap is None and s_aux is None
     if pack_ends is not None and is_plain and has_kernel(query_1HTD):
-        return _in_one_call(
-            query_1HTD, key_1HTD, value_1HTD, max(lengths), pack_ends, scaling, sliding_window
-        ), None
+        return _in_one_call(query_1HTD, key_1HTD, value_1HTD, max(lengths), pack_ends, scaling, sliding_window), None
     parts = zip(query_1HTD.split(lengths, 2), key_1HTD.split(lengths, 2), value_1HTD.split(lengths, 2), strict=True)
     each = []
     for query, key, value in parts:

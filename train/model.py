@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from dail.synth.core.errors import UsageError
@@ -30,6 +30,8 @@ from dail.train.sharding import shard
 _log = logging.getLogger(__name__)
 
 _ALONE = Ranks()
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+_LOUD = 8.0  # hidden states are made larger while the head is checked, or a cap would hardly show
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class Roles:
         """Whether the three roles can be folded before the head."""
         return self.head.is_plain and self.adapted_head is None
 
+    @property
+    def decoder(self) -> Any:
+        """What turns ids into hidden states. transformers calls the head so where it has that name."""
+        base = self.peft.get_base_model()
+        decoder = base.get_decoder()
+        return decoder if isinstance(decoder, PreTrainedModel) else base.base_model
+
     def student(self, batch: Sequences) -> Tensor:
         """Hidden states at the trace positions [R, D], with gradient to the adapter."""
         return self._hidden(batch)
@@ -68,11 +77,10 @@ class Roles:
             self.rope.read(batch)
         # No attention mask: sequences are causal, and a mask would cost the fast kernel. No cache: it would be filled
         # for nothing.
-        decoder = self.peft.get_base_model().get_decoder()
         pack: dict[str, Any] = {}
         if batch.lengths is not None:
             pack = {"pack_lengths": batch.lengths, "pack_ends": batch.ends, "position_ids": batch.positions_BT}
-        return batch.trace_positions(decoder(input_ids=batch.ids_BT, use_cache=False, **pack).last_hidden_state)
+        return batch.trace_positions(self.decoder(input_ids=batch.ids_BT, use_cache=False, **pack).last_hidden_state)
 
     def adapter(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
@@ -144,7 +152,7 @@ def _head(peft: Any) -> Head:
     head, config = peft.get_base_model().get_output_embeddings(), peft.config.get_text_config()
     head = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-    cap = getattr(config, "final_logit_softcapping", None)
+    cap = next(filter(None, (getattr(config, name, None) for name in _CAPS)), None)
     return Head(head.weight, getattr(head, "bias", None), scale, float(cap) if cap else None)
 
 
@@ -164,8 +172,11 @@ def check_roles(roles: Roles, example: Example) -> None:
     batch = pad([example.student_prompt_ids[:16]], [example.trace_ids[:16]], roles.device)
     with torch.no_grad():
         student_RD = roles.student(batch)
+        head = roles.peft.get_base_model().get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, given: (given[0] * _LOUD, *given[1:]))
         logits_RV = batch.trace_positions(roles.peft(input_ids=batch.ids_BT, use_cache=False).logits)
-        ours_RV = roles.head.logits(student_RD)
+        hook.remove()
+        ours_RV = roles.head.logits(student_RD * _LOUD)
     assert torch.equal(student_RD, roles.reference(batch)), "a fresh adapter must change nothing"
     if not torch.allclose(ours_RV.float(), logits_RV.float(), rtol=0.02, atol=0.02 * float(logits_RV.abs().max())):
         raise UsageError(

@@ -54,6 +54,8 @@ class Way:
     def taken(self, roles: Roles) -> Iterator[Roles]:
         """The roles that way, for as long as no other is tried."""
         roles.peft.get_base_model().set_attn_implementation(self.attention)
+        if self.attention in (PACKED, PADDED) and roles.decoder.config._attn_implementation != self.attention:
+            raise NotImplementedError("transformers cannot tell it which attention to use")
         yield replace(roles, packs=self.packs, alone=self.alone)
 
 
@@ -77,8 +79,8 @@ def choose_packing(
         ranks: all of them take the same way.
 
     Raises:
-        UsageError: packing is `on` and cannot be proven; the weights are divided, and every sequence has to go alone,
-            for which ranks are never in step.
+        UsageError: the model is not causal; packing is `on` and cannot be proven; the weights are divided and every
+            sequence has to go alone, for which ranks are never in step.
         torch.OutOfMemoryError: the longest sequences do not fit.
     """
     register()
@@ -124,7 +126,9 @@ class _Trial:
         draw = torch.Generator().manual_seed(0)
         probe = [torch.randint(vocabulary, (length,), generator=draw).tolist() for length in _PROBE_TOKENS]
         with _PLAIN.taken(roles) as plain, _short_windows(roles.peft):
-            return cls(roles, probe, _read(plain, probe), _longest(examples))
+            alone = _read(plain, probe)
+            _refuse_looking_ahead(plain, probe, alone)
+            return cls(roles, probe, alone, _longest(examples))
 
     @property
     def kind(self) -> str:
@@ -195,6 +199,16 @@ def _read(roles: Roles, sequences: Sequence[Ids]) -> list[Tensor]:
     join = pack if roles.packs else pad
     batch = join([ids[:1] for ids in sequences], [ids[1:] for ids in sequences], roles.device)
     return list(roles.student(batch).split([len(ids) - 1 for ids in sequences]))
+
+
+def _refuse_looking_ahead(roles: Roles, sequences: Sequence[Ids], found: Sequence[Tensor]) -> None:
+    """A model that reads the token it is asked to predict learns nothing from the loss."""
+    changed = _read(roles, [[*ids[:-1], ids[0]] for ids in sequences])
+    if (error := _worst(changed, found)) > _TOLERANCE[found[0].dtype]:
+        raise UsageError(
+            f"{roles.peft.config.model_type} models look ahead: another last token changes hidden states before it by "
+            f"{error:.2g}; wanted a causal model (for some, is_decoder=true in config.json); train another one"
+        )
 
 
 def _worst(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:

@@ -44,21 +44,21 @@ def recompute(roles: Roles) -> bool:
 @contextmanager
 def recomputing(roles: Roles) -> Iterator[bool]:
     """The same for a while."""
-    mine = [layer for layer in layers_of(roles) if not isinstance(layer.forward, _Again)]
+    before = [(layer, layer.forward) for layer in layers_of(roles)]
     try:
         yield recompute(roles)
     finally:
-        for layer in mine:
-            layer.forward = layer.forward.forward
+        for layer, forward in before:
+            layer.forward = forward
 
 
 def layers_of(roles: Roles) -> list[nn.Module]:
     """The decoder's layers: what transformers itself would compute again, else its longest list of modules."""
-    decoder = roles.peft.get_base_model().get_decoder()
+    decoder = roles.decoder
     if layers := _outermost(decoder, GradientCheckpointingLayer):
         return layers
-    lists: list[Any] = _outermost(decoder, nn.ModuleList)
-    return list(max(lists, key=len)) if lists else []
+    lists = [list(found.children()) for found in _outermost(decoder, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def _outermost(module: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:

@@ -33,7 +33,7 @@ class LongRope:
         self._lengths: tuple[int, ...] = ()
         self._is_pack = False
         for module in modules:
-            module.forward = _Chosen(self, module, module.forward)  # type: ignore[method-assign]
+            module.forward = _Chosen(self, module, module.forward)
 
     def read(self, batch: Sequences) -> None:
         """To be told before each pass which sequences it is over."""
@@ -48,8 +48,8 @@ class LongRope:
             return any(longer)
         if not self._is_pack:
             return on_device(torch.tensor(longer)[:, None, None], like.device)
-        by_token = [[is_longer] * length for is_longer, length in zip(longer, self._lengths, strict=True)]
-        return on_device(torch.tensor(sum(by_token, []))[None, :, None], like.device)
+        by_token = torch.tensor(longer).repeat_interleave(torch.tensor(self._lengths))
+        return on_device(by_token[None, :, None], like.device)
 
 
 @dataclass
@@ -95,7 +95,7 @@ class _Chosen:
 
 def take_over(peft: Any) -> LongRope | None:
     """For a model with LongRoPE, in place; none for others."""
-    found = [module for module in peft.get_base_model().get_decoder().modules() if _is_long_rope(module)]
+    found = [module for module in peft.modules() if _is_long_rope(module)]
     return LongRope(found) if found else None
 
 
