@@ -56,10 +56,12 @@ class Roles:
 
     @property
     def decoder(self) -> Any:
-        """What turns ids into hidden states. transformers calls the head so where it has that name."""
+        """What turns ids into hidden states. For some, transformers gives the head, or a model with a head."""
         base = self.peft.get_base_model()
         decoder = base.get_decoder()
-        return decoder if isinstance(decoder, PreTrainedModel) else base.base_model
+        if not isinstance(decoder, PreTrainedModel):
+            return base.base_model
+        return decoder.model if decoder.get_output_embeddings() is not None else decoder
 
     def student(self, batch: Sequences) -> Tensor:
         """Hidden states at the trace positions [R, D], with gradient to the adapter."""
