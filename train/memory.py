@@ -25,6 +25,7 @@ from dail.train.data import Example, TrainingSet, microbatches, out_of_memory, r
 from dail.train.live_bytes import LiveBytes
 from dail.train.model import Roles
 from dail.train.objective import is_own
+from dail.train.packing import short_windows
 from dail.train.recompute import recompute, recomputing
 from dail.train.sharding import own_part
 from dail.train.step import GradientStep
@@ -32,7 +33,7 @@ from dail.train.step import GradientStep
 _log = logging.getLogger(__name__)
 
 GIB = 2**30
-_PIECES = (256, 512, 1024)  # tokens; chunks in which some architectures compute are smaller
+_PIECES = (256, 512, 1024)  # tokens; multiples of the chunks in which some architectures compute
 _SHARED_PIECES = (64, 128)  # where layers come and go among ranks, and what autograd keeps is counted alone
 # Float32 logits of a chunk that the loss holds at a time, at the most. A user's objective may hold any number; forward
 # KL takes 8, Jensen-Shannon 11.
@@ -131,7 +132,11 @@ def count(scorer: GradientStep, examples: Sequence[Example], again: bool = False
         passes = _of_shared_layers(scorer, longest)
         passes = _recomputed(passes, scorer.roles) if again else passes
     else:
-        with recomputing(scorer.roles) if again else nullcontext():
+        # windows that the longest fills are shorter than every piece, so that each has the masks of a longer one
+        with (
+            recomputing(scorer.roles) if again else nullcontext(),
+            short_windows(scorer.roles.peft, longest.student_tokens),
+        ):
             passes = _of_passes(scorer, longest)
     return Needs(adapter + loss + passes.fixed, passes.per_token)
 
@@ -185,8 +190,8 @@ def _piece(example: Example, tokens: int) -> Example:
     def part(ids: tuple[int, ...]) -> tuple[int, ...]:
         return ids[: max(1, round(len(ids) * tokens / example.student_tokens))]
 
-    trace = part(example.trace_ids)
-    prompt = (*example.student_prompt_ids, *example.trace_ids)[: max(1, tokens - len(trace))]
+    trace = part(example.trace_ids)[: tokens - 1]
+    prompt = (*example.student_prompt_ids, *example.trace_ids)[: tokens - len(trace)]
     return replace(
         example,
         student_prompt_ids=prompt,

@@ -125,7 +125,7 @@ class _Trial:
         vocabulary = min(len(roles.peft.get_base_model().get_input_embeddings().weight), 1000)
         draw = torch.Generator().manual_seed(0)
         probe = [torch.randint(vocabulary, (length,), generator=draw).tolist() for length in _PROBE_TOKENS]
-        with _PLAIN.taken(roles) as plain, _short_windows(roles.peft):
+        with _PLAIN.taken(roles) as plain, short_windows(roles.peft):
             alone = _read(plain, probe)
             _refuse_looking_ahead(plain, probe, alone)
             return cls(roles, probe, alone, _longest(examples))
@@ -148,7 +148,7 @@ class _Trial:
 
     def _tried(self, roles: Roles) -> str | None:
         limit = _TOLERANCE[self.probe_alone[0].dtype]
-        with _short_windows(roles.peft):
+        with short_windows(roles.peft):
             found = _read(roles, self.probe)
             if not roles.alone and (leak := self._leak(roles, found, limit)):
                 return leak
@@ -236,8 +236,8 @@ def _longest(examples: Sequence[Example]) -> list[Ids]:
 
 
 @contextmanager
-def _short_windows(peft: Any) -> Iterator[None]:
-    """Windows, chunks and the like are shorter than a probe's sequences meanwhile."""
+def short_windows(peft: Any, of_less_than: float = torch.inf) -> Iterator[None]:
+    """Windows, chunks and the like are shorter than a probe's sequences meanwhile, or those of less than so much."""
     owners = {id(module): module for module in peft.modules()}
     for module in peft.modules():
         for name in ("config", "text_config"):
@@ -248,7 +248,7 @@ def _short_windows(peft: Any) -> Iterator[None]:
         for owner in owners.values():
             for name in _WIDTHS:
                 value = vars(owner).get(name)
-                if isinstance(value, int | float) and not isinstance(value, bool) and value > _SHORT:
+                if isinstance(value, int | float) and not isinstance(value, bool) and _SHORT < value < of_less_than:
                     changed.append((owner, name, value))
                     setattr(owner, name, _SHORT)
         yield
