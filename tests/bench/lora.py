@@ -54,7 +54,7 @@ def main() -> None:
             for lora in ("lean", "peft")
             for config in [TrainConfig.model_validate({"dtype": "bfloat16", "lora": lora})]
         }
-    kept = {lora: count(scorer, example).per_token / 1024 for lora, scorer in scorers.items()}
+    kept = {lora: count(scorer, [example]).per_token / 1024 for lora, scorer in scorers.items()}
     runs = [
         {lora: seconds(scorer.roles, example) for lora, scorer in scorers.items()} for _ in range(options.repeats + 1)
     ][1:]

@@ -1,0 +1,51 @@
+"""Loss and gradients of every architecture are the oracle's, by the way that the table says, or it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.architectures import KINDS, TABLE, held, outcome, row
+
+FEW = (
+    "bamba", "bloom", "cohere2", "deepseek_v3", "falcon", "gemma2", "gemma3_text", "gemma4_text", "glm_moe_dsa",
+    "gpt_neox", "gpt_oss", "kimi_linear", "lfm2", "llama", "llama4_text", "mamba2", "minimax", "mistral", "mixtral",
+    "olmo2", "opt", "phi3", "qwen2", "qwen3", "qwen3_moe", "qwen3_next", "recurrent_gemma", "rwkv", "xlstm",
+)  # fmt: skip
+
+
+def in_table(kind: str) -> str:
+    (line,) = (line for line in TABLE.read_text().splitlines() if line.startswith(f"| {kind} |"))
+    return line
+
+
+def said(line: str) -> str:
+    return line.split(" | ")[1]
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_a_few_are_as_the_table_says(kind: str):
+    assert said(row(outcome(kind))) == said(in_table(kind))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_all_are_as_the_table_says():
+    assert [said(row(outcome(kind))) for kind in KINDS] == [said(in_table(kind)) for kind in KINDS]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("kind", ["gemma2", "gpt_oss", "mistral"])
+def test_other_traces_and_no_packing_agree_too(tmp_path: Path, kind: str, seed: int):
+    assert row(held(kind, tmp_path / "packed", seed)) and row(held(kind, tmp_path / "padded", seed, packing="off"))
+
+
+def test_every_architecture_is_in_the_table():
+    assert all(in_table(kind) for kind in KINDS)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
