@@ -118,7 +118,11 @@ def load_roles(folder: Path, config: TrainConfig, device: torch.device, ranks: R
     transformers_logging.disable_progress_bar()
     try:
         base = AutoModelForCausalLM.from_pretrained(
-            folder.resolve(), dtype=getattr(torch, config.dtype), use_safetensors=True, local_files_only=True
+            folder.resolve(),
+            dtype=getattr(torch, config.dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            attn_implementation="eager",  # the one that drops nothing; `choose_packing` tries faster ones
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"the weights in {folder} cannot be read: {error}") from None

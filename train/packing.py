@@ -124,7 +124,9 @@ class _Trial:
     def of(cls, roles: Roles, examples: Sequence[Example]) -> _Trial:
         vocabulary = min(len(roles.peft.get_base_model().get_input_embeddings().weight), 1000)
         draw = torch.Generator().manual_seed(0)
-        probe = [torch.randint(vocabulary, (length,), generator=draw).tolist() for length in _PROBE_TOKENS]
+        context = getattr(roles.peft.config.get_text_config(), "max_position_embeddings", None) or _PROBE_TOKENS[-1]
+        lengths = [min(length, context) for length in _PROBE_TOKENS]
+        probe = [torch.randint(vocabulary, (length,), generator=draw).tolist() for length in lengths]
         with _PLAIN.taken(roles) as plain, short_windows(roles.peft):
             alone = _read(plain, probe)
             _refuse_looking_ahead(plain, probe, alone)

@@ -317,7 +317,7 @@ def outcome(kind: str) -> Outcome:
         return Outcome(kind, "not tried", why=LEFT_OUT[kind])
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with at_most(45):
+            with at_most(200):
                 return held(kind, Path(folder))
         except UsageError as error:
             return Outcome(kind, "refused", why=str(error))

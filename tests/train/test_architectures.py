@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from tests.train.architectures import KINDS, TABLE, held, outcome, row
 
 FEW = (
     "bamba", "bloom", "cohere2", "deepseek_v3", "falcon", "gemma2", "gemma3_text", "gemma4_text", "glm_moe_dsa",
-    "gpt_neox", "gpt_oss", "kimi_linear", "lfm2", "llama", "llama4_text", "mamba2", "minimax", "mistral", "mixtral",
+    "gpt_neox", "gpt_oss", "lfm2", "llama", "llama4_text", "mamba2", "minimax", "mistral", "mixtral",
     "olmo2", "opt", "phi3", "qwen2", "qwen3", "qwen3_moe", "qwen3_next", "recurrent_gemma", "rwkv", "xlstm",
 )  # fmt: skip
 
@@ -36,12 +37,12 @@ def test_all_are_as_the_table_says():
     assert [said(row(outcome(kind))) for kind in KINDS] == [said(in_table(kind)) for kind in KINDS]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("kind", ["gemma2", "gpt_oss", "mistral"])
-def test_other_traces_and_no_packing_agree_too(tmp_path: Path, kind: str, seed: int):
-    assert row(held(kind, tmp_path / "packed", seed)) and row(held(kind, tmp_path / "padded", seed, packing="off"))
+@pytest.mark.parametrize("kind", ["gemma2", "gpt_oss"])
+def test_other_traces_and_no_packing_agree_too(tmp_path: Path, kind: str):
+    assert row(held(kind, tmp_path / "packed", 1)) and row(held(kind, tmp_path / "padded", 1, packing="off"))
 
 
+@pytest.mark.skipif(f"transformers {transformers.__version__} " not in TABLE.read_text(), reason="of another release")
 def test_every_architecture_is_in_the_table():
     assert all(in_table(kind) for kind in KINDS)
 
