@@ -71,7 +71,7 @@ def packed_attention(
     if query_1HTD.shape[2] != key_1HTD.shape[2]:
         raise NotImplementedError("other keys than those of the sequence's own tokens")
     lengths = list(pack_lengths) if pack_lengths else [query_1HTD.shape[2]]
-    is_plain = softcap is None and s_aux is None
+    is_plain = softcap is None and s_aux is None and key_1HTD.shape[3] == value_1HTD.shape[3]
     if pack_ends is not None and is_plain and has_kernel(query_1HTD):
         return _in_one_call(query_1HTD, key_1HTD, value_1HTD, max(lengths), pack_ends, scaling, sliding_window), None
     parts = zip(query_1HTD.split(lengths, 2), key_1HTD.split(lengths, 2), value_1HTD.split(lengths, 2), strict=True)

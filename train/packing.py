@@ -228,13 +228,13 @@ def _worst(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
 
 def _longest(examples: Sequence[Example]) -> list[Ids]:
     """The two longest sequences of any role, and the shortest before them."""
-    rows = [
-        [*prompt, *e.trace_ids]
+    contexts = [
+        (len(prompt) + len(e.trace_ids), prompt, e.trace_ids)
         for e in examples
         for prompt in (e.student_prompt_ids, e.privileged_prompt_ids, e.negative_prompt_ids)
     ]
-    rows.sort(key=len)
-    return [rows[0], rows[-1], rows[-2]]
+    contexts.sort(key=lambda context: context[0])
+    return [[*prompt, *trace] for _, prompt, trace in (contexts[0], contexts[-1], contexts[-2])]
 
 
 @contextmanager

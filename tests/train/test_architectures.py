@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,22 @@ def said(line: str) -> str:
 @pytest.mark.parametrize("kind", FEW)
 def test_a_few_are_as_the_table_says(kind: str):
     assert said(row(outcome(kind))) == said(in_table(kind))
+
+
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+VARIANTS = [
+    ("falcon", {"alibi": True}),
+    ("gemma2", {"attn_logit_softcapping": 0.5, "final_logit_softcapping": None, "sliding_window": 3}),
+    ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 65}),
+    ("llama4_text", {"attn_temperature_tuning": True, "floor_scale": 8, "attention_chunk_size": 8}),
+    ("mistral", {"sliding_window": 1}),
+    ("opt", {"word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings"), VARIANTS)
+def test_other_settings_of_an_architecture_agree_too(tmp_path: Path, kind: str, settings: dict[str, Any]):
+    assert "exact" in row(held(kind, tmp_path, **settings))
 
 
 @pytest.mark.soak

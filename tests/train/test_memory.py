@@ -47,7 +47,7 @@ def truth(of_run: GradientStep, batch: list[Example]) -> float:
 
 SHAPES = {  # what takes the memory: attention's scores of all pairs, experts, scans in chunks, masks, plain layers
     "gpt_neox": {}, "gemma2": {}, "bloom": {}, "mixtral": {}, "qwen3_next": {"linear_conv_kernel_dim": 4}, "mamba2": {},
-    "mistral": {"sliding_window": 64}, "mpt": {}, "llama": {}, "lfm2": {},
+    "mistral": {"sliding_window": 64}, "llama": {},
 }  # fmt: skip
 
 
@@ -57,8 +57,9 @@ SHAPES = {  # what takes the memory: attention's scores of all pairs, experts, s
 def test_the_forecast_is_what_a_step_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, references: str):
     """Sequences four times as long as the longest piece; never much less, and not much more."""
     monkeypatch.setattr(memory, "_PIECES", (64, 128, 256))
-    limit = "max_seq_len" if kind == "mpt" else "max_position_embeddings"
-    save_model(kind, tmp_path, **SHAPES[kind], **({} if kind in ("bloom", "mamba2") else {limit: 2048}))
+    save_model(
+        kind, tmp_path, **SHAPES[kind], **({} if kind in ("bloom", "mamba2") else {"max_position_embeddings": 2048})
+    )
     config = TrainConfig(
         dtype="float32",
         lora_rank=2,
