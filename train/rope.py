@@ -30,7 +30,7 @@ class LongRope:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.choice: RopeChoice = "each"
-        self._lengths: tuple[int, ...] = ()
+        self._lengths: tuple[int, ...] = (0,)
         self._is_pack = False
         for module in modules:
             module.forward = _Chosen(self, module, module.forward)
@@ -43,7 +43,11 @@ class LongRope:
         """Where the long factors belong: by token of a pack [1, T, 1], by row [B, 1, 1], or everywhere alike."""
         if self.choice != "each":
             return self.choice == "long"
-        longer = [length > limit for length in self._lengths]
+        rows, width = like.shape[:2]
+        if (rows, width) == (1, sum(self._lengths)) or (rows, width) == (len(self._lengths), max(self._lengths)):
+            longer = [length > limit for length in self._lengths]
+        else:  # a pass that nobody has told of
+            longer = [width > limit]
         if all(longer) or not any(longer):
             return any(longer)
         if not self._is_pack:

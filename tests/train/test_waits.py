@@ -146,9 +146,8 @@ def test_the_count_sees_every_kind_of_wait_and_nothing_else(name: str, waits: Wa
 
 def on_card(folder: Path, config: TrainConfig, packs: bool) -> Roles:
     roles = load_roles(folder, config, CARD)
-    if packs:
-        attention.register()
-        roles.peft.get_base_model().set_attn_implementation(attention.PACKED)
+    attention.register()
+    roles.peft.get_base_model().set_attn_implementation(attention.PACKED if packs else attention.PADDED)
     if config.recompute == "on":
         recompute(roles)
     return replace(roles, packs=packs)
