@@ -25,6 +25,7 @@ FREE_ON_RESUME = frozenset(
         "references",
         "lora",
         "recompute",
+        "packing",
         "shard_weights",
         "trackers",
         "kl_every",
@@ -101,6 +102,10 @@ class TrainConfig(Config):
     recompute: Literal["auto", "on", "off"] = Field(
         "auto",
         description="compute activations again in the backward pass; auto: if memory would not do otherwise",
+    )
+    packing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="join sequences without pads; auto: if each is proven to get what it gets alone; on: or refuse",
     )
     shard_weights: bool = Field(
         False, description="divide the frozen weights among the ranks (FSDP2), for models that one card does not hold"

@@ -214,6 +214,16 @@ class Sequences(NamedTuple):
             return None
         return on_device(torch.tensor([0, *self.lengths]).cumsum(0).to(torch.int32), self.ids_BT.device)
 
+    @property
+    def row_lengths(self) -> tuple[int, ...]:
+        """Of each sequence, without pads."""
+        return self.lengths or tuple(span.stop + 1 for _, span in self.spans)
+
+    def each(self) -> list[Sequences]:
+        """The rows one by one, without pads; not of a pack."""
+        assert self.lengths is None, "sequences of a pack are not rows"
+        return [Sequences(self.ids_BT[row : row + 1, : span.stop + 1], ((0, span),)) for row, span in self.spans]
+
     def trace_positions(self, hidden_BTD: Tensor) -> Tensor:
         """Joins the trace positions of all sequences to [R, D]; prompts and padding are left behind."""
         return torch.cat([hidden_BTD[row, span] for row, span in self.spans])

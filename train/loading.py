@@ -48,6 +48,7 @@ def load_base(folder: Path, dtype: str) -> Any:
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            attn_implementation="eager",  # the one that drops nothing; `choose_packing` tries faster ones
             ignore_mismatched_sizes=True,  # so that they are named, and refused here
             output_loading_info=True,
         )

@@ -35,7 +35,8 @@ from dail.train.consistency import check_rollout
 from dail.train.data import Example, TrainingSet, load_examples
 from dail.train.distributed import Ranks
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
-from dail.train.model import check_roles, choose_packing, device_and_dtype, load_roles, read_limits
+from dail.train.model import check_roles, device_and_dtype, load_roles, read_limits
+from dail.train.packing import choose_packing
 from dail.train.record import RunRecord
 from dail.train.references import ReferenceCache, fill, made_with, own_folder
 from dail.train.step import GradientStep, has_kls, learning_rate, update
@@ -174,17 +175,18 @@ def _train(
 def start_scorer(model_folder: Path, config: TrainConfig, data: TrainingSet, ranks: Ranks) -> GradientStep:
     """The model in its three roles, tried out on the first traces; no cache yet."""
     device, _ = device_and_dtype(config)
+    ranks = replace(ranks, share_weights=config.shard_weights)
     _log.info(f"loading the weights as {config.dtype} on the {device.type}")
     try:
         roles = load_roles(model_folder, config, device, ranks)
         check_roles(roles, data.examples[0])
-        roles = choose_packing(roles, data.examples[:3])
+        roles = choose_packing(roles, data.examples, config.packing, ranks)
     except torch.OutOfMemoryError:
         raise UsageError(
             f"the weights of {model_folder} do not fit on the {device.type} as {config.dtype}; free it of other "
             "programs, take a larger one, or start several ranks with shard_weights=true"
         ) from None
-    return GradientStep(roles, config, data.mean_trace_tokens, ranks=replace(ranks, share_weights=config.shard_weights))
+    return GradientStep(roles, config, data.mean_trace_tokens, ranks=ranks)
 
 
 def reference_cache(folder: Path, scorer: GradientStep, data: TrainingSet, record: RunRecord) -> ReferenceCache | None:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers import PreTrainedModel
 
 from dail.synth.core.errors import UsageError
-from dail.train.attention import PACKED, register
 from dail.train.config import TrainConfig
-from dail.train.data import Example, ModelLimits, Sequences, pad, student_input
+from dail.train.data import Example, ModelLimits, Sequences, pad
 from dail.train.distributed import Ranks
 from dail.train.loading import load_base, read_config
 from dail.train.lora import make_lean
 from dail.train.loss import Head
+from dail.train.rope import LongRope, take_over
 from dail.train.sharding import shard
 from dail.train.targets import Targets, describe, find_targets
 
@@ -34,14 +33,15 @@ _log = logging.getLogger(__name__)
 _ALONE = Ranks()
 # Names under which configurations have the longest sequence; a model with none of them reads sequences of any length.
 _CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length")
-_PACKED_ERROR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative, of hidden states
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+_LOUD = 8.0  # hidden states are made larger while the head is checked, or a cap would hardly show
 
 
 @dataclass(frozen=True)
 class Roles:
     """`head` turns hidden states into logits, for all three roles unless the student's has an adapter (`adapted_head`).
 
-    `packs`: sequences may be joined.
+    `packs`: sequences may be joined. `alone`: they may not even lie beside each other, and go through one by one.
     """
 
     peft: Any
@@ -49,11 +49,22 @@ class Roles:
     device: torch.device
     packs: bool = False
     adapted_head: nn.Module | None = None
+    alone: bool = False
+    rope: LongRope | None = None
 
     @property
     def folds(self) -> bool:
         """Whether the three roles can be folded before the head."""
         return self.head.is_plain and self.adapted_head is None
+
+    @property
+    def decoder(self) -> Any:
+        """What turns ids into hidden states. For some, transformers gives the head, or a model with a head."""
+        base = self.peft.get_base_model()
+        decoder = base.get_decoder()
+        if not isinstance(decoder, PreTrainedModel):
+            return base.base_model
+        return decoder.model if decoder.get_output_embeddings() is not None else decoder
 
     def student(self, batch: Sequences) -> Tensor:
         """Hidden states at the trace positions [R, D], with gradient to the adapter."""
@@ -65,13 +76,16 @@ class Roles:
             return self._hidden(batch)
 
     def _hidden(self, batch: Sequences) -> Tensor:
+        if self.alone and len(batch.spans) > 1:
+            return torch.cat([self._hidden(one) for one in batch.each()])
+        if self.rope:
+            self.rope.read(batch)
         # No attention mask: sequences are causal, and a mask would cost the fast kernel. No cache: it would be filled
         # for nothing.
-        decoder = self.peft.get_base_model().get_decoder()
         pack: dict[str, Any] = {}
         if batch.lengths is not None:
             pack = {"pack_lengths": batch.lengths, "pack_ends": batch.ends, "position_ids": batch.positions_BT}
-        return batch.trace_positions(decoder(input_ids=batch.ids_BT, use_cache=False, **pack).last_hidden_state)
+        return batch.trace_positions(self.decoder(input_ids=batch.ids_BT, use_cache=False, **pack).last_hidden_state)
 
     def adapter(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
@@ -120,7 +134,7 @@ def load_roles(folder: Path, config: TrainConfig, device: torch.device, ranks: R
         shard(peft, device, ranks)
     for name, module in peft.named_modules():
         module.training = "lora_dropout" in name
-    return Roles(peft.to(device), _head(peft), device, adapted_head=_adapted_head(peft))
+    return Roles(peft.to(device), _head(peft), device, adapted_head=_adapted_head(peft), rope=take_over(peft))
 
 
 def _lora(config: TrainConfig, targets: Targets) -> LoraConfig:
@@ -136,52 +150,12 @@ def _lora(config: TrainConfig, targets: Targets) -> LoraConfig:
     return lora
 
 
-def choose_packing(roles: Roles, examples: Sequence[Example]) -> Roles:
-    """Joins sequences without padding if that gives what each gives alone, tried out on a few; else pads.
-
-    Some architectures want of their attention what `dail.train.attention` has not, and torch's kernel wants a newer
-    GPU. Why is said.
-    """
-    alone = [pad([e.student_prompt_ids], [e.trace_ids], roles.device) for e in examples]
-    with torch.no_grad():
-        wanted_RD = torch.cat([roles.student(one) for one in alone])
-        own = roles.peft.config._attn_implementation
-        register()
-        try:
-            roles.peft.get_base_model().set_attn_implementation(PACKED)
-            packed_RD = roles.student(student_input(examples, roles.device, packed=True))
-            error = float((packed_RD - wanted_RD).norm() / wanted_RD.norm())
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, TypeError, ValueError) as problem:  # what is not implemented is a RuntimeError, too
-            _log.info(
-                f"sequences are padded, which takes longer: {roles.peft.config.model_type} models cannot be packed on "
-                f"the {roles.device.type} with torch {torch.__version__} ({type(problem).__name__}: {problem})"
-            )
-        else:
-            if error <= _PACKED_ERROR[wanted_RD.dtype]:
-                return replace(roles, packs=True)
-            _log.info(
-                f"sequences are padded: packed ones are off by {error:.2g} in {roles.peft.config.model_type} models"
-            )
-        roles.peft.get_base_model().set_attn_implementation(own)
-    return roles
-
-
-def recompute(roles: Roles) -> None:
-    """Keeps of each layer its input alone and computes the rest again in the backward pass."""
-    roles.peft.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
-    for module in roles.peft.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True  # it asks for this; what lies inside stays in eval mode, without dropout
-
-
 def _head(peft: Any) -> Head:
     """The head with what its architecture does to its logits, as far as configurations name it."""
     head, config = peft.get_base_model().get_output_embeddings(), peft.config.get_text_config()
     head = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-    cap = getattr(config, "final_logit_softcapping", None)
+    cap = next(filter(None, (getattr(config, name, None) for name in _CAPS)), None)
     return Head(head.weight, getattr(head, "bias", None), scale, float(cap) if cap else None)
 
 
@@ -200,8 +174,11 @@ def check_roles(roles: Roles, example: Example) -> None:
     batch = pad([example.student_prompt_ids[:16]], [example.trace_ids[:16]], roles.device)
     with torch.no_grad():
         student_RD = roles.student(batch)
+        head = roles.peft.get_base_model().get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, given: (given[0] * _LOUD, *given[1:]))
         logits_RV = batch.trace_positions(roles.peft(input_ids=batch.ids_BT, use_cache=False).logits)
-        ours_RV = roles.head.logits(student_RD)
+        hook.remove()
+        ours_RV = roles.head.logits(student_RD * _LOUD)
         reference_RD = roles.reference(batch)
     if not torch.isfinite(student_RD).all():
         raise UsageError(

@@ -198,7 +198,7 @@ def made_with(model: ModelIdentity, roles: Roles, config: TrainConfig) -> MadeWi
         tokenizer=model.tokenizer_hash,
         template=model.template_hash,
         dtype=config.dtype,
-        attention=str(roles.peft.config._attn_implementation),
+        attention="each sequence alone" if roles.rope is None else f"each sequence alone, LongRoPE {roles.rope.choice}",
     )
 
 

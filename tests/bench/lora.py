@@ -21,6 +21,7 @@ from dail.train.config import TrainConfig
 from dail.train.data import Example, student_input
 from dail.train.memory import count
 from dail.train.model import Roles, load_roles
+from dail.train.packing import choose_packing
 from dail.train.step import GradientStep
 from tests.bench.shapes import SHAPES, machine, write_config
 from tests.bench.train import make_weights
@@ -50,11 +51,11 @@ def main() -> None:
         write_config(folder, options.shape, num_hidden_layers=1, vocab_size=1024)
         make_weights(folder, torch.bfloat16)
         scorers = {
-            lora: GradientStep(load_roles(folder, config, DEVICE), config, 1.0)
+            lora: GradientStep(choose_packing(load_roles(folder, config, DEVICE), [example]), config, 1.0)
             for lora in ("lean", "peft")
             for config in [TrainConfig.model_validate({"dtype": "bfloat16", "lora": lora})]
         }
-    kept = {lora: count(scorer, example).per_token / 1024 for lora, scorer in scorers.items()}
+    kept = {lora: count(scorer, [example]).per_token / 1024 for lora, scorer in scorers.items()}
     runs = [
         {lora: seconds(scorer.roles, example) for lora, scorer in scorers.items()} for _ in range(options.repeats + 1)
     ][1:]

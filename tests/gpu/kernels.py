@@ -41,7 +41,8 @@ from dail.train.loss import (
     project,
     reference_of,
 )
-from dail.train.model import check_roles, choose_packing, load_roles
+from dail.train.model import check_roles, load_roles
+from dail.train.packing import choose_packing
 from tests.bench.loss import errors
 from tests.bench.shapes import write_config
 from tests.bench.train import make_weights

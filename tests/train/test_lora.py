@@ -14,7 +14,8 @@ from dail.synth.schema.models import identify
 from dail.train.config import TrainConfig
 from dail.train.data import Example, ModelLimits, load_examples, student_input
 from dail.train.lora import LeanLinear
-from dail.train.model import Roles, check_roles, load_roles, recompute
+from dail.train.model import Roles, check_roles, load_roles
+from dail.train.recompute import recompute
 from dail.train.step import GradientStep
 from tests.conftest import Told
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest

@@ -6,19 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from dail.synth.core.errors import UsageError
 from dail.synth.core.machine import main_memory
 from dail.synth.schema.models import identify
 from dail.train import memory
 from dail.train.config import TrainConfig
-from dail.train.data import ModelLimits, TrainingSet, load_examples
+from dail.train.data import Example, ModelLimits, TrainingSet, joined_traces, load_examples, student_input
+from dail.train.live_bytes import LiveBytes
+from dail.train.loss import nll_loss
 from dail.train.model import load_roles
+from dail.train.packing import choose_packing
+from dail.train.recompute import layers_of, recomputing
 from dail.train.step import GradientStep
 from tests.conftest import Told
+from tests.train.architectures import TARGETS, save_model
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
-from tests.train.test_lora import kept
 from tests.train.test_model import CPU
+from tests.train.test_packing import traces
 
 
 @pytest.fixture
@@ -31,14 +37,56 @@ def scorer(tiny_model: Path, **settings: object) -> GradientStep:
     return GradientStep(load_roles(tiny_model, config, CPU), config, 15.0)
 
 
-def test_what_a_token_needs_is_what_autograd_keeps_of_it(tiny_model: Path, data: TrainingSet):
-    of_run = scorer(tiny_model)
-    needs = memory.count(of_run, data.examples[0])
-    for number in (1, 4):
-        tensors = kept(of_run.roles, data.examples[:number])
-        held = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
-        tokens = number * max(example.student_tokens for example in data.examples[:number])  # padded
-        assert tokens * needs.per_token == pytest.approx(held, rel=0.15)
+def truth(of_run: GradientStep, batch: list[Example]) -> float:
+    """The most that lives at a time in a step, and the optimizer's moments."""
+    with LiveBytes([*of_run.roles.peft.parameters(), *of_run.roles.peft.buffers()]) as live:
+        of_run.backward(batch, batch)
+    of_run.roles.peft.zero_grad()
+    return live.peak + 8 * sum(weight.numel() for weight in of_run.roles.adapter().values())
+
+
+SHAPES = {  # what takes the memory: attention's scores of all pairs, experts, scans in chunks, masks, plain layers
+    "gpt_neox": {}, "gemma2": {}, "bloom": {}, "mixtral": {}, "qwen3_next": {"linear_conv_kernel_dim": 4}, "mamba2": {},
+    "mistral": {"sliding_window": 64}, "llama": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "references"), [*((kind, "cached") for kind in SHAPES), *((kind, "live") for kind in ("gemma2", "llama"))]
+)
+def test_the_forecast_is_what_a_step_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, references: str):
+    """Sequences four times as long as the longest piece; never much less, and not much more."""
+    monkeypatch.setattr(memory, "_PIECES", (64, 128, 256))
+    save_model(
+        kind, tmp_path, **SHAPES[kind], **({} if kind in ("bloom", "mamba2") else {"max_position_embeddings": 2048})
+    )
+    config = TrainConfig(
+        dtype="float32",
+        lora_rank=2,
+        token_chunk=16,
+        lora_targets=TARGETS.get(kind, "all-linear"),
+        references=references,
+    )
+    roles = choose_packing(load_roles(tmp_path, config, CPU), traces(30, 40))
+    of_run, batch = GradientStep(roles, config, 700.0), traces(1019, 1019)
+    if references == "cached" and roles.folds:
+        monkeypatch.setattr(GradientStep, "score", score_alone)
+    needs = memory.count(of_run, batch)
+    assert 0.8 < needs.of(2 * 1024) / truth(of_run, batch) < 1.5
+    again = memory.count(of_run, batch, again=True)
+    with recomputing(roles):
+        assert 0.8 < again.of(2 * 1024) / truth(of_run, batch) < 1.5
+
+
+def score_alone(of_run: GradientStep, batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The student's pass without the references', as where they are read from a cache."""
+    hidden_RD = of_run.roles.student(student_input(batch, CPU, of_run.roles.packs))
+    return nll_loss(hidden_RD, joined_traces(batch, CPU), of_run.roles.head, of_run.config.token_chunk)
+
+
+def test_sequences_longer_than_every_piece_grow_by_the_larger_of_line_and_parabola():
+    assert memory._through((1, 2, 3), [1.0, 4.0, 9.0], 10) == pytest.approx(100.0)
+    assert memory._through((1, 2), [3.0, 5.0], 10) == pytest.approx(21.0)
 
 
 def test_a_run_that_fits_says_what_it_needs(tiny_model: Path, data: TrainingSet, told: Told):
@@ -48,7 +96,7 @@ def test_a_run_that_fits_says_what_it_needs(tiny_model: Path, data: TrainingSet,
 
 
 def limits(of_run: GradientStep, data: TrainingSet) -> tuple[int, memory.Needs]:
-    return max(example.student_tokens for example in data.examples), memory.count(of_run, data.examples[0])
+    return max(example.student_tokens for example in data.examples), memory.count(of_run, data.examples)
 
 
 def test_activations_are_computed_again_where_memory_is_short(tiny_model: Path, data: TrainingSet, told: Told):
@@ -57,8 +105,7 @@ def test_activations_are_computed_again_where_memory_is_short(tiny_model: Path, 
     tokens = sum(sorted(example.student_tokens for example in data.examples)[-of_run.config.batch_size :])
     memory.fit(of_run, data, free=needs.of(tokens) - 1)
     assert "computed again in the backward pass" in told()
-    layers = of_run.roles.peft.get_base_model().get_decoder().layers
-    assert all(layer.training and layer.gradient_checkpointing for layer in layers)
+    assert all(layer.forward.__class__.__module__ == "dail.train.recompute" for layer in layers_of(of_run.roles))
 
 
 def test_a_run_that_does_not_fit_is_refused_with_the_number_that_would(tiny_model: Path, data: TrainingSet):

@@ -169,7 +169,7 @@ def test_two_ranks_make_the_adapter_of_one(
 def test_more_memory_is_forecast_for_whole_rows(tiny_model: Path, make_manifest: MakeManifest, config: TrainConfig):
     roles, example = load_roles(tiny_model, config, CPU), examples(tiny_model, make_manifest(1))[0]
     folded = config.model_copy(update={"objective": "contrastive"})
-    ours, theirs = (memory.count(GradientStep(roles, one, 10.0), example) for one in (config, folded))
+    ours, theirs = (memory.count(GradientStep(roles, one, 10.0), [example]) for one in (config, folded))
     assert ours.fixed - theirs.fixed == 4 * 9 * config.token_chunk * VOCABULARY
 
 

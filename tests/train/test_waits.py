@@ -19,7 +19,8 @@ from dail.synth.schema.models import identify
 from dail.train import attention, loop
 from dail.train.config import TrainConfig
 from dail.train.data import ModelLimits, load_examples, on_device
-from dail.train.model import Roles, load_roles, recompute
+from dail.train.model import Roles, load_roles
+from dail.train.recompute import recompute
 from dail.train.step import GradientStep
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_model import CPU
@@ -145,9 +146,8 @@ def test_the_count_sees_every_kind_of_wait_and_nothing_else(name: str, waits: Wa
 
 def on_card(folder: Path, config: TrainConfig, packs: bool) -> Roles:
     roles = load_roles(folder, config, CARD)
-    if packs:
-        attention.register()
-        roles.peft.get_base_model().set_attn_implementation(attention.PACKED)
+    attention.register()
+    roles.peft.get_base_model().set_attn_implementation(attention.PACKED if packs else attention.PADDED)
     if config.recompute == "on":
         recompute(roles)
     return replace(roles, packs=packs)
