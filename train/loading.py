@@ -23,7 +23,8 @@ from dail.synth.core.errors import UsageError
 _log = logging.getLogger(__name__)
 
 _SHOWN = 5  # names in a message
-_PLAIN = {"F64", "F32", "F16", "BF16"}  # types of weights that are numbers by themselves; all others need a scale
+# Types of tensors that are numbers by themselves, or indices; weights of others need a scale.
+_PLAIN = {"F64", "F32", "F16", "BF16", "I64", "BOOL"}
 _INDEX = re.compile(r"\.\d+\.")  # the number of a layer or of an expert
 
 

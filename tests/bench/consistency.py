@@ -24,7 +24,8 @@ from dail.synth.schema.models import identify
 from dail.train.config import TrainConfig
 from dail.train.consistency import check_rollout
 from dail.train.data import load_examples
-from dail.train.model import Roles, choose_packing, load_roles, read_limits
+from dail.train.model import Roles, load_roles, read_limits
+from dail.train.packing import choose_packing
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
