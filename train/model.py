@@ -180,6 +180,11 @@ def check_roles(roles: Roles, example: Example) -> None:
         hook.remove()
         ours_RV = roles.head.logits(student_RD * _LOUD)
         reference_RD = roles.reference(batch)
+    if not roles.student(batch).requires_grad:
+        raise UsageError(
+            f"{roles.peft.config.model_type} models hide gradients from autograd, so none would reach an adapter; "
+            "train another model"
+        )
     if not torch.isfinite(student_RD).all():
         raise UsageError(
             f"the model gives hidden states that are not finite on the first {len(student_RD)} tokens of trace "

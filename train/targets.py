@@ -153,6 +153,8 @@ def _why_not(base: PreTrainedModel, linear: Mapping[str, nn.Module]) -> dict[str
             found[name] = "lies outside the decoder, which alone reads text"
         elif _ROUTER.fullmatch(kind) or (kind.endswith("gate") and _holds_experts(parent)):
             found[name] = "is a router of experts, on which vLLM refuses an adapter or ignores it"
+        elif isinstance(layer, nn.Linear) and type(layer).forward is not nn.Linear.forward:
+            found[name] = "does more than multiply by its matrix, which PEFT's adapter does not know"
         elif len(users[layer]) > 1:
             found[name] = f"is used in {len(users[layer])} places, and PEFT would adapt one of them"
         elif why := _CUT_ANOTHER_WAY.get((kind_of_model, kind)):

@@ -105,18 +105,6 @@ OWN: dict[str, dict[str, Any]] = {
                "mamba_ngroups": 1},
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
-ATTENTION = ("q_proj", "v_proj", "o_proj")
-TARGETS = {
-    "deepseek_v4": ("q_a_proj", "q_b_proj", "kv_proj", "o_b_proj"),  # o_a_proj is no plain matrix
-    "falcon_h1": ("in_proj", "q_proj", "up_proj"),  # PEFT adapts no out_proj of Mamba
-    "falcon_mamba": ("in_proj", "x_proj"),
-    "llama4": ATTENTION,  # its routers are no plain matrices
-    "llama4_text": ATTENTION,
-    "mamba": ("in_proj", "x_proj"),
-    "mamba2": ("in_proj",),
-    "nemotron_h": ("in_proj", "o_proj"),
-    "phimoe": ATTENTION,
-}
 # Trained by nobody as decoders, or never built small; each with the reason.
 LEFT_OUT: dict[str, str] = {
     "blt": "bytes in patches that a second model chooses",
@@ -276,7 +264,7 @@ def held(kind: str, folder: Path, seed: int = 0, packing: str = "auto", **settin
         UsageError: refused before step 1.
     """
     save_model(kind, folder, **settings)
-    config = TrainConfig(dtype="float32", lora_rank=4, lora_alpha=4, lora_targets=TARGETS.get(kind, "all-linear"))
+    config = TrainConfig(dtype="float32", lora_rank=4, lora_alpha=4)
     batch = examples(seed)
     roles = load_roles(folder, config, CPU)
     check_roles(roles, batch[0])

@@ -18,10 +18,11 @@ from dail.synth.schema.shards import TraceRow
 from dail.train import checkpoint
 from dail.train.config import TrainConfig
 from dail.train.consistency import Consistency, check_rollout
-from dail.train.data import load_examples
+from dail.train.data import load_examples, pad
 from dail.train.loop import compute_references, run
 from dail.train.model import load_roles, read_limits
 from tests.conftest import DEMO_MODEL, Told
+from tests.train.architectures import save_model
 from tests.train.conftest import VOCABULARY, trace_row, write_manifest
 
 CPU = torch.device("cpu")
@@ -130,6 +131,37 @@ def test_an_attention_cap_that_a_kernel_drops_is_found(tmp_path: Path):
     roles.peft.get_base_model().set_attn_implementation("sdpa")  # which takes a cap and drops it
     with pytest.raises(UsageError, match="attention that lacks a cap"):
         check_rollout(roles, data, manifest, FLOAT32)
+
+
+@pytest.mark.parametrize("choice", ["each", "long", "short"])
+def test_long_rope_is_set_to_what_the_engine_had(tmp_path: Path, told: Told, choice: str):
+    """vLLM has long factors for all sequences or short ones for all, as its context is long."""
+    folder = tmp_path / "phi"
+    save_model("phi3", folder)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(DEMO_MODEL / file, folder)
+    writer = load_roles(folder, FLOAT32, CPU)
+    assert writer.rope is not None
+    writer.rope.choice = choice  # type: ignore[assignment]
+    rows = []
+    for seed, length in enumerate((4, 60, 9, 50)):  # on either side of the 32 tokens of the short factors
+        row = trace_row(f"{seed:032x}", identify(folder), seed=seed)
+        row = row.model_copy(update={"trace_ids": tuple(range(1, length + 1)), "engine": ENGINE})
+        row = row.model_copy(update=dict.fromkeys(("student_prob", "rejected_ids"), (None,) * length))
+        for role in ("student", "privileged"):
+            prompt = getattr(row, f"{role}_prompt_ids")
+            with torch.no_grad(), writer.peft.disable_adapter():
+                hidden = writer.reference(pad([prompt], [row.trace_ids], CPU))
+                log_p = writer.head.logits(hidden).log_softmax(-1)
+            given = log_p.gather(-1, torch.tensor(row.trace_ids)[:, None])[:, 0].tolist()
+            row = row.model_copy(update={f"{role}_logprob": tuple(given)})
+        rows.append(row)
+    manifest = write_manifest(tmp_path / "shards", identify(folder), rows)
+    data = load_examples(manifest, identify(folder), read_limits(folder))
+    roles = load_roles(folder, FLOAT32, CPU)
+    assert max(one.error for one in check_rollout(roles, data, manifest, FLOAT32)) < 1e-3
+    assert roles.rope is not None and roles.rope.choice == choice
+    assert (f"all sequences get the {choice} factors" in told()) == (choice != "each")
 
 
 def test_contexts_that_were_rendered_otherwise_are_told_from_weights(tiny_model: Path, tmp_path: Path):

@@ -21,7 +21,7 @@ from dail.train.packing import choose_packing
 from dail.train.recompute import layers_of, recomputing
 from dail.train.step import GradientStep
 from tests.conftest import Told
-from tests.train.architectures import TARGETS, save_model
+from tests.train.architectures import save_model
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_model import CPU
 from tests.train.test_packing import traces
@@ -64,7 +64,6 @@ def test_the_forecast_is_what_a_step_takes(tmp_path: Path, monkeypatch: pytest.M
         dtype="float32",
         lora_rank=2,
         token_chunk=16,
-        lora_targets=TARGETS.get(kind, "all-linear"),
         references=references,
     )
     roles = choose_packing(load_roles(tmp_path, config, CPU), traces(30, 40))
@@ -78,7 +77,7 @@ def test_the_forecast_is_what_a_step_takes(tmp_path: Path, monkeypatch: pytest.M
         assert 0.8 < again.of(2 * 1024) / truth(of_run, batch) < 1.5
 
 
-def score_alone(of_run: GradientStep, batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
+def score_alone(of_run: GradientStep, batch: list[Example], with_kls: bool) -> tuple[Tensor, dict[str, Tensor]]:
     """The student's pass without the references', as where they are read from a cache."""
     hidden_RD = of_run.roles.student(student_input(batch, CPU, of_run.roles.packs))
     return nll_loss(hidden_RD, joined_traces(batch, CPU), of_run.roles.head, of_run.config.token_chunk)

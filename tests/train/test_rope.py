@@ -24,8 +24,7 @@ LAYERED = {"rope_parameters": {"full_attention": LONG_ROPE, "sliding_attention":
 
 def loaded(folder: Path, kind: str = "phi3", packing: str = "auto", **settings: Any) -> Roles:
     save_model(kind, folder, **settings)
-    targets = ("q_proj", "v_proj") if kind == "phimoe" else "all-linear"
-    roles = load_roles(folder, TrainConfig(dtype="float32", lora_rank=4, lora_alpha=4, lora_targets=targets), CPU)
+    roles = load_roles(folder, TrainConfig(dtype="float32", lora_rank=4, lora_alpha=4), CPU)
     return choose_packing(roles, traces(SHORT, LONG), packing)  # type: ignore[arg-type]
 
 
