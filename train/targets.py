@@ -153,7 +153,7 @@ def _why_not(base: PreTrainedModel, linear: Mapping[str, nn.Module]) -> dict[str
             found[name] = "lies outside the decoder, which alone reads text"
         elif _ROUTER.fullmatch(kind) or (kind.endswith("gate") and _holds_experts(parent)):
             found[name] = "is a router of experts, on which vLLM refuses an adapter or ignores it"
-        elif isinstance(layer, nn.Linear) and type(layer).forward is not nn.Linear.forward:
+        elif isinstance(layer, nn.Linear) and not _is_plain(layer):
             found[name] = "does more than multiply by its matrix, which PEFT's adapter does not know"
         elif len(users[layer]) > 1:
             found[name] = f"is used in {len(users[layer])} places, and PEFT would adapt one of them"
@@ -170,6 +170,20 @@ def _why_not(base: PreTrainedModel, linear: Mapping[str, nn.Module]) -> dict[str
 
 def _holds_experts(module: nn.Module) -> bool:
     return any("expert" in name for name, _ in module.named_children())
+
+
+def _is_plain(layer: nn.Linear) -> bool:
+    """Whether it is a matrix and a bias, tried out where it has a forward pass of its own."""
+    if type(layer).forward is nn.Linear.forward:
+        return True
+    probe = torch.ones(1, 1, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device)
+    with torch.no_grad():
+        wanted = nn.functional.linear(probe, layer.weight, layer.bias)
+        try:
+            found = layer(probe)
+        except (RuntimeError, ValueError, TypeError, IndexError):  # it wants another shape
+            return False
+    return isinstance(found, torch.Tensor) and found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-2)
 
 
 def _users(base: nn.Module) -> dict[nn.Module, set[nn.Module]]:
