@@ -102,7 +102,7 @@ def _inherited(folder: Path) -> dict[str, Any]:
     from huggingface_hub import ModelCard
 
     path = folder / "README.md"
-    if not path.is_file():
+    if not path.is_file() or not path.read_bytes().startswith(b"---"):  # it has no block of metadata
         return {}
     try:
         said = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
