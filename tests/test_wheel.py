@@ -104,7 +104,7 @@ def test_the_wheel_holds_all_of_dail_and_nothing_else(wheel: Path) -> None:
         f"dail/{path.relative_to(ROOT)}"
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.name != "README.md"
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".md"
     } | {f"dail/configs/{path.name}" for path in CONFIGS.iterdir() if path.is_file()}
     assert names == ours, "name new packages and files of data in pyproject.toml, [tool.setuptools]"
     assert {f"dail/{package}/py.typed" for package in PACKAGES} <= names
