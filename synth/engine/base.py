@@ -55,21 +55,24 @@ class Draw:
         acceptance: when a proposal of the student is accepted; none where one role samples alone.
         is_paired: the sequences of both roles stand in the batch, and always receive the same token. Both must be added
             before the same step. If not, and there is a rule, the sequence ends at the first `VerifyPoint`.
+        proposals: how many tokens the student proposes at a position, until one is accepted. A sequence of the student
+            alone takes the first, and tells of the others in `Sampled.further`.
     """
 
     role: Role
     acceptance: Acceptance | None = None
     is_paired: bool = False
+    proposals: int = 1
 
 
 @dataclass(frozen=True)
 class TokenSequence:
     """One sequence to decode: made by a strategy, carried by the engine until it ends.
 
-    With `draw`, the token is sampled from `uniforms(seed, position in the trace)`; `start` is the position of the
-    sequence's first token, and the trace tokens before it are the end of `prompt_ids`. Without, the engine's own
-    sampler samples. `score_from`: give the log-probabilities of the prompt's own tokens from this index on
-    (`Sampled.scores`).
+    With `draw`, the token is sampled from `trace_uniforms(seed, position in the trace)` and never one of
+    `suppressed_ids`; `start` is the position of the sequence's first token, and the trace tokens before it are the end
+    of `prompt_ids`. Without, the engine's own sampler samples, of all tokens. `score_from`: give the log-probabilities
+    of the prompt's own tokens from this index on (`Sampled.scores`).
     """
 
     key: SequenceKey
@@ -81,6 +84,7 @@ class TokenSequence:
     top_p: float = 1.0
     top_k: int = 0  # 0: all tokens
     draw: Draw | None = None
+    suppressed_ids: frozenset[int] = frozenset()
     start: int = 0
     adapter: str | None = None  # folder of a PEFT adapter; the base model without
     score_from: int | None = None
@@ -94,12 +98,14 @@ class Score:
     """What a role gives one token that is already there, at temperature 1.
 
     `rank` is the number of tokens at least as likely as it, itself included; `top_logprobs` are the log-probabilities
-    of the SCORE_TOP likeliest tokens (fewer in a smaller vocabulary), largest first.
+    of the SCORE_TOP likeliest tokens (fewer in a smaller vocabulary), largest first, and `top_ids` which these are.
+    Suppressed tokens are among them: a score is the model's as it is.
     """
 
     logprob: float
     rank: int
     top_logprobs: tuple[float, ...]
+    top_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,13 @@ class VerifyPoint:
     accepted: dict[int, float]
 
 
+class Proposal(NamedTuple):
+    """A token that the student proposes, with its log-probability at temperature 1."""
+
+    token: int
+    logprob: float
+
+
 @dataclass
 class Sampled:
     """What is new of one sequence: made by the engine, read by the strategy whose trace it belongs to.
@@ -127,6 +140,8 @@ class Sampled:
             longer at one position; nothing more is sampled for them, and both should be aborted.
         verify: where it ended, if it ended at one.
         scores: of prompt_ids[score_from:].
+        further: what a student that proposes several times proposed at each of `tokens` after that token, in order;
+            empty if it proposes once.
     """
 
     key: SequenceKey
@@ -134,6 +149,7 @@ class Sampled:
     reason: FinishReason | Literal["desynchronised"] | None = None
     verify: VerifyPoint | None = None
     scores: list[Score] | None = None
+    further: list[tuple[Proposal, ...]] = field(default_factory=list)
 
 
 class Engine(Protocol):

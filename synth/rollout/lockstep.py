@@ -21,8 +21,8 @@ class Lockstep(Staged[Trace]):
 
     def next_stage(self, trace: Trace) -> Stage:
         request, max_tokens = trace.request, trace.max_tokens - len(trace.tokens)
-        rule = acceptance(request.synthesis)
-        student, privileged = Draw("student", rule, is_paired=True), Draw("privileged", rule, is_paired=True)
+        rule, proposals = acceptance(request.synthesis), request.synthesis.proposals
+        student, privileged = (Draw(role, rule, True, proposals) for role in ("student", "privileged"))
         sequences = [
             drawn_sequence(trace, request.student_ids, max_tokens, student, request.adapter),
             drawn_sequence(trace, request.privileged_ids, max_tokens, privileged),

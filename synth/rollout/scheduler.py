@@ -18,7 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from dail.synth.core.errors import EngineDead
 from dail.synth.engine.admission import Admission
-from dail.synth.engine.base import Draw, Engine, FinishReason, Sampled, SequenceKey, TokenSequence
+from dail.synth.engine.base import Draw, Engine, FinishReason, Proposal, Sampled, SequenceKey, TokenSequence
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.stop_strings import Stops
 from dail.synth.schema.trace_tokens import Tokens
@@ -263,6 +263,7 @@ def drawn_sequence(
         seed=request.seed,
         stop_ids=request.stop_ids,
         draw=draw,
+        suppressed_ids=request.suppressed_ids,
         start=len(trace.tokens),
         adapter=adapter,
     )
@@ -274,3 +275,10 @@ def scored_sequence(
     """A scoring pass: a prompt of which the engine gives the log-probabilities from an index on. It writes nothing."""
     key = trace.key._replace(part="scoring")
     return TokenSequence(key, prompt_ids, 1, 0.0, 0, frozenset(), adapter=adapter, score_from=score_from)
+
+
+def proposals(sampled: Sampled) -> list[list[Proposal]]:
+    """What a student by itself proposed at each position, in order."""
+    firsts = zip(sampled.tokens.ids, sampled.tokens.student_logprob, strict=True)
+    further = sampled.further or [()] * len(sampled.tokens)
+    return [[Proposal(token, logprob or 0.0), *rest] for (token, logprob), rest in zip(firsts, further, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -20,6 +20,7 @@ EXTRACTOR = Extension("waypoint extractor", "dail.extractors", EXTRACTORS)
 ACCEPTANCE = Extension("acceptance rule", "dail.acceptance", RULES)
 # Raised when a built-in extractor finds other waypoints than before, so that nothing drawn then is taken for the same.
 EXTRACTED_BY = 2
+TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 _EXTENSIONS = {"prompts": PROMPTS, "extractor": EXTRACTOR, "acceptance": ACCEPTANCE}
 
 
@@ -51,13 +52,29 @@ class Synthesis(Rendering):
     tau: float = Field(
         0.8, gt=0, le=1, description="a student's token is accepted if the privileged student gives it this"
     )
+    proposals: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="how often the student proposes at a position: the first proposal that is accepted stands, and if "
+        "none is, the privileged student writes (the paper: 1; the authors' code: 5); of method mixed alone",
+    )
     acceptance_k: int = Field(25, ge=1, description="the k of acceptance=topk; no other rule reads it")
     temperature: float = Field(0.6, ge=0, le=2, description="temperature of both draws; 0 is greedy")
     probability_space: Literal["raw", "tempered"] = Field(
-        "raw", description="whether tau is held against probabilities before or after temperature"
+        "raw",
+        description="what tau is held against: raw, what the model gives a token at temperature 1, whatever is cut off "
+        "or suppressed; tempered, its share at this temperature of what is not suppressed",
     )
     top_p: float = Field(1.0, gt=0, le=1, description="both draws take the likeliest tokens that have this together")
     top_k: int = Field(0, ge=0, description="both draws take one of so many likeliest tokens; 0 takes all")
+    suppress: tuple[TokenId | StopString, ...] = Field(
+        (),
+        max_length=16,
+        description="tokens that no role draws, each the text of one token of the model's or its id: </think>, as the "
+        "authors' code, for thoughts that never end; the other probabilities make up the whole, but for "
+        "probability_space=raw, which stays what the model gives",
+    )
     stop: tuple[StopString, ...] = Field(
         (), max_length=16, description="texts that end a trace, which keeps them; besides the model's own stop tokens"
     )
@@ -110,6 +127,10 @@ class Synthesis(Rendering):
         settings |= self.labels()
         if self.acceptance != "topk":
             del settings["acceptance_k"]
+        if self.method != "mixed":
+            del settings["proposals"]
+        if self.method == "expert":
+            del settings["suppress"]
         if self.extractor in EXTRACTORS:
             settings["extracted_by"] = EXTRACTED_BY
         without_effect: dict[str, JsonValue] = {
@@ -123,6 +144,8 @@ class Synthesis(Rendering):
             "top_p": 1.0,
             "top_k": 0,
             "stop": [],
+            "proposals": 1,
+            "suppress": [],
         }
         return {name: value for name, value in settings.items() if without_effect.get(name, ...) != value}
 
@@ -136,7 +159,9 @@ class Acceptance:
         topk       at most k tokens have p >= p(t)   as in speculative knowledge distillation; tau plays no part
         else       a reference to a rule that somebody brought along (`dail.synth.method.acceptance.OwnRule`)
 
-    `tempered`: p is taken at the row's temperature, else at temperature 1. It is never cut by top-p or top-k.
+    `tempered`: p is taken at the row's temperature, without the suppressed tokens; else at temperature 1, as the model
+    gives it. It is never cut by top-p or top-k. A suppressed token is no proposal, and counts for nothing where p is
+    compared with others' (max p, and how many have p >= p(t)).
     """
 
     kind: str

@@ -1,9 +1,10 @@
 """Every strategy draws from one distribution: exhaustively, on a table of probabilities (paper §2.1).
 
 A trace follows from the uniform numbers of its places, and at each place only the cell of the numbers counts: which
-token the first one picks for the student, and the second one for the privileged student. So all traces there are can be
-drawn, one per choice of cells, and each weighs the product of its cells' probabilities. Summed up, that is a strategy's
-distribution to the last digit, with nothing left to chance. It is held against the rule written out in float64.
+token each one picks for the student who proposes, and the last one for the privileged student. So all traces there are
+can be drawn, one per choice of cells, and each weighs the product of its cells' probabilities. Summed up, that is a
+strategy's distribution to the last digit, with nothing left to chance. It is held against the rule written out in
+float64.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ import pytest
 import torch
 
 from dail.synth.config import EngineConfig
-from dail.synth.engine import sampling as draws
 from dail.synth.engine.fake import FakeEngine
-from dail.synth.rollout import reference as reference_module
+from dail.synth.method import acceptance as arithmetic
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
 from dail.synth.rollout.reference import Reference
 from dail.synth.rollout.select import acceptance, lazy_is_exact
 from dail.synth.schema.synthesis import Synthesis
 
-VOCABULARY, LENGTH = 3, 3
+VOCABULARY = 3
+LENGTHS = {
+    1: 3,
+    2: 2,
+    5: 1,
+}  # of a trace, by the number of proposals: there are 3 ** ((proposals + 1) * length) choices
 STOP = 2  # ends a trace early, so that traces of several lengths are among them
 STUDENT, PRIVILEGED = [7], [8]  # the two prompts
 TAUS = (0.0, 0.05, 0.3, 0.5, 0.8, 0.99, 1.01)
@@ -36,6 +41,17 @@ RULES = [
     *({"acceptance": kind, "tau": tau} for kind in ("absolute", "relative") for tau in TAUS),
     *({"acceptance": "topk", "acceptance_k": k} for k in (1, 2, 3)),
     *({"acceptance": OWN, "tau": tau} for tau in (0.3, 0.8, 1.01)),
+]
+SEVERAL = [
+    *({"acceptance": "absolute", "tau": tau, "proposals": 5} for tau in (0.3, 0.5)),
+    {"acceptance": "absolute", "tau": 0.8, "proposals": 2},
+    {"acceptance": "relative", "tau": 0.3, "proposals": 5},
+    {"acceptance": "topk", "acceptance_k": 2, "proposals": 2},
+    {"acceptance": OWN, "tau": 0.8, "proposals": 5},
+]
+SUPPRESSED = 1
+WITHOUT = [{**rule, "suppress": (SUPPRESSED,)} for rule in RULES] + [
+    {"acceptance": "absolute", "tau": 0.5, "suppress": (SUPPRESSED,), "proposals": 2}
 ]
 
 
@@ -51,10 +67,19 @@ def logits(context) -> torch.Tensor:
     return torch.from_numpy(np.log(probabilities(context))).float()
 
 
+def drawn(rule: dict, context) -> np.ndarray:
+    """What a role draws from: its probabilities without what is suppressed."""
+    weights = probabilities(context)
+    weights[list(rule.get("suppress", ()))] = 0
+    return weights / weights.sum()
+
+
 def is_accepted(rule: dict, privileged: np.ndarray, token: int) -> bool:
-    """The rules, written out."""
+    """The rules, written out. `privileged` is what the model gives, and a suppressed token is nobody's match."""
+    privileged = privileged.copy()
+    privileged[list(rule.get("suppress", ()))] = 0
     if rule["acceptance"] == OWN:
-        return privileged[token] >= rule["tau"] * math.exp((privileged * np.log(privileged)).sum())
+        return privileged[token] >= rule["tau"] * math.exp((privileged * np.log(np.maximum(privileged, 1e-99))).sum())
     if rule["acceptance"] == "absolute":
         return privileged[token] >= rule["tau"]
     if rule["acceptance"] == "relative":
@@ -68,39 +93,49 @@ def literal(rule: dict) -> dict[tuple[int, ...], float]:
     open_traces: dict[tuple[int, ...], float] = {(): 1.0}
     while open_traces:
         trace, weight = open_traces.popitem()
-        if len(trace) == LENGTH or STOP in trace:
+        if len(trace) == length(rule) or STOP in trace:
             whole[trace] = whole.get(trace, 0.0) + weight
             continue
-        student, privileged = probabilities([*STUDENT, *trace]), probabilities([*PRIVILEGED, *trace])
-        for proposal in range(VOCABULARY):
-            if is_accepted(rule, privileged, proposal):
-                grown = (*trace, proposal)
-                open_traces[grown] = open_traces.get(grown, 0.0) + weight * student[proposal]
-            else:
-                for own in range(VOCABULARY):
-                    grown = (*trace, own)
-                    open_traces[grown] = open_traces.get(grown, 0.0) + weight * student[proposal] * privileged[own]
+        student, privileged = drawn(rule, [*STUDENT, *trace]), drawn(rule, [*PRIVILEGED, *trace])
+        verdicts = [is_accepted(rule, probabilities([*PRIVILEGED, *trace]), token) for token in range(VOCABULARY)]
+        left = weight  # of what came to this position, what has not been written yet
+        for _ in range(rule.get("proposals", 1)):
+            for token in np.flatnonzero(verdicts).tolist():
+                open_traces[(*trace, token)] = open_traces.get((*trace, token), 0.0) + left * student[token]
+            left *= sum(student[token] for token in range(VOCABULARY) if not verdicts[token])
+        for own in range(VOCABULARY):
+            open_traces[(*trace, own)] = open_traces.get((*trace, own), 0.0) + left * privileged[own]
     return whole
+
+
+def length(rule: dict) -> int:
+    return LENGTHS[rule.get("proposals", 1)]
 
 
 class Cells:
     """For every choice of cells: the numbers that make it, and what it weighs."""
 
     def __init__(self, rule: dict) -> None:
-        self.numbers = np.zeros((VOCABULARY ** (2 * LENGTH), LENGTH, 2))
+        proposals, places = rule.get("proposals", 1), length(rule)
+        tokens = sorted(set(range(VOCABULARY)) - set(rule.get("suppress", ())))
+        choices = list(itertools.product(tokens, repeat=proposals + 1))
+        self.numbers = np.zeros((len(choices) ** places, places, proposals, 2))
         self.weights = np.ones(len(self.numbers))
-        pairs = list(itertools.product(range(VOCABULARY), repeat=2))
-        for seed, cells in enumerate(itertools.product(pairs, repeat=LENGTH)):
+        for seed, cells in enumerate(itertools.product(choices, repeat=places)):
             trace: list[int] = []
-            for place, (proposal, own) in enumerate(cells):
-                student, privileged = probabilities([*STUDENT, *trace]), probabilities([*PRIVILEGED, *trace])
-                for role, (token, chances) in enumerate(((proposal, student), (own, privileged))):
-                    self.numbers[seed, place, role] = chances[:token].sum() + chances[token] / 2
-                    self.weights[seed] *= chances[token]
-                trace.append(proposal if is_accepted(rule, privileged, proposal) else own)
+            for place, (*proposed, own) in enumerate(cells):
+                student, privileged = drawn(rule, [*STUDENT, *trace]), drawn(rule, [*PRIVILEGED, *trace])
+                for number, token in enumerate(proposed):
+                    self.numbers[seed, place, number, 0] = student[:token].sum() + student[token] / 2
+                    self.weights[seed] *= student[token]
+                self.numbers[seed, place, 0, 1] = privileged[:own].sum() + privileged[own] / 2
+                self.weights[seed] *= privileged[own]
+                verdicts = (is_accepted(rule, probabilities([*PRIVILEGED, *trace]), token) for token in proposed)
+                trace.append(next((token for token, kept in zip(proposed, verdicts, strict=True) if kept), own))
 
     def uniforms(self, seed_P: torch.Tensor, place_P: torch.Tensor, draws: int = 2) -> torch.Tensor:
-        return torch.from_numpy(self.numbers)[seed_P, place_P]
+        proposal_P, place_P = place_P // arithmetic._AHEAD, place_P % arithmetic._AHEAD
+        return torch.from_numpy(self.numbers)[seed_P, place_P, proposal_P]
 
 
 class Table(Reference):
@@ -113,8 +148,11 @@ class Table(Reference):
 
 def requests(rule: dict, number: int) -> list[RolloutRequest]:
     tau = rule.get("tau", 0.8)
-    settings = Synthesis(temperature=1.0, max_tokens=LENGTH, **{**rule, "tau": 0.8}).model_copy(update={"tau": tau})
-    one = RolloutRequest("", STUDENT, PRIVILEGED, settings, 0, frozenset([STOP]))
+    settings = Synthesis(temperature=1.0, **{"max_tokens": length(rule), **rule, "tau": 0.8}).model_copy(
+        update={"tau": tau}
+    )
+    suppressed = frozenset(rule.get("suppress", ()))
+    one = RolloutRequest("", STUDENT, PRIVILEGED, settings, 0, frozenset([STOP]), suppressed_ids=suppressed)
     return [replace(one, unit_id=str(seed), seed=seed) for seed in range(number)]
 
 
@@ -138,7 +176,7 @@ def is_defined(strategy: str, rule: dict) -> bool:
 CASES = [
     (strategy, rule)
     for strategy in ("reference", "lockstep", "lazy", "draft_verify")
-    for rule in RULES
+    for rule in [*RULES, *SEVERAL, *WITHOUT]
     if is_defined(strategy, rule)
 ]
 
@@ -146,8 +184,7 @@ CASES = [
 @pytest.mark.parametrize(("strategy", "rule"), CASES, ids=lambda value: value if isinstance(value, str) else str(value))
 def test_a_strategy_draws_from_the_rules_distribution_exactly(strategy, rule, monkeypatch):
     cells = Cells(rule)
-    monkeypatch.setattr(draws, "uniforms", cells.uniforms)
-    monkeypatch.setattr(reference_module, "uniforms", cells.uniforms)
+    monkeypatch.setattr(arithmetic, "uniforms", cells.uniforms)
     assert distance(cells, draw(strategy, rule, len(cells.weights)), rule) < 1e-9
 
 
@@ -169,11 +206,23 @@ def draw(strategy: str, rule: dict, number: int) -> dict[str, list[int]]:
 def test_a_strategy_that_used_another_tau_would_be_seen(strategy, monkeypatch):
     right, wrong = ({"acceptance": "absolute", "tau": tau} for tau in (0.5, 0.99))
     cells = Cells(right)
-    monkeypatch.setattr(draws, "uniforms", cells.uniforms)
+    monkeypatch.setattr(arithmetic, "uniforms", cells.uniforms)
     assert distance(cells, draw(strategy, wrong, len(cells.weights)), right) > 0.01
 
 
+@pytest.mark.parametrize("strategy", ["lockstep", "lazy", "draft_verify"])
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [({"proposals": 5}, {"proposals": 1, "max_tokens": 1}), ({"suppress": (SUPPRESSED,)}, {"suppress": ()})],
+)
+def test_a_strategy_that_proposed_less_often_or_suppressed_nothing_would_be_seen(strategy, right, wrong, monkeypatch):
+    rule = {"acceptance": "absolute", "tau": 0.5, **right}
+    cells = Cells(rule)
+    monkeypatch.setattr(arithmetic, "uniforms", cells.uniforms)
+    assert distance(cells, draw(strategy, {**rule, **wrong}, len(cells.weights)), rule) > 0.01
+
+
 def test_every_acceptance_rule_is_covered_for_lazy_where_it_is_defined():
-    covered = [rule for strategy, rule in CASES if strategy == "lazy"]
+    covered = [rule for strategy, rule in CASES if strategy == "lazy" and rule in RULES]
     assert [rule["tau"] for rule in covered if rule["acceptance"] == "absolute"] == [0.5, 0.8, 0.99, 1.01]
     assert [rule["acceptance_k"] for rule in covered if rule["acceptance"] == "topk"] == [1, 2]
