@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_validator
 
 from dail.synth.core.extensions import Extension, Reference, label
 from dail.synth.schema.items import StopString
 from dail.synth.schema.kinds import LoneBox
 from dail.synth.schema.rendering import WITHOUT_EFFECT, Rendering
+from dail.synth.schema.texts import fault
 
 PAPER = "paper"
 RULES = ("absolute", "relative", "topk")
@@ -20,8 +22,20 @@ EXTRACTOR = Extension("waypoint extractor", "dail.extractors", EXTRACTORS)
 ACCEPTANCE = Extension("acceptance rule", "dail.acceptance", RULES)
 # Raised when a built-in extractor finds other waypoints than before, so that nothing drawn then is taken for the same.
 EXTRACTED_BY = 2
-TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 _EXTENSIONS = {"prompts": PROMPTS, "extractor": EXTRACTOR, "acceptance": ACCEPTANCE}
+
+
+def _token(value: object) -> object:
+    """Before the two types are tried, whose errors together would say less."""
+    if isinstance(value, str) and (why := fault(value)):
+        raise ValueError(why)
+    is_id = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    if is_id or (isinstance(value, str) and 0 < len(value) <= 256):
+        return value
+    raise ValueError(f"{value!r:.80} names no token; give its text, up to 256 characters, or its id, from 0 on")
+
+
+TokenName = Annotated[int | str, BeforeValidator(_token)]
 
 
 class Synthesis(Rendering):
@@ -68,7 +82,7 @@ class Synthesis(Rendering):
     )
     top_p: float = Field(1.0, gt=0, le=1, description="both draws take the likeliest tokens that have this together")
     top_k: int = Field(0, ge=0, description="both draws take one of so many likeliest tokens; 0 takes all")
-    suppress: tuple[TokenId | StopString, ...] = Field(
+    suppress: tuple[TokenName, ...] = Field(
         (),
         max_length=16,
         description="tokens that no role draws, each the text of one token of the model's or its id: </think>, as the "
@@ -98,6 +112,13 @@ class Synthesis(Rendering):
         "trace, and nothing may be dropped: what is would depend on what an engine holds",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws; another one makes another set of traces")
+
+    @field_validator("suppress", "stop", mode="before")
+    @classmethod
+    def _is_a_list(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError(f"got the text {value!r:.80}; wanted a list of such texts: [{json.dumps(value):.80}]")
+        return value
 
     @model_validator(mode="after")
     def _says_when_it_drops(self) -> Self:

@@ -34,7 +34,7 @@ LENGTHS = {
     5: 1,
 }  # of a trace, by the number of proposals: there are 3 ** ((proposals + 1) * length) choices
 STOP = 2  # ends a trace early, so that traces of several lengths are among them
-STUDENT, PRIVILEGED = [7], [8]  # the two prompts
+STUDENT, PRIVILEGED = [7], [15]  # the two prompts
 TAUS = (0.0, 0.05, 0.3, 0.5, 0.8, 0.99, 1.01)
 OWN = f"{Path(__file__).parent / 'own_rules.py'}:typical"
 RULES = [

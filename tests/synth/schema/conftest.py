@@ -50,6 +50,8 @@ ROW: dict[str, Any] = {
     "probability_space": "raw",
     "top_p": 1.0,
     "top_k": 0,
+    "proposals": 1,
+    "suppressed_ids": (),
     "stop": ("∎",),
     "max_tokens": 256,
     "thinking": None,
