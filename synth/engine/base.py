@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from dail.synth.schema.synthesis import Acceptance
+from dail.synth.schema.synthesis import Acceptance, Role
 from dail.synth.schema.trace_tokens import Tokens
 
-Role = Literal["student", "privileged"]
 FinishReason = Literal["stop", "length"]
 
 
@@ -47,22 +46,24 @@ class SequenceKey(NamedTuple):
 class Draw:
     """How a sequence's tokens are sampled from the trace's own random numbers (paper §2.1).
 
-    Every position has two: the student proposes with the first, the privileged student samples with the second. So
-    whichever strategy draws a trace, and after whatever interruption, it samples the same tokens.
+    Every position has two: the proposer proposes with the first, the verifier samples with the second; and one for each
+    further proposal. So whichever strategy draws a trace, and after whatever interruption, it samples the same tokens.
 
     Args:
         role: whose context the sequence is.
-        acceptance: when a proposal of the student is accepted; none where one role samples alone.
+        acceptance: when a proposal is accepted; none where one role samples alone.
         is_paired: the sequences of both roles stand in the batch, and always receive the same token. Both must be added
             before the same step. If not, and there is a rule, the sequence ends at the first `VerifyPoint`.
-        proposals: how many tokens the student proposes at a position, until one is accepted. A sequence of the student
-            alone takes the first, and tells of the others in `Sampled.further`.
+        proposals: how many tokens the proposer proposes at a position, until one is accepted. A sequence of the
+            proposer alone takes the first, and tells of the others in `Sampled.further`.
+        proposer: the role that proposes; the other one verifies.
     """
 
     role: Role
     acceptance: Acceptance | None = None
     is_paired: bool = False
     proposals: int = 1
+    proposer: Role = "student"
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ class Score:
 
 @dataclass(frozen=True)
 class VerifyPoint:
-    """Where the privileged student sampled one token and another would be accepted, so that the student must be asked.
+    """Where the verifier sampled one token and another would be accepted, so that the proposer must be asked.
 
-    `sampled`: what the privileged student sampled, with its log-probability; `accepted`: token → log-probability of
-    those that are accepted if the student proposes them. At temperature 1.
+    `sampled`: what the verifier sampled, with its log-probability; `accepted`: token → log-probability of those that
+    are accepted if they are proposed. At temperature 1.
     """
 
     sampled: int
@@ -122,7 +123,7 @@ class VerifyPoint:
 
 
 class Proposal(NamedTuple):
-    """A token that the student proposes, with its log-probability at temperature 1."""
+    """A token that is proposed, with its log-probability at temperature 1."""
 
     token: int
     logprob: float
@@ -140,7 +141,7 @@ class Sampled:
             longer at one position; nothing more is sampled for them, and both should be aborted.
         verify: where it ended, if it ended at one.
         scores: of prompt_ids[score_from:].
-        further: what a student that proposes several times proposed at each of `tokens` after that token, in order;
+        further: what a role that proposes several times proposed at each of `tokens` after that token, in order;
             empty if it proposes once.
     """
 

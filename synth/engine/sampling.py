@@ -10,7 +10,6 @@ sampled stays there until somebody asks for it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -68,7 +67,7 @@ class Slot:
         rule = draw.acceptance
         kind = kind_number(rule.kind) if rule else _NO_RULE
         tau, k, tempered = (rule.tau, rule.k, rule.tempered) if rule else (0.0, 0, False)
-        column = 0 if draw.role == "student" else 1
+        column = 0 if draw.role == draw.proposer else 1
         how = one.temperature, one.top_p, tau, one.top_k, kind, k, tempered, draw.proposals
         return (*how, column, placeholder(one), one.seed)
 
@@ -181,7 +180,7 @@ class _Group:
             self._on_device = _send(self._told_P, self._suppressed_PS, self._device)
         return self._on_device
 
-    def _step(self, sampled: Mixed | OwnDraw) -> _Step:
+    def _step(self, sampled: _Written | OwnDraw) -> _Step:
         columns = [column[:, None] if column.dim() == 1 else column.flatten(1) for column in sampled]
         values = torch.cat([column.to(torch.float64) for column in columns], 1)
         return _Step(self._row_of, self._told_P["position"].copy(), values)
@@ -192,7 +191,8 @@ class _Pairs(_Group):
 
     def __init__(self, pairs: dict[SequenceKey, tuple[int, Slot, int, Slot]], device: torch.device) -> None:
         self._by_key = pairs
-        at = [(one, other) for one, _, other, _ in pairs.values()]
+        # of the proposer first, so that the arithmetic need not know who that is
+        at = [(one, other) if _proposes(half) else (other, one) for one, half, other, _ in pairs.values()]
         super().__init__(pairs, [student for _, student, _, _ in pairs.values()], at, device)
         self._partners = [privileged for _, _, _, privileged in pairs.values()]
 
@@ -210,7 +210,33 @@ class _Pairs(_Group):
         mixed = mix(logits[told.at_P], logits[told.partner_P], told.sampling, told.rule, numbers_PU)
         for rows_P in (told.at_P, told.partner_P):
             _force(logits, rows_P, mixed.token_P)
-        return self._step(mixed)
+        return self._step(_by_role(mixed, told.column_P == 0))
+
+
+def _proposes(slot: Slot) -> bool:
+    draw = slot.sequence.draw
+    return draw is not None and draw.role == draw.proposer
+
+
+class _Written(NamedTuple):
+    """A step of P pairs as a trace needs it: who wrote the token, and the proposal that was rejected, else -1."""
+
+    token_P: Tensor
+    by_student_P: Tensor
+    rejected_P: Tensor
+    student_logprob_P: Tensor
+    privileged_logprob_P: Tensor
+
+
+def _by_role(mixed: Mixed, student_proposes_P: Tensor) -> _Written:
+    proposer_P, verifier_P = mixed.proposer_logprob_P, mixed.verifier_logprob_P
+    return _Written(
+        mixed.token_P,
+        mixed.accepted_P == student_proposes_P,
+        torch.where(mixed.accepted_P, _NO_TOKEN, mixed.proposal_P),
+        torch.where(student_proposes_P, proposer_P, verifier_P),
+        torch.where(student_proposes_P, verifier_P, proposer_P),
+    )
 
 
 class _OwnDraws(_Group):
@@ -260,8 +286,8 @@ def _force(logits: Tensor, rows_P: Tensor, token_P: Tensor) -> None:
 
 @dataclass
 class _Step:
-    """What P sequences sampled in one step: the columns of `Mixed` or `OwnDraw`, side by side in float64, which holds
-    token ids and float32 exactly. `row_of` is shared by the steps of one batch."""
+    """What P sequences sampled in one step: the columns of `_Written` or `OwnDraw`, side by side in float64, which
+    holds token ids and float32 exactly. `row_of` is shared by the steps of one batch."""
 
     row_of: dict[SequenceKey, int]
     position_P: np.ndarray
@@ -329,14 +355,13 @@ _MIXED_COLUMNS, _OWN_COLUMNS = 5, 10  # of one's own, the proposals that follow 
 def _sampled(key: SequenceKey, sampled_SC: np.ndarray) -> Sampled:
     if sampled_SC.shape[1] == _MIXED_COLUMNS:
         return Sampled(key, _mixed_tokens(sampled_SC))
-    by_student = key.part == "student"
-    tokens, verify = _own_tokens(sampled_SC[:, :_OWN_COLUMNS], by_student)
-    return Sampled(key, tokens, verify=verify, further=_further(sampled_SC[:, _OWN_COLUMNS:]) if by_student else [])
+    tokens, verify = _own_tokens(sampled_SC[:, :_OWN_COLUMNS], by_student=key.part == "student")
+    return Sampled(key, tokens, verify=verify, further=_further(sampled_SC[:, _OWN_COLUMNS:]))
 
 
 def _further(further_SC: np.ndarray) -> list[tuple[Proposal, ...]]:
-    """What was proposed after each token; empty if no row of the batch proposed more than once."""
-    if not further_SC.shape[1]:
+    """What was proposed after each token; empty if nothing was."""
+    if (further_SC == _NO_TOKEN).all():
         return []
     pairs_SN2 = further_SC.reshape(len(further_SC), further_SC.shape[1] // 2, 2).tolist()
     return [
@@ -345,20 +370,19 @@ def _further(further_SC: np.ndarray) -> list[tuple[Proposal, ...]]:
 
 
 def _mixed_tokens(sampled_SC: np.ndarray) -> Tokens:
-    token, accepted, proposal, student, privileged = sampled_SC.T
-    rejected = np.where(accepted, np.nan, proposal).tolist()
+    token, by_student, rejected, student, privileged = sampled_SC.T
     return Tokens(
         token.astype(int).tolist(),
-        accepted.tolist(),
-        [None if math.isnan(one) else int(one) for one in rejected],
+        by_student.tolist(),
+        [None if one == _NO_TOKEN else int(one) for one in rejected.tolist()],
         student.tolist(),
         privileged.tolist(),
     )
 
 
 def _own_tokens(sampled_SC: np.ndarray, by_student: bool) -> tuple[Tokens, VerifyPoint | None]:
-    """Tokens of one role alone: its own, but for those of a privileged student that was confident under a rule, which
-    the student may have proposed; that is not known here."""
+    """Tokens of one role alone: its own, but for those of a verifier that was confident under a rule, which the
+    proposer may have proposed; that is not known here."""
     token, logprob, confident, verify = sampled_SC[:, :4].T
     # an engine that schedules ahead runs a sequence once more after its verify point, in vain
     number = int(verify.argmax()) if verify.any() else len(verify)
@@ -366,7 +390,7 @@ def _own_tokens(sampled_SC: np.ndarray, by_student: bool) -> tuple[Tokens, Verif
     own = [*logprob[:number].tolist()]
     tokens = Tokens(
         token[:number].astype(int).tolist(),
-        [1.0] * number if by_student else [None if one else 0.0 for one in confident[:number]],
+        [None if one else float(by_student) for one in confident[:number]],
         list(unknown),
         own if by_student else list(unknown),
         list(unknown) if by_student else own,

@@ -5,7 +5,8 @@
     else     draw from privileged(. | x, s, r)
 
 With several proposals a position (`synthesis.proposals`, 5 in the authors' code) the first line is tried again, each
-time anew, until a proposal is kept.
+time anew, until a proposal is kept. `synthesis.proposer` may turn the two roles round: here they are the proposer and
+the verifier.
 
 Reading the logits is what costs, so each role's are read few times: one softmax serves all draws, the verdict and the
 log-probability. Axes: P pairs or rows, V vocabulary, K candidates, N proposals, S suppressed tokens, B blocks of W
@@ -47,9 +48,10 @@ class OwnRule(Protocol):
     says of one row may not depend on the others.
 
     Args:
-        logprob_PV: the privileged student's natural log-probabilities, float32, at temperature 1, or at the row's with
-            `probability_space=tempered` (-inf but for the likeliest token at temperature 0). A suppressed token has
-            -inf, and the others what the model gives them; tempered, they add up to 1 without it.
+        logprob_PV: the natural log-probabilities of the verifier, who is the privileged student unless
+            `proposer=privileged`, float32, at temperature 1, or at the row's with `probability_space=tempered` (-inf
+            but for the likeliest token at temperature 0). A suppressed token has -inf, and the others what the model
+            gives them; tempered, they add up to 1 without it.
         token_PK: K proposals in each of P rows.
         tau_P1: the row's tau.
 
@@ -164,28 +166,29 @@ class Mixed(NamedTuple):
     token_P: Tensor
     accepted_P: Tensor
     proposal_P: Tensor
-    student_logprob_P: Tensor
-    privileged_logprob_P: Tensor
+    proposer_logprob_P: Tensor
+    verifier_logprob_P: Tensor
 
 
-def mix(student_PV: Tensor, privileged_PV: Tensor, sampling: Sampling, rule: Rule, uniform_PU: Tensor) -> Mixed:
+def mix(proposer_PV: Tensor, verifier_PV: Tensor, sampling: Sampling, rule: Rule, uniform_PU: Tensor) -> Mixed:
     """Draws one token per pair from the two rows of logits.
 
     Args:
-        student_PV, privileged_PV: logits of any float type; the arithmetic is in float32.
+        proposer_PV, verifier_PV: logits of any float type; the arithmetic is in float32. In the paper the student
+            proposes and the privileged student verifies.
         uniform_PU: in [0, 1), as `trace_uniforms` gives them: column 0 draws the first proposal, column 1 the
-            privileged student's own token, and the others, if there are any, the proposals that follow.
+            verifier's own token, and the others, if there are any, the proposals that follow.
     """
-    student, privileged = _View(student_PV, sampling), _View(privileged_PV, sampling)
-    proposal_PN = student.draw(torch.cat([uniform_PU[:, :1], uniform_PU[:, 2:]], 1))
-    accepted_PN = privileged.accepts(proposal_PN, rule)
+    proposer, verifier = _View(proposer_PV, sampling), _View(verifier_PV, sampling)
+    proposal_PN = proposer.draw(torch.cat([uniform_PU[:, :1], uniform_PU[:, 2:]], 1))
+    accepted_PN = verifier.accepts(proposal_PN, rule)
     if rule.proposals_P is not None:
         accepted_PN &= _counted(rule.proposals_P, proposal_PN.shape[1])
     accepted_P = accepted_PN.any(-1)
     kept_P = _at(proposal_PN, accepted_PN.int().argmax(-1))  # the first one
-    token_P = torch.where(accepted_P, kept_P, privileged.draw(uniform_PU[:, 1:2])[:, 0])
+    token_P = torch.where(accepted_P, kept_P, verifier.draw(uniform_PU[:, 1:2])[:, 0])
     at_P1 = token_P[:, None]
-    logprobs = (role.logprobs(at_P1)[:, 0] for role in (student, privileged))
+    logprobs = (role.logprobs(at_P1)[:, 0] for role in (proposer, verifier))
     return Mixed(token_P, accepted_P, proposal_PN[:, 0], *logprobs)
 
 
@@ -195,7 +198,7 @@ def _counted(proposals_P: Tensor, most: int) -> Tensor:
 
 
 class OwnDraw(NamedTuple):
-    """One step of P rows that one role draws by itself, and where the rule needs the student's word.
+    """One step of P rows that one role draws by itself, and where the rule needs the proposer's word.
 
     `best_PK` are the likeliest tokens and `accepted_PK` whether a proposal of them would be accepted.
     `further_PN2`: what the row would propose after `token_P`, with log-probabilities, float64; token -1 where it makes
@@ -215,7 +218,7 @@ class OwnDraw(NamedTuple):
 def draw_own(logits_PV: Tensor, sampling: Sampling, rule: Rule, uniform_PN: Tensor) -> OwnDraw:
     """One role's own draw, exact under a rule by which at most two tokens can be accepted.
 
-    The student matters only where a token other than the drawn one would be accepted: if it proposes that token, be it
+    The proposer matters only where a token other than the drawn one would be accepted: if it proposes that token, be it
     with its last proposal, the token replaces the draw; whatever else it proposes, the draw is what the rule gives. So
     the trace is the one that `mix` would draw from the same numbers.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dail.synth.engine.base import FinishReason, Sampled
-from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.synthesis import Role, Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 
 
@@ -28,6 +28,12 @@ class RolloutRequest:
     adapter: str | None = None
     prefix: Tokens = field(default_factory=Tokens)
     suppressed_ids: frozenset[int] = frozenset()
+
+    def prompt_ids(self, role: Role) -> Sequence[int]:
+        return self.student_ids if role == "student" else self.privileged_ids
+
+    def adapter_of(self, role: Role) -> str | None:
+        return self.adapter if role == "student" else None
 
 
 @dataclass(frozen=True)

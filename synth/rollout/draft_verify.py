@@ -6,7 +6,8 @@ two roles have different weights. Exact for any rule that is held against raw pr
 those.
 
 Where the student proposes several times a position, the others were sampled with the draft, from numbers of their own:
-one that was rejected is followed by the next, as a draft of one token.
+one that was rejected is followed by the next, as a draft of one token. `synthesis.proposer=privileged` turns the two
+roles round.
 
 Everything is sampled from the numbers that lockstep and the reference would use, so the traces are the same, token for
 token: a rejected draft costs time and changes nothing, since its positions are sampled again from their own numbers.
@@ -21,10 +22,20 @@ import numpy as np
 from dail.synth.core.errors import ItemError
 from dail.synth.engine.base import SCORE_TOP, Draw, Proposal, Sampled, Score
 from dail.synth.rollout.base import RolloutRequest
-from dail.synth.rollout.scheduler import Entry, Stage, Staged, Trace, drawn_sequence, proposals, scored_sequence
+from dail.synth.rollout.scheduler import (
+    Entry,
+    Stage,
+    Staged,
+    Trace,
+    drawn_sequence,
+    proposals,
+    proposing,
+    scored_sequence,
+    write,
+)
 from dail.synth.rollout.select import acceptance
 from dail.synth.rollout.stop_strings import Stops
-from dail.synth.schema.synthesis import RULES, Acceptance
+from dail.synth.schema.synthesis import RULES, Acceptance, Role
 
 LONGEST_DRAFT = 32
 _FIRST_DRAFT = 4
@@ -33,9 +44,9 @@ _MEMORY = 0.98  # how much of what was known of the acceptance rate is kept per 
 
 @dataclass
 class DraftedTrace(Trace):
-    """`draft`: at each position what the student proposes, in order; `is_drafted`: it is whole, and nobody has scored
+    """`draft`: at each position what the proposer proposes, in order; `is_drafted`: it is whole, and nobody has scored
     its first proposals yet. `refused`: those that were rejected already where the draft begins. `rejected`: the first
-    of them, once the privileged student is to write in their place."""
+    of them, once the verifier is to write in their place."""
 
     draft: list[list[Proposal]] = field(default_factory=list)
     is_drafted: bool = False
@@ -81,23 +92,26 @@ class DraftVerify(Staged[DraftedTrace]):
         return min(LONGEST_DRAFT, 1 + int(rate / max(1 - rate, 1 / LONGEST_DRAFT)))
 
     def next_stage(self, trace: DraftedTrace) -> Stage:
-        request = trace.request
+        how, verifying = trace.request.synthesis, self._entry_of(trace.request.synthesis.verifier)
         if trace.is_drafted:
-            known = [*request.privileged_ids, *trace.tokens.ids]
-            return Stage(self._entry, [scored_sequence(trace, [*known, *trace.draft_ids], len(known))], 1)
+            known = [*trace.request.prompt_ids(how.verifier), *trace.tokens.ids]
+            scored = scored_sequence(trace, how.verifier, [*known, *trace.draft_ids], len(known))
+            return Stage(verifying, [scored], 1)
         if trace.rejected is not None:
-            return Stage(self._entry, [drawn_sequence(trace, request.privileged_ids, 1, Draw("privileged"))], 1)
+            return Stage(verifying, [drawn_sequence(trace, 1, Draw(how.verifier, proposer=how.proposer))], 1)
         length = min(self.draft_length, trace.max_tokens - len(trace.tokens))
-        draw = Draw("student", proposals=request.synthesis.proposals)
-        draft = drawn_sequence(trace, request.student_ids, length, draw, request.adapter)
-        return Stage(self._student, [draft], length)
+        return Stage(self._entry_of(how.proposer), [drawn_sequence(trace, length, proposing(how))], length)
+
+    def _entry_of(self, role: Role) -> Entry:
+        return self._student if role == "student" else self._entry
 
     def read(self, trace: DraftedTrace, sampled: Sampled) -> None:
+        how = trace.request.synthesis
         if trace.rejected is None:
-            trace.draft += proposals(sampled)
+            trace.draft += proposals(sampled, how.proposer)
             return
-        (token,), (logprob,) = sampled.tokens.ids, sampled.tokens.privileged_logprob
-        trace.tokens.add(token, 0.0, None, logprob, rejected=trace.rejected)
+        (((token, logprob),),) = proposals(sampled, how.verifier)
+        write(trace.tokens, token, how.verifier, {how.verifier: logprob}, rejected=trace.rejected)
 
     def settle(self, trace: DraftedTrace, stage: Stage) -> None:
         if trace.is_drafted:
@@ -113,11 +127,12 @@ class DraftVerify(Staged[DraftedTrace]):
         """Adds the longest prefix of the draft that is accepted; what follows is the next proposal where it ended, if
         there is one that was not rejected yet."""
         request, draft, refused = trace.request, trace.draft, trace.refused
-        rule, temperature = acceptance(request.synthesis), request.synthesis.temperature
-        verdicts = [is_accepted(score, rule, temperature, request.suppressed_ids) for score in scores]
+        how, rule = request.synthesis, acceptance(request.synthesis)
+        verdicts = [is_accepted(score, rule, how.temperature, request.suppressed_ids) for score in scores]
         num_kept = verdicts.index(False) if False in verdicts else len(verdicts)
         for proposed, score in list(zip(draft, scores, strict=True))[:num_kept]:
-            trace.tokens.add(proposed[0].token, 1.0, proposed[0].logprob, score.logprob)
+            logprobs = {how.proposer: proposed[0].logprob, how.verifier: score.logprob}
+            write(trace.tokens, proposed[0].token, how.proposer, logprobs)
         trace.draft, trace.is_drafted, trace.refused = [], False, []
         is_rejected = num_kept < len(verdicts)
         if not refused:
@@ -139,6 +154,12 @@ class DraftVerify(Staged[DraftedTrace]):
 
 def _check_exact(request: RolloutRequest) -> None:
     rule, num_suppressed = acceptance(request.synthesis), len(request.suppressed_ids)
+    if request.synthesis.proposer == "privileged" and request.adapter:
+        raise ItemError(
+            "not_exact",
+            "strategy draft_verify lets the student read what the privileged student proposes, and no engine reads a "
+            "prompt with an adapter; use strategy=auto or lockstep, or proposer=student",
+        )
     if rule.tempered and rule.kind == "absolute":
         raise ItemError(
             "not_exact",
@@ -161,7 +182,7 @@ def _check_exact(request: RolloutRequest) -> None:
 
 
 def is_accepted(score: Score, rule: Acceptance, temperature: float, suppressed: frozenset[int] = frozenset()) -> bool:
-    """Whether a proposal is accepted, from what the privileged student gives it.
+    """Whether a proposal is accepted, from what the verifier gives it.
 
     In float32, like the rule over whole distributions, so that a proposal at exactly tau is accepted in both. The
     proposal is none of the suppressed tokens, and these count for nothing in ranks and as the likeliest.

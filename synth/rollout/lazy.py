@@ -8,6 +8,8 @@ questions are rare: about one decode row a token instead of two. How often the s
 it is asked nor what is exact: with q its probability of the one token that can be accepted, n proposals write it with
 1 - (1 - q)^n.
 
+`synthesis.proposer=privileged` turns the two round: the student decodes alone and the privileged student is asked.
+
 Everything is sampled from the numbers that lockstep and the reference would use, so the traces are the same, token for
 token. Who wrote a token is known where the privileged student was not confident (it did) and where the student was
 asked. Elsewhere it is a probability, known once the student has read the finished trace; without that scoring pass it
@@ -25,15 +27,26 @@ import numpy as np
 from dail.synth.core.errors import ItemError
 from dail.synth.engine.base import Draw, Proposal, Sampled, Score, TokenSequence, VerifyPoint
 from dail.synth.rollout.base import RolloutRequest
-from dail.synth.rollout.scheduler import Entry, Stage, Staged, Trace, drawn_sequence, proposals, scored_sequence
+from dail.synth.rollout.scheduler import (
+    Entry,
+    Stage,
+    Staged,
+    Trace,
+    drawn_sequence,
+    proposals,
+    proposing,
+    scored_sequence,
+    write,
+)
 from dail.synth.rollout.select import acceptance, lazy_is_exact
 from dail.synth.rollout.stop_strings import Stops
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 
 
 @dataclass
 class LazyTrace(Trace):
-    """`asking`: what the student is being asked about, and `answer` what it proposed, in order."""
+    """`asking`: what the proposer is being asked about, and `answer` what it proposed, in order."""
 
     asking: VerifyPoint | None = None
     answer: list[Proposal] = field(default_factory=list)
@@ -42,7 +55,7 @@ class LazyTrace(Trace):
 
 class Lazy(Staged[LazyTrace]):
     """Args:
-    with_scores: let the student read each finished trace, which fills `student_prob` and `student_logprob`.
+    with_scores: let the proposer read each finished trace, which fills `student_prob` and its log-probabilities.
     """
 
     name = "lazy"
@@ -68,22 +81,21 @@ class Lazy(Staged[LazyTrace]):
         return trace.reason is not None and (trace.is_scored or not self._with_scores)
 
     def next_stage(self, trace: LazyTrace) -> Stage:
-        request = trace.request
+        how = trace.request.synthesis
         if trace.reason:
             return Stage(self._entry, [self._scoring(trace)], 1)
         if trace.asking:
             # Its prompt lies in the prefix cache but for what was written since the last question: a few tokens to
             # prefill, and one to sample.
-            draw = Draw("student", proposals=request.synthesis.proposals)
-            student = drawn_sequence(trace, request.student_ids, 1, draw, request.adapter)
-            return Stage(self._entry, [student], 1)
+            return Stage(self._entry, [drawn_sequence(trace, 1, proposing(how))], 1)
         max_tokens = trace.max_tokens - len(trace.tokens)
-        draw = Draw("privileged", acceptance(request.synthesis))
-        return Stage(self._entry, [drawn_sequence(trace, request.privileged_ids, max_tokens, draw)], max_tokens)
+        draw = Draw(how.verifier, acceptance(how), proposer=how.proposer)
+        return Stage(self._entry, [drawn_sequence(trace, max_tokens, draw)], max_tokens)
 
     def read(self, trace: LazyTrace, sampled: Sampled) -> None:
         if trace.asking:
-            trace.answer = proposals(sampled)[0]  # which are no tokens of the trace until the rule says so
+            # which are no tokens of the trace until the rule says so
+            trace.answer += next(iter(proposals(sampled, trace.request.synthesis.proposer)), [])
         else:
             trace.tokens.extend(sampled.tokens)
 
@@ -95,44 +107,49 @@ class Lazy(Staged[LazyTrace]):
             return
         if trace.asking and trace.answer:
             self.num_questions += 1
-            _answer(trace.tokens, trace.asking, trace.answer)
+            _answer(trace.tokens, trace.asking, trace.answer, trace.request.synthesis)
         trace.asking, trace.answer = last.verify, []
         # A trace that stands before a verify point is not whole, even if its last token could end it.
         trace.reason = None if trace.asking else trace.ends()
 
     def _scoring(self, trace: LazyTrace) -> TokenSequence:
-        """The student's context with the whole trace, but for a last token for which the model has no room."""
-        student_ids, capacity = trace.request.student_ids, self._entry.engine.limits.model_tokens - 1
-        whole = [*student_ids, *trace.tokens.ids][:capacity]
-        return scored_sequence(trace, whole, len(student_ids), trace.request.adapter)
+        """The proposer's context with the whole trace, but for a last token for which the model has no room."""
+        proposer, capacity = trace.request.synthesis.proposer, self._entry.engine.limits.model_tokens - 1
+        prompt_ids = trace.request.prompt_ids(proposer)
+        whole = [*prompt_ids, *trace.tokens.ids][:capacity]
+        return scored_sequence(trace, proposer, whole, len(prompt_ids))
 
 
-def _answer(tokens: Tokens, asking: VerifyPoint, answer: list[Proposal]) -> None:
-    """Adds what the rule gives where the student was asked: the first of its proposals that is accepted, and else what
-    the privileged student had sampled there, which the same random number would give again."""
-    for proposal in answer:
-        if proposal.token in asking.accepted:
-            tokens.add(proposal.token, 1.0, proposal.logprob, asking.accepted[proposal.token])
-            return
-    tokens.add(asking.sampled, 0.0, None, asking.logprob, rejected=answer[0].token)
+def _answer(tokens: Tokens, asking: VerifyPoint, answer: list[Proposal], how: Synthesis) -> None:
+    """Adds what the rule gives where the proposer was asked: the first of its proposals that is accepted, and else what
+    the verifier had sampled there, which the same random number would give again."""
+    kept = next((proposal for proposal in answer if proposal.token in asking.accepted), None)
+    if kept:
+        logprobs = {how.proposer: kept.logprob, how.verifier: asking.accepted[kept.token]}
+        write(tokens, kept.token, how.proposer, logprobs)
+    else:
+        write(tokens, asking.sampled, how.verifier, {how.verifier: asking.logprob}, rejected=answer[0].token)
 
 
 def _score(tokens: Tokens, scores: list[Score], request: RolloutRequest) -> None:
-    """Fills in what the student gives each token, and with it who wrote those of which that is unknown.
+    """Fills in what the proposer gives each token, and with it who wrote those of which that is unknown.
 
-    Where the privileged student was confident and sampled the token that is accepted, that token is written whatever
-    the student proposes; the student wrote it if it proposed it. With q the probability of its own sampling and n
-    proposals, of which each one that is not this token is refused, that has the probability 1 - (1 - q)^n.
+    Where the verifier was confident and sampled the token that is accepted, that token is written whatever is proposed;
+    the proposer wrote it if it proposed it. With q the probability of its own sampling and n proposals, of which each
+    one that is not this token is refused, that has the probability 1 - (1 - q)^n.
     """
-    tokens.student_logprob[: len(scores)] = [score.logprob for score in scores]
+    how = request.synthesis
+    logprobs = tokens.student_logprob if how.proposer == "student" else tokens.privileged_logprob
+    logprobs[: len(scores)] = [score.logprob for score in scores]
     unknown = [place for place in range(len(scores)) if tokens.student_prob[place] is None]
     if not unknown:
         return
-    how, asked = request.synthesis, [scores[place] for place in unknown]
-    drawn_R = draw_probabilities(asked, how.temperature, how.top_p, how.top_k, request.suppressed_ids)
+    asked = [scores[place] for place in unknown]
+    written_R = draw_probabilities(asked, how.temperature, how.top_p, how.top_k, request.suppressed_ids)
     if how.proposals > 1:
-        drawn_R = 1 - (1 - drawn_R) ** how.proposals
-    for place, probability in zip(unknown, drawn_R.astype(np.float32).tolist(), strict=True):  # as shards hold it
+        written_R = 1 - (1 - written_R) ** how.proposals
+    student_R = written_R if how.proposer == "student" else 1 - written_R
+    for place, probability in zip(unknown, student_R.astype(np.float32).tolist(), strict=True):  # as shards hold it
         tokens.student_prob[place] = probability
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from dail.synth.engine.base import FinishReason
 from dail.synth.method.acceptance import Rule, Sampling, mix, trace_uniforms
 from dail.synth.rollout.base import Rollout, RolloutRequest
+from dail.synth.rollout.scheduler import write
 from dail.synth.rollout.select import acceptance
 
 _CPU = torch.device("cpu")
@@ -43,24 +44,27 @@ class Reference:
         rule = Rule.of([acceptance(synthesis)], _CPU)
         tokens = request.prefix[:]
         while len(tokens) < synthesis.max_tokens and not (tokens.ids and tokens.ids[-1] in request.stop_ids):
-            student_1V, privileged_1V = (
-                self.logits([*prompt_ids, *tokens.ids])[None]
-                for prompt_ids in (request.student_ids, request.privileged_ids)
+            proposer_1V, verifier_1V = (
+                self.logits([*request.prompt_ids(role), *tokens.ids])[None]
+                for role in (synthesis.proposer, synthesis.verifier)
             )
             first, own, *further = trace_uniforms(
                 torch.tensor([request.seed]), torch.tensor([len(tokens)]), synthesis.proposals
             )[0]
             tried = []
             for proposal in (first, *further):
-                tried.append(mix(student_1V, privileged_1V, sampling, rule, torch.stack([proposal, own])[None]))
+                tried.append(mix(proposer_1V, verifier_1V, sampling, rule, torch.stack([proposal, own])[None]))
                 if tried[-1].accepted_P:
                     break
-            accepted = bool(tried[-1].accepted_P)
-            tokens.add(
-                int(tried[-1].token_P),
-                float(accepted),
-                float(tried[-1].student_logprob_P),
-                float(tried[-1].privileged_logprob_P),
+            last, accepted = tried[-1], bool(tried[-1].accepted_P)
+            write(
+                tokens,
+                int(last.token_P),
+                synthesis.proposer if accepted else synthesis.verifier,
+                {
+                    synthesis.proposer: float(last.proposer_logprob_P),
+                    synthesis.verifier: float(last.verifier_logprob_P),
+                },
                 rejected=None if accepted else int(tried[0].proposal_P),
             )
         reason: FinishReason = "stop" if tokens.ids[-1] in request.stop_ids else "length"

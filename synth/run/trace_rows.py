@@ -162,6 +162,7 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         probability_space=synthesis.probability_space,
         top_p=synthesis.top_p,
         top_k=synthesis.top_k,
+        proposer=synthesis.proposer,
         proposals=synthesis.proposals,
         suppressed_ids=tuple(sorted(prepared.request.suppressed_ids)),
         stop=synthesis.stop,

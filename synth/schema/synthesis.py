@@ -14,6 +14,7 @@ from dail.synth.schema.kinds import LoneBox
 from dail.synth.schema.rendering import WITHOUT_EFFECT, Rendering
 from dail.synth.schema.texts import fault
 
+Role = Literal["student", "privileged"]
 PAPER = "paper"
 RULES = ("absolute", "relative", "topk")
 PROMPTS = Extension("set of prompts", "dail.prompts", (PAPER,), files="*.jinja")
@@ -66,12 +67,17 @@ class Synthesis(Rendering):
     tau: float = Field(
         0.8, gt=0, le=1, description="a student's token is accepted if the privileged student gives it this"
     )
+    proposer: Role = Field(
+        "student",
+        description="who proposes in mixed rollouts, and is held against what the other role gives; the other writes "
+        "where nothing is accepted: student is the paper, privileged the authors' other switch",
+    )
     proposals: int = Field(
         1,
         ge=1,
         le=64,
-        description="how often the student proposes at a position: the first proposal that is accepted stands, and if "
-        "none is, the privileged student writes (the paper: 1; the authors' code: 5); of method mixed alone",
+        description="how often the proposer proposes at a position: the first proposal that is accepted stands, and if "
+        "none is, the other role writes (the paper: 1; the authors' code: 5); of method mixed alone",
     )
     acceptance_k: int = Field(25, ge=1, description="the k of acceptance=topk; no other rule reads it")
     temperature: float = Field(0.6, ge=0, le=2, description="temperature of both draws; 0 is greedy")
@@ -128,6 +134,11 @@ class Synthesis(Rendering):
             )
         return self
 
+    @property
+    def verifier(self) -> Role:
+        """Whose probability a proposal is held against, and who writes where none is accepted."""
+        return "privileged" if self.proposer == "student" else "student"
+
     def pinned(self) -> Synthesis:
         """With the digests of what was brought along; imports nothing. Raises ExtensionError: not there, changed."""
         return self.model_copy(update={name: kind.pin(getattr(self, name)) for name, kind in _EXTENSIONS.items()})
@@ -149,7 +160,7 @@ class Synthesis(Rendering):
         if self.acceptance != "topk":
             del settings["acceptance_k"]
         if self.method != "mixed":
-            del settings["proposals"]
+            del settings["proposals"], settings["proposer"]
         if self.method == "expert":
             del settings["suppress"]
         if self.extractor in EXTRACTORS:
@@ -165,6 +176,7 @@ class Synthesis(Rendering):
             "top_p": 1.0,
             "top_k": 0,
             "stop": [],
+            "proposer": "student",
             "proposals": 1,
             "suppress": [],
         }
@@ -173,7 +185,7 @@ class Synthesis(Rendering):
 
 @dataclass(frozen=True)
 class Acceptance:
-    """When a proposal t of the student is accepted, by the privileged student's distribution p.
+    """When a proposal t of one role is accepted, by the other one's distribution p: in the paper the student proposes.
 
         absolute   p(t) >= tau                       the paper's rule (§2.1)
         relative   p(t) >= tau * max p

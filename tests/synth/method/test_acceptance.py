@@ -157,8 +157,8 @@ def test_log_probabilities_are_of_the_drawn_token_at_temperature_one():
     numbers = torch.tensor([[0.2, 0.7]]).double()
     mixed = mix(student.log()[None], privileged.log()[None], sampling(0.5), rule(0.8), numbers)
     token = int(mixed.token_P)
-    assert float(mixed.student_logprob_P) == pytest.approx(float(student[token].log()), abs=1e-5)
-    assert float(mixed.privileged_logprob_P) == pytest.approx(float(privileged[token].log()), abs=1e-5)
+    assert float(mixed.proposer_logprob_P) == pytest.approx(float(student[token].log()), abs=1e-5)
+    assert float(mixed.verifier_logprob_P) == pytest.approx(float(privileged[token].log()), abs=1e-5)
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53, 1.0])

@@ -1,7 +1,7 @@
 """Every strategy draws from one distribution: exhaustively, on a table of probabilities (paper §2.1).
 
 A trace follows from the uniform numbers of its places, and at each place only the cell of the numbers counts: which
-token each one picks for the student who proposes, and the last one for the privileged student. So all traces there are
+token each one picks for the role that proposes, and the last one for the role that verifies. So all traces there are
 can be drawn, one per choice of cells, and each weighs the product of its cells' probabilities. Summed up, that is a
 strategy's distribution to the last digit, with nothing left to chance. It is held against the rule written out in
 float64.
@@ -49,6 +49,10 @@ SEVERAL = [
     {"acceptance": "topk", "acceptance_k": 2, "proposals": 2},
     {"acceptance": OWN, "tau": 0.8, "proposals": 5},
 ]
+TURNED = [  # the privileged student proposes
+    *({"acceptance": "absolute", "tau": tau, "proposer": "privileged"} for tau in (0.3, 0.5)),
+    {"acceptance": "topk", "acceptance_k": 2, "proposer": "privileged", "proposals": 2},
+]
 SUPPRESSED = 1
 WITHOUT = [{**rule, "suppress": (SUPPRESSED,)} for rule in RULES] + [
     {"acceptance": "absolute", "tau": 0.5, "suppress": (SUPPRESSED,), "proposals": 2}
@@ -74,6 +78,11 @@ def drawn(rule: dict, context) -> np.ndarray:
     return weights / weights.sum()
 
 
+def roles(rule: dict) -> tuple[list[int], list[int]]:
+    """The prompts of who proposes and who verifies."""
+    return (PRIVILEGED, STUDENT) if rule.get("proposer") == "privileged" else (STUDENT, PRIVILEGED)
+
+
 def is_accepted(rule: dict, privileged: np.ndarray, token: int) -> bool:
     """The rules, written out. `privileged` is what the model gives, and a suppressed token is nobody's match."""
     privileged = privileged.copy()
@@ -96,15 +105,16 @@ def literal(rule: dict) -> dict[tuple[int, ...], float]:
         if len(trace) == length(rule) or STOP in trace:
             whole[trace] = whole.get(trace, 0.0) + weight
             continue
-        student, privileged = drawn(rule, [*STUDENT, *trace]), drawn(rule, [*PRIVILEGED, *trace])
-        verdicts = [is_accepted(rule, probabilities([*PRIVILEGED, *trace]), token) for token in range(VOCABULARY)]
+        proposing, verifying = roles(rule)
+        proposer, verifier = drawn(rule, [*proposing, *trace]), drawn(rule, [*verifying, *trace])
+        verdicts = [is_accepted(rule, probabilities([*verifying, *trace]), token) for token in range(VOCABULARY)]
         left = weight  # of what came to this position, what has not been written yet
         for _ in range(rule.get("proposals", 1)):
             for token in np.flatnonzero(verdicts).tolist():
-                open_traces[(*trace, token)] = open_traces.get((*trace, token), 0.0) + left * student[token]
-            left *= sum(student[token] for token in range(VOCABULARY) if not verdicts[token])
+                open_traces[(*trace, token)] = open_traces.get((*trace, token), 0.0) + left * proposer[token]
+            left *= sum(proposer[token] for token in range(VOCABULARY) if not verdicts[token])
         for own in range(VOCABULARY):
-            open_traces[(*trace, own)] = open_traces.get((*trace, own), 0.0) + left * privileged[own]
+            open_traces[(*trace, own)] = open_traces.get((*trace, own), 0.0) + left * verifier[own]
     return whole
 
 
@@ -124,13 +134,14 @@ class Cells:
         for seed, cells in enumerate(itertools.product(choices, repeat=places)):
             trace: list[int] = []
             for place, (*proposed, own) in enumerate(cells):
-                student, privileged = drawn(rule, [*STUDENT, *trace]), drawn(rule, [*PRIVILEGED, *trace])
+                proposing, verifying = roles(rule)
+                proposer, verifier = drawn(rule, [*proposing, *trace]), drawn(rule, [*verifying, *trace])
                 for number, token in enumerate(proposed):
-                    self.numbers[seed, place, number, 0] = student[:token].sum() + student[token] / 2
-                    self.weights[seed] *= student[token]
-                self.numbers[seed, place, 0, 1] = privileged[:own].sum() + privileged[own] / 2
-                self.weights[seed] *= privileged[own]
-                verdicts = (is_accepted(rule, probabilities([*PRIVILEGED, *trace]), token) for token in proposed)
+                    self.numbers[seed, place, number, 0] = proposer[:token].sum() + proposer[token] / 2
+                    self.weights[seed] *= proposer[token]
+                self.numbers[seed, place, 0, 1] = verifier[:own].sum() + verifier[own] / 2
+                self.weights[seed] *= verifier[own]
+                verdicts = (is_accepted(rule, probabilities([*verifying, *trace]), token) for token in proposed)
                 trace.append(next((token for token, kept in zip(proposed, verdicts, strict=True) if kept), own))
 
     def uniforms(self, seed_P: torch.Tensor, place_P: torch.Tensor, draws: int = 2) -> torch.Tensor:
@@ -176,7 +187,7 @@ def is_defined(strategy: str, rule: dict) -> bool:
 CASES = [
     (strategy, rule)
     for strategy in ("reference", "lockstep", "lazy", "draft_verify")
-    for rule in [*RULES, *SEVERAL, *WITHOUT]
+    for rule in [*RULES, *SEVERAL, *TURNED, *WITHOUT]
     if is_defined(strategy, rule)
 ]
 
@@ -213,9 +224,13 @@ def test_a_strategy_that_used_another_tau_would_be_seen(strategy, monkeypatch):
 @pytest.mark.parametrize("strategy", ["lockstep", "lazy", "draft_verify"])
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [({"proposals": 5}, {"proposals": 1, "max_tokens": 1}), ({"suppress": (SUPPRESSED,)}, {"suppress": ()})],
+    [
+        ({"proposals": 5}, {"proposals": 1, "max_tokens": 1}),
+        ({"suppress": (SUPPRESSED,)}, {"suppress": ()}),
+        ({"proposer": "privileged"}, {"proposer": "student"}),
+    ],
 )
-def test_a_strategy_that_proposed_less_often_or_suppressed_nothing_would_be_seen(strategy, right, wrong, monkeypatch):
+def test_a_strategy_that_did_another_thing_than_it_was_told_would_be_seen(strategy, right, wrong, monkeypatch):
     rule = {"acceptance": "absolute", "tau": 0.5, **right}
     cells = Cells(rule)
     monkeypatch.setattr(arithmetic, "uniforms", cells.uniforms)

@@ -23,6 +23,8 @@ MINDS = [  # what a run may set beside the rule
     {"proposals": 3, "suppress": (4, 11)},
     {"suppress": (4, 11), "temperature": 0.7},
     {"proposals": 5, "suppress": (4,), "top_k": 6, "top_p": 0.9, "temperature": 0.6},
+    {"proposer": "privileged"},
+    {"proposer": "privileged", "proposals": 3, "suppress": (4, 11)},
 ]
 RULES = [
     ("lockstep", {"tau": 0.05}),
@@ -88,7 +90,7 @@ def test_more_proposals_leave_more_to_the_student():
 
 @pytest.mark.parametrize("strategy", ["lockstep", "lazy", "draft_verify"])
 def test_how_often_a_neighbour_proposes_or_what_it_suppresses_changes_no_trace(strategy):
-    kinds = [{"proposals": 1}, {"proposals": 5}, {"proposals": 2, "suppress": (4, 11)}, {"suppress": (3,)}]
+    kinds = [{}, {"proposals": 5}, {"proposals": 2, "suppress": (4, 11)}, {"suppress": (3,), "proposer": "privileged"}]
     requests = [
         replace(one, unit_id=f"{n}-{one.unit_id}") for n, kind in enumerate(kinds) for one in wanted(4, tau=0.5, **kind)
     ]
@@ -109,25 +111,27 @@ def test_a_resumed_trace_of_several_proposals_is_the_unbroken_one(strategy, tau)
     }
 
 
-@pytest.mark.parametrize("with_suppressed", [False, True])
-def test_a_reading_says_with_which_probability_one_of_several_proposals_was_the_token(with_suppressed):
-    minds = {"suppress": (4, 11)} if with_suppressed else {}
+@pytest.mark.parametrize("minds", [{}, {"suppress": (4, 11)}, {"proposer": "privileged"}], ids=str)
+def test_a_reading_says_with_which_probability_one_of_several_proposals_was_the_token(minds):
     requests = wanted(150, tau=0.5, proposals=3, **minds)
+    proposer = requests[0].synthesis.proposer
     lockstep, lazy = run(requests), lazily(requests, with_scores=True)
     expected = variance = happened = doubtful = 0.0
     for name, rollout in lazy.items():
         full, tokens = lockstep[name].tokens, rollout.tokens
         assert tokens.ids == full.ids and None not in tokens.student_prob
-        assert tokens.student_logprob == pytest.approx(full.student_logprob, abs=1e-4)
+        column = f"{proposer}_logprob"
+        assert getattr(tokens, column) == pytest.approx(getattr(full, column), abs=1e-4)
         for place, (probability, wrote) in enumerate(zip(tokens.student_prob, full.student_prob, strict=True)):
             if probability in (0.0, 1.0):
                 assert probability == wrote
                 continue
-            context = [*requests[int(name[1:])].student_ids, *tokens.ids[:place]]
+            context = [*requests[int(name[1:])].prompt_ids(proposer), *tokens.ids[:place]]
             weights_V = LOGITS(context).double().softmax(-1)
             weights_V[list(minds.get("suppress", ()))] = 0
             own = float(weights_V[tokens.ids[place]] / weights_V.sum())
-            assert probability == pytest.approx(1 - (1 - own) ** 3, abs=1e-5)
+            by_proposer = 1 - (1 - own) ** 3
+            assert probability == pytest.approx(by_proposer if proposer == "student" else 1 - by_proposer, abs=1e-5)
             expected, happened, doubtful = expected + probability, happened + wrote, doubtful + 1
             variance += probability * (1 - probability)
     assert doubtful > 100
@@ -255,3 +259,28 @@ def test_draft_verify_counts_a_repeated_proposal_once():
         runs[proposals] = steps
         assert runs[proposals, "done"][0].tokens.rejected == [1] * 6
     assert runs[1] == runs[5]
+
+
+@pytest.mark.parametrize(("strategy", "tau"), [("lockstep", 0.3), ("lazy", 0.5), ("draft_verify", 0.3)])
+def test_where_the_privileged_student_proposes_the_student_writes_what_is_rejected(strategy, tau):
+    """Its prompts exchanged, a trace is the one that the student as proposer would write, by the other role."""
+    turned = wanted(30, tau=tau, proposer="privileged")
+    plain = [
+        replace(one, student_ids=one.privileged_ids, privileged_ids=one.student_ids, synthesis=here.synthesis)
+        for one, here in zip(turned, wanted(30, tau=tau), strict=True)
+    ]
+    got, mirrored = run(turned, strategy), run(plain, strategy)
+    for name, rollout in got.items():
+        other = mirrored[name].tokens
+        assert (rollout.tokens.ids, rollout.tokens.rejected) == (other.ids, other.rejected)
+        assert rollout.tokens.student_prob == pytest.approx([1 - one for one in other.student_prob], abs=1e-6)
+        exchanged = other.privileged_logprob, other.student_logprob
+        assert (rollout.tokens.student_logprob, rollout.tokens.privileged_logprob) == exchanged
+
+
+def test_a_student_with_an_adapter_verifies_in_lockstep_and_lazily_but_reads_no_draft():
+    one = replace(wanted(1, tau=0.5, proposer="privileged")[0], adapter="somewhere")
+    with pytest.raises(ItemError, match="no engine reads a prompt with an adapter"):
+        Pair(engine(), "draft_verify").add(one)
+    for strategy in ("lockstep", "lazy"):
+        Pair(engine(), strategy).add(one)

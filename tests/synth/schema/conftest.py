@@ -50,6 +50,7 @@ ROW: dict[str, Any] = {
     "probability_space": "raw",
     "top_p": 1.0,
     "top_k": 0,
+    "proposer": "student",
     "proposals": 1,
     "suppressed_ids": (),
     "stop": ("∎",),
