@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,11 @@ WITHOUT = [{**rule, "suppress": (SUPPRESSED,)} for rule in RULES] + [
 
 
 def probabilities(context) -> np.ndarray:
+    return _fixed(tuple(context)).copy()
+
+
+@cache
+def _fixed(context: tuple[int, ...]) -> np.ndarray:
     """Of the next token, fixed for each context: peaked for the privileged student, whose top tokens vary in height."""
     role, *trace = context
     numbers = np.random.default_rng([role, *(token + 1 for token in trace)])
@@ -68,7 +74,12 @@ def probabilities(context) -> np.ndarray:
 
 
 def logits(context) -> torch.Tensor:
-    return torch.from_numpy(np.log(probabilities(context))).float()
+    return _logits(tuple(context))
+
+
+@cache
+def _logits(context: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(np.log(_fixed(context))).float()
 
 
 def drawn(rule: dict, context) -> np.ndarray:
@@ -96,6 +107,13 @@ def is_accepted(rule: dict, privileged: np.ndarray, token: int) -> bool:
     return sum(privileged >= privileged[token]) <= rule["acceptance_k"]
 
 
+def at_position(rule: dict, trace: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, list[bool]]:
+    """What the proposer draws from, what the verifier does, and which tokens are accepted."""
+    proposing, verifying = roles(rule)
+    verdicts = [is_accepted(rule, probabilities([*verifying, *trace]), token) for token in range(VOCABULARY)]
+    return drawn(rule, [*proposing, *trace]), drawn(rule, [*verifying, *trace]), verdicts
+
+
 def literal(rule: dict) -> dict[tuple[int, ...], float]:
     """The distribution over traces, by the rule itself: propose, keep or replace, one place after the other."""
     whole: dict[tuple[int, ...], float] = {}
@@ -105,9 +123,7 @@ def literal(rule: dict) -> dict[tuple[int, ...], float]:
         if len(trace) == length(rule) or STOP in trace:
             whole[trace] = whole.get(trace, 0.0) + weight
             continue
-        proposing, verifying = roles(rule)
-        proposer, verifier = drawn(rule, [*proposing, *trace]), drawn(rule, [*verifying, *trace])
-        verdicts = [is_accepted(rule, probabilities([*verifying, *trace]), token) for token in range(VOCABULARY)]
+        proposer, verifier, verdicts = at_position(rule, trace)
         left = weight  # of what came to this position, what has not been written yet
         for _ in range(rule.get("proposals", 1)):
             for token in np.flatnonzero(verdicts).tolist():
@@ -131,18 +147,17 @@ class Cells:
         choices = list(itertools.product(tokens, repeat=proposals + 1))
         self.numbers = np.zeros((len(choices) ** places, places, proposals, 2))
         self.weights = np.ones(len(self.numbers))
+        position = cache(lambda trace: at_position(rule, trace))
         for seed, cells in enumerate(itertools.product(choices, repeat=places)):
             trace: list[int] = []
             for place, (*proposed, own) in enumerate(cells):
-                proposing, verifying = roles(rule)
-                proposer, verifier = drawn(rule, [*proposing, *trace]), drawn(rule, [*verifying, *trace])
+                proposer, verifier, verdicts = position(tuple(trace))
                 for number, token in enumerate(proposed):
                     self.numbers[seed, place, number, 0] = proposer[:token].sum() + proposer[token] / 2
                     self.weights[seed] *= proposer[token]
                 self.numbers[seed, place, 0, 1] = verifier[:own].sum() + verifier[own] / 2
                 self.weights[seed] *= verifier[own]
-                verdicts = (is_accepted(rule, probabilities([*verifying, *trace]), token) for token in proposed)
-                trace.append(next((token for token, kept in zip(proposed, verdicts, strict=True) if kept), own))
+                trace.append(next((token for token in proposed if verdicts[token]), own))
 
     def uniforms(self, seed_P: torch.Tensor, place_P: torch.Tensor, draws: int = 2) -> torch.Tensor:
         proposal_P, place_P = place_P // arithmetic._AHEAD, place_P % arithmetic._AHEAD
