@@ -333,10 +333,11 @@ class _View:
 def _without(logits_PV: Tensor, suppressed_PS: Tensor) -> tuple[Tensor, Tensor]:
     """The logits with -inf at each row's suppressed tokens, and the log of what these weigh together, [P]."""
     width = logits_PV.shape[-1]
-    at_PS = suppressed_PS.clamp(max=width)  # what is no token of this vocabulary falls into a column behind it
-    wider_PV = functional.pad(logits_PV, (0, 1), value=-torch.inf)
-    suppressed_P = wider_PV.gather(-1, at_PS).logsumexp(-1)
-    return wider_PV.scatter(-1, at_PS, -torch.inf)[:, :width], suppressed_P
+    is_token_PS, at_PS = suppressed_PS < width, suppressed_PS.clamp(max=width - 1)
+    weight_PS = torch.where(is_token_PS, logits_PV.gather(-1, at_PS), -torch.inf)
+    # the smallest wins, as what is no token of this vocabulary shares a place with its last one
+    lowered_PS = torch.where(is_token_PS, -torch.inf, torch.inf)
+    return logits_PV.scatter_reduce(-1, at_PS, lowered_PS, "amin"), weight_PS.logsumexp(-1)
 
 
 def _cut(probability_PV: Tensor, sampling: Sampling) -> Tensor:

@@ -172,7 +172,7 @@ def test_a_suppressed_token_is_never_drawn_and_a_neighbour_keeps_its_bits():
     logits = torch.randn(3, 300, generator=torch.Generator().manual_seed(1))
     logits[0, 7] = 50.0
     plain = sampling(rows=3)
-    without = Sampling.of([(1.0, 1.0, 0)] * 3, CPU, [{7, 299}, (), {300, 2**40}])
+    without = Sampling.of([(1.0, 1.0, 0)] * 3, CPU, [{7, 299, 300}, (), {300, 2**40}])
     numbers = uniforms(torch.arange(3), torch.zeros(3, dtype=torch.int64))[:, :1]
     when = rule(0.5, rows=3)
     one, other = draw_own(logits, plain, when, numbers), draw_own(logits, without, when, numbers)
