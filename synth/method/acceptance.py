@@ -41,7 +41,7 @@ class OwnRule(Protocol):
     A token of code is accepted if it is as likely as the average token is here, however flat the distribution:
 
         def typical(logprob_PV, token_PK, tau_P1):
-            entropy_P1 = -(logprob_PV.exp() * logprob_PV).sum(-1, keepdim=True)
+            entropy_P1 = -(logprob_PV.exp() * logprob_PV.clamp(min=-1e4)).sum(-1, keepdim=True)  # 0 * -inf is no number
             return logprob_PV.gather(-1, token_PK) >= tau_P1.log() - entropy_P1
 
     A pure function of tensors: no number of its own (`.item()` would make the host wait in every step), and what it
