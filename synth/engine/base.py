@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from dail.synth.schema.synthesis import Acceptance
+from dail.synth.schema.synthesis import Acceptance, Role
 from dail.synth.schema.trace_tokens import Tokens
 
-Role = Literal["student", "privileged"]
 FinishReason = Literal["stop", "length"]
 
 
@@ -47,29 +46,34 @@ class SequenceKey(NamedTuple):
 class Draw:
     """How a sequence's tokens are sampled from the trace's own random numbers (paper §2.1).
 
-    Every position has two: the student proposes with the first, the privileged student samples with the second. So
-    whichever strategy draws a trace, and after whatever interruption, it samples the same tokens.
+    Every position has two: the proposer proposes with the first, the verifier samples with the second; and one for each
+    further proposal. So whichever strategy draws a trace, and after whatever interruption, it samples the same tokens.
 
     Args:
         role: whose context the sequence is.
-        acceptance: when a proposal of the student is accepted; none where one role samples alone.
+        acceptance: when a proposal is accepted; none where one role samples alone.
         is_paired: the sequences of both roles stand in the batch, and always receive the same token. Both must be added
             before the same step. If not, and there is a rule, the sequence ends at the first `VerifyPoint`.
+        proposals: how many tokens the proposer proposes at a position, until one is accepted. A sequence of the
+            proposer alone takes the first, and tells of the others in `Sampled.further`.
+        proposer: the role that proposes; the other one verifies.
     """
 
     role: Role
     acceptance: Acceptance | None = None
     is_paired: bool = False
+    proposals: int = 1
+    proposer: Role = "student"
 
 
 @dataclass(frozen=True)
 class TokenSequence:
     """One sequence to decode: made by a strategy, carried by the engine until it ends.
 
-    With `draw`, the token is sampled from `uniforms(seed, position in the trace)`; `start` is the position of the
-    sequence's first token, and the trace tokens before it are the end of `prompt_ids`. Without, the engine's own
-    sampler samples. `score_from`: give the log-probabilities of the prompt's own tokens from this index on
-    (`Sampled.scores`).
+    With `draw`, the token is sampled from `trace_uniforms(seed, position in the trace)` and never one of
+    `suppressed_ids`; `start` is the position of the sequence's first token, and the trace tokens before it are the end
+    of `prompt_ids`. Without, the engine's own sampler samples, of all tokens. `score_from`: give the log-probabilities
+    of the prompt's own tokens from this index on (`Sampled.scores`).
     """
 
     key: SequenceKey
@@ -81,6 +85,7 @@ class TokenSequence:
     top_p: float = 1.0
     top_k: int = 0  # 0: all tokens
     draw: Draw | None = None
+    suppressed_ids: frozenset[int] = frozenset()
     start: int = 0
     adapter: str | None = None  # folder of a PEFT adapter; the base model without
     score_from: int | None = None
@@ -94,25 +99,34 @@ class Score:
     """What a role gives one token that is already there, at temperature 1.
 
     `rank` is the number of tokens at least as likely as it, itself included; `top_logprobs` are the log-probabilities
-    of the SCORE_TOP likeliest tokens (fewer in a smaller vocabulary), largest first.
+    of the SCORE_TOP likeliest tokens (fewer in a smaller vocabulary), largest first, and `top_ids` which these are.
+    Suppressed tokens are among them: a score is the model's as it is.
     """
 
     logprob: float
     rank: int
     top_logprobs: tuple[float, ...]
+    top_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class VerifyPoint:
-    """Where the privileged student sampled one token and another would be accepted, so that the student must be asked.
+    """Where the verifier sampled one token and another would be accepted, so that the proposer must be asked.
 
-    `sampled`: what the privileged student sampled, with its log-probability; `accepted`: token → log-probability of
-    those that are accepted if the student proposes them. At temperature 1.
+    `sampled`: what the verifier sampled, with its log-probability; `accepted`: token → log-probability of those that
+    are accepted if they are proposed. At temperature 1.
     """
 
     sampled: int
     logprob: float
     accepted: dict[int, float]
+
+
+class Proposal(NamedTuple):
+    """A token that is proposed, with its log-probability at temperature 1."""
+
+    token: int
+    logprob: float
 
 
 @dataclass
@@ -127,6 +141,8 @@ class Sampled:
             longer at one position; nothing more is sampled for them, and both should be aborted.
         verify: where it ended, if it ended at one.
         scores: of prompt_ids[score_from:].
+        further: what a role that proposes several times proposed at each of `tokens` after that token, in order;
+            empty if it proposes once.
     """
 
     key: SequenceKey
@@ -134,6 +150,7 @@ class Sampled:
     reason: FinishReason | Literal["desynchronised"] | None = None
     verify: VerifyPoint | None = None
     scores: list[Score] | None = None
+    further: list[tuple[Proposal, ...]] = field(default_factory=list)
 
 
 class Engine(Protocol):

@@ -146,8 +146,9 @@ class FakeEngine:
         for place in range(sequence.score_from, len(sequence.prompt_ids)):
             logprobs_V = self._logits(sequence.prompt_ids[:place]).float().log_softmax(-1)
             own = logprobs_V[sequence.prompt_ids[place]]
-            top = logprobs_V.topk(min(SCORE_TOP, len(logprobs_V))).values
-            scores.append(Score(float(own), int((logprobs_V >= own).sum()), tuple(top.tolist())))
+            top = logprobs_V.topk(min(SCORE_TOP, len(logprobs_V)))
+            named = tuple(top.values.tolist()), tuple(top.indices.tolist())
+            scores.append(Score(float(own), int((logprobs_V >= own).sum()), *named))
         return scores
 
 

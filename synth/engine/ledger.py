@@ -7,6 +7,7 @@ strategy gets every id once, and a disagreement cannot become a trace.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from dail.synth.engine.base import FinishReason, Sampled, SequenceKey, TokenSequence
@@ -83,9 +84,10 @@ class Ledger:
         length = len(ids) - len(before)
         verify = new.verify if length == len(new.tokens) + 1 else None
         new.tokens.cut(length - 1 if verify else length)
+        del new.further[length:]
         wanted = ids[:-1] if verify else ids
         assert before + new.tokens.ids == wanted, f"{new.key}: other tokens were recorded than the engine was given"
-        return Sampled(new.key, new.tokens, reason, verify)
+        return replace(new, reason=reason, verify=verify)
 
 
 def _has_records(sequence: TokenSequence) -> bool:

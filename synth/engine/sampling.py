@@ -10,7 +10,6 @@ sampled stays there until somebody asks for it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,20 +19,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dail.synth.engine.base import Sampled, SequenceKey, TokenSequence, VerifyPoint
+from dail.synth.engine.base import Proposal, Sampled, SequenceKey, TokenSequence, VerifyPoint
 from dail.synth.engine.ledger import Taken
-from dail.synth.method.acceptance import Mixed, OwnDraw, Rule, Sampling, draw_own, kind_number, kind_of, mix, uniforms
+from dail.synth.method.acceptance import (
+    Mixed,
+    OwnDraw,
+    Rule,
+    Sampling,
+    draw_own,
+    kind_number,
+    kind_of,
+    mix,
+    token_table,
+    trace_uniforms,
+)
 from dail.synth.schema.trace_tokens import Tokens
 
+_OF_BATCH = ("position", "at", "partner")  # what the batch decides of a row
 # What the device is told of a row: eight bytes a field, so that all of them travel as one table of int64.
 _TOLD = np.dtype(
     [(name, "f8") for name in ("temperature", "top_p", "tau")]
     + [
         (name, "i8")
-        for name in ("top_k", "kind", "k", "tempered", "column", "placeholder", "seed", "position", "at", "partner")
+        for name in ("top_k", "kind", "k", "tempered", "proposals", "column", "placeholder", "seed", *_OF_BATCH)
     ]
 )
-_NO_RULE = -1
+_NO_RULE = _NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
@@ -50,14 +61,15 @@ class Slot:
 
     @cached_property
     def told(self) -> tuple[float | int, ...]:
-        """As `_TOLD` without its last three, which the batch decides."""
+        """As `_TOLD` without what the batch decides."""
         one, draw = self.sequence, self.sequence.draw
         assert draw is not None, f"{one.key} is sampled by the engine"
         rule = draw.acceptance
         kind = kind_number(rule.kind) if rule else _NO_RULE
         tau, k, tempered = (rule.tau, rule.k, rule.tempered) if rule else (0.0, 0, False)
-        column = 0 if draw.role == "student" else 1
-        return (one.temperature, one.top_p, tau, one.top_k, kind, k, tempered, column, placeholder(one), one.seed)
+        column = 0 if draw.role == draw.proposer else 1
+        how = one.temperature, one.top_p, tau, one.top_k, kind, k, tempered, draw.proposals
+        return (*how, column, placeholder(one), one.seed)
 
 
 def placeholder(sequence: TokenSequence) -> int:
@@ -152,6 +164,8 @@ class _Group:
         self._row_of = {key: number for number, key in enumerate(self.keys)}
         told = [(*slot.told, 0, *rows) for slot, rows in zip(slots, at, strict=True)]
         self._told_P = np.array(told, dtype=_TOLD)
+        self._suppressed_PS = token_table([slot.sequence.suppressed_ids for slot in slots])
+        self._proposals = int(self._told_P["proposals"].max(initial=1))  # as many as some row makes
         self._on_device: _Told | None = None
 
     def _tell(self) -> _Told:
@@ -163,11 +177,11 @@ class _Group:
         if self._on_device and goes_on:
             self._on_device.position_P.add_(1)
         else:
-            self._on_device = _send(self._told_P, self._device)
+            self._on_device = _send(self._told_P, self._suppressed_PS, self._device)
         return self._on_device
 
-    def _step(self, sampled: Mixed | OwnDraw) -> _Step:
-        columns = [column.reshape(len(self.keys), -1) for column in sampled]
+    def _step(self, sampled: _Written | OwnDraw) -> _Step:
+        columns = [column[:, None] if column.dim() == 1 else column.flatten(1) for column in sampled]
         values = torch.cat([column.to(torch.float64) for column in columns], 1)
         return _Step(self._row_of, self._told_P["position"].copy(), values)
 
@@ -177,7 +191,8 @@ class _Pairs(_Group):
 
     def __init__(self, pairs: dict[SequenceKey, tuple[int, Slot, int, Slot]], device: torch.device) -> None:
         self._by_key = pairs
-        at = [(one, other) for one, _, other, _ in pairs.values()]
+        # of the proposer first, so that the arithmetic need not know who that is
+        at = [(one, other) if _proposes(half) else (other, one) for one, half, other, _ in pairs.values()]
         super().__init__(pairs, [student for _, student, _, _ in pairs.values()], at, device)
         self._partners = [privileged for _, _, _, privileged in pairs.values()]
 
@@ -191,11 +206,37 @@ class _Pairs(_Group):
 
     def apply(self, logits: Tensor) -> _Step:
         told = self._tell()
-        numbers_P2 = uniforms(told.seed_P, told.position_P)
-        mixed = mix(logits[told.at_P], logits[told.partner_P], told.sampling, told.rule, numbers_P2)
+        numbers_PU = trace_uniforms(told.seed_P, told.position_P, self._proposals)
+        mixed = mix(logits[told.at_P], logits[told.partner_P], told.sampling, told.rule, numbers_PU)
         for rows_P in (told.at_P, told.partner_P):
             _force(logits, rows_P, mixed.token_P)
-        return self._step(mixed)
+        return self._step(_by_role(mixed, told.column_P == 0))
+
+
+def _proposes(slot: Slot) -> bool:
+    draw = slot.sequence.draw
+    return draw is not None and draw.role == draw.proposer
+
+
+class _Written(NamedTuple):
+    """A step of P pairs as a trace needs it: who wrote the token, and the proposal that was rejected, else -1."""
+
+    token_P: Tensor
+    by_student_P: Tensor
+    rejected_P: Tensor
+    student_logprob_P: Tensor
+    privileged_logprob_P: Tensor
+
+
+def _by_role(mixed: Mixed, student_proposes_P: Tensor) -> _Written:
+    proposer_P, verifier_P = mixed.proposer_logprob_P, mixed.verifier_logprob_P
+    return _Written(
+        mixed.token_P,
+        mixed.accepted_P == student_proposes_P,
+        torch.where(mixed.accepted_P, _NO_TOKEN, mixed.proposal_P),
+        torch.where(student_proposes_P, proposer_P, verifier_P),
+        torch.where(student_proposes_P, verifier_P, proposer_P),
+    )
 
 
 class _OwnDraws(_Group):
@@ -206,8 +247,9 @@ class _OwnDraws(_Group):
 
     def apply(self, logits: Tensor) -> _Step:
         told = self._tell()
-        own_P = uniforms(told.seed_P, told.position_P).gather(1, told.column_P[:, None])[:, 0]
-        drawn = draw_own(logits[told.at_P], told.sampling, told.rule, own_P)
+        numbers_PU = trace_uniforms(told.seed_P, told.position_P, self._proposals)
+        own_PN = torch.cat([numbers_PU.gather(1, told.column_P[:, None]), numbers_PU[:, 2:]], 1)
+        drawn = draw_own(logits[told.at_P], told.sampling, told.rule, own_PN)
         _force(logits, told.at_P, torch.where(drawn.verify_P, told.placeholder_P, drawn.token_P))
         return self._step(drawn)
 
@@ -216,20 +258,23 @@ def _positions(slots: Sequence[Slot]) -> np.ndarray:
     return np.fromiter((slot.position for slot in slots), np.int64, len(slots))
 
 
-def _send(told_P: np.ndarray, device: torch.device) -> _Told:
+def _send(told_P: np.ndarray, suppressed_PS: np.ndarray, device: torch.device) -> _Told:
     """In one copy, which the host does not wait for: memory that is not pinned would be copied only once the device has
     done all that it was asked before."""
-    host_NP = torch.from_numpy(told_P.view(np.int64).reshape(len(told_P), -1).T.copy())  # never shared with the host's
+    table_PN = np.concatenate([told_P.view(np.int64).reshape(len(told_P), -1), suppressed_PS], 1)
+    host_NP = torch.from_numpy(table_PN.T.copy())  # never shared with the host's
     if device.type == "cuda":
         host_NP = host_NP.pin_memory()
-    rows = dict(zip(_TOLD.names or (), host_NP.to(device, non_blocking=True), strict=True))
+    names, there_NP = _TOLD.names or (), host_NP.to(device, non_blocking=True)
+    rows = dict(zip(names, there_NP[: len(names)], strict=True))
     temperature, top_p, tau = (rows.pop(name).view(torch.float64).float() for name in ("temperature", "top_p", "tau"))
     kinds = frozenset(kind_of(kind) for kind in set(told_P["kind"].tolist()) - {_NO_RULE})
     is_heated = bool((told_P["temperature"] != 1).any())
     is_cut = bool((told_P["top_p"] != 1).any() or told_P["top_k"].any())
+    suppressed = there_NP[len(names) :].T if suppressed_PS.shape[1] else None
     return _Told(
-        Sampling(temperature, top_p, rows["top_k"], is_heated, is_cut),
-        Rule(rows["kind"], tau, rows["k"], rows["tempered"].bool(), kinds),
+        Sampling(temperature, top_p, rows["top_k"], is_heated, is_cut, suppressed),
+        Rule(rows["kind"], tau, rows["k"], rows["tempered"].bool(), kinds, rows["proposals"]),
         *(rows[name] for name in ("column", "placeholder", "seed", "position", "at", "partner")),
     )
 
@@ -241,8 +286,8 @@ def _force(logits: Tensor, rows_P: Tensor, token_P: Tensor) -> None:
 
 @dataclass
 class _Step:
-    """What P sequences sampled in one step: the columns of `Mixed` or `OwnDraw`, side by side in float64, which holds
-    token ids and float32 exactly. `row_of` is shared by the steps of one batch."""
+    """What P sequences sampled in one step: the columns of `_Written` or `OwnDraw`, side by side in float64, which
+    holds token ids and float32 exactly. `row_of` is shared by the steps of one batch."""
 
     row_of: dict[SequenceKey, int]
     position_P: np.ndarray
@@ -293,7 +338,10 @@ class _Log:
             rows.append((step.position_P[row], step.sampled_PC[row]))
         if not rows:
             return np.empty(0, np.int64), np.empty((0, 0))
-        position_S, sampled_SC = map(np.concatenate, zip(*rows, strict=True))
+        # a step has as many proposals as some row of it makes
+        width = max(sampled_SC.shape[1] for _, sampled_SC in rows)
+        wide = [np.pad(one, ((0, 0), (0, width - one.shape[1])), constant_values=_NO_TOKEN) for _, one in rows]
+        position_S, sampled_SC = np.concatenate([position_S for position_S, _ in rows]), np.concatenate(wide)
         least_after_S = np.minimum.accumulate(np.append(position_S[1:], np.iinfo(np.int64).max)[::-1])[::-1]
         is_last_S = position_S < least_after_S
         position_S, sampled_SC = position_S[is_last_S], sampled_SC[is_last_S]
@@ -301,31 +349,40 @@ class _Log:
         return position_S, sampled_SC
 
 
-_MIXED_COLUMNS = 5
+_MIXED_COLUMNS, _OWN_COLUMNS = 5, 10  # of one's own, the proposals that follow stand behind these
 
 
 def _sampled(key: SequenceKey, sampled_SC: np.ndarray) -> Sampled:
     if sampled_SC.shape[1] == _MIXED_COLUMNS:
         return Sampled(key, _mixed_tokens(sampled_SC))
-    tokens, verify = _own_tokens(sampled_SC, by_student=key.part == "student")
-    return Sampled(key, tokens, verify=verify)
+    tokens, verify = _own_tokens(sampled_SC[:, :_OWN_COLUMNS], by_student=key.part == "student")
+    return Sampled(key, tokens, verify=verify, further=_further(sampled_SC[:, _OWN_COLUMNS:]))
+
+
+def _further(further_SC: np.ndarray) -> list[tuple[Proposal, ...]]:
+    """What was proposed after each token; empty if nothing was."""
+    if (further_SC == _NO_TOKEN).all():
+        return []
+    pairs_SN2 = further_SC.reshape(len(further_SC), further_SC.shape[1] // 2, 2).tolist()
+    return [
+        tuple(Proposal(int(token), logprob) for token, logprob in pairs if token != _NO_TOKEN) for pairs in pairs_SN2
+    ]
 
 
 def _mixed_tokens(sampled_SC: np.ndarray) -> Tokens:
-    token, accepted, proposal, student, privileged = sampled_SC.T
-    rejected = np.where(accepted, np.nan, proposal).tolist()
+    token, by_student, rejected, student, privileged = sampled_SC.T
     return Tokens(
         token.astype(int).tolist(),
-        accepted.tolist(),
-        [None if math.isnan(one) else int(one) for one in rejected],
+        by_student.tolist(),
+        [None if one == _NO_TOKEN else int(one) for one in rejected.tolist()],
         student.tolist(),
         privileged.tolist(),
     )
 
 
 def _own_tokens(sampled_SC: np.ndarray, by_student: bool) -> tuple[Tokens, VerifyPoint | None]:
-    """Tokens of one role alone: its own, but for those of a privileged student that was confident under a rule, which
-    the student may have proposed; that is not known here."""
+    """Tokens of one role alone: its own, but for those of a verifier that was confident under a rule, which the
+    proposer may have proposed; that is not known here."""
     token, logprob, confident, verify = sampled_SC[:, :4].T
     # an engine that schedules ahead runs a sequence once more after its verify point, in vain
     number = int(verify.argmax()) if verify.any() else len(verify)
@@ -333,7 +390,7 @@ def _own_tokens(sampled_SC: np.ndarray, by_student: bool) -> tuple[Tokens, Verif
     own = [*logprob[:number].tolist()]
     tokens = Tokens(
         token[:number].astype(int).tolist(),
-        [1.0] * number if by_student else [None if one else 0.0 for one in confident[:number]],
+        [None if one else float(by_student) for one in confident[:number]],
         list(unknown),
         own if by_student else list(unknown),
         list(unknown) if by_student else own,

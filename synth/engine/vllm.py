@@ -317,8 +317,8 @@ def _scores(flat: Any, number: int) -> list[Score] | None:
         return None
     scores = []
     for first, end in zip(flat.start_indices[-number:], flat.end_indices[-number:], strict=True):
-        top = tuple(flat.logprobs[first + 1 : end])
-        scores.append(Score(flat.logprobs[first], flat.ranks[first], top))
+        top = tuple(flat.logprobs[first + 1 : end]), tuple(flat.token_ids[first + 1 : end])
+        scores.append(Score(flat.logprobs[first], flat.ranks[first], *top))
     return scores
 
 

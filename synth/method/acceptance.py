@@ -4,17 +4,23 @@
     keep t   if privileged(t | x, s, r) >= tau
     else     draw from privileged(. | x, s, r)
 
-Reading the logits is what costs, so each role's are read few times: one softmax serves the draw, the verdict and the
-log-probability. Axes: P pairs or rows, V vocabulary, K candidates, B blocks of W tokens.
+With several proposals a position (`synthesis.proposals`, 5 in the authors' code) the first line is tried again, each
+time anew, until a proposal is kept. `synthesis.proposer` may turn the two roles round: here they are the proposer and
+the verifier.
+
+Reading the logits is what costs, so each role's are read few times: one softmax serves all draws, the verdict and the
+log-probability. Axes: P pairs or rows, V vocabulary, K candidates, N proposals, S suppressed tokens, B blocks of W
+tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -23,6 +29,8 @@ from dail.synth.core.errors import ExtensionError
 from dail.synth.schema.synthesis import ACCEPTANCE, RULES, Acceptance
 
 _BLOCK = 128  # divides most vocabularies, so that they need no padding
+_AHEAD = 2**32  # positions from one proposal's random numbers to the next one's: more than any trace has
+_NOWHERE = 2**62  # in a table of token ids: none
 _kinds = list(RULES)  # by number in `Rule`; rules brought along follow as this process meets them
 
 
@@ -33,15 +41,17 @@ class OwnRule(Protocol):
     A token of code is accepted if it is as likely as the average token is here, however flat the distribution:
 
         def typical(logprob_PV, token_PK, tau_P1):
-            entropy_P1 = -(logprob_PV.exp() * logprob_PV).sum(-1, keepdim=True)
+            entropy_P1 = -(logprob_PV.exp() * logprob_PV.clamp(min=-1e4)).sum(-1, keepdim=True)  # 0 * -inf is no number
             return logprob_PV.gather(-1, token_PK) >= tau_P1.log() - entropy_P1
 
     A pure function of tensors: no number of its own (`.item()` would make the host wait in every step), and what it
     says of one row may not depend on the others.
 
     Args:
-        logprob_PV: the privileged student's natural log-probabilities, float32, at temperature 1, or at the row's with
-            `probability_space=tempered` (-inf but for the likeliest token at temperature 0).
+        logprob_PV: the natural log-probabilities of the verifier, who is the privileged student unless
+            `proposer=privileged`, float32, at temperature 1, or at the row's with `probability_space=tempered` (-inf
+            but for the likeliest token at temperature 0). A suppressed token has -inf, and the others what the model
+            gives them; tempered, they add up to 1 without it.
         token_PK: K proposals in each of P rows.
         tau_P1: the row's tau.
 
@@ -81,17 +91,27 @@ def _try_out(kind: str) -> None:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How P rows draw. The flags say what matters at all, so that nobody has to ask the device."""
+    """How P rows draw. The flags say what matters at all, so that nobody has to ask the device.
+
+    `suppressed_PS`: tokens that are never drawn, as `token_table` writes them; none where no row has any.
+    """
 
     temperature_P: Tensor
     top_p_P: Tensor
     top_k_P: Tensor
     is_heated: bool  # some temperature is not 1
     is_cut: bool  # some row leaves the unlikely tokens out
+    suppressed_PS: Tensor | None = None
 
     @classmethod
-    def of(cls, settings: Sequence[tuple[float, float, int]], device: torch.device) -> Sampling:
-        """`settings`: temperature (0 is greedy), top-p (1: all), top-k (0: all) of each row."""
+    def of(
+        cls,
+        settings: Sequence[tuple[float, float, int]],
+        device: torch.device,
+        suppressed: Sequence[Collection[int]] = (),
+    ) -> Sampling:
+        """`settings`: temperature (0 is greedy), top-p (1: all), top-k (0: all) of each row; `suppressed`: the tokens
+        that it never draws."""
         temperature, top_p, top_k = zip(*settings, strict=True) if settings else ((), (), ())
         return cls(
             torch.tensor(temperature, device=device, dtype=torch.float32),
@@ -99,21 +119,34 @@ class Sampling:
             torch.tensor(top_k, device=device, dtype=torch.long),
             is_heated=any(value != 1 for value in temperature),
             is_cut=any(value != 1 for value in top_p) or any(top_k),
+            suppressed_PS=torch.from_numpy(token_table(suppressed)).to(device) if any(suppressed) else None,
         )
+
+
+def token_table(tokens: Sequence[Collection[int]]) -> np.ndarray:
+    """Token ids of P rows side by side, int64 [P, S]; shorter rows are filled up with a number that is no token's."""
+    table_PS = np.full((len(tokens), max(map(len, tokens), default=0)), _NOWHERE, np.int64)
+    for row_S, ids in zip(table_PS, tokens, strict=True):
+        row_S[: len(ids)] = sorted(ids)
+    return table_PS
 
 
 @dataclass(frozen=True)
 class Rule:
-    """When a proposal is accepted, for P rows; see `Acceptance`. `kinds` are those that some row has."""
+    """When a proposal is accepted, for P rows; see `Acceptance`.
+
+    `kinds` are those that some row has; `proposals_P`: how many a row may make at one position, one if left out.
+    """
 
     kind_P: Tensor
     tau_P: Tensor
     k_P: Tensor
     tempered_P: Tensor
     kinds: frozenset[str]
+    proposals_P: Tensor | None = None
 
     @classmethod
-    def of(cls, rules: Sequence[Acceptance | None], device: torch.device) -> Rule:
+    def of(cls, rules: Sequence[Acceptance | None], device: torch.device, proposals: Sequence[int] = ()) -> Rule:
         """None: nothing is ever accepted."""
         kinds = [rule.kind if rule else None for rule in rules]
         return cls(
@@ -122,40 +155,54 @@ class Rule:
             torch.tensor([rule.k if rule else 0 for rule in rules], device=device, dtype=torch.long),
             torch.tensor([bool(rule and rule.tempered) for rule in rules], device=device, dtype=torch.bool),
             frozenset(kind for kind in kinds if kind),
+            torch.tensor(proposals, device=device, dtype=torch.long) if proposals else None,
         )
 
 
 class Mixed(NamedTuple):
-    """One step of P pairs. Log-probabilities are natural logs at temperature 1, float32."""
+    """One step of P pairs. `proposal_P` is the first one, whichever was accepted. Log-probabilities are natural logs at
+    temperature 1, float32, of the model as it is: nothing suppressed."""
 
     token_P: Tensor
     accepted_P: Tensor
     proposal_P: Tensor
-    student_logprob_P: Tensor
-    privileged_logprob_P: Tensor
+    proposer_logprob_P: Tensor
+    verifier_logprob_P: Tensor
 
 
-def mix(student_PV: Tensor, privileged_PV: Tensor, sampling: Sampling, rule: Rule, uniform_P2: Tensor) -> Mixed:
+def mix(proposer_PV: Tensor, verifier_PV: Tensor, sampling: Sampling, rule: Rule, uniform_PU: Tensor) -> Mixed:
     """Draws one token per pair from the two rows of logits.
 
     Args:
-        student_PV, privileged_PV: logits of any float type; the arithmetic is in float32.
-        uniform_P2: in [0, 1); column 0 draws the proposal, column 1 the privileged student's own token.
+        proposer_PV, verifier_PV: logits of any float type; the arithmetic is in float32. In the paper the student
+            proposes and the privileged student verifies.
+        uniform_PU: in [0, 1), as `trace_uniforms` gives them: column 0 draws the first proposal, column 1 the
+            verifier's own token, and the others, if there are any, the proposals that follow.
     """
-    student, privileged = _View(student_PV, sampling), _View(privileged_PV, sampling)
-    proposal_P = student.draw(uniform_P2[:, 0])
-    accepted_P = privileged.accepts(proposal_P[:, None], rule)[:, 0]
-    token_P = torch.where(accepted_P, proposal_P, privileged.draw(uniform_P2[:, 1]))
+    proposer, verifier = _View(proposer_PV, sampling), _View(verifier_PV, sampling)
+    proposal_PN = proposer.draw(torch.cat([uniform_PU[:, :1], uniform_PU[:, 2:]], 1))
+    accepted_PN = verifier.accepts(proposal_PN, rule)
+    if rule.proposals_P is not None:
+        accepted_PN &= _counted(rule.proposals_P, proposal_PN.shape[1])
+    accepted_P = accepted_PN.any(-1)
+    kept_P = _at(proposal_PN, accepted_PN.int().argmax(-1))  # the first one
+    token_P = torch.where(accepted_P, kept_P, verifier.draw(uniform_PU[:, 1:2])[:, 0])
     at_P1 = token_P[:, None]
-    logprobs = (role.logprobs(at_P1)[:, 0] for role in (student, privileged))
-    return Mixed(token_P, accepted_P, proposal_P, *logprobs)
+    logprobs = (role.logprobs(at_P1)[:, 0] for role in (proposer, verifier))
+    return Mixed(token_P, accepted_P, proposal_PN[:, 0], *logprobs)
+
+
+def _counted(proposals_P: Tensor, most: int) -> Tensor:
+    """Which of so many proposals a row makes, bool [P, most]."""
+    return torch.arange(most, device=proposals_P.device) < proposals_P[:, None]
 
 
 class OwnDraw(NamedTuple):
-    """One step of P rows that one role draws by itself, and where the rule needs the student's word.
+    """One step of P rows that one role draws by itself, and where the rule needs the proposer's word.
 
     `best_PK` are the likeliest tokens and `accepted_PK` whether a proposal of them would be accepted.
-    Log-probabilities at temperature 1.
+    `further_PN2`: what the row would propose after `token_P`, with log-probabilities, float64; token -1 where it makes
+    no such proposal. Log-probabilities at temperature 1.
     """
 
     token_P: Tensor
@@ -165,22 +212,33 @@ class OwnDraw(NamedTuple):
     best_PK: Tensor
     best_logprob_PK: Tensor
     accepted_PK: Tensor
+    further_PN2: Tensor
 
 
-def draw_own(logits_PV: Tensor, sampling: Sampling, rule: Rule, uniform_P: Tensor) -> OwnDraw:
+def draw_own(logits_PV: Tensor, sampling: Sampling, rule: Rule, uniform_PN: Tensor) -> OwnDraw:
     """One role's own draw, exact under a rule by which at most two tokens can be accepted.
 
-    The student matters only where a token other than the drawn one would be accepted: if it proposes that token, the
-    token replaces the draw; whatever else it proposes, the draw is what the rule gives. So the trace is the one that
-    `mix` would draw from the same numbers.
+    The proposer matters only where a token other than the drawn one would be accepted: if it proposes that token, be it
+    with its last proposal, the token replaces the draw; whatever else it proposes, the draw is what the rule gives. So
+    the trace is the one that `mix` would draw from the same numbers.
+
+    Args:
+        uniform_PN: in [0, 1): column 0 draws the token, the others what the row proposes after it.
     """
     view = _View(logits_PV, sampling)
-    token_P = view.draw(uniform_P)
+    drawn_PN = view.draw(uniform_PN)
+    token_P = drawn_PN[:, 0]
     best_PK = view.logits_PV.topk(2, dim=-1).indices if rule.kinds else token_P[:, None].expand(-1, 2)
     accepted_PK = view.accepts(best_PK, rule)
     verify_P = (accepted_PK & (best_PK != token_P[:, None])).any(-1)
     logprob_P = view.logprobs(token_P[:, None])[:, 0]
-    return OwnDraw(token_P, logprob_P, accepted_PK.any(-1), verify_P, best_PK, view.logprobs(best_PK), accepted_PK)
+    further_PN2 = torch.stack([drawn_PN.double(), view.logprobs(drawn_PN).double()], -1)[:, 1:]
+    if rule.proposals_P is not None:
+        made_PN = _counted(rule.proposals_P, drawn_PN.shape[1])[:, 1:]
+        further_PN2 = torch.where(made_PN[..., None], further_PN2, -1.0)
+    return OwnDraw(
+        token_P, logprob_P, accepted_PK.any(-1), verify_P, best_PK, view.logprobs(best_PK), accepted_PK, further_PN2
+    )
 
 
 def draw(logits_PV: Tensor, sampling: Sampling, uniform_P: Tensor) -> Tensor:
@@ -188,14 +246,21 @@ def draw(logits_PV: Tensor, sampling: Sampling, uniform_P: Tensor) -> Tensor:
 
     One uniform number decides a draw, so a draw depends on nothing but its own row and seed.
     """
-    return _View(logits_PV, sampling).draw(uniform_P)
+    return _View(logits_PV, sampling).draw(uniform_P[:, None])[:, 0]
 
 
 class _View:
-    """A role's logits [P, V] in float32, with what is computed from them once and used several times."""
+    """A role's logits [P, V] in float32, with what is computed from them once and used several times.
+
+    A suppressed token has the logit -inf, so that it has no part in any draw or rank. What is told of the others at
+    temperature 1, by `logprobs` and to a rule on raw probabilities, stays what the model gives them beside it.
+    """
 
     def __init__(self, logits_PV: Tensor, sampling: Sampling) -> None:
         self.logits_PV = logits_PV.float()
+        suppressed_P = None
+        if sampling.suppressed_PS is not None:
+            self.logits_PV, suppressed_P = _without(self.logits_PV, sampling.suppressed_PS)
         self._sampling = sampling
         self._greedy_P = sampling.temperature_P == 0
         self._heat_P1 = torch.where(self._greedy_P, 1.0, sampling.temperature_P)[:, None]
@@ -203,18 +268,21 @@ class _View:
         heated_PV = self.logits_PV / self._heat_P1 if sampling.is_heated else self.logits_PV
         self._probability_PV = heated_PV.softmax(-1)  # at the row's temperature
         if sampling.is_heated:
-            self._log_total_P = self.logits_PV.logsumexp(-1)
+            self._log_drawn_P = self.logits_PV.logsumexp(-1)  # of the tokens that may be drawn
         else:  # the likeliest token's probability is never too small for a logarithm
-            self._log_total_P = self._peak_P - _at(self._probability_PV, self._peak_at_P).log()
+            self._log_drawn_P = self._peak_P - _at(self._probability_PV, self._peak_at_P).log()
+        self._log_total_P = self._log_drawn_P
+        if suppressed_P is not None:
+            self._log_total_P = torch.logaddexp(self._log_drawn_P, suppressed_P)
 
-    def draw(self, uniform_P: Tensor) -> Tensor:
+    def draw(self, uniform_PN: Tensor) -> Tensor:
         weights_PV = self._probability_PV
         if self._sampling.is_cut:
             weights_PV = _cut(weights_PV, self._sampling)
-        return torch.where(self._greedy_P, self._peak_at_P, _pick(weights_PV, uniform_P))
+        return torch.where(self._greedy_P[:, None], self._peak_at_P[:, None], _pick(weights_PV, uniform_PN))
 
     def logprobs(self, token_PK: Tensor) -> Tensor:
-        """At temperature 1."""
+        """At temperature 1, of the model as it is."""
         return self.logits_PV.gather(-1, token_PK) - self._log_total_P[:, None]
 
     def accepts(self, token_PK: Tensor, rule: Rule) -> Tensor:
@@ -225,6 +293,8 @@ class _View:
             verdict = built_in.get(kind) or partial(self._own, ACCEPTANCE.load(kind))
             is_kind_P1 = rule.kind_P[:, None] == kind_number(kind)
             accepted_PK = torch.where(is_kind_P1, verdict(token_PK, rule), accepted_PK)
+        if (suppressed_PS := self._sampling.suppressed_PS) is not None:
+            accepted_PK &= ~(token_PK[:, :, None] == suppressed_PS[:, None, :]).any(-1)
         return accepted_PK
 
     def _absolute(self, token_PK: Tensor, rule: Rule) -> Tensor:
@@ -233,6 +303,9 @@ class _View:
             is_peak_PK = (token_PK == self._peak_at_P[:, None]).float()
             tempered_PK = torch.where(self._greedy_P[:, None], is_peak_PK, probability_PK)
             probability_PK = torch.where(rule.tempered_P[:, None], tempered_PK, self.logprobs(token_PK).exp())
+        elif self._sampling.suppressed_PS is not None:
+            share_P1 = (self._log_drawn_P - self._log_total_P).exp()[:, None]  # exactly 1 where nothing is suppressed
+            probability_PK = torch.where(rule.tempered_P[:, None], probability_PK, probability_PK * share_P1)
         return probability_PK >= rule.tau_P[:, None]
 
     def _relative(self, token_PK: Tensor, rule: Rule) -> Tensor:
@@ -247,11 +320,24 @@ class _View:
             is_peak_PV = torch.arange(logprob_PV.shape[-1], device=logprob_PV.device) == self._peak_at_P[:, None]
             tempered_PV = torch.where(self._greedy_P[:, None], is_peak_PV.float(), self._probability_PV).log()
             logprob_PV = torch.where(rule.tempered_P[:, None], tempered_PV, logprob_PV)
+        elif self._sampling.suppressed_PS is not None:
+            tempered_PV = self.logits_PV - self._log_drawn_P[:, None]
+            logprob_PV = torch.where(rule.tempered_P[:, None], tempered_PV, logprob_PV)
         return own(logprob_PV, token_PK, rule.tau_P[:, None])
 
     def _topk(self, token_PK: Tensor, rule: Rule) -> Tensor:
         ranks = [(self.logits_PV >= _at(self.logits_PV, token_P)[:, None]).sum(-1) for token_P in token_PK.T]
         return torch.stack(ranks, -1) <= rule.k_P[:, None]
+
+
+def _without(logits_PV: Tensor, suppressed_PS: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits with -inf at each row's suppressed tokens, and the log of what these weigh together, [P]."""
+    width = logits_PV.shape[-1]
+    is_token_PS, at_PS = suppressed_PS < width, suppressed_PS.clamp(max=width - 1)
+    weight_PS = torch.where(is_token_PS, logits_PV.gather(-1, at_PS), -torch.inf)
+    # the smallest wins, as what is no token of this vocabulary shares a place with its last one
+    lowered_PS = torch.where(is_token_PS, -torch.inf, torch.inf)
+    return logits_PV.scatter_reduce(-1, at_PS, lowered_PS, "amin"), weight_PS.logsumexp(-1)
 
 
 def _cut(probability_PV: Tensor, sampling: Sampling) -> Tensor:
@@ -266,38 +352,43 @@ def _cut(probability_PV: Tensor, sampling: Sampling) -> Tensor:
     return torch.zeros_like(sorted_PV).scatter_(-1, order_PV, sorted_PV * (before_PV < limit_P1))
 
 
-def _pick(weights_PV: Tensor, uniform_P: Tensor) -> Tensor:
-    """The token of each row at which the running sum of the weights passes `uniform` of their total.
+def _pick(weights_PV: Tensor, uniform_PN: Tensor) -> Tensor:
+    """The tokens of each row at which the running sum of the weights passes `uniform` of their total.
 
     Sums are float64, since a float32 running sum over 150,000 tokens loses the tail; they run over blocks first and
     then inside one block, since a running sum over the whole vocabulary costs as much as all else together.
     """
     blocks_PBW = functional.pad(weights_PV, (0, -weights_PV.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
     ends_PB = blocks_PBW.sum(-1, dtype=torch.float64).cumsum(-1)
-    target_P1 = _below(uniform_P.double()[:, None] * ends_PB[:, -1:], ends_PB[:, -1:])
-    block_P1 = torch.searchsorted(ends_PB, target_P1, right=True)
-    before_P1 = torch.where(block_P1 > 0, ends_PB.gather(-1, (block_P1 - 1).clamp(min=0)), 0.0)
-    inside_PW = blocks_PBW.take_along_dim(block_P1[:, :, None], 1)[:, 0].cumsum(-1, dtype=torch.float64)
-    rest_P1 = _below(target_P1 - before_P1, inside_PW[:, -1:])
-    return (block_P1 * _BLOCK + torch.searchsorted(inside_PW, rest_P1, right=True))[:, 0]
+    target_PN = _below(uniform_PN.double() * ends_PB[:, -1:], ends_PB[:, -1:])
+    block_PN = torch.searchsorted(ends_PB, target_PN, right=True)
+    before_PN = torch.where(block_PN > 0, ends_PB.gather(-1, (block_PN - 1).clamp(min=0)), 0.0)
+    inside_PNW = blocks_PBW.take_along_dim(block_PN[:, :, None], 1).cumsum(-1, dtype=torch.float64)
+    rest_PN = _below(target_PN - before_PN, inside_PNW[..., -1])
+    return block_PN * _BLOCK + torch.searchsorted(inside_PNW, rest_PN[..., None], right=True)[..., 0]
 
 
-def _below(target_P1: Tensor, total_P1: Tensor) -> Tensor:
+def _below(target_PN: Tensor, total_PN: Tensor) -> Tensor:
     """Kept below the total, or rounding could land on a token of probability 0 behind the last one that has any."""
-    return target_P1.minimum(total_P1.nextafter(torch.zeros_like(total_P1)))
+    return target_PN.minimum(total_PN.nextafter(torch.zeros_like(total_PN)))
 
 
 def _at(values_PV: Tensor, index_P: Tensor) -> Tensor:
     return values_PV.gather(-1, index_P[:, None])[:, 0]
 
 
-def mixed_distribution(student_V: Tensor, privileged_V: Tensor, accepted_V: Tensor) -> Tensor:
+def mixed_distribution(student_V: Tensor, privileged_V: Tensor, accepted_V: Tensor, proposals: int = 1) -> Tensor:
     """The exact distribution of the next trace token, from the probabilities that the two draws have.
 
-    P(t) = student(t) [t is accepted] + privileged(t) · sum of student(u) over the u that are not.
+    With A the accepted tokens, a the student's mass on them and n proposals,
+
+        P(t) = student(t) [t in A] (1 + r + … + r^(n-1)) + privileged(t) r^n     where r = 1 - a
+
+    since the k-th proposal is reached if k - 1 were not accepted. The student writes t with its first term.
     """
     kept_V = student_V * accepted_V
-    return kept_V + privileged_V * (1 - kept_V.sum())
+    refused = 1 - kept_V.sum()
+    return kept_V * sum(refused**tried for tried in range(proposals)) + privileged_V * refused**proposals
 
 
 def uniforms(seed_P: Tensor, place_P: Tensor, draws: int = 2) -> Tensor:
@@ -312,6 +403,20 @@ def uniforms(seed_P: Tensor, place_P: Tensor, draws: int = 2) -> Tensor:
     z_PK = (z_PK ^ _shifted(z_PK, 27)) * _signed(0x94D049BB133111EB)
     z_PK = z_PK ^ _shifted(z_PK, 31)
     return _shifted(z_PK, 11).double() * 2.0**-53
+
+
+def trace_uniforms(seed_P: Tensor, place_P: Tensor, proposals: int = 1) -> Tensor:
+    """The numbers of a place in a trace, float64 [P, 1 + proposals]: column 0 draws the first proposal, column 1 the
+    token of whoever verifies, the others the proposals that follow.
+
+    How many proposals there are changes no number, so traces differ only where a further proposal counts.
+    """
+    ahead_N = torch.arange(proposals, device=place_P.device) * _AHEAD
+    place_PN = place_P[:, None] + ahead_N
+    uniform_PN2 = uniforms(seed_P[:, None].expand(-1, proposals).flatten(), place_PN.flatten()).unflatten(
+        0, (-1, proposals)
+    )
+    return torch.cat([uniform_PN2[:, 0], uniform_PN2[:, 1:, 0]], 1)
 
 
 def _signed(number: int) -> int:

@@ -18,6 +18,7 @@ import jinja2
 import jinja2.meta
 
 from dail.synth.core.errors import ExtensionError, ItemError, UsageError
+from dail.synth.method.suppressed import suppressed_ids
 from dail.synth.method.thoughts import is_in_thought, is_of_mark, without_empty_thought
 from dail.synth.method.turns import ends_of_turns, opening, turn_marks, unopened
 from dail.synth.method.waypoints import waypoints_of
@@ -283,11 +284,23 @@ class Prompts:
         places = ("template", "tokenizer", "generation config")  # the surest first
         return [*ids, next(token for place in places for token, named in self.ends.items() if place in named)]
 
+    def suppressed_ids(self, synthesis: Synthesis) -> frozenset[int]:
+        """What `synthesis.suppress` means in this model; nothing for a trace that nobody draws.
+
+        Raises:
+            UsageError: it names what is not one token of the model's, or one that ends a turn.
+        """
+        wanted = () if synthesis.method == "expert" else synthesis.suppress
+        return suppressed_ids(self.tokenizer, wanted, self.stop_ids)
+
     def stray_mark(self, trace_ids: list[int]) -> str | None:
         """A token inside a trace that begins or ends a turn, as text; none if the trace is one turn."""
         inside = trace_ids[:-1] if trace_ids and trace_ids[-1] in self.stop_ids else trace_ids
         stray = next((token for token in inside if token in self._turn_marks), None)
-        return None if stray is None else str(self.tokenizer.decode([stray], skip_special_tokens=False))
+        return None if stray is None else self.spelled(stray)
+
+    def spelled(self, token: int) -> str:
+        return str(self.tokenizer.decode([token], skip_special_tokens=False))
 
     def completion(self, trace_ids: list[int], rendering: Rendering | None = None) -> str:
         """The assistant's message as other trainers read it: whole, with its thought and the marks around it.

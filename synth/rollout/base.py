@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dail.synth.engine.base import FinishReason, Sampled
-from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.synthesis import Role, Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 
 
@@ -15,7 +15,8 @@ from dail.synth.schema.trace_tokens import Tokens
 class RolloutRequest:
     """One trace to draw. `adapter` is the student's own LoRA folder, none for the paper's first round.
 
-    `prefix` is what an earlier attempt wrote of the trace; it goes on after it.
+    `prefix` is what an earlier attempt wrote of the trace; it goes on after it. `suppressed_ids` are never drawn: what
+    `synthesis.suppress` means in this model.
     """
 
     unit_id: str
@@ -26,6 +27,13 @@ class RolloutRequest:
     stop_ids: frozenset[int]
     adapter: str | None = None
     prefix: Tokens = field(default_factory=Tokens)
+    suppressed_ids: frozenset[int] = frozenset()
+
+    def prompt_ids(self, role: Role) -> Sequence[int]:
+        return self.student_ids if role == "student" else self.privileged_ids
+
+    def adapter_of(self, role: Role) -> str | None:
+        return self.adapter if role == "student" else None
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,8 @@ class Single(Staged[Trace]):
     def next_stage(self, trace: Trace) -> Stage:
         request, max_tokens = trace.request, trace.max_tokens - len(trace.tokens)
         if request.synthesis.method == "student":
-            student = drawn_sequence(trace, request.student_ids, max_tokens, Draw("student"), request.adapter)
-            return Stage(self._student, [student], max_tokens)
-        privileged = drawn_sequence(trace, request.privileged_ids, max_tokens, Draw("privileged"))
-        return Stage(self._entry, [privileged], max_tokens)
+            return Stage(self._student, [drawn_sequence(trace, max_tokens, Draw("student"))], max_tokens)
+        return Stage(self._entry, [drawn_sequence(trace, max_tokens, Draw("privileged"))], max_tokens)
 
     def read(self, trace: Trace, sampled: Sampled) -> None:
         trace.tokens.extend(sampled.tokens)

@@ -5,6 +5,10 @@ is accepted is kept, and where a token was rejected the privileged student write
 two roles have different weights. Exact for any rule that is held against raw probabilities, since a scoring pass gives
 those.
 
+Where the student proposes several times a position, the others were sampled with the draft, from numbers of their own:
+one that was rejected is followed by the next, as a draft of one token. `synthesis.proposer=privileged` turns the two
+roles round.
+
 Everything is sampled from the numbers that lockstep and the reference would use, so the traces are the same, token for
 token: a rejected draft costs time and changes nothing, since its positions are sampled again from their own numbers.
 """
@@ -16,13 +20,22 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dail.synth.core.errors import ItemError
-from dail.synth.engine.base import Draw, Sampled, Score
+from dail.synth.engine.base import SCORE_TOP, Draw, Proposal, Sampled, Score
 from dail.synth.rollout.base import RolloutRequest
-from dail.synth.rollout.scheduler import Entry, Stage, Staged, Trace, drawn_sequence, scored_sequence
+from dail.synth.rollout.scheduler import (
+    Entry,
+    Stage,
+    Staged,
+    Trace,
+    drawn_sequence,
+    proposals,
+    proposing,
+    scored_sequence,
+    write,
+)
 from dail.synth.rollout.select import acceptance
 from dail.synth.rollout.stop_strings import Stops
-from dail.synth.schema.synthesis import RULES, Acceptance
-from dail.synth.schema.trace_tokens import Tokens
+from dail.synth.schema.synthesis import RULES, Acceptance, Role
 
 LONGEST_DRAFT = 32
 _FIRST_DRAFT = 4
@@ -31,12 +44,18 @@ _MEMORY = 0.98  # how much of what was known of the acceptance rate is kept per 
 
 @dataclass
 class DraftedTrace(Trace):
-    """`draft`: what the student proposed; `is_drafted`: it is whole, and nobody has scored it yet. `rejected`: the
-    proposal in whose place the privileged student is to write."""
+    """`draft`: at each position what the proposer proposes, in order; `is_drafted`: it is whole, and nobody has scored
+    its first proposals yet. `refused`: those that were rejected already where the draft begins. `rejected`: the first
+    of them, once the verifier is to write in their place."""
 
-    draft: Tokens = field(default_factory=Tokens)
+    draft: list[list[Proposal]] = field(default_factory=list)
     is_drafted: bool = False
+    refused: list[int] = field(default_factory=list)
     rejected: int | None = None
+
+    @property
+    def draft_ids(self) -> list[int]:
+        return [proposed[0].token for proposed in self.draft]
 
 
 class DraftVerify(Staged[DraftedTrace]):
@@ -55,7 +74,7 @@ class DraftVerify(Staged[DraftedTrace]):
 
     def capacity(self, request: RolloutRequest) -> int:
         """One token less than the model holds: an engine scores a prompt only if it may write a token after it."""
-        _check_exact(acceptance(request.synthesis))
+        _check_exact(request)
         student = self._student.admission.check([len(request.student_ids)])
         capacity = min(student, self._entry.admission.check([len(request.privileged_ids)])) - 1
         if capacity < 1:
@@ -73,22 +92,26 @@ class DraftVerify(Staged[DraftedTrace]):
         return min(LONGEST_DRAFT, 1 + int(rate / max(1 - rate, 1 / LONGEST_DRAFT)))
 
     def next_stage(self, trace: DraftedTrace) -> Stage:
-        request = trace.request
+        how, verifying = trace.request.synthesis, self._entry_of(trace.request.synthesis.verifier)
         if trace.is_drafted:
-            known = [*request.privileged_ids, *trace.tokens.ids]
-            return Stage(self._entry, [scored_sequence(trace, [*known, *trace.draft.ids], len(known))], 1)
+            known = [*trace.request.prompt_ids(how.verifier), *trace.tokens.ids]
+            scored = scored_sequence(trace, how.verifier, [*known, *trace.draft_ids], len(known))
+            return Stage(verifying, [scored], 1)
         if trace.rejected is not None:
-            return Stage(self._entry, [drawn_sequence(trace, request.privileged_ids, 1, Draw("privileged"))], 1)
+            return Stage(verifying, [drawn_sequence(trace, 1, Draw(how.verifier, proposer=how.proposer))], 1)
         length = min(self.draft_length, trace.max_tokens - len(trace.tokens))
-        draft = drawn_sequence(trace, request.student_ids, length, Draw("student"), request.adapter)
-        return Stage(self._student, [draft], length)
+        return Stage(self._entry_of(how.proposer), [drawn_sequence(trace, length, proposing(how))], length)
+
+    def _entry_of(self, role: Role) -> Entry:
+        return self._student if role == "student" else self._entry
 
     def read(self, trace: DraftedTrace, sampled: Sampled) -> None:
+        how = trace.request.synthesis
         if trace.rejected is None:
-            trace.draft.extend(sampled.tokens)
+            trace.draft += proposals(sampled, how.proposer)
             return
-        (token,), (logprob,) = sampled.tokens.ids, sampled.tokens.privileged_logprob
-        trace.tokens.add(token, 0.0, None, logprob, rejected=trace.rejected)
+        (((token, logprob),),) = proposals(sampled, how.verifier)
+        write(trace.tokens, token, how.verifier, {how.verifier: logprob}, rejected=trace.rejected)
 
     def settle(self, trace: DraftedTrace, stage: Stage) -> None:
         if trace.is_drafted:
@@ -101,22 +124,42 @@ class DraftVerify(Staged[DraftedTrace]):
         trace.reason = None if trace.is_drafted or trace.rejected is not None else trace.ends()
 
     def _keep(self, trace: DraftedTrace, scores: list[Score]) -> None:
-        """Adds the longest prefix of the draft that is accepted."""
-        rule, temperature = acceptance(trace.request.synthesis), trace.request.synthesis.temperature
-        draft, trace.draft, trace.is_drafted = trace.draft, Tokens(), False
-        verdicts = [is_accepted(score, rule, temperature) for score in scores]
+        """Adds the longest prefix of the draft that is accepted; what follows is the next proposal where it ended, if
+        there is one that was not rejected yet."""
+        request, draft, refused = trace.request, trace.draft, trace.refused
+        how, rule = request.synthesis, acceptance(request.synthesis)
+        verdicts = [is_accepted(score, rule, how.temperature, request.suppressed_ids) for score in scores]
         num_kept = verdicts.index(False) if False in verdicts else len(verdicts)
-        kept = list(zip(draft.ids, draft.student_logprob, scores, strict=True))[:num_kept]
-        for token, logprob, score in kept:
-            trace.tokens.add(token, 1.0, logprob, score.logprob)
-        trace.rejected = draft.ids[num_kept] if num_kept < len(verdicts) else None
+        for proposed, score in list(zip(draft, scores, strict=True))[:num_kept]:
+            logprobs = {how.proposer: proposed[0].logprob, how.verifier: score.logprob}
+            write(trace.tokens, proposed[0].token, how.proposer, logprobs)
+        trace.draft, trace.is_drafted, trace.refused = [], False, []
+        is_rejected = num_kept < len(verdicts)
+        if not refused:
+            self._count(num_kept, is_rejected)
+        if is_rejected:
+            refused = [*(refused if num_kept == 0 else []), draft[num_kept][0].token]
+            left = [proposal for proposal in draft[num_kept][1:] if proposal.token not in refused]
+            if left:
+                trace.draft, trace.is_drafted, trace.refused = [left], True, refused
+            else:
+                trace.rejected = refused[0]
+
+    def _count(self, num_kept: int, is_rejected: bool) -> None:
+        """Old drafts count for less and less: how often a draft is accepted changes along a trace."""
         self.num_drafts += 1
-        # Old drafts count for less and less: how often a draft is accepted changes along a trace.
-        self._num_drafted = _MEMORY * self._num_drafted + num_kept + (trace.rejected is not None)
+        self._num_drafted = _MEMORY * self._num_drafted + num_kept + is_rejected
         self._num_accepted = _MEMORY * self._num_accepted + num_kept
 
 
-def _check_exact(rule: Acceptance) -> None:
+def _check_exact(request: RolloutRequest) -> None:
+    rule, num_suppressed = acceptance(request.synthesis), len(request.suppressed_ids)
+    if request.synthesis.proposer == "privileged" and request.adapter:
+        raise ItemError(
+            "not_exact",
+            "strategy draft_verify lets the student read what the privileged student proposes, and no engine reads a "
+            "prompt with an adapter; use strategy=auto or lockstep, or proposer=student",
+        )
     if rule.tempered and rule.kind == "absolute":
         raise ItemError(
             "not_exact",
@@ -129,18 +172,28 @@ def _check_exact(rule: Acceptance) -> None:
             f"strategy draft_verify knows the likeliest tokens only, and acceptance={rule.kind} sees whole "
             "distributions; use strategy=auto or lockstep",
         )
+    if rule.kind == "topk" and num_suppressed and rule.k + num_suppressed > SCORE_TOP:
+        raise ItemError(
+            "not_exact",
+            f"strategy draft_verify knows the {SCORE_TOP} likeliest tokens, the suppressed among them, and cannot tell "
+            f"which are the {rule.k} likeliest beside {num_suppressed} suppressed; use strategy=auto or lockstep, or "
+            f"acceptance_k up to {SCORE_TOP - num_suppressed}",
+        )
 
 
-def is_accepted(score: Score, rule: Acceptance, temperature: float) -> bool:
-    """Whether a proposal is accepted, from what the privileged student gives it.
+def is_accepted(score: Score, rule: Acceptance, temperature: float, suppressed: frozenset[int] = frozenset()) -> bool:
+    """Whether a proposal is accepted, from what the verifier gives it.
 
-    In float32, like the rule over whole distributions, so that a proposal at exactly tau is accepted in both.
+    In float32, like the rule over whole distributions, so that a proposal at exactly tau is accepted in both. The
+    proposal is none of the suppressed tokens, and these count for nothing in ranks and as the likeliest.
     """
-    if rule.kind == "topk":
-        return score.rank <= rule.k
     if rule.kind == "absolute":
         return bool(np.exp(np.float32(score.logprob)) >= np.float32(rule.tau))
-    below = np.float32(score.logprob) - np.float32(score.top_logprobs[0])
+    named = list(zip(score.top_ids, score.top_logprobs, strict=True)) if suppressed else []
+    if rule.kind == "topk":
+        return score.rank - sum(token in suppressed and one >= score.logprob for token, one in named) <= rule.k
+    largest = next((one for token, one in named if token not in suppressed), score.top_logprobs[0])
+    below = np.float32(score.logprob) - np.float32(largest)
     if rule.tempered:
         below = np.divide(below, np.float32(temperature)) if temperature else np.float32(0 if below == 0 else -np.inf)
     return bool(np.exp(below) >= np.float32(rule.tau))

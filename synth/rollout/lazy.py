@@ -2,9 +2,13 @@
 
 The privileged student decodes alone. The student's word can change the trace only where a token that the privileged
 student did not sample would be accepted (`dail.synth.method.acceptance.draw_own`): a verify point. There the privileged
-student's sequence ends, the student is asked for one token after the trace so far, and the privileged student goes on
-after whichever token the rule gives. From tau 0.5 on at most one such token exists (a tie aside), so questions are
-rare: about one decode row a token instead of two.
+student's sequence ends, the student is asked for its proposals after the trace so far, in one step, and the privileged
+student goes on after whichever token the rule gives. From tau 0.5 on at most one such token exists (a tie aside), so
+questions are rare: about one decode row a token instead of two. How often the student may propose changes neither where
+it is asked nor what is exact: with q its probability of the one token that can be accepted, n proposals write it with
+1 - (1 - q)^n.
+
+`synthesis.proposer=privileged` turns the two round: the student decodes alone and the privileged student is asked.
 
 Everything is sampled from the numbers that lockstep and the reference would use, so the traces are the same, token for
 token. Who wrote a token is known where the privileged student was not confident (it did) and where the student was
@@ -15,15 +19,25 @@ is unknown (none).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from dail.synth.core.errors import ItemError
-from dail.synth.engine.base import Draw, Sampled, Score, TokenSequence, VerifyPoint
+from dail.synth.engine.base import Draw, Proposal, Sampled, Score, TokenSequence, VerifyPoint
 from dail.synth.rollout.base import RolloutRequest
-from dail.synth.rollout.scheduler import Entry, Stage, Staged, Trace, drawn_sequence, scored_sequence
+from dail.synth.rollout.scheduler import (
+    Entry,
+    Stage,
+    Staged,
+    Trace,
+    drawn_sequence,
+    proposals,
+    proposing,
+    scored_sequence,
+    write,
+)
 from dail.synth.rollout.select import acceptance, lazy_is_exact
 from dail.synth.rollout.stop_strings import Stops
 from dail.synth.schema.synthesis import Synthesis
@@ -32,16 +46,16 @@ from dail.synth.schema.trace_tokens import Tokens
 
 @dataclass
 class LazyTrace(Trace):
-    """`asking`: what the student is being asked about, and `answer` what it proposed."""
+    """`asking`: what the proposer is being asked about, and `answer` what it proposed, in order."""
 
     asking: VerifyPoint | None = None
-    answer: Tokens | None = None
+    answer: list[Proposal] = field(default_factory=list)
     is_scored: bool = False
 
 
 class Lazy(Staged[LazyTrace]):
     """Args:
-    with_scores: let the student read each finished trace, which fills `student_prob` and `student_logprob`.
+    with_scores: let the proposer read each finished trace, which fills `student_prob` and its log-probabilities.
     """
 
     name = "lazy"
@@ -67,85 +81,103 @@ class Lazy(Staged[LazyTrace]):
         return trace.reason is not None and (trace.is_scored or not self._with_scores)
 
     def next_stage(self, trace: LazyTrace) -> Stage:
-        request = trace.request
+        how = trace.request.synthesis
         if trace.reason:
             return Stage(self._entry, [self._scoring(trace)], 1)
         if trace.asking:
             # Its prompt lies in the prefix cache but for what was written since the last question: a few tokens to
             # prefill, and one to sample.
-            student = drawn_sequence(trace, request.student_ids, 1, Draw("student"), request.adapter)
-            return Stage(self._entry, [student], 1)
+            return Stage(self._entry, [drawn_sequence(trace, 1, proposing(how))], 1)
         max_tokens = trace.max_tokens - len(trace.tokens)
-        draw = Draw("privileged", acceptance(request.synthesis))
-        return Stage(self._entry, [drawn_sequence(trace, request.privileged_ids, max_tokens, draw)], max_tokens)
+        draw = Draw(how.verifier, acceptance(how), proposer=how.proposer)
+        return Stage(self._entry, [drawn_sequence(trace, max_tokens, draw)], max_tokens)
 
     def read(self, trace: LazyTrace, sampled: Sampled) -> None:
         if trace.asking:
-            trace.answer = sampled.tokens  # a proposal, which is no token of the trace until the rule says so
+            # which are no tokens of the trace until the rule says so
+            trace.answer += next(iter(proposals(sampled, trace.request.synthesis.proposer)), [])
         else:
             trace.tokens.extend(sampled.tokens)
 
     def settle(self, trace: LazyTrace, stage: Stage) -> None:
         (last,) = stage.ended
         if trace.reason:
-            _score(trace.tokens, last.scores or [], trace.request.synthesis)
+            _score(trace.tokens, last.scores or [], trace.request)
             trace.is_scored = True
             return
         if trace.asking and trace.answer:
             self.num_questions += 1
-            _answer(trace.tokens, trace.asking, trace.answer)
-        trace.asking, trace.answer = last.verify, None
+            _answer(trace.tokens, trace.asking, trace.answer, trace.request.synthesis)
+        trace.asking, trace.answer = last.verify, []
         # A trace that stands before a verify point is not whole, even if its last token could end it.
         trace.reason = None if trace.asking else trace.ends()
 
     def _scoring(self, trace: LazyTrace) -> TokenSequence:
-        """The student's context with the whole trace, but for a last token for which the model has no room."""
-        student_ids, capacity = trace.request.student_ids, self._entry.engine.limits.model_tokens - 1
-        whole = [*student_ids, *trace.tokens.ids][:capacity]
-        return scored_sequence(trace, whole, len(student_ids), trace.request.adapter)
+        """The proposer's context with the whole trace, but for a last token for which the model has no room."""
+        proposer, capacity = trace.request.synthesis.proposer, self._entry.engine.limits.model_tokens - 1
+        prompt_ids = trace.request.prompt_ids(proposer)
+        whole = [*prompt_ids, *trace.tokens.ids][:capacity]
+        return scored_sequence(trace, proposer, whole, len(prompt_ids))
 
 
-def _answer(tokens: Tokens, asking: VerifyPoint, answer: Tokens) -> None:
-    """Adds what the rule gives where the student was asked: its proposal if that is accepted, and else what the
-    privileged student had sampled there, which the same random number would give again."""
-    (proposal,), (logprob,) = answer.ids, answer.student_logprob
-    if proposal in asking.accepted:
-        tokens.add(proposal, 1.0, logprob, asking.accepted[proposal])
+def _answer(tokens: Tokens, asking: VerifyPoint, answer: list[Proposal], how: Synthesis) -> None:
+    """Adds what the rule gives where the proposer was asked: the first of its proposals that is accepted, and else what
+    the verifier had sampled there, which the same random number would give again."""
+    kept = next((proposal for proposal in answer if proposal.token in asking.accepted), None)
+    if kept:
+        logprobs = {how.proposer: kept.logprob, how.verifier: asking.accepted[kept.token]}
+        write(tokens, kept.token, how.proposer, logprobs)
     else:
-        tokens.add(asking.sampled, 0.0, None, asking.logprob, rejected=proposal)
+        write(tokens, asking.sampled, how.verifier, {how.verifier: asking.logprob}, rejected=answer[0].token)
 
 
-def _score(tokens: Tokens, scores: list[Score], synthesis: Synthesis) -> None:
-    """Fills in what the student gives each token, and with it who wrote those of which that is unknown.
+def _score(tokens: Tokens, scores: list[Score], request: RolloutRequest) -> None:
+    """Fills in what the proposer gives each token, and with it who wrote those of which that is unknown.
 
-    Where the privileged student was confident and sampled the token that is accepted, that token is written whatever
-    the student proposes; the student wrote it if it proposed it, which has the probability of its own sampling.
+    Where the verifier was confident and sampled the token that is accepted, that token is written whatever is proposed;
+    the proposer wrote it if it proposed it. With q the probability of its own sampling and n proposals, of which each
+    one that is not this token is refused, that has the probability 1 - (1 - q)^n.
     """
-    tokens.student_logprob[: len(scores)] = [score.logprob for score in scores]
+    how = request.synthesis
+    logprobs = tokens.student_logprob if how.proposer == "student" else tokens.privileged_logprob
+    logprobs[: len(scores)] = [score.logprob for score in scores]
     unknown = [place for place in range(len(scores)) if tokens.student_prob[place] is None]
     if not unknown:
         return
-    drawn = draw_probabilities(
-        [scores[place] for place in unknown], synthesis.temperature, synthesis.top_p, synthesis.top_k
-    )
-    for place, probability in zip(unknown, drawn.astype(np.float32).tolist(), strict=True):  # as shards hold it
+    asked = [scores[place] for place in unknown]
+    written_R = draw_probabilities(asked, how.temperature, how.top_p, how.top_k, request.suppressed_ids)
+    if how.proposals > 1:
+        written_R = 1 - (1 - written_R) ** how.proposals
+    student_R = written_R if how.proposer == "student" else 1 - written_R
+    for place, probability in zip(unknown, student_R.astype(np.float32).tolist(), strict=True):  # as shards hold it
         tokens.student_prob[place] = probability
 
 
 def draw_probabilities(
-    scores: Sequence[Score], temperature: float, top_p: float = 1.0, top_k: int = 0
+    scores: Sequence[Score],
+    temperature: float,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    suppressed: frozenset[int] = frozenset(),
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The probability with which a role draws each token of these scores [R]; K likeliest tokens are named in each.
 
     Exact at temperature 1, and wherever the likeliest tokens that a score names hold all of the probability. What lies
-    beyond them is taken as flat as the last of them, which below temperature 1 is the most it can weigh.
+    beyond them is taken as flat as the last of them, which below temperature 1 is the most it can weigh; a suppressed
+    token that lies there is taken for one that is drawn, since what it weighs is not known.
 
-    >>> score = Score(np.log(0.8), 1, (np.log(0.8), np.log(0.2)))
+    >>> score = Score(np.log(0.8), 1, (np.log(0.8), np.log(0.2)), (7, 3))
     >>> [round(float(draw_probabilities([score], temperature)[0]), 6) for temperature in (1.0, 0.5, 0.0)]
     [0.8, 0.941176, 1.0]
+    >>> draw_probabilities([score], 1.0, suppressed=frozenset([3])).tolist()
+    [1.0]
     """
     own_R, rank_R = np.array([score.logprob for score in scores]), np.array([score.rank for score in scores])
-    top_RK = np.array([score.top_logprobs for score in scores])
+    named_RK = top_RK = np.array([score.top_logprobs for score in scores])
+    if suppressed:
+        is_hidden_RK = np.isin(np.array([score.top_ids for score in scores]), list(suppressed))
+        rank_R = rank_R - (is_hidden_RK & (named_RK >= own_R[:, None])).sum(1)
+        top_RK = -np.sort(-np.where(is_hidden_RK, -np.inf, named_RK), axis=1)
     if temperature == 0:
         return (own_R >= top_RK[:, 0]).astype(np.float64)
     weight_RK = np.exp((top_RK[:, : top_k or None] - top_RK[:, :1]) / temperature)
@@ -153,8 +185,8 @@ def draw_probabilities(
     total_R = weight_RK.sum(1)
     is_drawn_R = rank_R <= top_k if top_k else np.ones(len(scores), dtype=bool)
     if not top_k:
-        tail_R = np.maximum(0.0, 1.0 - np.exp(top_RK).sum(1))
-        flat_R = np.exp((top_RK[:, -1] - top_RK[:, 0]) / temperature - top_RK[:, -1], where=tail_R > 0, out=0 * tail_R)
+        tail_R, last_R = np.maximum(0.0, 1.0 - np.exp(named_RK).sum(1)), named_RK[:, -1]
+        flat_R = np.exp((last_R - top_RK[:, 0]) / temperature - last_R, where=tail_R > 0, out=0 * tail_R)
         total_R = total_R + tail_R * flat_R
     if top_p < 1:
         mass_R1 = top_p * total_R[:, None]

@@ -20,14 +20,10 @@ class Lockstep(Staged[Trace]):
         return self._entry.admission.check([len(request.student_ids), len(request.privileged_ids)])
 
     def next_stage(self, trace: Trace) -> Stage:
-        request, max_tokens = trace.request, trace.max_tokens - len(trace.tokens)
-        rule = acceptance(request.synthesis)
-        student, privileged = Draw("student", rule, is_paired=True), Draw("privileged", rule, is_paired=True)
-        sequences = [
-            drawn_sequence(trace, request.student_ids, max_tokens, student, request.adapter),
-            drawn_sequence(trace, request.privileged_ids, max_tokens, privileged),
-        ]
-        return Stage(self._entry, sequences, max_tokens)
+        how, max_tokens = trace.request.synthesis, trace.max_tokens - len(trace.tokens)
+        rule, roles = acceptance(how), (how.proposer, how.verifier)
+        halves = [Draw(role, rule, True, how.proposals, how.proposer) for role in roles]
+        return Stage(self._entry, [drawn_sequence(trace, max_tokens, half) for half in halves], max_tokens)
 
     def read(self, trace: Trace, sampled: Sampled) -> None:
         trace.tokens.extend(sampled.tokens)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from dail.synth.engine.base import FinishReason
-from dail.synth.method.acceptance import Rule, Sampling, mix, uniforms
+from dail.synth.method.acceptance import Rule, Sampling, mix, trace_uniforms
 from dail.synth.rollout.base import Rollout, RolloutRequest
+from dail.synth.rollout.scheduler import write
 from dail.synth.rollout.select import acceptance
 
 _CPU = torch.device("cpu")
@@ -38,24 +39,33 @@ class Reference:
     def rollout(self, request: RolloutRequest) -> Rollout:
         """One mixed-policy trace, drawn with the same random numbers as any other strategy would use."""
         synthesis = request.synthesis
-        sampling = Sampling.of([(synthesis.temperature, synthesis.top_p, synthesis.top_k)], _CPU)
+        settings = (synthesis.temperature, synthesis.top_p, synthesis.top_k)
+        sampling = Sampling.of([settings], _CPU, [request.suppressed_ids])
         rule = Rule.of([acceptance(synthesis)], _CPU)
         tokens = request.prefix[:]
         while len(tokens) < synthesis.max_tokens and not (tokens.ids and tokens.ids[-1] in request.stop_ids):
-            mixed = mix(
-                self.logits([*request.student_ids, *tokens.ids])[None],
-                self.logits([*request.privileged_ids, *tokens.ids])[None],
-                sampling,
-                rule,
-                uniforms(torch.tensor([request.seed]), torch.tensor([len(tokens)])),
+            proposer_1V, verifier_1V = (
+                self.logits([*request.prompt_ids(role), *tokens.ids])[None]
+                for role in (synthesis.proposer, synthesis.verifier)
             )
-            accepted, proposal = bool(mixed.accepted_P), int(mixed.proposal_P)
-            tokens.add(
-                int(mixed.token_P),
-                float(accepted),
-                float(mixed.student_logprob_P),
-                float(mixed.privileged_logprob_P),
-                rejected=None if accepted else proposal,
+            first, own, *further = trace_uniforms(
+                torch.tensor([request.seed]), torch.tensor([len(tokens)]), synthesis.proposals
+            )[0]
+            tried = []
+            for proposal in (first, *further):
+                tried.append(mix(proposer_1V, verifier_1V, sampling, rule, torch.stack([proposal, own])[None]))
+                if tried[-1].accepted_P:
+                    break
+            last, accepted = tried[-1], bool(tried[-1].accepted_P)
+            write(
+                tokens,
+                int(last.token_P),
+                synthesis.proposer if accepted else synthesis.verifier,
+                {
+                    synthesis.proposer: float(last.proposer_logprob_P),
+                    synthesis.verifier: float(last.verifier_logprob_P),
+                },
+                rejected=None if accepted else int(tried[0].proposal_P),
             )
         reason: FinishReason = "stop" if tokens.ids[-1] in request.stop_ids else "length"
         return Rollout(request.unit_id, tokens, reason, self.name)

@@ -12,15 +12,16 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from dail.synth.core.errors import EngineDead
 from dail.synth.engine.admission import Admission
-from dail.synth.engine.base import Draw, Engine, FinishReason, Sampled, SequenceKey, TokenSequence
+from dail.synth.engine.base import Draw, Engine, FinishReason, Proposal, Sampled, SequenceKey, TokenSequence
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.stop_strings import Stops
+from dail.synth.schema.synthesis import Role, Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 
 # Of one pair without a token in between. A pair is desynchronised by bad luck (thrown back while the KV cache is full),
@@ -248,14 +249,12 @@ class Staged(ABC, Generic[T]):
         return Rollout(trace.request.unit_id, trace.tokens, trace.reason, self.name)
 
 
-def drawn_sequence(
-    trace: Trace, prompt_ids: Sequence[int], max_tokens: int, draw: Draw, adapter: str | None = None
-) -> TokenSequence:
+def drawn_sequence(trace: Trace, max_tokens: int, draw: Draw) -> TokenSequence:
     """A sequence of one role that goes on after the trace so far, sampled from the trace's own random numbers."""
     request, synthesis = trace.request, trace.request.synthesis
     return TokenSequence(
         key=trace.key._replace(part=draw.role),
-        prompt_ids=[*prompt_ids, *trace.tokens.ids],
+        prompt_ids=[*request.prompt_ids(draw.role), *trace.tokens.ids],
         max_tokens=max_tokens,
         temperature=synthesis.temperature,
         top_p=synthesis.top_p,
@@ -263,14 +262,38 @@ def drawn_sequence(
         seed=request.seed,
         stop_ids=request.stop_ids,
         draw=draw,
+        suppressed_ids=request.suppressed_ids,
         start=len(trace.tokens),
-        adapter=adapter,
+        adapter=request.adapter_of(draw.role),
     )
 
 
-def scored_sequence(
-    trace: Trace, prompt_ids: Sequence[int], score_from: int, adapter: str | None = None
-) -> TokenSequence:
+def scored_sequence(trace: Trace, role: Role, prompt_ids: Sequence[int], score_from: int) -> TokenSequence:
     """A scoring pass: a prompt of which the engine gives the log-probabilities from an index on. It writes nothing."""
     key = trace.key._replace(part="scoring")
+    adapter = trace.request.adapter_of(role)
     return TokenSequence(key, prompt_ids, 1, 0.0, 0, frozenset(), adapter=adapter, score_from=score_from)
+
+
+def proposing(synthesis: Synthesis) -> Draw:
+    """How a proposer samples by itself."""
+    return Draw(synthesis.proposer, proposals=synthesis.proposals, proposer=synthesis.proposer)
+
+
+def proposals(sampled: Sampled, role: Role) -> list[list[Proposal]]:
+    """What a role by itself proposed at each position, in order."""
+    tokens = sampled.tokens
+    logprobs = tokens.student_logprob if role == "student" else tokens.privileged_logprob
+    further = sampled.further or [()] * len(tokens)
+    return [
+        [Proposal(token, logprob or 0.0), *rest]
+        for token, logprob, rest in zip(tokens.ids, logprobs, further, strict=True)
+    ]
+
+
+def write(
+    tokens: Tokens, token: int, writer: Role, logprobs: Mapping[Role, float | None], rejected: int | None = None
+) -> None:
+    """Adds a token that one role wrote, with the log-probabilities that are known of it."""
+    by_student = float(writer == "student")
+    tokens.add(token, by_student, logprobs.get("student"), logprobs.get("privileged"), rejected)

@@ -44,4 +44,6 @@ def contexts(request: RolloutRequest, wanted: Wanted) -> list[Sequence[int]]:
         return [request.student_ids]
     if choose(request.synthesis, wanted) == "lockstep":
         return [request.student_ids, request.privileged_ids]
+    if request.synthesis.method == "mixed":
+        return [request.prompt_ids(request.synthesis.verifier)]
     return [request.privileged_ids]

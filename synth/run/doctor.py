@@ -90,6 +90,7 @@ class Report(Frozen):
     template_args: tuple[str, ...]
     prints_date: bool
     ends: dict[int, tuple[str, ...]]  # ids of the tokens that end a turn, and who names each
+    suppressed: dict[int, str]  # ids and texts of the tokens that no role draws
     reserved: Sizes | None
     engine: Choices | None
     trainer: Trainer
@@ -134,6 +135,7 @@ def examine(
     device, identity = this_device(), identify(config.engine.model, student=config.student)
     synthesis.check(identity.template_reads)
     prompts, synthesis = Prompts(config.engine.model), tried_out(synthesis)
+    suppressed = {one: prompts.spelled(one) for one in sorted(prompts.suppressed_ids(synthesis))}
     shape = shape_of(config.engine.model, config.engine.dtype)
     notes, sizes = outside(), None
     try:
@@ -164,6 +166,7 @@ def examine(
         template_args=tuple(name for name in prompts.template_reads if name != DATE),
         prints_date=prints_date,
         ends=prompts.ends,
+        suppressed=suppressed,
         reserved=sizes,
         engine=engine,
         trainer=_trainer(device),
@@ -322,6 +325,8 @@ def _machine(report: Report) -> str:
         f"{' and prints the date' if report.prints_date else ''}; a turn ends with "
         + ", ".join(f"{token} ({', '.join(places)})" for token, places in report.ends.items()),
     ]
+    if report.suppressed:
+        lines.append("  never drawn: " + ", ".join(f"{token} ({text!r})" for token, text in report.suppressed.items()))
     if held:
         lines.append(
             f"an engine here: weights {_size(held.weights_bytes)}, KV cache {_size(held.kv_bytes)} for "

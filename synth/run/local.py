@@ -52,7 +52,7 @@ from dail.synth.data.account import Account
 from dail.synth.data.reader import Reading, Source, read_solutions
 from dail.synth.method.counts import count_kinds
 from dail.synth.method.data_check import check_data, problems_of
-from dail.synth.method.prompts import role_templates
+from dail.synth.method.prompts import Prompts, role_templates
 from dail.synth.run.unit_source import Progress, Standing
 from dail.synth.run.worker import run_worker
 from dail.synth.schema.card import write_card
@@ -371,6 +371,8 @@ def _synthesise(
     model = identify(config.engine.model, student=config.student)
     synthesis.check(model.template_reads)
     synthesis = tried_out(synthesis)
+    if synthesis.suppress:
+        Prompts(config.engine.model).suppressed_ids(synthesis)
     if (check := check_data(items, synthesis, against)).findings:
         _log.info(f"data check: {check.told()}; `dail doctor` lists what was found")
     batch = make_batch(items, synthesis, model, out)

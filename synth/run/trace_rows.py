@@ -43,7 +43,7 @@ def prepare(unit: Unit, prompts: Prompts, model_tokens: int) -> Prepared:
 
     Raises:
         ItemError: no trace fits behind a context, or the tokenizer failed.
-        UsageError: the chat template does not read what the settings set.
+        UsageError: the chat template does not read what the settings set; they suppress what is no token of the model.
     """
     asked = unit.synthesis
     item, dropped, contexts = _fitted(unit.item, asked, prompts, model_tokens)
@@ -56,6 +56,7 @@ def prepare(unit: Unit, prompts: Prompts, model_tokens: int) -> Prepared:
         synthesis=synthesis,
         seed=unit_seed(unit.unit_id),
         stop_ids=prompts.stop_ids,
+        suppressed_ids=prompts.suppressed_ids(synthesis),
         prefix=_expert(item, prompts, synthesis.max_tokens) if synthesis.method == "expert" else unit.prefix,
     )
     return Prepared(unit, item, dropped, contexts, request)
@@ -161,6 +162,9 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         probability_space=synthesis.probability_space,
         top_p=synthesis.top_p,
         top_k=synthesis.top_k,
+        proposer=synthesis.proposer,
+        proposals=synthesis.proposals,
+        suppressed_ids=tuple(sorted(prepared.request.suppressed_ids)),
         stop=synthesis.stop,
         max_tokens=synthesis.max_tokens,
         thinking=synthesis.thinking,

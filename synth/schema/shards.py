@@ -66,8 +66,8 @@ class TraceRow(Frozen):
     trace_ids: tuple[Int32, ...]
     # per trace token
     student_prob: tuple[Float32 | None, ...]  # that the student wrote it: 1, 0 privileged student, null unknown
-    rejected_ids: tuple[Int32 | None, ...]  # the student's proposal that was not accepted
-    student_logprob: tuple[Float32 | None, ...]  # natural log, temperature 1; null where it was not computed
+    rejected_ids: tuple[Int32 | None, ...]  # the proposer's first proposal, where none was accepted
+    student_logprob: tuple[Float32 | None, ...]  # natural log, temperature 1, nothing suppressed; null: not computed
     privileged_logprob: tuple[Float32 | None, ...]
     # for people and other trainers
     trace_text: str
@@ -88,6 +88,9 @@ class TraceRow(Frozen):
     top_p: float
     top_k: Int32
     stop: tuple[str, ...]
+    proposer: str = "student"  # the role that proposed, or privileged
+    proposals: Int32 = 1  # how often it proposed at a position
+    suppressed_ids: tuple[Int32, ...] = ()  # tokens that no role could draw
     max_tokens: Int32
     thinking: bool | None
     template_args: str  # JSON

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_validator
 
 from dail.synth.core.extensions import Extension, Reference, label
 from dail.synth.schema.items import StopString
 from dail.synth.schema.kinds import LoneBox
 from dail.synth.schema.rendering import WITHOUT_EFFECT, Rendering
+from dail.synth.schema.texts import fault
 
+Role = Literal["student", "privileged"]
 PAPER = "paper"
 RULES = ("absolute", "relative", "topk")
 PROMPTS = Extension("set of prompts", "dail.prompts", (PAPER,), files="*.jinja")
@@ -21,6 +24,19 @@ ACCEPTANCE = Extension("acceptance rule", "dail.acceptance", RULES)
 # Raised when a built-in extractor finds other waypoints than before, so that nothing drawn then is taken for the same.
 EXTRACTED_BY = 2
 _EXTENSIONS = {"prompts": PROMPTS, "extractor": EXTRACTOR, "acceptance": ACCEPTANCE}
+
+
+def _token(value: object) -> object:
+    """Before the two types are tried, whose errors together would say less."""
+    if isinstance(value, str) and (why := fault(value)):
+        raise ValueError(why)
+    is_id = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    if is_id or (isinstance(value, str) and 0 < len(value) <= 256):
+        return value
+    raise ValueError(f"{value!r:.80} names no token; give its text, up to 256 characters, or its id, from 0 on")
+
+
+TokenName = Annotated[int | str, BeforeValidator(_token)]
 
 
 class Synthesis(Rendering):
@@ -51,13 +67,34 @@ class Synthesis(Rendering):
     tau: float = Field(
         0.8, gt=0, le=1, description="a student's token is accepted if the privileged student gives it this"
     )
+    proposer: Role = Field(
+        "student",
+        description="who proposes in mixed rollouts, and is held against what the other role gives; the other writes "
+        "where nothing is accepted: student is the paper, privileged the authors' other switch",
+    )
+    proposals: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="how often the proposer proposes at a position: the first proposal that is accepted stands, and if "
+        "none is, the other role writes (the paper: 1; the authors' code: 5); of method mixed alone",
+    )
     acceptance_k: int = Field(25, ge=1, description="the k of acceptance=topk; no other rule reads it")
     temperature: float = Field(0.6, ge=0, le=2, description="temperature of both draws; 0 is greedy")
     probability_space: Literal["raw", "tempered"] = Field(
-        "raw", description="whether tau is held against probabilities before or after temperature"
+        "raw",
+        description="what tau is held against: raw, what the model gives a token at temperature 1, whatever is cut off "
+        "or suppressed; tempered, its share at this temperature of what is not suppressed",
     )
     top_p: float = Field(1.0, gt=0, le=1, description="both draws take the likeliest tokens that have this together")
     top_k: int = Field(0, ge=0, description="both draws take one of so many likeliest tokens; 0 takes all")
+    suppress: tuple[TokenName, ...] = Field(
+        (),
+        max_length=16,
+        description="tokens that no role draws, each the text of one token of the model's or its id: </think>, as the "
+        "authors' code, for thoughts that never end; the other probabilities make up the whole, but for "
+        "probability_space=raw, which stays what the model gives",
+    )
     stop: tuple[StopString, ...] = Field(
         (), max_length=16, description="texts that end a trace, which keeps them; besides the model's own stop tokens"
     )
@@ -82,6 +119,13 @@ class Synthesis(Rendering):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws; another one makes another set of traces")
 
+    @field_validator("suppress", "stop", mode="before")
+    @classmethod
+    def _is_a_list(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError(f"got the text {value!r:.80}; wanted a list of such texts: [{json.dumps(value):.80}]")
+        return value
+
     @model_validator(mode="after")
     def _says_when_it_drops(self) -> Self:
         if self.too_long != "fail" and self.prompt_tokens is None:
@@ -89,6 +133,11 @@ class Synthesis(Rendering):
                 f"too_long={self.too_long} needs prompt_tokens, so many as a prompt may have (the authors' 16000)"
             )
         return self
+
+    @property
+    def verifier(self) -> Role:
+        """Whose probability a proposal is held against, and who writes where none is accepted."""
+        return "privileged" if self.proposer == "student" else "student"
 
     def pinned(self) -> Synthesis:
         """With the digests of what was brought along; imports nothing. Raises ExtensionError: not there, changed."""
@@ -110,6 +159,10 @@ class Synthesis(Rendering):
         settings |= self.labels()
         if self.acceptance != "topk":
             del settings["acceptance_k"]
+        if self.method != "mixed":
+            del settings["proposals"], settings["proposer"]
+        if self.method == "expert":
+            del settings["suppress"]
         if self.extractor in EXTRACTORS:
             settings["extracted_by"] = EXTRACTED_BY
         without_effect: dict[str, JsonValue] = {
@@ -123,20 +176,25 @@ class Synthesis(Rendering):
             "top_p": 1.0,
             "top_k": 0,
             "stop": [],
+            "proposer": "student",
+            "proposals": 1,
+            "suppress": [],
         }
         return {name: value for name, value in settings.items() if without_effect.get(name, ...) != value}
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """When a proposal t of the student is accepted, by the privileged student's distribution p.
+    """When a proposal t of one role is accepted, by the other one's distribution p: in the paper the student proposes.
 
         absolute   p(t) >= tau                       the paper's rule (§2.1)
         relative   p(t) >= tau * max p
         topk       at most k tokens have p >= p(t)   as in speculative knowledge distillation; tau plays no part
         else       a reference to a rule that somebody brought along (`dail.synth.method.acceptance.OwnRule`)
 
-    `tempered`: p is taken at the row's temperature, else at temperature 1. It is never cut by top-p or top-k.
+    `tempered`: p is taken at the row's temperature, without the suppressed tokens; else at temperature 1, as the model
+    gives it. It is never cut by top-p or top-k. A suppressed token is no proposal, and counts for nothing where p is
+    compared with others' (max p, and how many have p >= p(t)).
     """
 
     kind: str

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Tokens:
-    """Lists of one length, one place per trace token. Log-probabilities are natural, at temperature 1.
+    """Lists of one length, one place per trace token. Log-probabilities are natural, at temperature 1, of the model as
+    it is: neither cut nor without suppressed tokens.
 
-    `student_prob`: probability that the student wrote it: 1 student, 0 privileged student, none unknown. `rejected`:
-    the student's proposal where it was asked and another token was written, else none. A log-probability is none where
-    it was not computed.
+    `student_prob`: probability that the student wrote it, with whichever proposal: 1 student, 0 privileged student,
+    none unknown. `rejected`: the first proposal where the proposer was asked and none of its proposals was accepted,
+    else none. A log-probability is none where it was not computed.
     """
 
     ids: list[int] = field(default_factory=list)

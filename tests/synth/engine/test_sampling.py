@@ -140,14 +140,25 @@ def test_a_step_sends_one_table_if_the_batch_changed_and_else_nothing_and_reads_
     keys = [SequenceKey(f"u{n}", part="privileged") for n in range(len(rules))]
     sequences = [
         TokenSequence(
-            key._replace(part=role), [1], 9, temperature, n, frozenset(), 0.9, n, draw=Draw(role, rule, is_paired=True)
+            key._replace(part=role),
+            [1],
+            9,
+            temperature,
+            n,
+            frozenset(),
+            0.9,
+            n,
+            draw=Draw(role, rule, is_paired=True, proposals=1 + n % 3, proposer=("student", "privileged")[n % 2]),
+            suppressed_ids=frozenset(range(n % 4)),
         )
         for n, (key, rule, temperature) in enumerate(zip(keys, rules, (0.0, 0.6, 1.0) * 2, strict=True))
         for role in ("student", "privileged")
     ]
     alone = [SequenceKey(f"a{n}", part=("student", "privileged")[n % 2]) for n in range(len(rules))]
     sequences += [
-        TokenSequence(key, [1], 9, 0.7, n, frozenset(), draw=Draw(key.part, rule))
+        TokenSequence(
+            key, [1], 9, 0.7, n, frozenset(), draw=Draw(key.part, rule, proposals=1 + n), suppressed_ids=frozenset([n])
+        )
         for n, (key, rule) in enumerate(zip(alone, rules, strict=True))
     ]
     sampler, seen = BatchSampler(device), []
@@ -181,3 +192,25 @@ def test_a_sequence_that_does_not_go_on_by_one_token_is_told_of_anew():
     step(sampler, tokens)
     assert [written[-1] for written in tokens.values()] == again
     assert {key: one.tokens.ids for key, one in sampler.take([A, B]).sampled.items()} == tokens
+
+
+def test_what_is_proposed_further_is_told_by_the_rows_that_propose_and_cut_with_their_tokens():
+    """A row that proposes once, joined by one that proposes three times: steps are as wide as their widest row."""
+    sampler, written = BatchSampler(torch.device("cpu")), {A: [], B: []}
+    slots = {
+        at: Slot(
+            TokenSequence(key, [1], 9, 1.0, at, frozenset(), draw=Draw("privileged", None, False, often, "privileged")),
+            written[key],
+        )
+        for at, (key, often) in enumerate([(A, 1), (B, 3)])
+    }
+    sampler.index({0: slots[0]})
+    written[A].append(int(sampler.apply(torch.zeros(1, 7)).argmax(-1)))
+    sampler.index(slots)
+    for _ in range(2):
+        step(sampler, written)
+    taken = sampler.take([A, B]).sampled
+    assert taken[A].further == [] and len(taken[A].tokens) == 3
+    assert [len(proposed) for proposed in taken[B].further] == [2, 2] and taken[B].tokens.ids == written[B]
+    logprobs = {proposal.logprob for proposed in taken[B].further for proposal in proposed}
+    assert max(abs(one + 1.9459101) for one in logprobs) < 1e-6, "each of seven tokens has one seventh"

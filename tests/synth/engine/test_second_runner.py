@@ -21,7 +21,10 @@ from dail.synth.engine.fake import FakeEngine, Running
 from dail.synth.engine.ledger import Taken
 from dail.synth.engine.sampling import Slot
 from dail.synth.rollout.pair import Pair
-from tests.synth.rollout.test_strategies import LOGITS, STRATEGIES, ids, request, run
+from tests.synth.rollout.test_proposals import wanted as wanted_traces
+from tests.synth.rollout.test_strategies import LOGITS, STRATEGIES, ids, run
+
+MINDS = {"proposals": 3, "proposer": "privileged", "suppress": (4, 11)}
 
 interface = pytest.importorskip("vllm.v1.worker.gpu.sample.logits_processor", reason="this vLLM has no second runner")
 
@@ -107,9 +110,11 @@ class SecondRunnerEngine(FakeEngine):
 
 
 @pytest.mark.parametrize(("strategy", "tau"), STRATEGIES)
-@pytest.mark.parametrize("slowly", [False, True], ids=["whole", "in two steps"])
-def test_the_second_runner_draws_the_same_traces(strategy: str, tau: float, slowly: bool) -> None:
-    requests = [request(f"u{n}", seed=n, tau=tau) for n in range(25)]
+@pytest.mark.parametrize(("slowly", "minds"), [(False, {}), (True, {}), (True, MINDS)], ids=str)
+def test_the_second_runner_draws_the_same_traces(
+    strategy: str, tau: float, slowly: bool, minds: dict[str, Any]
+) -> None:
+    requests = wanted_traces(25, tau=tau, **minds)
     pair = Pair(SecondRunnerEngine(slowly), strategy, SecondRunnerEngine(slowly))
     done, wanted = run(requests, pair=pair), run(requests, strategy)
     assert {name: rollout.tokens for name, rollout in done.items()} == {
@@ -161,8 +166,9 @@ class Ahead(FakeEngine):
 
 
 @pytest.mark.parametrize(("strategy", "tau"), STRATEGIES)
-def test_an_engine_that_schedules_ahead_draws_the_same_traces(strategy: str, tau: float) -> None:
-    requests = [request(f"u{n}", seed=n, tau=tau) for n in range(25)]
+@pytest.mark.parametrize("minds", [{}, MINDS], ids=str)
+def test_an_engine_that_schedules_ahead_draws_the_same_traces(strategy: str, tau: float, minds: dict[str, Any]) -> None:
+    requests = wanted_traces(25, tau=tau, **minds)
     ahead = Ahead()
     done, wanted = run(requests, pair=Pair(ahead, strategy, Ahead())), run(requests, strategy)
     assert ahead.num_vain > 25

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.vllm
 
 PAIRS, TOKENS = 16, 100
 SAMPLES = 2000
+SUPPRESSED = 22  # the digit 7, which nearly every demo trace has
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +73,11 @@ def draw(demo_engine, request):
 def requests(contexts, stop_ids=frozenset(), first_seed=1, **synthesis):
     settings = Synthesis(**synthesis)
     names = (f"{first_seed + n}" for n in range(len(contexts)))
+    without = frozenset(settings.suppress)
     return [
-        RolloutRequest(name, context.student_ids, context.privileged_ids, settings, int(name), stop_ids)
+        RolloutRequest(
+            name, context.student_ids, context.privileged_ids, settings, int(name), stop_ids, suppressed_ids=without
+        )
         for name, context in zip(names, contexts, strict=True)
     ]
 
@@ -155,6 +159,10 @@ def test_the_same_seeds_give_the_same_traces_and_both_rows_end_together(draw, co
         ("draft_verify", {"tau": 0.3, "top_k": 5}),
         ("draft_verify", {"acceptance": "relative", "tau": 0.5}),
         ("draft_verify", {"acceptance": "topk", "acceptance_k": 3}),
+        ("lazy", {"tau": 0.5, "proposals": 5, "suppress": (SUPPRESSED,)}),
+        ("lazy", {"tau": 0.5, "proposer": "privileged"}),
+        ("draft_verify", {"tau": 0.3, "proposals": 5, "suppress": (SUPPRESSED,)}),
+        ("draft_verify", {"acceptance": "relative", "tau": 0.5, "suppress": (SUPPRESSED,)}),
     ],
     ids=str,
 )
@@ -165,6 +173,10 @@ def test_every_strategy_gives_the_traces_of_lockstep(draw, contexts, strategy, r
     assert ids(other) == ids(lockstep)
     refused = sum(token is not None for rollout in other.values() for token in rollout.tokens.rejected)
     assert refused > 0, "no proposal was refused, so little was compared"
+    if "suppress" in rule:
+        assert not any(SUPPRESSED in rollout.tokens.ids for rollout in other.values())
+        free = [replace(one, suppressed_ids=frozenset()) for one in wanted]
+        assert any(SUPPRESSED in rollout.tokens.ids for rollout in draw(free).values()), "it is never drawn anyway"
 
 
 def test_the_student_reads_a_lazy_trace_and_says_who_wrote_what(draw, contexts):
@@ -202,9 +214,9 @@ def p_value_of_one_source(one: dict[str, int], other: dict[str, int]) -> float:
     return float(stats.chi2_contingency(table[:, table.sum(0) > 0]).pvalue)
 
 
-def many(contexts, first_seed, tau):
+def many(contexts, first_seed, tau, proposals=1):
     chosen = [contexts[(first_seed + n) % len(KINDS)] for n in range(SAMPLES)]
-    return requests(chosen, first_seed=first_seed, tau=tau, temperature=1.0, max_tokens=16)
+    return requests(chosen, first_seed=first_seed, tau=tau, proposals=proposals, temperature=1.0, max_tokens=16)
 
 
 @pytest.fixture(scope="module")
@@ -212,27 +224,30 @@ def literal(reference, contexts):
     """Traces of the literal loop: kinds and counts, by tau."""
 
     @cache
-    def sample(tau):
-        return categories({one.unit_id: reference.rollout(one) for one in many(contexts, 10_000, tau)})
+    def sample(tau, proposals=1):
+        return categories({one.unit_id: reference.rollout(one) for one in many(contexts, 10_000, tau, proposals)})
 
     return sample
 
 
 @pytest.mark.parametrize(
-    ("tau", "strategy"),
+    ("tau", "strategy", "proposals"),
     [
-        (0.8, "lockstep"),
-        (0.3, "lockstep"),
-        (0.8, "lazy"),
-        pytest.param(0.8, "draft_verify", marks=pytest.mark.soak),  # minutes each, in readings of prompts
-        pytest.param(0.3, "draft_verify", marks=pytest.mark.soak),
+        (0.8, "lockstep", 1),
+        (0.3, "lockstep", 1),
+        (0.8, "lazy", 1),
+        pytest.param(0.8, "draft_verify", 1, marks=pytest.mark.soak),  # minutes each, in readings of prompts
+        pytest.param(0.3, "draft_verify", 1, marks=pytest.mark.soak),
+        *(pytest.param(0.8, strategy, 5, marks=pytest.mark.soak) for strategy in ("lockstep", "lazy", "draft_verify")),
     ],
 )
-def test_two_thousand_traces_have_the_distribution_of_the_literal_loop(draw, literal, contexts, tau, strategy):
+def test_two_thousand_traces_have_the_distribution_of_the_literal_loop(
+    draw, literal, contexts, tau, strategy, proposals
+):
     """Each sample with seeds of its own, so that nothing but the distribution can make them alike."""
-    drawn = categories(draw(many(contexts, 20_000, tau), strategy, with_scores=False))
-    assert len(literal(tau)) > 15, "there must be many kinds of traces to compare"
-    assert p_value_of_one_source(literal(tau), drawn) > 1e-4
+    drawn = categories(draw(many(contexts, 20_000, tau, proposals), strategy, with_scores=False))
+    assert len(literal(tau, proposals)) > 15, "there must be many kinds of traces to compare"
+    assert p_value_of_one_source(literal(tau, proposals), drawn) > 1e-4
     assert p_value_of_one_source(literal(0.001), drawn) < 1e-6, "a wrong tau must be seen, or the test has no power"
 
 

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dail.synth.method.acceptance import Rule, Sampling, draw, draw_own, mix, mixed_distribution, uniforms
+from dail.synth.method.acceptance import (
+    Rule,
+    Sampling,
+    draw,
+    draw_own,
+    mix,
+    mixed_distribution,
+    trace_uniforms,
+    uniforms,
+)
 from dail.synth.schema.synthesis import Acceptance
 
 DRAWS = 40_000
@@ -89,6 +98,27 @@ def test_mixed_distribution_is_the_literal_procedure_summed_over_proposals(seed,
     assert mixed.sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("tau", [0.05, 0.3])
+@pytest.mark.parametrize("proposals", [2, 5])
+def test_several_proposals_follow_their_distribution(tau, proposals):
+    student, privileged = probabilities(1), probabilities(101)
+    how, when = sampling(rows=DRAWS), Rule.of([Acceptance("absolute", tau, 1, False)] * DRAWS, CPU, [proposals] * DRAWS)
+    numbers = trace_uniforms(torch.arange(DRAWS), torch.zeros(DRAWS, dtype=torch.int64), 5)
+    mixed = mix(student.log().expand(DRAWS, -1), privileged.log().expand(DRAWS, -1), how, when, numbers)
+    counts = np.bincount(mixed.token_P.numpy(), minlength=VOCABULARY)
+    expected = mixed_distribution(student, privileged, privileged >= tau, proposals)
+    assert p_value(counts, expected) > 1e-4 and expected.sum() == pytest.approx(1)
+    assert p_value(counts, mixed_distribution(student, privileged, privileged >= tau)) < 1e-9, (
+        "one proposal is another rule"
+    )
+
+
+def test_one_token_that_can_be_accepted_is_written_by_the_student_with_one_minus_the_chance_that_all_tries_miss():
+    student, privileged = torch.tensor([0.3, 0.7]).double(), torch.tensor([0.9, 0.1]).double()
+    written = mixed_distribution(student, torch.zeros(2).double(), privileged >= 0.5, proposals=5)
+    assert float(written[0]) == pytest.approx(1 - 0.7**5) and float(written[1]) == 0
+
+
 def test_tau_zero_is_the_student_and_tau_above_one_is_direct_sampling():
     student, privileged = probabilities(1), probabilities(2)
     assert torch.equal(mixed_distribution(student, privileged, privileged >= 0.0), student)
@@ -127,14 +157,32 @@ def test_log_probabilities_are_of_the_drawn_token_at_temperature_one():
     numbers = torch.tensor([[0.2, 0.7]]).double()
     mixed = mix(student.log()[None], privileged.log()[None], sampling(0.5), rule(0.8), numbers)
     token = int(mixed.token_P)
-    assert float(mixed.student_logprob_P) == pytest.approx(float(student[token].log()), abs=1e-5)
-    assert float(mixed.privileged_logprob_P) == pytest.approx(float(privileged[token].log()), abs=1e-5)
+    assert float(mixed.proposer_logprob_P) == pytest.approx(float(student[token].log()), abs=1e-5)
+    assert float(mixed.verifier_logprob_P) == pytest.approx(float(privileged[token].log()), abs=1e-5)
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53, 1.0])
 def test_a_token_of_probability_zero_is_never_drawn(uniform):
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
     assert int(draw(logits, sampling(), torch.tensor([uniform], dtype=torch.float64))) in (1, 3)
+
+
+def test_a_suppressed_token_is_never_drawn_and_a_neighbour_keeps_its_bits():
+    """Row 0 suppresses its likeliest token, row 1 nothing, beside one whose ids are no tokens here."""
+    logits = torch.randn(3, 300, generator=torch.Generator().manual_seed(1))
+    logits[0, 7] = 50.0
+    plain = sampling(rows=3)
+    without = Sampling.of([(1.0, 1.0, 0)] * 3, CPU, [{7, 299, 300}, (), {300, 2**40}])
+    numbers = uniforms(torch.arange(3), torch.zeros(3, dtype=torch.int64))[:, :1]
+    when = rule(0.5, rows=3)
+    one, other = draw_own(logits, plain, when, numbers), draw_own(logits, without, when, numbers)
+    assert int(one.token_P[0]) == 7 and int(other.token_P[0]) not in (7, 299)
+    assert not bool(other.accepted_PK[0].any()), "raw: the model itself gives nearly all to what is suppressed"
+    assert 7 not in other.best_PK[0].tolist()
+    expected = logits[0].log_softmax(-1)[other.token_P[0]]
+    assert float(other.logprob_P[0]) == pytest.approx(float(expected), abs=1e-4)
+    for before, after in zip(one, other, strict=True):
+        assert torch.equal(before[1:], after[1:])
 
 
 def test_uniform_numbers_are_uniform_and_independent_between_draws():
@@ -191,7 +239,7 @@ def test_watch_with_the_student_asked_at_pauses_is_the_mixed_distribution_exactl
     privileged = privileged / privileged.sum()  # peaked, so that some token often reaches tau
     got = torch.zeros(VOCABULARY, dtype=torch.float64)
     for own, by_privileged in enumerate(middles(privileged)):
-        drawn = draw_own(privileged.log()[None], sampling(), rule(tau), by_privileged[None])
+        drawn = draw_own(privileged.log()[None], sampling(), rule(tau), by_privileged[None, None])
         standing = drawn.best_PK[drawn.accepted_PK].tolist()
         for proposal in range(VOCABULARY):
             token = proposal if bool(drawn.verify_P) and proposal in standing else own
@@ -268,7 +316,7 @@ def test_a_draw_is_where_the_running_sum_passes_the_number_whatever_the_vocabula
 
 def test_watch_never_pauses_a_row_without_a_rule():
     drawn = draw_own(
-        torch.tensor([[0.0, 9.0], [9.0, 0.0]]), sampling(rows=2), Rule.of([None, None], CPU), torch.ones(2) / 2
+        torch.tensor([[0.0, 9.0], [9.0, 0.0]]), sampling(rows=2), Rule.of([None, None], CPU), torch.ones(2, 1) / 2
     )
     assert drawn.verify_P.tolist() == drawn.confident_P.tolist() == [False, False]
 
@@ -276,5 +324,5 @@ def test_watch_never_pauses_a_row_without_a_rule():
 def test_watch_pauses_only_the_rows_that_have_a_rule():
     logits = torch.tensor([[2.0, 0.0]]).expand(2, -1)
     rules = Rule.of([None, Acceptance("absolute", 0.5, 1, False)], CPU)
-    drawn = draw_own(logits, sampling(rows=2), rules, torch.tensor([0.99, 0.99]).double())
+    drawn = draw_own(logits, sampling(rows=2), rules, torch.tensor([[0.99], [0.99]]).double())
     assert drawn.token_P.tolist() == [1, 1] and drawn.verify_P.tolist() == [False, True]

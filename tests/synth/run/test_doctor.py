@@ -106,6 +106,15 @@ def test_prompts_are_the_ids_that_will_be_decoded() -> None:
     assert report.preview is None and report.forecast is None
 
 
+def test_tokens_that_no_role_draws_are_named_and_one_that_is_none_is_refused() -> None:
+    asked = SHORT.model_copy(update={"suppress": ("</think>", 11)})
+    report = examine(OLYMPIAD, FAKE, asked, with_preview=False)
+    assert report.suppressed == {11: ",", 1023: "</think>"}
+    assert "never drawn: 11 (','), 1023 ('</think>')" in describe(report)
+    with pytest.raises(UsageError, match="'The lock', which is not one token"):
+        examine(None, FAKE, SHORT.model_copy(update={"suppress": ("The lock",)}), with_preview=False)
+
+
 def test_bad_items_are_found_before_an_engine_starts(tmp_path: Path) -> None:
     report = examine(with_a_bad_item(tmp_path), FAKE, SHORT, with_preview=False)
     assert report.items and (report.items.items, report.items.units) == (7, 6)

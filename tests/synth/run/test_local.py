@@ -90,6 +90,16 @@ def test_what_the_items_contradict_is_said_before_anything_is_drawn(
     assert f"data check: {found}; `dail doctor` lists what was found" in caplog.messages
 
 
+@pytest.mark.parametrize("named", ["The lock", "<|im_end|>", 5000])
+def test_what_cannot_be_suppressed_is_refused_before_anything_is_drawn(
+    named: str | int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "run_worker", never_run)
+    with pytest.raises(UsageError, match="suppress names"):
+        synthesise(items(1), tmp_path / "out", fake_config(), Synthesis(suppress=(named,)))
+    assert not (tmp_path / "out").exists()
+
+
 def never_run(config: SynthConfig, source: UnitSource, stop: Stop | None) -> bool:
     raise AssertionError("there was nothing to run")
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from dail.synth.config import EngineConfig
-from dail.synth.core.errors import ItemError
+from dail.synth.core.errors import ItemError, UsageError
 from dail.synth.engine.fake import FakeEngine
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout
@@ -121,6 +121,21 @@ def test_the_negative_reference_must_have_room_too(
     assert prepare(unit(model), prompts, 501).request.synthesis.max_tokens == 1
     with pytest.raises(ItemError, match="the negative prompt needs 500 tokens"):
         prepare(unit(model), prompts, 500)
+
+
+def test_a_row_says_which_tokens_could_not_be_drawn_and_how_often_the_student_proposed(
+    prompts: Prompts, model: ModelIdentity
+) -> None:
+    (comma,) = prompts.tokenizer.encode(",", add_special_tokens=False)
+    prepared = prepare(unit(model, suppress=(",", 5), proposals=5), prompts, 2000)
+    assert prepared.request.suppressed_ids == {comma, 5}
+    row = trace_row(prepared, rollout([6, 7]), prompts, "fake")
+    assert (row.suppressed_ids, row.proposals) == (tuple(sorted([comma, 5])), 5)
+    assert decode_shard(shard_of(row, 1)[0], "s") == [row]
+    with pytest.raises(UsageError, match="not one token"):
+        prepare(unit(model, suppress=("The lock shows",)), prompts, 2000)
+    expert = prepare(unit(model, suppress=("The lock shows",), method="expert"), prompts, 2000)
+    assert expert.request.suppressed_ids == frozenset(), "nobody draws it"
 
 
 def test_a_turn_that_ends_at_once_is_no_trace(prompts: Prompts, model: ModelIdentity) -> None:

@@ -90,6 +90,7 @@ def changed(value: Any) -> Any:
             "mixed": "direct",
             "answer": "nothing",
             "raw": "tempered",
+            "student": "privileged",
             "absolute": "relative",
         }.get(value) or value.replace("2026", "2027") + "0" * ("2026" not in value)
     return value + 1 if isinstance(value, int) else value / 2

@@ -90,6 +90,9 @@ probability_space: string not null
 top_p: double not null
 top_k: int32 not null
 stop: list<element: string not null> not null
+proposer: string not null
+proposals: int32 not null
+suppressed_ids: list<element: int32 not null> not null
 max_tokens: int32 not null
 thinking: bool
 template_args: string not null

@@ -37,6 +37,7 @@ def test_the_name_of_a_known_unit_does_not_move():
         ({"source": "book", "license": "CC0-1.0"}, {}, {}),
         ({}, {"samples_per_item": 8}, {}),
         ({}, {"acceptance_k": 3}, {}),
+        ({}, {"proposals": 1, "proposer": "student", "suppress": ()}, {}),
         ({}, {}, {"name": "elsewhere"}),
     ],
 )
@@ -57,6 +58,15 @@ def test_what_does_not_shape_a_trace_does_not_count(item: Any, synthesis: Any, m
         ({}, {"probability_space": "tempered"}, {}, 0),
         *(({}, {key: value}, {}, 0) for key, value in [("acceptance", "relative"), ("top_p", 0.9), ("top_k", 5)]),
         ({}, {"stop": ("QED",)}, {}, 0),
+        *(
+            ({}, {key: value}, {}, 0)
+            for key, value in [
+                ("proposals", 5),
+                ("proposer", "privileged"),
+                ("suppress", ("</think>",)),
+                ("suppress", (7,)),
+            ]
+        ),
         ({}, {}, {"student": "sha256:adapter"}, 0),
         *(({}, {}, {key: "x"}, 0) for key in ("revision", "tokenizer_hash", "template_hash")),
         ({}, {}, {}, 1),
@@ -80,3 +90,12 @@ def test_every_attempt_has_a_key_of_its_own_that_can_be_stored(tmp_path: Any):
     keys = {shard_key("batch_1", BASE, epoch, digest) for epoch in (1, 2) for digest in ("a" * 64, "b" * 64)}
     assert len(keys) == 4
     assert all(Objects(tmp_path).path(key) for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("method", "unread"),
+    [("direct", {"proposals": 5, "proposer": "privileged"}), ("expert", {"suppress": (7,), "proposals": 5})],
+)
+def test_a_setting_that_a_method_does_not_read_does_not_count(method: str, unread: Any):
+    assert name({}, {"method": method, **unread}, {}) == name({}, {"method": method}, {})
+    assert name({}, {"method": "direct", "suppress": (7,)}, {}) != name({}, {"method": "direct"}, {})
