@@ -251,7 +251,8 @@ class Pool:
     async def _start(self, slot: _Slot) -> None:
         threads = None if self._gpus else max(1, len(os.sched_getaffinity(0)) // len(self._slots))
         reference = slot.actor.start.remote(self._config, self._make, threads)
-        started: Started = await asyncio.wait_for(reference, START_S)
+        async with asyncio.timeout(START_S):
+            started: Started = await reference
         self.engine_name = started.engine
         slot.limits = self._limits = started.limits
         self._ready.set()
@@ -343,7 +344,8 @@ class Pool:
         answered = time.monotonic()
         while True:
             try:
-                health: Health = await asyncio.wait_for(slot.actor.health.remote(), HEALTH_EVERY_S)
+                async with asyncio.timeout(HEALTH_EVERY_S):
+                    health: Health = await slot.actor.health.remote()
                 slot.health, answered, quiet_s = health, time.monotonic(), health.quiet_s
             except TimeoutError:  # a process that is starting, or stopped by someone
                 quiet_s = time.monotonic() - answered
@@ -380,7 +382,8 @@ async def _stop(slot: _Slot) -> None:
         return
     if slot.limits is not None:
         with suppress(RayActorError, RayTaskError, TimeoutError):
-            await asyncio.wait_for(slot.actor.stop.remote(), STOP_S)
+            async with asyncio.timeout(STOP_S):
+                await slot.actor.stop.remote()
     ray.kill(slot.actor)
 
 

@@ -101,7 +101,9 @@ class Worker:
             elif self._idle_exit_s is not None and time.monotonic() - busy_at >= self._idle_exit_s:
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._freed.wait(), pause_s)
+                # not wait_for, which before Python 3.12 loses a cancellation that comes with what it waits for
+                async with asyncio.timeout(pause_s):
+                    await self._freed.wait()
             pause_s = min(1.5 * pause_s, _LONGEST_POLL_S)
 
     async def _take(self, units: Sequence[Unit], limits: Limits) -> None:

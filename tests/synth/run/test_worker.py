@@ -213,6 +213,28 @@ def test_a_run_whose_traces_run_past_their_turn_ends_after_the_first_few(
     assert all(failure.retryable for failure in source.failures.values())
 
 
+def test_a_run_that_ends_as_a_unit_is_freed_does_not_go_on_leasing(
+    tmp_path: Path, prompts: Prompts, model: ModelIdentity
+) -> None:
+    """Both come in one turn of the event loop, where a cancellation was lost and the run never ended."""
+    source, pool = ScriptedSource(units(model, 2), tmp_path), InlinePool()
+    pool.paused = True
+    worker = Worker(source, pool, prompts)  # type: ignore[arg-type]
+
+    async def end() -> bool:
+        leasing = asyncio.ensure_future(worker._lease())
+        while not worker._freed._waiters:  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+        worker._freed.set()
+        leasing.cancel()
+        await asyncio.wait([leasing], timeout=30)
+        ended = leasing.cancelled()
+        leasing.cancel()
+        return ended
+
+    assert asyncio.run(end())
+
+
 def test_a_trace_among_many_that_runs_past_its_turn_fails_alone(
     tmp_path: Path, prompts: Prompts, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
