@@ -236,7 +236,7 @@ class Pool:
             except (RayActorError, RayTaskError, TimeoutError) as error:
                 slot.cause = _cause(error, slot)
                 hopeless = _is_usage_error(error) and not slot.deaths and not self._ready.is_set()
-                self._bury(slot)
+                self._bury(slot, hopeless)
                 if hopeless:
                     self._break(UsageError(slot.cause))
                     return
@@ -306,8 +306,8 @@ class Pool:
         if finished or failed:
             self._results.put_nowait(Results(finished, failed))
 
-    def _bury(self, slot: _Slot) -> None:
-        """Hands a dead actor's units back and counts the death."""
+    def _bury(self, slot: _Slot, hopeless: bool = False) -> None:
+        """Hands a dead actor's units back and counts the death; another one would die as well if it is hopeless."""
         ray.kill(slot.actor)
         _kill_here(slot.health)
         lost = [UnitFailure(unit_id, "engine_died", slot.cause, True) for unit_id in slot.units]
@@ -316,7 +316,7 @@ class Pool:
         slot.deaths.append(now)
         while now - slot.deaths[0] > RESTART_WINDOW_S:
             slot.deaths.popleft()
-        slot.given_up = len(slot.deaths) > self._config.restarts
+        slot.given_up = hopeless or len(slot.deaths) > self._config.restarts
         after = "given up" if slot.given_up else "restarting"
         _log.error(f"engine {slot.number} died with {len(lost)} units in it, {after}: {slot.cause}")
         self.num_restarts += not slot.given_up
