@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -23,6 +26,7 @@ VOCABULARY, CONTEXT = 96, 128
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 MakeManifest = Callable[..., Path]
+Weights = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,6 +59,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCABULARY)}, unk_token="t0"))
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t1", pad_token="t0").save_pretrained(folder)
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    return folder
+
+
+def changed_model(model: Path, folder: Path, change: Callable[[Weights], object], **settings: object) -> Path:
+    """A copy of a model folder, its weights passed through a function, with other settings in its config.json."""
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | settings
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 

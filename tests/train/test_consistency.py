@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dail.synth.core.errors import IntegrityError, UsageError
@@ -23,7 +21,7 @@ from dail.train.loop import compute_references, run
 from dail.train.model import load_roles, read_limits
 from tests.conftest import DEMO_MODEL, Told
 from tests.train.architectures import save_model
-from tests.train.conftest import VOCABULARY, trace_row, write_manifest
+from tests.train.conftest import VOCABULARY, changed_model, trace_row, write_manifest
 
 CPU = torch.device("cpu")
 FLOAT32 = TrainConfig(dtype="float32", lora_rank=4)
@@ -69,16 +67,6 @@ def test_the_model_that_wrote_the_traces_passes_in_both_roles(tiny_model: Path, 
     assert "gives the rollout's log-probabilities again" in told()
 
 
-def other(model: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], object], **settings: object) -> Path:
-    shutil.copytree(model, folder)
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text()) | settings
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
 def scaled(weights: dict[str, torch.Tensor]) -> None:
     weights["model.layers.1.mlp.up_proj.weight"] *= 1.2
 
@@ -105,7 +93,7 @@ def test_a_model_that_computes_something_else_is_refused_with_the_size_and_the_l
     tiny_model: Path, tmp_path: Path, engine: str, what: str
 ):
     change, settings = FAULTS[what]
-    rows = drawn(tiny_model, other(tiny_model, tmp_path / "writer", change, **settings), engine=engine)
+    rows = drawn(tiny_model, changed_model(tiny_model, tmp_path / "writer", change, **settings), engine=engine)
     with pytest.raises(
         UsageError, match=r"off by [\d.]+ as student and [\d.]+ as privileged student .* weights that are"
     ):
@@ -187,7 +175,7 @@ def test_an_error_that_begins_late_is_told_from_one_that_is_everywhere(tiny_mode
 
 def test_certain_traces_hide_no_error(tiny_model: Path, tmp_path: Path):
     """Sharper logits make every token near certain, and the mean of the differences small."""
-    sharp = other(tiny_model, tmp_path / "sharp", lambda w: w["model.norm.weight"].mul_(6.0))
+    sharp = changed_model(tiny_model, tmp_path / "sharp", lambda w: w["model.norm.weight"].mul_(6.0))
     network = AutoModelForCausalLM.from_pretrained(sharp, dtype=torch.float64)
     rows = []
     for row in drawn(sharp, sharp):
@@ -197,7 +185,7 @@ def test_certain_traces_hide_no_error(tiny_model: Path, tmp_path: Path):
         trace = tuple(ids[len(row.student_prompt_ids) :])
         rows.append(row.model_copy(update={"trace_ids": trace, **dict.fromkeys(PER_TOKEN, (None,) * 24)}))
     writer = AutoModelForCausalLM.from_pretrained(
-        other(sharp, tmp_path / "writer", scaled), dtype=torch.float64, attn_implementation="eager"
+        changed_model(sharp, tmp_path / "writer", scaled), dtype=torch.float64, attn_implementation="eager"
     )
     with pytest.raises(UsageError, match="logits are off"):
         check(tmp_path, sharp, [with_logprobs(writer, row, privileged_logprob=(None,) * 24) for row in rows])
@@ -231,7 +219,7 @@ def test_a_trace_without_a_place_for_each_token_is_damaged(tiny_model: Path, tmp
 
 
 def test_the_tolerance_is_that_of_the_coarser_type_or_the_user_s(tiny_model: Path, tmp_path: Path):
-    writer = other(tiny_model, tmp_path / "writer", scaled)
+    writer = changed_model(tiny_model, tmp_path / "writer", scaled)
     for place, engine in enumerate(("vllm 0.32.0 bfloat16", "vllm 0.32.0")):
         check(tmp_path / str(place), tiny_model, drawn(tiny_model, writer, engine=engine))
     rows = drawn(tiny_model, writer)
@@ -241,7 +229,7 @@ def test_the_tolerance_is_that_of_the_coarser_type_or_the_user_s(tiny_model: Pat
 
 
 def test_a_run_is_refused_before_its_first_step(tiny_model: Path, tmp_path: Path):
-    writer = other(tiny_model, tmp_path / "writer", FAULTS["a wrong weight"][0])
+    writer = changed_model(tiny_model, tmp_path / "writer", FAULTS["a wrong weight"][0])
     manifest = write_manifest(tmp_path / "shards", identify(tiny_model), drawn(tiny_model, writer))
     with pytest.raises(UsageError, match="logits are off"):
         run(tiny_model, manifest, tmp_path / "run", FLOAT32)

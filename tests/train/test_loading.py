@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from dail.synth.core.errors import UsageError
 from dail.train.loading import load_base, read_config
 from tests.conftest import Told
+from tests.train.conftest import Weights, changed_model
 
-Weights = dict[str, torch.Tensor]
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -26,14 +24,7 @@ def changed(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
     """`changed(weights, **config)`: the tiny model with its weights passed through a function, and other settings."""
 
     def make(change: Callable[[Weights], object] = lambda weights: None, **settings: object) -> Path:
-        folder = tmp_path / "changed"
-        shutil.copytree(tiny_model, folder)
-        weights = load_file(folder / "model.safetensors")
-        change(weights)
-        save_file(weights, folder / "model.safetensors", {"format": "pt"})
-        config = json.loads((folder / "config.json").read_text()) | settings
-        (folder / "config.json").write_text(json.dumps(config))
-        return folder
+        return changed_model(tiny_model, tmp_path / "changed", change, **settings)
 
     return make
 
