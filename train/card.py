@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def base_model(record: RunRecord) -> tuple[str, str | None]:
         return record.config.base_model, revision
     if snapshot:
         return snapshot["id"].replace("--", "/", 1), revision
-    return Path(record.model.name).name if record.model.name.startswith("/") else record.model.name, None
+    name = Path(record.model.name).name if record.model.name.startswith("/") else record.model.name
+    return " ".join(name.split()), None  # a folder's name may hold a line break, and the card's lines may not
 
 
 def card(provenance: Provenance, record: RunRecord) -> str:
@@ -57,6 +59,7 @@ def card(provenance: Provenance, record: RunRecord) -> str:
         datasets=sorted({match["id"] for source, _ in found if (match := _HUB_ID.fullmatch(source))}) or None,
         **_inherited(Path(record.model_folder)),
     )
+    served = f"{shlex.quote(name)} --enable-lora --max-lora-rank {served_rank(record.config.lora_rank)}"
     return f"""---
 {head.to_yaml()}
 ---
@@ -70,7 +73,7 @@ It was trained on reasoning traces grounded in expert solutions (DAIL, arXiv 260
 {origins_table(found) if found else "Where the expert solutions come from, and under which licences, is not known."}
 
 Use it with `PeftModel.from_pretrained(base, folder)`, or
-`vllm serve {name} --enable-lora --max-lora-rank {served_rank(record.config.lora_rank)} --lora-modules dail=FOLDER`.
+`vllm serve {served} --lora-modules dail=FOLDER`.
 `{PROVENANCE_FILE}` holds every setting and sum.
 """
 
@@ -102,9 +105,9 @@ def _inherited(folder: Path) -> dict[str, Any]:
     from huggingface_hub import ModelCard
 
     path = folder / "README.md"
-    if not path.is_file() or not path.read_bytes().startswith(b"---"):  # it has no block of metadata
-        return {}
     try:
+        if not path.is_file() or not path.read_bytes().startswith(b"---"):  # it has no block of metadata
+            return {}
         said = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
         json.dumps(kept := {name: said[name] for name in _INHERITED if said.get(name)})
     except Exception as error:  # of YAML, which anybody wrote; an adapter is not lost for it

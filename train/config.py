@@ -129,13 +129,25 @@ class TrainConfig(Config):
     )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
 
+    @field_validator("lora_targets", mode="before")
+    @classmethod
+    def _all_or_named(cls, value: object) -> object:
+        # validators of this mode run from the last to the first: this one gets what `_listed` made
+        if not isinstance(value, tuple) or "all-linear" not in value:
+            return value
+        if len(value) > 1:
+            raise ValueError(f"got {', '.join(value)}, wanted all-linear alone, which has the others in it, or names")
+        return "all-linear"
+
     @field_validator("lora_targets", "trackers", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        """`q_proj,v_proj` on a command line is the list of both."""
-        if not isinstance(value, str) or value == "all-linear":
+        """`q_proj,v_proj` on a command line is the list of both; a comma too many and a name twice mean nothing."""
+        if isinstance(value, str) and value.strip():
+            value = [part for part in value.split(",") if part.strip()]
+        if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
             return value
-        return tuple(part.strip() for part in value.split(","))
+        return tuple(dict.fromkeys(part.strip() for part in value))
 
     @field_validator("objective")
     @classmethod

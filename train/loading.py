@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ _log = logging.getLogger(__name__)
 _SHOWN = 5  # names in a message
 # Types of tensors that are numbers by themselves, or indices; weights of others need a scale.
 _PLAIN = {"F64", "F32", "F16", "BF16", "I64", "BOOL"}
+_EXPERT = re.compile(r"(?P<layer>.*experts\.)(?P<number>\d+)\.(?P<rest>.+)")
 _INDEX = re.compile(r"\.\d+\.")  # the number of a layer or of an expert
 
 
@@ -38,7 +41,8 @@ def load_base(folder: Path, dtype: str) -> Any:
         UsageError: a weight is missing, of another shape, not finite or quantised; there are weights that the model
             described by config.json does not have; or the folder needs code of its own.
     """
-    _check_plain(folder, read_config(folder))
+    config = read_config(folder)
+    _check_plain(folder, config)
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # what its report says is refused here, by name
@@ -55,8 +59,16 @@ def load_base(folder: Path, dtype: str) -> Any:
         )
     except torch.OutOfMemoryError:
         raise
+    except (KeyError, AssertionError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+        raise UsageError(
+            f"a setting in {folder}/config.json, or the index beside it, is none that a {config.model_type} model can "
+            f"be made with: {type(error).__name__} {_first_lines(error)}; restore both from where the model came from"
+        ) from None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UsageError(f"the weights in {folder} cannot be read: {_first_lines(error)}") from None
+        _check_experts(folder)
+        raise UsageError(
+            f"the weights in {folder} cannot be read: {_first_lines(error)}; copy the model again, whole"
+        ) from None
     finally:
         transformers_logging.set_verbosity(verbosity)
     _check_complete(folder, base, found)
@@ -103,14 +115,35 @@ def _check_plain(folder: Path, config: PretrainedConfig) -> None:
 
 
 def _types(folder: Path) -> Iterable[tuple[str, str]]:
-    """Of each matrix in the folder its name and its type, from the files' headers. Small buffers may be of any type."""
+    """Of each matrix in the folder its name and its type, from the files' headers. Small buffers may be of any type,
+    and so may masks of attention [1, 1, positions, positions], which GPT-2 and others once saved."""
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
                 slices = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 — no iterator
-                yield from ((name, one.get_dtype()) for name, one in slices if len(one.get_shape()) > 1)
+                shaped = ((name, one.get_dtype(), one.get_shape()) for name, one in slices)
+                yield from ((name, kind) for name, kind, shape in shaped if len(shape) > 1 and shape[:2] != [1, 1])
         except (OSError, SafetensorError) as error:
             raise UsageError(f"{path} cannot be read ({error}); copy it again") from None
+
+
+def _check_experts(folder: Path) -> None:
+    """Names the experts' matrices that a layer lacks, which transformers, joining them, only says in a report."""
+    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for name, _ in _types(folder):
+        if expert := _EXPERT.fullmatch(name):
+            found[expert["layer"]].add((expert["number"], expert["rest"]))
+    lacking = [
+        f"{layer}{number}.{rest}"
+        for layer, there in found.items()
+        for number, rest in product({number for number, _ in there}, {rest for _, rest in there})
+        if (number, rest) not in there
+    ]
+    if lacking:
+        raise UsageError(
+            f"{folder} lacks weights of experts: {_some(lacking)}; they would be made up at random; copy the model "
+            "again, whole"
+        )
 
 
 def _check_complete(folder: Path, base: Any, found: dict[str, Any]) -> None:

@@ -98,6 +98,7 @@ def check_fits(folder: Path, base: Path) -> None:
     matched = _check_shapes(folder, base, halves, _Base(base_tensors), bool(settings.get("fan_in_fan_out")))
     if _covers_all_layers(settings):
         _check_layers(folder, base, matched, base_tensors)
+        _check_targets(folder, base, settings["target_modules"], matched, base_tensors)
     for name, entry in found.items():
         if not is_finite(file, entry):
             raise UsageError(
@@ -136,6 +137,14 @@ def _pattern(folder: Path, settings: dict[str, Any]) -> dict[str, int]:
         raise UsageError(
             f"{folder / ADAPTER_CONFIG}: rank_pattern is {pattern!r}; wanted a rank, a whole number, by modules' names"
         )
+    for name in pattern:
+        try:
+            re.compile(name)
+        except re.error as error:
+            raise UsageError(
+                f"{folder / ADAPTER_CONFIG}: rank_pattern has {name!r}, which is no pattern of names ({error}); "
+                "restore the file from the training run"
+            ) from None
     return pattern
 
 
@@ -308,6 +317,38 @@ def _check_layers(
             f"adapter {folder} has nothing for {len(missing)} of the {num_layers} layers of {base} "
             f"({_some([str(number) for number in missing])}), and {ADAPTER_CONFIG} leaves none out; it is of a model "
             "with fewer layers, or lost some; give the base model that it was trained on, or copy it again"
+        )
+
+
+def _check_targets(
+    folder: Path,
+    base: Path,
+    targets: Iterable[str],
+    matched: Mapping[str, set[str]],
+    tensors: Mapping[str, TensorEntry],
+) -> None:
+    """A file may have lost one kind of layer in every block. A target that this base does not have is no fault: lists
+    of targets are shared among architectures."""
+
+    def has(modules: Iterable[str], target: str) -> bool:
+        return any(f".{module}".endswith(f".{target}") for module in modules)
+
+    # experts may be one parameter in the running model, which a target by their old names does not reach
+    there = {
+        name.rpartition(".")[0] for name, entry in tensors.items() if name.endswith(".weight") and len(entry.shape) > 1
+    }
+    in_experts = {name for name in there if _EXPERTS.search(name)}
+    lost = [
+        target
+        for target in targets
+        if has(there, target)
+        and not has(in_experts, target)
+        and not has([*matched, *(name for names in matched.values() for name in names)], target)
+    ]
+    if lost:
+        raise UsageError(
+            f"adapter {folder} has nothing for {_some(lost)}, which {ADAPTER_CONFIG} says that it adapts and {base} "
+            "has; its weights lost some layers, or the two files are of different runs; restore both from one"
         )
 
 

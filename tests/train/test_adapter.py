@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -182,6 +183,30 @@ def test_a_card_of_the_base_that_cannot_be_read_costs_its_licence_alone(record: 
     provenance = Provenance(run=record, fingerprint="sha256:0", steps=3, metrics="m", finished_at=NOW)
     written = card(provenance, record)
     assert "license" not in ModelCard(written).data.to_dict() and "is not known" in written
+
+
+def test_a_card_of_the_base_that_may_not_be_read_costs_its_licence_alone(
+    record: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    record = record.model_copy(update={"model_folder": str(tmp_path)})
+    provenance = Provenance(run=record, fingerprint="sha256:0", steps=3, metrics="m", finished_at=NOW)
+
+    def denied(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    assert "license" not in ModelCard(card(provenance, record)).data.to_dict()
+
+
+@pytest.mark.parametrize("name", ["my model", "it's", 'a "b"', "one\ntwo", "a: b # c", "$(x)"])
+def test_a_card_stays_readable_whatever_the_folder_of_the_base_is_called(record: RunRecord, name: str):
+    record = record.model_copy(update={"model": record.model.model_copy(update={"name": name})})
+    provenance = Provenance(run=record, fingerprint="sha256:0", steps=3, metrics="m", finished_at=NOW)
+    written = ModelCard(card(provenance, record))
+    assert written.data.to_dict()["base_model"] == " ".join(name.split())
+    command = next(line for line in written.text.splitlines() if "vllm serve" in line).strip("`.")
+    assert shlex.split(command)[:4] == ["vllm", "serve", " ".join(name.split()), "--enable-lora"]
 
 
 @pytest.mark.parametrize(

@@ -35,5 +35,13 @@ def test_lists_may_be_written_with_commas():
     assert config.trackers == ("wandb", "tensorboard") and config.lora_targets == ("q_proj",)
     assert chosen(["lora_targets=all-linear"]).lora_targets == "all-linear"
     assert chosen(['lora_targets=["a", "b"]']).lora_targets == ("a", "b")
+    assert chosen(["lora_targets=, v_proj ,q_proj,v_proj,"]).lora_targets == ("v_proj", "q_proj")
+    for alone in (" all-linear", "all-linear,", '["all-linear"]'):
+        assert chosen([f"lora_targets={alone}"]).lora_targets == "all-linear"
+    for nothing in (" ", ",", "[]"):
+        with pytest.raises(UsageError, match=r"train\.lora_targets"):
+            chosen([f"lora_targets={nothing}"])
+    with pytest.raises(UsageError, match=r"train\.lora_targets: .*wanted all-linear alone"):
+        chosen(["lora_targets=all-linear,lm_head"])
     with pytest.raises(UsageError, match=r"train\.trackers\.0: Input should be 'tensorboard', 'wandb'"):
         chosen(["trackers=nothing"])

@@ -104,7 +104,40 @@ def test_an_expert_that_is_missing_is_not_made_up(tmp_path: Path):
     expert = next(name for name in weights if ".experts.2." in name)
     del weights[expert]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UsageError, match="expert"):
+    with pytest.raises(UsageError, match=rf"lacks weights of experts: {expert}; they would be made up"):
+        load_base(tmp_path, "float32")
+
+
+def test_masks_that_gpt2_once_saved_are_no_weights(tmp_path: Path):
+    config = AutoConfig.for_model("gpt2", vocab_size=64, n_embd=32, n_layer=1, n_head=4, n_positions=16)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["transformer.h.0.attn.bias"] = torch.ones(1, 1, 16, 16, dtype=torch.uint8)
+    weights["transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    ours = load_base(tmp_path, "float32").state_dict()
+    assert torch.equal(ours["transformer.h.0.attn.c_attn.weight"], weights["transformer.h.0.attn.c_attn.weight"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden_act": "foo"}, "KeyError 'foo'"),
+        ({"rope_parameters": {"rope_type": "bla", "rope_theta": 1e4}}, "'bla'"),
+        ({"pad_token_id": 10**6}, "Padding_idx must be within"),
+    ],
+)
+def test_a_setting_that_no_model_can_be_made_with_is_no_traceback(
+    changed: Callable[..., Path], settings: dict[str, object], message: str
+):
+    with pytest.raises(UsageError, match=f"config.json, or the index beside it.*{message}.*restore both"):
+        load_base(changed(**settings), "float32")
+
+
+def test_an_index_without_its_map_is_no_traceback(tiny_model: Path, tmp_path: Path):
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(tmp_path, max_shard_size="20KB")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"index beside it.*KeyError 'weight_map'"):
         load_base(tmp_path, "float32")
 
 

@@ -99,6 +99,19 @@ def test_ranks_of_single_modules_are_those_of_the_pattern(check: Callable[..., N
         check(lora_shapes(base_shapes()), rank_pattern={"q_proj": 8})
 
 
+def test_a_kind_of_layer_that_its_settings_name_and_its_weights_lack_is_refused(check: Callable[..., None]):
+    of_q = {name: shape for name, shape in lora_shapes(base_shapes()).items() if "q_proj" in name}
+    with pytest.raises(UsageError, match=r"has nothing for down_proj, which adapter_config.json says"):
+        check(of_q)
+    check(of_q, target_modules=["q_proj"])
+    check(of_q, target_modules=["self_attn.q_proj", "c_attn", "query_key_value"])  # of other architectures
+
+
+def test_a_pattern_of_ranks_that_is_no_pattern_is_refused(check: Callable[..., None]):
+    with pytest.raises(UsageError, match=r"rank_pattern has 'q_proj\(', which is no pattern"):
+        check(lora_shapes(base_shapes()), rank_pattern={"q_proj(": 8})
+
+
 def test_layers_left_out_on_purpose_are_no_fault(check: Callable[..., None]):
     check(lora_shapes(base_shapes(layers=2)), layers_to_transform=[0, 1])
     check(lora_shapes(base_shapes(layers=2)), target_modules=r".*layers\.[01]\..*_proj")
