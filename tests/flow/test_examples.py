@@ -52,7 +52,7 @@ def test_own_objective_trains_with_its_own_function_and_the_verb_takes_it_too(sa
     manifest, out = Path(said[-1]), tmp_path / "train"
     *lines, adapter = run("own_objective.py", manifest, out)
     losses = [float(re.fullmatch(r"step \d+: forward KL ([\d.]+), reverse KL [\d.]+", line)[1]) for line in lines]
-    assert len(losses) == 3 and losses[-1] < losses[0]
+    assert len(losses) == 2 and losses[-1] < losses[0], "of three steps the first and the last have both KLs"
     assert re.search(r"\| objective \| forward_kl#[0-9a-f]{16} \|", (Path(adapter) / "README.md").read_text("utf-8"))
     command = [Path(sys.executable).with_name("dail"), "train", "--model", DEMO_MODEL, "--manifest", manifest]
     command += ["--out", out, "--set", "objective=deploy/examples/own_objective.py:forward_kl"]
