@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from dail.synth.core.errors import UsageError
+from dail.synth.core.errors import UsageError, few
+from dail.synth.schema.tensors import tensors_of
 
 _log = logging.getLogger(__name__)
 
@@ -114,17 +115,14 @@ def _check_plain(folder: Path, config: PretrainedConfig) -> None:
         )
 
 
-def _types(folder: Path) -> Iterable[tuple[str, str]]:
+def _types(folder: Path) -> list[tuple[str, str]]:
     """Of each matrix in the folder its name and its type, from the files' headers. Small buffers may be of any type,
     and so may masks of attention [1, 1, positions, positions], which GPT-2 and others once saved."""
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, "pt") as file:
-                slices = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 — no iterator
-                shaped = ((name, one.get_dtype(), one.get_shape()) for name, one in slices)
-                yield from ((name, kind) for name, kind, shape in shaped if len(shape) > 1 and shape[:2] != [1, 1])
-        except (OSError, SafetensorError) as error:
-            raise UsageError(f"{path} cannot be read ({error}); copy it again") from None
+    try:
+        tensors = [one for path in sorted(folder.glob("*.safetensors")) for one in tensors_of(path).items()]
+    except (OSError, UsageError) as error:
+        raise UsageError(f"the weights in {folder} cannot be read: {error}") from None
+    return [(name, one.dtype) for name, one in tensors if len(one.shape) > 1 and one.shape[:2] != (1, 1)]
 
 
 def _check_experts(folder: Path) -> None:
@@ -192,9 +190,7 @@ def _check_finite(folder: Path, base: Any) -> None:
 
 
 def _some(names: Iterable[str]) -> str:
-    names = sorted(names)
-    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + rest
+    return few(sorted(names), _SHOWN)
 
 
 def _first_lines(error: BaseException) -> str:

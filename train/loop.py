@@ -150,8 +150,7 @@ def _train(
     stop: Stop,
 ) -> Result:
     config = record.config
-    scorer = start_scorer(model_folder, record.config, data, ranks)
-    check_rollout(scorer.roles, data, Path(record.manifest), config)
+    scorer = start_scorer(model_folder, record, data, ranks)
     roles = scorer.roles
     memory.fit(scorer, data)
     optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
@@ -172,8 +171,9 @@ def _train(
     return result_of(out, steps, done)
 
 
-def start_scorer(model_folder: Path, config: TrainConfig, data: TrainingSet, ranks: Ranks) -> GradientStep:
-    """The model in its three roles, tried out on the first traces; no cache yet."""
+def start_scorer(model_folder: Path, record: RunRecord, data: TrainingSet, ranks: Ranks) -> GradientStep:
+    """The model in its three roles, tried out on some traces and held against their rollout; no cache yet."""
+    config = record.config
     device, _ = device_and_dtype(config)
     ranks = replace(ranks, share_weights=config.shard_weights)
     _log.info(f"loading the weights as {config.dtype} on the {device.type}")
@@ -181,6 +181,7 @@ def start_scorer(model_folder: Path, config: TrainConfig, data: TrainingSet, ran
         roles = load_roles(model_folder, config, device, ranks)
         check_roles(roles, data.examples[0])
         roles = choose_packing(roles, data.examples, config.packing, ranks)
+        check_rollout(roles, data, Path(record.manifest), config)
     except torch.OutOfMemoryError:
         raise UsageError(
             f"the weights of {model_folder} do not fit on the {device.type} as {config.dtype}; free it of other "
@@ -255,8 +256,7 @@ def compute_references(
     config = checked(config, ranks)
     record = _record(model_folder, manifest_path, config)
     data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long)
-    scorer = start_scorer(model_folder, record.config, data, ranks)
-    check_rollout(scorer.roles, data, manifest_path, record.config)
+    scorer = start_scorer(model_folder, record, data, ranks)
     cache = reference_cache(folder, scorer, data, record)
     if cache is None:
         raise UsageError(

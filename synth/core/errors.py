@@ -110,6 +110,15 @@ class EngineDead(DailError):
     code = "engine_dead"
 
 
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, and how many more there are.
+
+    >>> few(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def describe(error: ValidationError) -> str:
     """One line per fault of a validation: JSON pointer, what is wrong, and the value's type (never the value)."""
     return "; ".join(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
 from dail.synth.core.config import Frozen
+from dail.synth.core.errors import few
 
 _SHOWN = 8
 
@@ -62,11 +63,11 @@ def _line(alike: list[SourceAccount]) -> str:
     parts = [", ".join(renamed) or "columns as they are"]
     if source.metadata:
         columns = "1 column" if len(source.metadata) == 1 else f"{len(source.metadata)} columns"
-        parts.append(f"{columns} kept as metadata ({_few(source.metadata)})")
+        parts.append(f"{columns} kept as metadata ({few(source.metadata, _SHOWN)})")
     by_reason: dict[str, list[str]] = {}
     for column, why in source.left_out.items():
         by_reason.setdefault(why, []).append(column or "''")
-    parts += [f"left out: {_few(columns_out)} ({why})" for why, columns_out in by_reason.items()]
+    parts += [f"left out: {few(columns_out, _SHOWN)} ({why})" for why, columns_out in by_reason.items()]
     num_items = sum(one.items for one in alike)
     items = "1 item" if num_items == 1 else f"{num_items:,} items"
     files = source.file if len(alike) == 1 else f"{len(alike)} files, {source.file} to {alike[-1].file}"
@@ -74,8 +75,3 @@ def _line(alike: list[SourceAccount]) -> str:
     if len(notes) > _SHOWN:
         notes = [*notes[:_SHOWN], f"and {len(notes) - _SHOWN} more notes, which --json has"]
     return f"{source.preset}: {items} from {files}: {'; '.join([*parts, *notes])}"
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dail.synth.core.errors import InputError
+from dail.synth.core.errors import InputError, few
 from dail.synth.data.columns import Column, value_of
 from dail.synth.data.presets import Preset, recognised
 from dail.synth.data.values import plain
@@ -36,8 +36,7 @@ class ColumnsRefused(InputError):
     """A table whose columns are not understood. `known`: its columns; `advice`: what to write."""
 
     def __init__(self, name: str, known: Sequence[str], why: str, advice: str) -> None:
-        shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
-        super().__init__(f"{name or 'the list'}: {why}; its columns are {shown or 'none'}; {advice}")
+        super().__init__(f"{name or 'the list'}: {why}; its columns are {few(known, 20) or 'none'}; {advice}")
         self.name, self.known, self.advice = name, tuple(known), advice
 
     def facts(self) -> dict[str, Any]:

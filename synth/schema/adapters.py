@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dail.synth.core.config import canonical
-from dail.synth.core.errors import UsageError
+from dail.synth.core.errors import UsageError, few
 from dail.synth.schema.tensors import FLOATS, TensorEntry, is_finite, tensors_of
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -33,7 +33,6 @@ _HALF = re.compile(
 _BLOCK = re.compile(r"(?P<stem>(?:.*\.)?)(?P<number>[0-9]+)\.(?P<rest>.+)")
 _EXPERTS = re.compile(r"(?:^|\.)([0-9]+)\.(?:[^.0-9]+\.)*experts(?=\.|$)")
 _HEADS, _TABLES = ("lm_head", "embed_out"), ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings")
-_MANY = 3  # names that a message shows
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def _halves(file: Path, found: Mapping[str, TensorEntry], base: Path) -> list[_L
     if lone := sorted(sides[True] ^ sides[False]):
         missing = "lora_B" if lone[0] in sides[True] else "lora_A"
         raise UsageError(
-            f"{file}: {_some(lone)} has no {missing}; wanted both halves of every LoRA layer; copy the adapter again, "
+            f"{file}: {few(lone)} has no {missing}; wanted both halves of every LoRA layer; copy the adapter again, "
             "or take it from the training run"
         )
     return halves
@@ -274,7 +273,7 @@ def _check_shapes(
             )
     if unknown:
         raise UsageError(
-            f"adapter {folder} was trained on another model than {base}, which has no {_some(sorted(set(unknown)))}; "
+            f"adapter {folder} was trained on another model than {base}, which has no {few(sorted(set(unknown)))}; "
             "give the base model that it was trained on"
         )
     return matched
@@ -315,7 +314,7 @@ def _check_layers(
     if missing:
         raise UsageError(
             f"adapter {folder} has nothing for {len(missing)} of the {num_layers} layers of {base} "
-            f"({_some([str(number) for number in missing])}), and {ADAPTER_CONFIG} leaves none out; it is of a model "
+            f"({few([str(number) for number in missing])}), and {ADAPTER_CONFIG} leaves none out; it is of a model "
             "with fewer layers, or lost some; give the base model that it was trained on, or copy it again"
         )
 
@@ -347,7 +346,7 @@ def _check_targets(
     ]
     if lost:
         raise UsageError(
-            f"adapter {folder} has nothing for {_some(lost)}, which {ADAPTER_CONFIG} says that it adapts and {base} "
+            f"adapter {folder} has nothing for {few(lost)}, which {ADAPTER_CONFIG} says that it adapts and {base} "
             "has; its weights lost some layers, or the two files are of different runs; restore both from one"
         )
 
@@ -362,8 +361,3 @@ def _num_layers(base: Path) -> int | None:
     except (OSError, ValueError, AttributeError):
         pass
     return None
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _MANY} more" if len(names) > _MANY else ""
-    return ", ".join(names[:_MANY]) + more

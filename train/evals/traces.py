@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from dail.synth.core.files import Objects
-from dail.synth.schema.manifest import Manifest, output_root, read_manifest
-from dail.synth.schema.shards import TraceRow, decode_shard
+from dail.synth.schema.manifest import Manifest, read_manifest, read_rows
+from dail.synth.schema.shards import TraceRow
 
 NUM_TRACES = 12
 NUM_TOKENS = 1500  # shown of one trace; a browser takes no more of many
@@ -80,15 +80,10 @@ def some_traces(path: Path, decode: Decode) -> tuple[Manifest, list[Trace]]:
         DailError: the manifest or a shard cannot be used.
     """
     manifest = read_manifest(path)
-    objects = Objects(output_root(path))
     step = max(1.0, len(manifest.shards) / NUM_TRACES)
     shards = [manifest.shards[int(place * step)] for place in range(min(NUM_TRACES, len(manifest.shards)))]
-    rows = [
-        row
-        for shard in shards
-        for row in decode_shard(objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256), shard.key)
-    ]
-    return manifest, [_trace(row, decode) for row in rows[:NUM_TRACES]]
+    rows = read_rows(path, {shard.unit_id for shard in shards})
+    return manifest, [_trace(row, decode) for row in islice(rows, NUM_TRACES)]
 
 
 def _trace(row: TraceRow, decode: Decode) -> Trace:
