@@ -70,7 +70,7 @@ def worker(
     if "synthesis" in chosen.in_file:
         console.say(f"note: [synthesis] of {chosen.file} plays no part here; it comes with each batch (`dail submit`)")
     name = _worker_name(name)
-    identity = identify(settings.engine.model, student=settings.student)
+    identity = identify(settings.engine.model, student=settings.student, privileged=settings.privileged_adapter)
     client = worker_http(api, os.environ.get("DAIL_TOKEN"))
     source = HttpSource(client, name, identity)
     console.say(f"worker {name} leases units of model {identity.name} from {api}; Ctrl-C hands them back")

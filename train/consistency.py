@@ -175,7 +175,7 @@ def _compare(
 def _given(row: TraceRow, role: str) -> Tensor:
     """The engine's log-probabilities [R]; nan where there is none, or not this model's: the fake engine makes them up,
     and a student with an adapter of its own is another one."""
-    foreign = row.engine == FAKE_ENGINE or (role == "student" and row.student_revision is not None)
+    foreign = row.engine == FAKE_ENGINE or (row.student_revision if role == "student" else row.privileged_revision)
     values = row.student_logprob if role == "student" else row.privileged_logprob
     if len(values) != len(row.trace_ids):
         raise IntegrityError(
