@@ -315,6 +315,7 @@ def _record(model_folder: Path, manifest_path: Path, config: TrainConfig, given:
         manifest_digest=manifest.digest,
         batch_id=manifest.batch_id,
         synthesis=manifest.synthesis,
+        selection=manifest.selection,
         student=manifest.model.student,
         started_at=dt.datetime.now(dt.UTC),
     )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from dail.synth.core.config import TOOL_VERSION, Frozen, fingerprint
 from dail.synth.core.extensions import label
 from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.selection import Selection
 from dail.synth.schema.synthesis import Synthesis
 from dail.train.config import FREE_ON_RESUME, TrainConfig
 
@@ -35,7 +36,8 @@ class RunRecord(Frozen):
     `synthesis`: how the traces were drawn, as their manifest has it. `student`: what the student was then, if not the
     model itself: the digest of its adapter, or its weights' revision. Training starts from the model all the same, or
     from `init_adapter`; references are the model itself, or it with `reference_adapter`, which stays as it is.
-    `dropped_traces`: so many of the manifest were left out, by `too_long`.
+    `dropped_traces`: so many of the manifest were left out, by `too_long`. `selection`: how the manifest's traces were
+    chosen, if by `dail select`.
     """
 
     config: TrainConfig
@@ -45,6 +47,7 @@ class RunRecord(Frozen):
     manifest_digest: str
     batch_id: str
     synthesis: Synthesis
+    selection: Selection | None = None
     student: str | None = None
     init_adapter: GivenAdapter | None = None
     reference_adapter: GivenAdapter | None = None
