@@ -105,6 +105,25 @@ def cache(
             emit({"references": references, "traces": held.num_traces, "size_bytes": held.size_bytes})
 
 
+@click.command("average")
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("--before", type=click.Path(path_type=Path), help="The mean so far; the bare model if left out.")
+@click.option("--decay", type=click.FloatRange(0, 1, max_open=True), default=0.9, show_default=True,
+              help="What is kept of the mean so far.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the new mean.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def average(adapter: Path, before: Path | None, decay: float, out: Path, as_json: bool) -> None:
+    """Write the running mean of ADAPTER and those before it: decay · mean before + (1 - decay) · ADAPTER.
+
+    Of the two matrices of each layer by themselves. `dail loop` does it between rounds with loop.reference=mean; by
+    hand, the folder is for --reference-adapter and worker.privileged_adapter.
+    """
+    mean = _room("average").average(adapter, before, decay, out)
+    if as_json:
+        emit({"mean": mean})
+    say(f"mean: {mean}")
+
+
 def _room(name: str) -> Any:
     """A module of the trainer. torch takes seconds to import, which --help need not wait for."""
     # Read when torch is imported. By default its idle threads spin, which on a busy machine costs more than it gives.
