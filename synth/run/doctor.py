@@ -132,7 +132,10 @@ def examine(
     """
     if config.engine.kind == "vllm" and (found_vllm := vllm_here()):
         check_vllm(found_vllm)
-    device, identity = this_device(), identify(config.engine.model, student=config.student)
+    device, identity = (
+        this_device(),
+        identify(config.engine.model, student=config.student, privileged=config.privileged_adapter),
+    )
     synthesis.check(identity.template_reads)
     prompts, synthesis = Prompts(config.engine.model), tried_out(synthesis)
     suppressed = {one: prompts.spelled(one) for one in sorted(prompts.suppressed_ids(synthesis))}
@@ -188,7 +191,7 @@ def _engine(config: SynthConfig, sizes: Sizes | None) -> Choices | None:
     num_engines = _num_engines(config)
     from dail.synth.engine.vllm import chosen
 
-    rank = adapter_rank(config.student_adapter) if config.student_adapter and num_engines == 1 else None
+    rank = max(map(adapter_rank, config.adapters), default=None) if num_engines == 1 else None
     return chosen(sizes.put_into(config.engine, num_engines), rank)
 
 

@@ -376,7 +376,7 @@ def _synthesise(
     stop: Stop | None,
     against: Mapping[str, str] | None,
 ) -> SynthesisResult:
-    model = identify(config.engine.model, student=config.student)
+    model = identify(config.engine.model, student=config.student, privileged=config.privileged_adapter)
     synthesis.check(model.template_reads)
     synthesis = tried_out(synthesis)
     if synthesis.suppress:

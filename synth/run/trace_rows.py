@@ -199,6 +199,7 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         model_name=unit.model.name,
         model_revision=unit.model.revision,
         student_revision=unit.model.student,
+        privileged_revision=unit.model.privileged,
         tokenizer_hash=unit.model.tokenizer_hash,
         template_hash=unit.model.template_hash,
         config_fingerprint=config_fingerprint(unit.model, synthesis),

@@ -116,6 +116,7 @@ class TraceRow(Frozen):
     model_name: str
     model_revision: str
     student_revision: str | None  # of the student's own adapter or weights; null: the model's
+    privileged_revision: str | None = None  # of the privileged student's adapter; null: the model's
     tokenizer_hash: str
     template_hash: str
     config_fingerprint: str
