@@ -232,7 +232,7 @@ def _examine_items(
             if prepared.dropped:
                 shortened.append(unit.item_id)
             good[unit.item_id] = unit
-            longest = max(longest, (max(map(len, _ids(contexts).values())), unit.item_id))
+            longest = max(longest, (contexts.longest[1], unit.item_id))
     units = [unit for unit in batch.units.values() if unit.item_id in good]
     shown = _preview_of(config, units, prompts) if with_preview and units else None
     return {
@@ -262,7 +262,8 @@ def _preview_of(config: SynthConfig, units: list[Unit], prompts: Prompts) -> Pre
 
 
 def _ids(contexts: Contexts) -> dict[str, list[int]]:
-    return dict(zip(ROLES, (contexts.student_ids, contexts.privileged_ids, contexts.negative_ids), strict=True))
+    roles = contexts.student_ids, contexts.privileged_ids, contexts.negative_ids
+    return {**dict(zip(ROLES, roles, strict=True)), **contexts.further}
 
 
 def _notes(synthesis: Synthesis, prompts: Prompts, found: dict[str, Any]) -> list[str]:

@@ -62,7 +62,7 @@ class TraceRow(Frozen):
     kind: Kind
     waypoints: tuple[str, ...]
     privileged: str | None  # what the privileged student was shown instead of the solution
-    dropped: tuple[str, ...]  # what the solution lost because it was too long, in its order
+    dropped: tuple[str, ...]  # what the solution, or the one dealt, lost because it was too long, in order
     shown: str = "solution"  # what the privileged student was shown: solution, nothing or other_solution
     shown_share: float = 1.0  # of that text, in characters; `privileged` has what was shown of it
     waypoints_from: str = "own"  # whose waypoints the negative reference was told: own or other

@@ -98,6 +98,8 @@ def changed(value: Any) -> Any:
             "raw": "tempered",
             "student": "privileged",
             "absolute": "relative",
+            "solution": "nothing",
+            "own": "other",
         }.get(value) or value.replace("2026", "2027") + "0" * ("2026" not in value)
     return value + 1 if isinstance(value, int) else value / 2
 
