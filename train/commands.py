@@ -54,7 +54,7 @@ def train(
     """Train a LoRA adapter on the shards that a manifest lists.
 
     The run folder receives run.json (resolved settings), metrics.jsonl, curves.svg, tensorboard/, references/ (what the
-    two references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/. The
+    references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/. The
     same command goes on with a run that was stopped; Ctrl-C and SIGTERM stop it behind a step, which is kept, with the
     exit codes 130 and 143, and a second one at once. With --references several runs share one cache. On several GPUs of
     one machine: torchrun --nproc-per-node 4 $(which dail) train …; on a Ray cluster: ray job submit -- dail train
@@ -83,10 +83,11 @@ def cache(
     references: Path,
     as_json: bool,
 ) -> None:
-    """Compute what the two references give for every trace token, for runs to come.
+    """Compute what the references give for every trace token, for runs to come.
 
     `dail train --references FOLDER` does it by itself where something is missing. Beforehand it saves a sweep's first
-    run the wait: gamma, learning rate, rank and epochs are free. A stopped pass goes on with the same command.
+    run the wait: gamma, temperatures, divergence, learning rate, rank and epochs are free. A stopped pass goes on with
+    the same command.
     """
     config = chosen.load(TrainConfig, "train")
     with _room("distributed").joined() as ranks, silent_unless(ranks.is_first):

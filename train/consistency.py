@@ -31,7 +31,7 @@ from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.schema.manifest import read_rows
 from dail.synth.schema.shards import FAKE_ENGINE, TraceRow
 from dail.train.config import TrainConfig
-from dail.train.data import Example, TrainingSet, joined_traces, microbatches, pack, pad
+from dail.train.data import Example, TrainingSet, joined_traces, microbatches, pack, pad, student_tokens
 from dail.train.model import Roles
 from dail.train.rope import chosen, rope_choices
 
@@ -147,7 +147,7 @@ def _compare(
     if not examples:
         return None
     parts, names, width = [], [], max(len(_prompt(example, role)) + len(example.trace_ids) for example in examples)
-    for group in microbatches(examples, max(width, config.microbatch_tokens), packed=roles.packs):
+    for group in microbatches(examples, max(width, config.microbatch_tokens), student_tokens, roles.packs):
         ours_R = _logprobs(roles, group, [_prompt(example, role) for example in group], config.token_chunk)
         for example, ours in zip(group, ours_R.split([len(e.trace_ids) for e in group]), strict=True):
             places = torch.arange(len(ours)) + len(_prompt(example, role))

@@ -71,7 +71,7 @@ class Roles:
         return self._hidden(batch)
 
     def reference(self, batch: Sequences) -> Tensor:
-        """The same without adapter and without gradient; the contexts in `batch` make it one reference or both."""
+        """The same without adapter and without gradient; the contexts in `batch` make it one reference or several."""
         with torch.no_grad(), self.peft.disable_adapter():
             return self._hidden(batch)
 

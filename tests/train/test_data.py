@@ -11,7 +11,16 @@ import torch
 
 from dail.synth.core.errors import DailError, IntegrityError, UsageError
 from dail.synth.schema.models import ModelIdentity, identify
-from dail.train.data import Example, ModelLimits, TrainingSet, load_examples, microbatches, pad, reference_input
+from dail.train.data import (
+    Example,
+    ModelLimits,
+    TrainingSet,
+    load_examples,
+    microbatches,
+    pad,
+    reference_input,
+    student_tokens,
+)
 from tests.conftest import Told
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest, trace_row, write_manifest
 
@@ -120,10 +129,10 @@ def example(prompt: int, trace: int) -> Example:
 
 def test_microbatches_keep_the_order_and_the_token_limit():
     batch = [example(2, 3), example(2, 8), example(1, 4), example(5, 95)]
-    parts = microbatches(batch, 20)
+    parts = microbatches(batch, 20, student_tokens)
     assert [e for part in parts for e in part] == batch
     assert [len(part) for part in parts] == [2, 1, 1]  # 2 × 10 fits, 3 × 10 does not; one trace always goes
-    assert [len(part) for part in microbatches(batch, 400)] == [4]
+    assert [len(part) for part in microbatches(batch, 400, student_tokens)] == [4]
 
 
 def test_padding_is_on_the_right_and_spans_predict_the_trace():
@@ -133,8 +142,8 @@ def test_padding_is_on_the_right_and_spans_predict_the_trace():
     assert padded.trace_positions(positions)[:, 0].tolist() == [1, 2, 3, 5]
 
 
-def test_reference_input_holds_all_privileged_then_all_negative_contexts():
-    padded = reference_input([example(1, 2), example(2, 1)], CPU)
+def test_reference_input_holds_the_contexts_of_one_reference_after_the_other():
+    padded = reference_input([example(1, 2), example(2, 1)], ("privileged", "negative"), CPU)
     assert padded.ids_BT.tolist() == [
         [2, 2, 2, 2, 4, 4],
         [2, 2, 2, 2, 2, 4],

@@ -52,9 +52,9 @@ SHAPES = {  # what takes the memory: attention's scores of all pairs, experts, s
 
 
 @pytest.mark.parametrize(
-    ("kind", "references"), [*((kind, "cached") for kind in SHAPES), *((kind, "live") for kind in ("gemma2", "llama"))]
+    ("kind", "states"), [*((kind, "cached") for kind in SHAPES), *((kind, "live") for kind in ("gemma2", "llama"))]
 )
-def test_the_forecast_is_what_a_step_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, references: str):
+def test_the_forecast_is_what_a_step_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, states: str):
     """Sequences four times as long as the longest piece; never much less, and not much more."""
     monkeypatch.setattr(memory, "_PIECES", (64, 128, 256))
     save_model(
@@ -64,11 +64,11 @@ def test_the_forecast_is_what_a_step_takes(tmp_path: Path, monkeypatch: pytest.M
         dtype="float32",
         lora_rank=2,
         token_chunk=16,
-        references=references,
+        reference_states=states,
     )
     roles = choose_packing(load_roles(tmp_path, config, CPU), traces(30, 40))
     of_run, batch = GradientStep(roles, config, 700.0), traces(1019, 1019)
-    if references == "cached" and roles.folds:
+    if states == "cached" and roles.folds:
         monkeypatch.setattr(GradientStep, "score", score_alone)
     needs = memory.count(of_run, batch)
     assert 0.8 < needs.of(2 * 1024) / truth(of_run, batch) < 1.5

@@ -181,7 +181,7 @@ def waited_for(
     "settings",
     [
         {},
-        {"references": "live"},
+        {"reference_states": "live"},
         {"objective": "nll"},
         {"lora_targets": ("q_proj", "lm_head")},
         {"reduction": "token_mean", "lora_dropout": 0.1, "lora": "peft"},
