@@ -60,7 +60,7 @@ from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest, read_rows
 from dail.synth.schema.models import ModelIdentity, identify
-from dail.synth.schema.shards import TraceRow
+from dail.synth.schema.shards import SCHEMA_VERSION, TraceRow
 from dail.synth.schema.synthesis import EXTRACTOR, PAPER, RULES, Synthesis
 from dail.synth.schema.trace_tokens import Tokens, student_share
 from dail.synth.schema.units import WORKER_STOPPED, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit, unit_id
@@ -159,7 +159,9 @@ def make_batch(
     """The units of a run. Where the chat template prints the date, a batch that was begun in `out` keeps its own."""
     content = [item.model_dump(mode="json", exclude_none=True) for item in items]
     settings = {**synthesis.identity(), "samples_per_item": synthesis.samples_per_item}
-    batch_id = "local-" + fingerprint([content, settings, model.identity()]).removeprefix("sha256:")[:24]
+    batch_id = (
+        "local-" + fingerprint([content, settings, model.identity(), SCHEMA_VERSION]).removeprefix("sha256:")[:24]
+    )
     began, today = _day_begun(out, batch_id) if out else None, dt.date.today()
     synthesis = synthesis.dated(model.template_reads, began or today)
     if began and began == synthesis.date != today:
