@@ -225,9 +225,8 @@ def leaning(config: TrainConfig) -> str | None:
     away, to = (sum(abs(w) for w in weights.values() if (w < 0) is sign) for sign in (True, False))
     if away <= LEANING * to:
         return None
-    what = f"the negative weights are {away / to:.3g} of the positive ones" if config.references else "gamma is"
-    got = "" if config.references else f" {config.gamma}"
+    what = f"the negative weights, {away / to:.3g} of the positive ones, are" if config.references else None
     return (
-        f"{what}{got}, above {LEANING}; from there on the optimum leans to tokens that the positive references find "
-        "unlikely; the paper uses 0.1"
+        f"{what or f'gamma {config.gamma} is'} above {LEANING}; from there on the optimum leans to tokens that the "
+        "positive references find unlikely; the paper uses 0.1"
     )

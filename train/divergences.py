@@ -26,7 +26,7 @@ Axes: C tokens of a chunk, V vocabulary. All figures in nats.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -36,38 +36,34 @@ from dail.train.comparison import Comparison
 Figures = dict[str, Tensor]  # name → one number per token; `loss` is always there
 
 
-def compare(
-    student_CV: Tensor, references: Iterable[tuple[str, Tensor]], comparison: Comparison
-) -> tuple[Figures, Tensor]:
+def compare(student_CV: Tensor, logits_of: Callable[[str], Tensor], comparison: Comparison) -> tuple[Figures, Tensor]:
     """Figures per token, and the derivative of each token's loss by the student's logits [C, V].
 
     Args:
         student_CV: logits, at least float32, ÷ temperature.
-        references: name and logits, likewise, made one at a time; they may be overwritten.
+        logits_of: a reference's, likewise, by name; asked for one at a time.
     """
     log_p_CV = student_CV.log_softmax(-1)
     p_CV = log_p_CV.exp()
     pull_CV, target = torch.zeros_like(p_CV), _Target(comparison)
     kls: Figures = {}
     loss_C = torch.zeros_like(p_CV[:, 0])
-    for name, logits_CV in references:
-        weight = comparison.weights[name]
-        log_q_CV = logits_CV.log_softmax(-1)
-        del logits_CV
+    for name, weight in comparison.weights.items():
+        log_q_CV = logits_of(name).log_softmax(-1)
         target.add(log_q_CV, weight)
         away_CV = log_p_CV - log_q_CV
-        kls[f"kl_{name}"] = value_C = torch.linalg.vecdot(p_CV, away_CV)
+        kls[f"kl_{name}"] = value_C = dot(p_CV, away_CV)
         if comparison.divergence == "forward":
             q_CV = log_q_CV.exp_()
-            value_C = -torch.linalg.vecdot(q_CV, away_CV)
+            value_C = -dot(q_CV, away_CV)
             away_CV = torch.sub(p_CV, q_CV, out=away_CV)
         elif comparison.divergence == "jsd":
             value_C, away_CV = _jensen_shannon(p_CV, log_q_CV, away_CV, comparison.beta)
         pull_CV.add_(away_CV, alpha=weight)
         loss_C = loss_C + weight * value_C
-    entropy_C = -torch.linalg.vecdot(p_CV, log_p_CV)
+    entropy_C = -dot(p_CV, log_p_CV)
     if comparison.divergence != "forward":
-        pull_CV -= torch.linalg.vecdot(p_CV, pull_CV)[:, None]
+        pull_CV -= dot(p_CV, pull_CV)[:, None]
         pull_CV *= p_CV
     floor_C = target.floor(loss_C)
     ends = {} if floor_C is None else {"gap": loss_C - floor_C, "floor": floor_C}
@@ -81,10 +77,15 @@ def _jensen_shannon(p_CV: Tensor, log_q_CV: Tensor, away_CV: Tensor, beta: float
     share_CV = (to_CV > 0).to(to_CV.dtype).mul_(1 - 2 * beta).add_(beta)
     mixed_CV = share_CV.mul_(to_CV.abs().neg_().expm1_()).log1p_()
     mixed_CV += to_CV.clamp(min=0)
-    from_student_C = -torch.linalg.vecdot(p_CV, mixed_CV)
+    from_student_C = -dot(p_CV, mixed_CV)
     to_CV -= mixed_CV  # log (q / m)
-    from_reference_C = torch.linalg.vecdot(log_q_CV.exp_(), to_CV)
+    from_reference_C = dot(log_q_CV.exp_(), to_CV)
     return beta * from_reference_C + (1 - beta) * from_student_C, mixed_CV.mul_(beta - 1)
+
+
+def dot(one_CV: Tensor, other_CV: Tensor) -> Tensor:
+    """Row by row [C], without the buffer of products that `vecdot` makes."""
+    return torch.bmm(one_CV[:, None], other_CV[:, :, None])[:, 0, 0]
 
 
 class _Target:
@@ -102,7 +103,7 @@ class _Target:
         part_CV = log_q_CV
         if self._comparison.divergence == "forward":
             part_CV = log_q_CV.exp()
-            self._entropies_C = self._entropies_C - weight * torch.linalg.vecdot(part_CV, log_q_CV)
+            self._entropies_C = self._entropies_C - weight * dot(part_CV, log_q_CV)
         if self._sum_CV is None:
             self._sum_CV = torch.zeros_like(part_CV)
         self._sum_CV.add_(part_CV, alpha=weight)

@@ -41,7 +41,7 @@ Axes: R trace tokens, C those of one chunk, D hidden size, V vocabulary. All fig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ from torch.nn import Module
 from torch.utils.checkpoint import checkpoint
 
 from dail.train.comparison import NEGATIVE, PRIVILEGED, Comparison
-from dail.train.divergences import Figures, compare
+from dail.train.divergences import Figures, compare, dot
 from dail.train.objective import Objective
 
 _BESIDE = Comparison({PRIVILEGED: 1.0, NEGATIVE: 1.0})  # whose KLs are told of any objective
@@ -259,7 +259,8 @@ def adapted_own_loss(
 
 def _beside(student_CV: Tensor, privileged_CV: Tensor, negative_CV: Tensor) -> Figures:
     """What is said of the roles under any objective."""
-    figures, _ = compare(student_CV, ((PRIVILEGED, privileged_CV), (NEGATIVE, negative_CV)), _BESIDE)
+    both = {PRIVILEGED: privileged_CV, NEGATIVE: negative_CV}
+    figures, _ = compare(student_CV, both.__getitem__, _BESIDE)
     return {name: figures[name] for name in ("kl_privileged", "kl_negative", "student_entropy")}
 
 
@@ -268,11 +269,11 @@ def _compared(
 ) -> tuple[Figures, Tensor]:
     """Figures of a chunk, and the derivative of each token's loss by the student's logits as they are."""
 
-    def each() -> Iterator[tuple[str, Tensor]]:
-        for name, hidden_RD in references.items():
-            yield name, _cooled(head.logits(hidden_RD[part]), comparison.reference_temperature)
+    def logits_of(name: str) -> Tensor:
+        logits_CV, temperature = head.logits(references[name][part]), comparison.reference_temperature
+        return logits_CV if temperature == 1.0 else logits_CV.div_(temperature)
 
-    figures, slope_CV = compare(_cooled(student_CV, comparison.student_temperature), each(), comparison)
+    figures, slope_CV = compare(_cooled(student_CV, comparison.student_temperature), logits_of, comparison)
     return figures, _cooled(slope_CV, comparison.student_temperature)
 
 
@@ -355,7 +356,7 @@ def _mean(p_CV: Tensor, values_CV: Tensor, peak_C1: Tensor) -> tuple[Tensor, Ten
     """
     from_peak_C1 = values_CV.gather(-1, peak_C1)
     values_CV -= from_peak_C1
-    return _dot(p_CV, values_CV), from_peak_C1[:, 0]
+    return dot(p_CV, values_CV), from_peak_C1[:, 0]
 
 
 def _normalise(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
@@ -368,15 +369,10 @@ def _normalise(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
     for rows_CV in logits_CV.split(_ROWS):
         weight_CV = torch.exp(rows_CV, out=scratch_CV[: len(rows_CV)])
         total_C = weight_CV.sum(-1)
-        entropies.append(total_C.log() - _dot(weight_CV, rows_CV) / total_C)
+        entropies.append(total_C.log() - dot(weight_CV, rows_CV) / total_C)
         log_totals.append(total_C.log())
         torch.div(weight_CV, total_C[:, None], out=rows_CV)
     return torch.cat(log_totals), torch.cat(entropies)
-
-
-def _dot(one_CV: Tensor, other_CV: Tensor) -> Tensor:
-    """Row by row [C], without the buffer of products that `vecdot` makes."""
-    return torch.bmm(one_CV[:, None], other_CV[:, :, None])[:, 0, 0]
 
 
 def nll_tokens(student_CV: Tensor, trace_C: Tensor) -> tuple[Figures, Tensor]:

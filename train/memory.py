@@ -149,7 +149,16 @@ def count(scorer: GradientStep, examples: Sequence[Example], again: bool = False
             short_windows(scorer.roles.peft, longest.student_tokens),
         ):
             passes = _of_passes(scorer, longest)
-    return Needs(adapter + loss + passes.fixed, passes.per_token)
+    return Needs(adapter + loss + passes.fixed, passes.per_token + _of_references(scorer, longest))
+
+
+def _of_references(scorer: GradientStep, longest: Example) -> float:
+    """Bytes for each of the student's tokens of hidden states that are read from the cache, of all references."""
+    if not scorer.caches:
+        return 0.0
+    head_VD = scorer.roles.head.matrix_VD
+    share = len(longest.trace_ids) / longest.student_tokens
+    return share * len(reference_names(scorer.config)) * head_VD.shape[1] * head_VD.element_size()
 
 
 def _of_passes(scorer: GradientStep, longest: Example) -> Needs:

@@ -31,9 +31,9 @@ from dail.train import attention as packed
 from dail.train.comparison import Comparison
 from dail.train.config import TrainConfig
 from dail.train.data import Example
+from dail.train.divergences import dot
 from dail.train.loss import (
     Head,
-    _dot,
     _normalise,
     divergence_loss,
     floors,
@@ -161,7 +161,7 @@ def reductions(options: argparse.Namespace) -> None:
         a, b = (torch.randn(rows, options.vocabulary, device=DEVICE) for _ in range(2))
         wanted = torch.linalg.vecdot(a.double(), b.double())
         ways = {
-            "ours (bmm)": lambda a=a, b=b: _dot(a, b),
+            "ours (bmm)": lambda a=a, b=b: dot(a, b),
             "vecdot": lambda a=a, b=b: torch.linalg.vecdot(a, b),
             "sum of products": lambda a=a, b=b: (a * b).sum(-1),
         }

@@ -184,12 +184,12 @@ def test_the_floor_is_reached_by_the_mixture_and_by_nothing_below_it(divergence:
         best = sum(w * logs[name] for name, w in by.weights.items()) / by.share
     else:
         best = (sum(w * logs[name].exp() for name, w in by.weights.items()) / by.share).log()
-    figures, slope = compare(best, logs.items(), by)
+    figures, slope = compare(best, logs.__getitem__, by)
     assert close(figures["loss"], figures["floor"]) and close(slope, torch.zeros_like(slope))
     draw = torch.Generator().manual_seed(2)
     for size in (1e-3, 0.1, 10.0):
         noise = torch.randn(best.shape, generator=draw, dtype=best.dtype)
-        elsewhere, _ = compare(best + size * noise, logs.items(), by)
+        elsewhere, _ = compare(best + size * noise, logs.__getitem__, by)
         assert (elsewhere["gap"] > 0).all() and close(elsewhere["floor"], figures["floor"])
 
 
@@ -198,10 +198,10 @@ def test_one_reference_has_the_floor_0_and_several_under_jsd_have_none_that_is_k
     logs = {name: (hidden @ matrix.t()).log_softmax(-1) for name, hidden in zip(NAMES, others, strict=True)}
     student = torch.zeros(R, V, dtype=torch.float64)
     for divergence, beta in DIVERGENCES:
-        one, _ = compare(student, [("privileged", logs["privileged"])], comparison((0.7,), divergence, beta))
+        one, _ = compare(student, logs.__getitem__, comparison((0.7,), divergence, beta))
         assert not one["floor"].count_nonzero() and torch.equal(one["gap"], one["loss"]) and (one["loss"] > 0).all()
     by = comparison((0.7, 0.2), "jsd")
-    several, _ = compare(student, given(by, list(logs.values())).items(), by)
+    several, _ = compare(student, logs.__getitem__, by)
     assert "floor" not in several and "gap" not in several
 
 
@@ -210,7 +210,7 @@ def test_jsd_is_bounded_and_goes_to_the_two_kls_at_its_ends():
     logs = [(0.2 * hidden @ matrix.t()).log_softmax(-1) for hidden in others[:2]]
 
     def value(divergence: str, beta: float = 0.5) -> Tensor:
-        figures, _ = compare(logs[0], [("privileged", logs[1])], comparison((1.0,), divergence, beta))
+        figures, _ = compare(logs[0], lambda _: logs[1], comparison((1.0,), divergence, beta))
         return figures["loss"]
 
     for beta in (0.01, 0.5, 0.99):
@@ -242,9 +242,8 @@ def test_a_negative_weight_leaves_jsd_a_minimum_and_the_forward_kl_none():
 
     def at(logit: float, divergence: str) -> tuple[float, float]:
         student = torch.tensor([[2.0, 0.0, logit]], dtype=torch.float64)
-        figures, slope = compare(
-            student, [("privileged", log_q), ("negative", log_n)], comparison((1.0, -0.5), divergence)
-        )
+        both = {"privileged": log_q, "negative": log_n}
+        figures, slope = compare(student, both.__getitem__, comparison((1.0, -0.5), divergence))
         return figures["loss"].item(), slope[0, 2].item()
 
     forward = [at(logit, "forward")[0] for logit in (-10.0, -100.0, -1000.0)]
@@ -268,8 +267,8 @@ def test_logits_thousands_apart_stay_finite_in_float32(divergence: str, beta: fl
 def test_memory_is_that_of_a_few_chunks_for_any_number_of_references(divergence: str, beta: float, num_references: int):
     rows, vocabulary, chunk = 64, 4096, 16
     student, matrix, *others = random_roles(torch.float32, rows, vocabulary)
-    by = comparison((1.0, 0.2, 0.3, 0.4)[:num_references], divergence, beta)
-    references, head = given(by, others), Head(matrix)
+    by = comparison((1.0, 0.2, 0.3, 0.4)[:num_references], divergence, beta, 0.6, 0.6)
+    references, head = given(by, others), Head(matrix, cap=5.0, scale=2.0)
     adapted = nn.Linear(D, vocabulary, bias=False)
     ways = {
         "rows of logits": (lambda: divergence_loss(student, references, head, by, chunk), memory._OTHER_BUFFERS),
@@ -279,7 +278,7 @@ def test_memory_is_that_of_a_few_chunks_for_any_number_of_references(divergence:
         ),
     }
     if by.folds:
-        known = {name: reference_of(one, matrix, chunk) for name, one in references.items()}
+        known = {name: reference_of(one, matrix, chunk, 0.6) for name, one in references.items()}
         floor_R = floors(known, matrix, by, chunk)
         ways["folded"] = (
             lambda: folded_kl_loss(student, known, matrix, by, chunk, floor_R),

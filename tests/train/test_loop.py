@@ -411,3 +411,54 @@ def test_traces_of_a_student_of_its_own_are_told_of_and_recorded(tiny_model: Pat
     provenance = finished(tmp_path / "run")
     assert provenance and provenance.run.student == "sha256:theadapter"
     assert "sha256:theadapter" in (result.adapter / "README.md").read_text()
+
+
+REFERENCES = {"privileged": 1.0, "negative": -0.1, "student": 0.2}
+
+
+@pytest.mark.parametrize("states", ["cached", "live"])
+@pytest.mark.parametrize(
+    ("settings", "floor"),
+    [
+        ({"references": REFERENCES, "reference_temperature": 0.7, "student_temperature": 0.7}, True),
+        ({"references": {"privileged": 1.0, "student": 0.2}, "divergence": "forward"}, True),
+        ({"references": REFERENCES, "divergence": "jsd", "jsd_beta": 0.3}, False),
+        ({"divergence": "jsd", "gamma": 0.0}, True),
+    ],
+)
+def test_any_references_and_divergence_come_down_and_say_what_they_are_made_of(
+    train: Train, states: str, settings: dict[str, object], floor: bool
+):
+    config = TrainConfig.model_validate({**SETTINGS.model_dump(), **settings, "epochs": 10, "reference_states": states})
+    result = train("run", config)
+    found, names = lines(result), set(reference_weights(config))
+    key = "gap" if floor else "loss"
+    assert sum(step[key] for step in found[-3:]) < 0.9 * sum(step[key] for step in found[:3])
+    assert ({"gap", "floor"} <= found[0].keys()) is floor
+    assert {name for name in found[0] if name.startswith("kl_")} == {f"kl_{name}" for name in names}
+    if config.divergence == "reverse":
+        assert found[0]["loss"] == pytest.approx(sum(w * found[0][f"kl_{n}"] for n, w in REFERENCES.items()), abs=1e-5)
+    card, curves = ((result.adapter / "README.md").read_text(), (result.adapter.parent / "curves.svg").read_text())
+    if config.references:
+        assert "| references | privileged 1, " in card and "| gamma |" not in card
+        assert "KL to the base model" in curves
+    assert ("| divergence | jsd, beta 0." in card) == (config.divergence == "jsd")
+    assert ("| temperatures | student 0.7, references 0.7 |" in card) == (config.student_temperature == 0.7)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"references": {"privileged": 1.0, "negative": -0.2}},
+        {"reference_temperature": 0.6},
+        {"student_temperature": 0.6},
+        {"divergence": "jsd"},
+        {"divergence": "jsd", "jsd_beta": 0.3},
+        {"token_weights": "position"},
+    ],
+)
+def test_a_run_does_not_go_on_with_another_comparison(train: Train, changes: dict[str, object]):
+    config = SETTINGS.model_copy(update={"epochs": 1, "divergence": "jsd"} if "jsd_beta" in changes else {"epochs": 1})
+    train("run", config)
+    with pytest.raises(UsageError, match=f"another run .*{next(reversed(changes))} .* there, .* here"):
+        train("run", config.model_copy(update=changes))

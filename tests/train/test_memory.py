@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,34 @@ def test_the_forecast_is_what_a_step_takes(tmp_path: Path, monkeypatch: pytest.M
     again = memory.count(of_run, batch, again=True)
     with recomputing(roles):
         assert 0.8 < again.of(2 * 1024) / truth(of_run, batch) < 1.5
+
+
+@pytest.mark.parametrize("states", ["cached", "live"])
+def test_every_reference_more_is_in_the_forecast(tiny_model: Path, data: TrainingSet, states: str):
+    """Cached ones with their hidden states, live ones with their pass; the loss takes the memory of one."""
+    names = ("privileged", "negative", "student")
+    needs = [
+        memory.count(
+            scorer(tiny_model, references=dict.fromkeys(names[:num], 1.0), reference_states=states), data.examples
+        )
+        for num in (1, 2, 3)
+    ]
+    longest = max(data.examples, key=lambda example: example.student_tokens)
+    more = [
+        later.of(longest.student_tokens) - one.of(longest.student_tokens) for one, later in itertools.pairwise(needs)
+    ]
+    assert min(more) >= (0.99 if states == "cached" else 0.0) * len(longest.trace_ids) * 32 * 4
+    assert needs[0].fixed == needs[2].fixed or states == "live"
+
+
+@pytest.mark.parametrize(
+    ("settings", "folds"), [({}, True), ({"divergence": "jsd"}, False), ({"reference_states": "live"}, False)]
+)
+def test_rows_of_logits_of_each_reference_are_forecast_where_nothing_folds(
+    tiny_model: Path, data: TrainingSet, settings: dict[str, object], folds: bool
+):
+    few, many = (memory.count(scorer(tiny_model, token_chunk=chunk, **settings), data.examples) for chunk in (16, 32))
+    assert many.fixed - few.fixed == pytest.approx(4 * (5 if folds else 14) * 16 * VOCABULARY)
 
 
 def score_alone(of_run: GradientStep, batch: list[Example], with_kls: bool) -> tuple[Tensor, dict[str, Tensor]]:

@@ -298,3 +298,66 @@ def test_a_second_run_waits_for_the_one_that_fills_and_takes_what_it_left(
         module._fill(first, roles, first.missing(examples, PAIR), CONFIG)
     waiting.join()
     assert found == [0] and len(list(folder.glob("part-*"))) == 1
+
+
+THREE = {"privileged": 1.0, "negative": -0.2, "student": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"references": THREE, "reference_temperature": 0.6, "student_temperature": 0.6}, tuple(THREE)),
+        ({"references": THREE, "reference_temperature": 0.6, "student_temperature": 1.5}, tuple(THREE)),
+        ({"references": {"privileged": 1.0, "student": 0.5}, "divergence": "forward"}, ("privileged", "student")),
+        ({"references": THREE, "divergence": "jsd", "jsd_beta": 0.3, "reference_temperature": 2.0}, tuple(THREE)),
+        ({"objective": "negative_kl"}, ("negative",)),
+    ],
+)
+def test_any_references_are_the_same_cached_and_live_and_only_they_are_computed(
+    tmp_path: Path, roles: Roles, examples, identity: MadeWith, settings: dict[str, object], names: tuple[str, ...]
+):
+    stir(roles)
+    config = CONFIG.model_copy(update=settings)
+    cache = ReferenceCache(tmp_path / "few", identity)
+    fill(cache, roles, examples, config)
+    assert len(cache._part_of) == len(examples) * len(names) and cache.num_traces == len(examples)
+    found = []
+    for one in (cache, None):
+        loss_R, figures = GradientStep(roles, config, 1.0, one).score(examples[:5])
+        loss_R.sum().backward()
+        slopes = [weight.grad.clone() for weight in roles.adapter().values() if weight.grad is not None]
+        found.append((figures, slopes))
+        roles.peft.zero_grad()
+    (figures, slopes), (live_figures, live_slopes) = found
+    assert figures.keys() == live_figures.keys() >= {f"kl_{name}" for name in names}
+    for name in figures:
+        assert torch.allclose(figures[name], live_figures[name], rtol=1e-4, atol=2e-5), name
+    for one, other in zip(slopes, live_slopes, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=5e-5)
+
+
+def test_another_reference_or_temperature_uses_what_there_is(
+    filled, tmp_path: Path, roles: Roles, examples, identity: MadeWith, monkeypatch: pytest.MonkeyPatch
+):
+    filled()
+    cache, computed, real = ReferenceCache(tmp_path / "cache", identity), [], module._compute
+    monkeypatch.setattr(module, "_compute", lambda group, *given: computed.extend(group) or real(group, *given))
+    warm = CONFIG.model_copy(update={"reference_temperature": 0.6, "gamma": 0.0, "divergence": "jsd"})
+    fill(cache, roles, examples, warm)
+    assert not computed
+    fill(cache, roles, examples, CONFIG.model_copy(update={"references": THREE}))
+    assert {one.context_ids for one in computed} == {example.student_prompt_ids for example in examples}
+    assert len(computed) == len(examples)
+
+
+def test_log_sum_exps_at_a_temperature_are_computed_once_for_each_trace(
+    filled, roles: Roles, examples, monkeypatch: pytest.MonkeyPatch
+):
+    cache = filled()
+    cold = cache.of(examples[:3], PAIR, roles, 0.6, 512)
+    for one in cold.values():
+        assert torch.allclose(one.lse_R, (one.hidden_RD @ roles.head.matrix_VD.t() / 0.6).logsumexp(-1), atol=1e-4)
+    assert not torch.allclose(cold["privileged"].lse_R, held(cache, examples[:3], roles)[0].lse_R, atol=0.1)
+    monkeypatch.setattr(module, "reference_of", None)
+    again = cache.of(examples[:3], PAIR, roles, 0.6, 512)
+    assert all(torch.equal(again[name].lse_R, cold[name].lse_R) for name in PAIR)
