@@ -64,7 +64,7 @@ def train(
     """Train a LoRA adapter on the shards that a manifest lists.
 
     The run folder receives run.json (resolved settings), metrics.jsonl, curves.svg, tensorboard/, references/ (what the
-    two references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/. The
+    references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/. The
     same command goes on with a run that was stopped; Ctrl-C and SIGTERM stop it behind a step, which is kept, with the
     exit codes 130 and 143, and a second one at once. With --references several runs share one cache. With
     --init-adapter training goes on from an adapter of the same rank, alpha and layers; with --reference-adapter both
@@ -101,10 +101,11 @@ def cache(
     reference_adapter: Path | None,
     as_json: bool,
 ) -> None:
-    """Compute what the two references give for every trace token, for runs to come.
+    """Compute what the references give for every trace token, for runs to come.
 
     `dail train --references FOLDER` does it by itself where something is missing. Beforehand it saves a sweep's first
-    run the wait: gamma, learning rate, rank and epochs are free. A stopped pass goes on with the same command.
+    run the wait: gamma, temperatures, divergence, learning rate, rank and epochs are free. A stopped pass goes on with
+    the same command.
     """
     config = chosen.load(TrainConfig, "train")
     with _room("distributed").joined() as ranks, silent_unless(ranks.is_first):
