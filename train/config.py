@@ -61,6 +61,28 @@ class TrainConfig(Config):
         description="what to do about a trace that is longer, with one of its contexts, than the model can read: stop, "
         "or leave the trace out and count it",
     )
+    longest: int | None = Field(
+        None,
+        ge=2,
+        description="traces that have so many tokens or more with the student's or the privileged student's prompt are "
+        "left out; the paper is silent, its authors' code has 2048 for reasoning models and 12288 for others",
+    )
+    skip_first: int = Field(
+        0,
+        ge=0,
+        description="predictions of so many tokens at a trace's beginning count nothing; the paper is silent, its "
+        "authors' code leaves out two of the assistant's content, of which one is the <think> that a prompt has opened",
+    )
+    end_token: Literal["keep", "drop"] = Field(
+        "keep",
+        description="whether the token that ends the turn is a part of the trace; the paper is silent, its authors' "
+        "code drops it",
+    )
+    after_last: bool = Field(
+        False,
+        description="count what is predicted behind a trace's last token too, as the authors' code does; it has no "
+        "token that it should have been, so nll and objectives of your own cannot",
+    )
     batch_size: int = Field(4, ge=1, le=4096, description="traces per optimizer step; paper: 4")
     epochs: int = Field(
         5, ge=1, le=1000, description="passes over the traces; paper: 5 for Qwen2.5, 3 for reasoning models"

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +24,12 @@ from dail.synth.schema.manifest import Manifest, read_manifest, read_rows
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceRow
 from dail.train.config import TooLong, TrainConfig
+from dail.train.positions import Positions
 
 _log = logging.getLogger(__name__)
+
+ALL_TOKENS = Positions()
+Ids = Sequence[int]
 
 
 class ModelLimits(NamedTuple):
@@ -36,17 +41,37 @@ class ModelLimits(NamedTuple):
 
 @dataclass(frozen=True)
 class Example:
-    """One trace and its three contexts."""
+    """One trace and its three contexts.
+
+    `skip_first` and `after_last` say which predictions count (`positions.py`): `positions`, counted from that of the
+    trace's first token.
+    """
 
     unit_id: str
     student_prompt_ids: tuple[int, ...]
     privileged_prompt_ids: tuple[int, ...]
     negative_prompt_ids: tuple[int, ...]
     trace_ids: tuple[int, ...]
+    skip_first: int = 0
+    after_last: bool = False
+
+    @property
+    def positions(self) -> slice:
+        length = len(self.trace_ids)
+        return slice(min(self.skip_first, length), length + self.after_last)
+
+    @property
+    def num_positions(self) -> int:
+        return self.positions.stop - self.positions.start
 
     @property
     def student_tokens(self) -> int:
         return len(self.student_prompt_ids) + len(self.trace_ids)
+
+    @property
+    def filtered_by(self) -> int:
+        """Tokens of the longer of the student's and the privileged student's conversation."""
+        return max(len(self.student_prompt_ids), len(self.privileged_prompt_ids)) + len(self.trace_ids)
 
     @property
     def longest(self) -> tuple[str, int]:
@@ -57,22 +82,29 @@ class Example:
 
     @cached_property
     def reference_key(self) -> str:
-        """Names what both references make of the trace: 32 hex digits, a hash of all ids they read."""
-        content = [self.privileged_prompt_ids, self.negative_prompt_ids, self.trace_ids]
+        """Names what both references make of the trace: 32 hex digits, a hash of all ids they read, and of which
+        positions count if not all."""
+        content: list[object] = [self.privileged_prompt_ids, self.negative_prompt_ids, self.trace_ids]
+        if self.skip_first or self.after_last:
+            content.append([self.positions.start, self.positions.stop])
         return hashlib.sha256(canonical(content)).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The examples of a manifest, in its order, but `num_dropped` that were too long."""
+    """The examples of a manifest, in its order, but those that were left out: `num_dropped` longer than the model
+    reads, `num_filtered` not shorter than `longest`, `num_empty` without a position that counts."""
 
     manifest: Manifest
     examples: tuple[Example, ...]
     num_dropped: int = 0
+    num_filtered: int = 0
+    num_empty: int = 0
 
     @property
     def mean_trace_tokens(self) -> float:
-        return sum(len(example.trace_ids) for example in self.examples) / len(self.examples)
+        """Of the positions that count, which are a trace's tokens unless settings say otherwise."""
+        return sum(example.num_positions for example in self.examples) / len(self.examples)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """The last batch of an epoch may be smaller."""
@@ -95,9 +127,19 @@ def _order(count: int, seed: int, epoch: int) -> list[int]:
 
 
 def load_examples(
-    manifest_path: Path, model: ModelIdentity, limits: ModelLimits, too_long: TooLong = "fail"
+    manifest_path: Path,
+    model: ModelIdentity,
+    limits: ModelLimits,
+    too_long: TooLong = "fail",
+    positions: Positions = ALL_TOKENS,
+    longest: int | None = None,
 ) -> TrainingSet:
-    """Reads and checks every row; nothing is ever truncated, and left out only what is `too_long`, with a word.
+    """Reads and checks every row; nothing is ever truncated, and what is left out is told and counted.
+
+    Args:
+        too_long: what to do about a trace that is longer, with one of its contexts, than the model reads.
+        positions: which predictions count; a trace without any is left out.
+        longest: traces with so many tokens or more, with the student's or the privileged prompt, are left out first.
 
     Raises:
         UsageError: no manifest, a shard another model made, or a sequence longer than the model can read that may not
@@ -108,25 +150,62 @@ def load_examples(
     shard_of = {shard.unit_id: shard.key for shard in manifest.shards}
     examples: list[Example] = []
     dropped: list[tuple[int, str]] = []
+    num_filtered = num_empty = 0
     with progress("reading traces", manifest.rows) as bar:
         for row in read_rows(manifest_path):
             shard = shard_of[row.unit_id]
             _refuse_foreign(row, shard, model)
-            example = _example(row, shard, limits)
+            example = _example(row, shard, limits, positions)
             name, length = example.longest
-            if length <= limits.context_tokens:
+            if not example.trace_ids or example.num_positions == 0:
+                num_empty += 1
+            elif longest is not None and example.filtered_by >= longest:
+                num_filtered += 1
+            elif length <= limits.context_tokens:
                 examples.append(example)
             elif too_long == "drop":
                 dropped.append((length, row.unit_id))
             else:
                 raise _too_long(shard, name, length, limits)
-            bar.update(len(examples) + len(dropped))
+            bar.update(len(examples) + len(dropped) + num_filtered + num_empty)
     if dropped:
         _tell_dropped(dropped, manifest.rows, limits)
+    found = TrainingSet(manifest, tuple(examples), len(dropped), num_filtered, num_empty)
+    _tell_left_out(found, longest, positions)
     if not examples:
-        why = "no traces" if not dropped else "no trace that the model can read"
-        raise UsageError(f"manifest {manifest_path} lists {why}; wanted at least one; synthesise some first")
-    return TrainingSet(manifest, tuple(examples), len(dropped))
+        raise _nothing_left(manifest_path, found, longest, positions)
+    return found
+
+
+def _tell_left_out(data: TrainingSet, longest: int | None, positions: Positions) -> None:
+    rows = data.manifest.rows
+    if longest is not None:
+        stayed = rows - data.num_filtered
+        _log.info(
+            f"longest={longest}: {stayed} of {rows} traces stay ({stayed / max(rows, 1):.1%}); the others have so many "
+            "tokens or more with the student's or the privileged student's prompt"
+        )
+    if data.num_empty:
+        _log.warning(
+            f"{data.num_empty} of {rows} traces are left out, of which no prediction counts: they have at most "
+            f"{positions.skip_first} tokens (skip_first), or nothing but the end of a turn"
+        )
+
+
+def _nothing_left(manifest_path: Path, data: TrainingSet, longest: int | None, positions: Positions) -> UsageError:
+    """Says which of the reasons took how many."""
+    lost = {
+        f"{data.num_dropped} are longer than the model reads": data.num_dropped,
+        f"{data.num_filtered} have {longest} tokens or more (longest)": data.num_filtered,
+        f"{data.num_empty} have no prediction that counts (skip_first={positions.skip_first})": data.num_empty,
+    }
+    reasons = [reason for reason, count in lost.items() if count]
+    if not reasons:
+        return UsageError(f"manifest {manifest_path} lists no traces; wanted at least one; synthesise some first")
+    return UsageError(
+        f"manifest {manifest_path} lists no trace that could be trained on: of {data.manifest.rows}, "
+        f"{' and '.join(reasons)}; wanted at least one; change these settings, or synthesise others"
+    )
 
 
 def _too_long(shard: str, name: str, length: int, limits: ModelLimits) -> UsageError:
@@ -158,7 +237,7 @@ def _refuse_foreign(row: TraceRow, shard: str, model: ModelIdentity) -> None:
             )
 
 
-def _example(row: TraceRow, shard: str, limits: ModelLimits) -> Example:
+def _example(row: TraceRow, shard: str, limits: ModelLimits, positions: Positions) -> Example:
     columns = ("student_prompt_ids", "privileged_prompt_ids", "negative_prompt_ids", "trace_ids")
     for name in columns:
         ids = getattr(row, name)
@@ -170,7 +249,15 @@ def _example(row: TraceRow, shard: str, limits: ModelLimits) -> Example:
                 f"shard {shard}: {name} has id {wrong}, the model's vocabulary is 0 to {limits.vocabulary - 1}; "
                 "synthesise it again with this model"
             )
-    return Example(row.unit_id, *(getattr(row, name) for name in columns))
+    return Example(
+        row.unit_id,
+        row.student_prompt_ids,
+        row.privileged_prompt_ids,
+        row.negative_prompt_ids,
+        positions.trace(row.trace_ids),
+        positions.skip_first,
+        positions.after_last,
+    )
 
 
 def microbatches(
@@ -191,79 +278,95 @@ def microbatches(
 
 
 class Sequences(NamedTuple):
-    """Sequences one below the other, padded on the right; or one after the other in one row, with their `lengths`.
+    """Sequences one below the other, padded on the right; or one after the other in one row, if `is_packed`.
 
-    `spans`: by sequence, its row and the positions in it whose hidden states predict the trace tokens.
+    `spans`: by sequence, its row and the positions in it whose hidden states make the predictions that count.
+    `lengths`: of each sequence, without pads.
     """
 
     ids_BT: Tensor
     spans: tuple[tuple[int, slice], ...]
-    lengths: tuple[int, ...] | None = None
+    lengths: tuple[int, ...]
+    is_packed: bool = False
 
     @property
     def positions_BT(self) -> Tensor | None:
         """Of each token in its own sequence; none where counting from the row's beginning is right."""
-        if self.lengths is None:
+        if not self.is_packed:
             return None
         return on_device(torch.cat([torch.arange(length) for length in self.lengths])[None], self.ids_BT.device)
 
     @property
     def ends(self) -> Tensor | None:
         """Where the first sequence begins and where each ends, int32, as attention over a pack wants it."""
-        if self.lengths is None:
+        if not self.is_packed:
             return None
         return on_device(torch.tensor([0, *self.lengths]).cumsum(0).to(torch.int32), self.ids_BT.device)
 
-    @property
-    def row_lengths(self) -> tuple[int, ...]:
-        """Of each sequence, without pads."""
-        return self.lengths or tuple(span.stop + 1 for _, span in self.spans)
-
     def each(self) -> list[Sequences]:
         """The rows one by one, without pads; not of a pack."""
-        assert self.lengths is None, "sequences of a pack are not rows"
-        return [Sequences(self.ids_BT[row : row + 1, : span.stop + 1], ((0, span),)) for row, span in self.spans]
+        assert not self.is_packed, "sequences of a pack are not rows"
+        return [
+            Sequences(self.ids_BT[row : row + 1, :length], ((0, span),), (length,))
+            for (row, span), length in zip(self.spans, self.lengths, strict=True)
+        ]
 
     def trace_positions(self, hidden_BTD: Tensor) -> Tensor:
-        """Joins the trace positions of all sequences to [R, D]; prompts and padding are left behind."""
+        """Joins the positions that count of all sequences to [R, D]; prompts and padding are left behind."""
         return torch.cat([hidden_BTD[row, span] for row, span in self.spans])
 
 
-def pad(prompts: Sequence[Sequence[int]], traces: Sequence[Sequence[int]], device: torch.device) -> Sequences:
-    """Each prompt followed by its trace. Padding may be any id: a causal model's real tokens never look right."""
+def pad(
+    prompts: Sequence[Ids], traces: Sequence[Ids], device: torch.device, positions: Sequence[slice] | None = None
+) -> Sequences:
+    """Each prompt followed by its trace. Padding may be any id: a causal model's real tokens never look right.
+
+    Args:
+        positions: of each trace, which predictions count, 0 being that of its first token; all its tokens if left out.
+    """
     rows = [[*prompt, *trace] for prompt, trace in zip(prompts, traces, strict=True)]
     width = max(map(len, rows))
     ids_BT = on_device(torch.tensor([row + [0] * (width - len(row)) for row in rows]), device)
-    starts = [len(prompt) - 1 for prompt in prompts]
-    spans = [slice(start, start + len(trace)) for start, trace in zip(starts, traces, strict=True)]
-    return Sequences(ids_BT, tuple(enumerate(spans)))
+    spans = tuple(enumerate(_spans([0] * len(rows), prompts, traces, positions)))
+    return Sequences(ids_BT, spans, tuple(map(len, rows)))
 
 
-def pack(prompts: Sequence[Sequence[int]], traces: Sequence[Sequence[int]], device: torch.device) -> Sequences:
+def pack(
+    prompts: Sequence[Ids], traces: Sequence[Ids], device: torch.device, positions: Sequence[slice] | None = None
+) -> Sequences:
     """Each prompt followed by its trace, all in one row. Only attention that knows the lengths keeps them apart."""
     rows = [[*prompt, *trace] for prompt, trace in zip(prompts, traces, strict=True)]
-    spans, begin = [], 0
-    for prompt, trace in zip(prompts, traces, strict=True):
-        spans.append((0, slice(begin + len(prompt) - 1, begin + len(prompt) - 1 + len(trace))))
-        begin += len(prompt) + len(trace)
+    begins = list(accumulate(map(len, rows[:-1]), initial=0))
+    spans = tuple((0, span) for span in _spans(begins, prompts, traces, positions))
     ids_1T = on_device(torch.tensor([[token for row in rows for token in row]]), device)
-    return Sequences(ids_1T, tuple(spans), tuple(map(len, rows)))
+    return Sequences(ids_1T, spans, tuple(map(len, rows)), is_packed=True)
+
+
+def _spans(
+    begins: Sequence[int], prompts: Sequence[Ids], traces: Sequence[Ids], positions: Sequence[slice] | None
+) -> list[slice]:
+    """The prediction of a trace's first token is made by the prompt's last one, and so on."""
+    chosen = positions or [slice(0, len(trace)) for trace in traces]
+    firsts = (begin + len(prompt) - 1 for begin, prompt in zip(begins, prompts, strict=True))
+    return [slice(first + one.start, first + one.stop) for first, one in zip(firsts, chosen, strict=True)]
 
 
 def student_input(examples: Sequence[Example], device: torch.device, packed: bool = False) -> Sequences:
-    join = pack if packed else pad
-    return join([e.student_prompt_ids for e in examples], [e.trace_ids for e in examples], device)
+    traces, positions = [e.trace_ids for e in examples], [e.positions for e in examples]
+    return (pack if packed else pad)([e.student_prompt_ids for e in examples], traces, device, positions)
 
 
 def reference_input(examples: Sequence[Example], device: torch.device, packed: bool = False) -> Sequences:
     """Both references in one pass: all privileged contexts, then all negative ones, over the same traces."""
     prompts = [e.privileged_prompt_ids for e in examples] + [e.negative_prompt_ids for e in examples]
-    return (pack if packed else pad)(prompts, [e.trace_ids for e in examples] * 2, device)
+    traces, positions = [e.trace_ids for e in examples], [e.positions for e in examples]
+    return (pack if packed else pad)(prompts, traces * 2, device, positions * 2)
 
 
 def joined_traces(examples: Sequence[Example], device: torch.device) -> Tensor:
-    """The trace ids of all examples, [R]."""
-    return on_device(torch.tensor([token for example in examples for token in example.trace_ids]), device)
+    """The ids that should be predicted at the positions that count, of all examples [R]."""
+    assert not any(example.after_last for example in examples), "behind a trace there is no token to predict"
+    return on_device(torch.tensor([token for e in examples for token in e.trace_ids[e.positions]]), device)
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -38,6 +38,7 @@ from dail.train.given_adapters import check_start, read_given, take_given
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
 from dail.train.model import check_roles, device_and_dtype, load_roles, read_limits
 from dail.train.packing import choose_packing
+from dail.train.positions import read_positions
 from dail.train.record import Given, RunRecord
 from dail.train.references import ReferenceCache, fill, made_with, own_folder
 from dail.train.step import GradientStep, has_kls, learning_rate, update
@@ -132,14 +133,14 @@ def run(
         return result_of(out, provenance.steps, provenance.steps)
     if earlier:
         record = record.model_copy(update={"started_at": earlier.started_at})
-    data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long)
+    data = _examples(model_folder, manifest_path, record)
     _warn_of_start(record)
     if config.objective == "contrastive" and config.gamma > GAMMA_WARNING:
         _log.warning(
             f"gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the privileged "
             "student finds unlikely; the paper uses 0.1"
         )
-    record = record.model_copy(update={"dropped_traces": data.num_dropped})
+    record = record.model_copy(update=_counts(data))
     with checkpoint.held(out) if ranks.is_first else nullcontext():
         checkpoint.find_run(out, record)  # another may have been begun since
         return _train(model_folder, data, out, record, references, ranks, stop or Stop())
@@ -251,6 +252,22 @@ def optimise(
     return total
 
 
+def _examples(model_folder: Path, manifest_path: Path, record: RunRecord) -> TrainingSet:
+    config = record.config
+    limits, positions = read_limits(model_folder), read_positions(model_folder, config)
+    return load_examples(manifest_path, record.model, limits, config.too_long, positions, config.longest)
+
+
+def _counts(data: TrainingSet) -> dict[str, int]:
+    """As the record has them."""
+    return {
+        "num_traces": len(data.examples),
+        "dropped_traces": data.num_dropped,
+        "filtered_traces": data.num_filtered,
+        "empty_traces": data.num_empty,
+    }
+
+
 def _warn_of_start(record: RunRecord) -> None:
     """Training goes on from the student that drew the traces, in the paper and in most rounds."""
     start = record.init_adapter.digest if record.init_adapter else None
@@ -278,7 +295,7 @@ def compute_references(
     """
     config = checked(config, ranks)
     record = _record(model_folder, manifest_path, config, given)
-    data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long)
+    data = _examples(model_folder, manifest_path, record)
     scorer = start_scorer(model_folder, record, data, ranks)
     cache = reference_cache(folder, scorer, data, record)
     if cache is None:
@@ -296,6 +313,11 @@ def checked(config: TrainConfig, ranks: Ranks) -> TrainConfig:
         raise UsageError(
             f"{ranks.size} ranks share batches of {config.batch_size} traces, so some would have nothing to do; start "
             f"{config.batch_size} ranks, or set batch_size={ranks.size} (the paper's is 4)"
+        )
+    if config.after_last and (config.objective == "nll" or objective.is_own(config.objective)):
+        raise UsageError(
+            f"after_last=true counts a prediction that has no token it should have been, and objective="
+            f"{label(config.objective)} reads one for each; wanted a divergence; set after_last=false"
         )
     return config.model_copy(update={"objective": objective.checked(config.objective)})
 

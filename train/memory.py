@@ -198,6 +198,7 @@ def _piece(example: Example, tokens: int) -> Example:
         privileged_prompt_ids=part(example.privileged_prompt_ids),
         negative_prompt_ids=part(example.negative_prompt_ids),
         trace_ids=trace,
+        skip_first=0,
     )
 
 
@@ -224,7 +225,7 @@ def _kept_bytes(roles: Roles, example: Example, tokens: int) -> int:
     """Bytes that autograd keeps of the student's pass over so many tokens, which may repeat the example's."""
     ids = (*example.student_prompt_ids, *example.trace_ids)
     ids = (ids * -(-tokens // len(ids)))[:tokens]
-    piece = replace(example, student_prompt_ids=ids[:1], trace_ids=ids[1:])
+    piece = replace(example, student_prompt_ids=ids[:1], trace_ids=ids[1:], skip_first=0)
     known = {weight.untyped_storage().data_ptr() for weight in map(own_part, roles.peft.parameters())}
     kept: dict[int, int] = {}
 

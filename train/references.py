@@ -5,9 +5,9 @@
                                        trace's positions [R, D] in the weights' precision, and `<key>.privileged_lse`
                                        and `.negative_lse`, the log-sum-exps of their logits [R] in float32
 
-A trace's key is a hash of its ids and of both references' contexts: what other traces lie beside it, and gamma, play no
-part, so a sweep, more epochs or more traces use what there is. A stopped pass goes on after its last whole part. Files
-are mapped into memory, so they stay in RAM as far as there is room.
+A trace's key is a hash of its ids, its positions and both references' contexts: what other traces lie beside it, and
+gamma, play no part, so a sweep, more epochs or more traces use what there is. A stopped pass goes on after its last
+whole part. Files are mapped into memory, so they stay in RAM as far as there is room.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class ReferenceCache:
         if new:
             privileged, negative = self.of(new, roles.device)
             found_R = floors(privileged, negative, roles.head.matrix_VD, weights, chunk)
-            lengths = [len(example.trace_ids) for example in new]
+            lengths = [example.num_positions for example in new]
             self._floors |= dict(zip((example.reference_key for example in new), found_R.split(lengths), strict=True))
         return torch.cat([self._floors[example.reference_key] for example in examples])
 
@@ -223,7 +223,7 @@ def fill(cache: ReferenceCache, roles: Roles, examples: Sequence[Example], confi
 
 
 def _fill(cache: ReferenceCache, roles: Roles, missing: list[Example], config: TrainConfig) -> None:
-    size, tokens = sum(size_bytes(example, roles) for example in missing), sum(len(e.trace_ids) for e in missing)
+    size, tokens = sum(size_bytes(example, roles) for example in missing), sum(e.num_positions for e in missing)
     if missing:
         _log.info(f"references of {len(missing)} traces, {tokens} tokens: {size / GIB:.3g} GiB into {cache.folder}")
     parts, done, ranks = list(_parts(missing, roles, config)), 0, cache.ranks
@@ -246,7 +246,7 @@ def _fill(cache: ReferenceCache, roles: Roles, missing: list[Example], config: T
 def size_bytes(example: Example, roles: Roles) -> int:
     """Of one trace in the cache."""
     matrix_VD = roles.head.matrix_VD
-    return 2 * len(example.trace_ids) * (matrix_VD.shape[1] * matrix_VD.element_size() + 4)
+    return 2 * example.num_positions * (matrix_VD.shape[1] * matrix_VD.element_size() + 4)
 
 
 def _parts(missing: list[Example], roles: Roles, config: TrainConfig) -> Iterator[list[list[Example]]]:
@@ -266,7 +266,7 @@ def _parts(missing: list[Example], roles: Roles, config: TrainConfig) -> Iterato
 
 def _compute(group: list[Example], roles: Roles, config: TrainConfig) -> dict[str, Tensor]:
     """Both references' tensors of these traces, by name."""
-    lengths = [len(example.trace_ids) for example in group]
+    lengths = [example.num_positions for example in group]
     found: dict[str, Tensor] = {}
     with torch.no_grad():
         both_RD = roles.reference(reference_input(group, roles.device, roles.packs))

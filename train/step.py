@@ -136,7 +136,7 @@ class GradientStep:
 
 
 def token_weights(examples: Sequence[Example], batch: Sequence[Example], config: TrainConfig, mean: float) -> Tensor:
-    """What each trace token's loss counts [R], by `reduction`.
+    """What the loss at each position counts [R], by `reduction`; positions are a trace's tokens unless settings differ.
 
     trace_sum is the paper's loss, a sum over a trace's tokens averaged over traces, divided by the mean trace length of
     the data set as well, a constant: batches keep their relative weight, the scale stays near nats per token, and
@@ -146,9 +146,9 @@ def token_weights(examples: Sequence[Example], batch: Sequence[Example], config:
         batch: of all ranks, of which `examples` are some.
         mean: trace tokens of an example of the data set.
     """
-    lengths = [len(example.trace_ids) for example in examples]
+    lengths = [example.num_positions for example in examples]
     if config.reduction == "token_mean":
-        weights = [1 / sum(len(example.trace_ids) for example in batch)] * len(lengths)
+        weights = [1 / sum(example.num_positions for example in batch)] * len(lengths)
     elif config.reduction == "trace_mean":
         weights = [1 / (config.batch_size * length) for length in lengths]
     else:
