@@ -34,6 +34,7 @@ VERBS = {
     ),
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
     "cache": ("dail.train.commands:cache", "Compute both references of a manifest's traces once, for runs to come."),
+    "merge": ("dail.train.commands:merge", "An adapter into its base model's weights: a model that needs no adapter."),
     "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
     "export": (
         "dail.synth.export.commands:export",
