@@ -43,7 +43,7 @@ class TrainConfig(Config):
         "Figure 5); or a function of your own, as dail.train.objective says",
     )
     gamma: float = Field(0.1, ge=0, lt=1, description="weight of the negative term; paper: 0.1")
-    lr: float = Field(2e-4, gt=0, le=0.1, description="peak learning rate of AdamW; paper: 2e-4, optimizer unnamed")
+    lr: float = Field(2e-4, gt=0, le=0.1, description="peak learning rate of AdamW; paper: 2e-4")
     warmup_steps: int = Field(5, ge=0, description="steps until the learning rate is at its peak; paper: 5")
     schedule: Schedule = Field(
         "linear", description="of the learning rate after the warm-up; linear and cosine end at 0; the paper is silent"
@@ -55,6 +55,11 @@ class TrainConfig(Config):
         "ones, token_mean every token of a batch the same",
     )
     weight_decay: float = Field(0.01, ge=0, le=1, description="of AdamW; paper: 0.01")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw",
+        description="what takes the steps; the paper is silent, its authors' code has paged_adamw_8bit, AdamW with "
+        "8-bit moments (dail[bnb])",
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm; the paper is silent")
     too_long: TooLong = Field(
         "fail",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.extensions import label
@@ -37,6 +37,7 @@ from dail.train.distributed import Ranks
 from dail.train.given_adapters import check_start, read_given, take_given
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
 from dail.train.model import check_roles, device_and_dtype, load_roles, read_limits
+from dail.train.optimizers import check_optimizer, make_optimizer
 from dail.train.packing import choose_packing
 from dail.train.positions import read_positions
 from dail.train.record import Given, RunRecord
@@ -159,7 +160,7 @@ def _train(
     scorer = start_scorer(model_folder, record, data, ranks)
     roles = scorer.roles
     memory.fit(scorer, data)
-    optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = make_optimizer(roles.adapter().values(), config)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
     with metrics(out, done, record) if ranks.is_first else nullcontext() as log:
         if ranks.is_first:
@@ -309,6 +310,7 @@ def compute_references(
 def checked(config: TrainConfig, ranks: Ranks) -> TrainConfig:
     """The settings with what they refer to pinned. Raises UsageError for settings that cannot work here."""
     check_trackers(config)
+    check_optimizer(config)
     if ranks.size > config.batch_size:
         raise UsageError(
             f"{ranks.size} ranks share batches of {config.batch_size} traces, so some would have nothing to do; start "

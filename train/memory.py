@@ -25,6 +25,7 @@ from dail.train.data import Example, TrainingSet, microbatches, out_of_memory, r
 from dail.train.live_bytes import LiveBytes
 from dail.train.model import Roles
 from dail.train.objective import is_own
+from dail.train.optimizers import state_bytes
 from dail.train.packing import short_windows
 from dail.train.recompute import recompute, recomputing
 from dail.train.sharding import own_part
@@ -127,7 +128,8 @@ def count(scorer: GradientStep, examples: Sequence[Example], again: bool = False
     loss = 4 * buffers * scorer.config.token_chunk * head_VD.shape[0]
     if head_VD.dtype == torch.bfloat16 and not head_VD.is_cuda:
         loss += 4 * head_VD.numel()  # a CPU multiplies it as float32
-    adapter = 12 * sum(weight.numel() for weight in scorer.roles.adapter().values())  # gradient and two moments
+    trained = scorer.roles.adapter().values()
+    adapter = 4 * sum(weight.numel() for weight in trained) + state_bytes(trained, scorer.config)  # and the gradient
     if scorer.ranks.share_weights:
         passes = _of_shared_layers(scorer, longest)
         passes = _recomputed(passes, scorer.roles) if again else passes

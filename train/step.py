@@ -36,6 +36,7 @@ from dail.train.loss import (
 )
 from dail.train.model import Roles
 from dail.train.objective import OBJECTIVES, is_own
+from dail.train.optimizers import quiet
 from dail.train.references import ReferenceCache
 
 
@@ -174,5 +175,6 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
 def update(optimizer: Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
-    optimizer.step()
+    with quiet():
+        optimizer.step()
     optimizer.zero_grad()
