@@ -96,6 +96,7 @@ def _facts(provenance: Provenance, name: str, revision: str | None) -> dict[str,
         **({"student of the traces": run.student} if run.student else {}),
         "LoRA": f"rank {config.lora_rank}, alpha {config.lora_alpha}, dropout {config.lora_dropout}, on {targets}",
         "steps": f"{provenance.steps} of {config.batch_size} traces, {config.epochs} epochs",
+        **({"gate": run.gate.line} if run.gate else {}),
         "made by": f"dail {run.tool_version}, {provenance.finished_at:%Y-%m-%d}",
     }
 

@@ -24,6 +24,7 @@ from dail.synth.core.errors import EXIT_OK, UsageError
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
 from dail.train.config import TrainConfig
+from dail.train.gate import GateConfig
 
 
 def _of_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,7 +61,7 @@ def train(
     one machine: torchrun --nproc-per-node 4 $(which dail) train …; on a Ray cluster: ray job submit -- dail train
     --ray-workers 4 …, with paths that every node sees.
     """
-    config = chosen.load(TrainConfig, "train")
+    config = chosen.load(TrainConfig, "train", gate=chosen.load(GateConfig, "gate"))
     if ray_workers:
         with exit_on_sigterm():
             result = _room("ray_train").run_on_ray(model_folder, manifest, out, config, references, ray_workers)

@@ -34,10 +34,11 @@ from dail.train.config import TrainConfig
 from dail.train.consistency import check_rollout
 from dail.train.data import Example, TrainingSet, load_examples
 from dail.train.distributed import Ranks
+from dail.train.gate import look_at_traces
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
 from dail.train.model import check_roles, device_and_dtype, load_roles, read_limits
 from dail.train.packing import choose_packing
-from dail.train.record import RunRecord
+from dail.train.record import RUN_FILE, RunRecord
 from dail.train.references import ReferenceCache, fill, made_with, own_folder
 from dail.train.step import GradientStep, has_kls, learning_rate, update
 from dail.train.targets import check_gradients
@@ -134,9 +135,14 @@ def run(
             f"gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the privileged "
             "student finds unlikely; the paper uses 0.1"
         )
-    record = record.model_copy(update={"dropped_traces": data.num_dropped})
+    seen = look_at_traces(manifest_path, config.gate)
+    record = record.model_copy(update={"dropped_traces": data.num_dropped, "gate": seen})
     with checkpoint.held(out) if ranks.is_first else nullcontext():
         checkpoint.find_run(out, record)  # another may have been begun since
+        if seen.stops:
+            if ranks.is_first:
+                checkpoint.claim(out, record)
+            raise seen.stopped(f"nothing was trained; {out / RUN_FILE} has the figures")
         return _train(model_folder, data, out, record, references, ranks, stop or Stop())
 
 
@@ -162,7 +168,14 @@ def _train(
         scorer = replace(scorer, cache=reference_cache(references or own, scorer, data, record))
         memory.time_left(scorer, data, done, data.num_steps(config))
         with stop.listened_to():
-            steps = optimise(scorer, optimizer, data, out, record, done, log, stop)
+            stops_at_once = any(ranks.gather(log is not None and log.seen.stops))  # of the steps before a restart
+            steps = done if stops_at_once else optimise(scorer, optimizer, data, out, record, done, log, stop)
+    seen, *_ = [one for one in ranks.gather(log.seen if log else None) if one]
+    record = record.model_copy(update={"gate": seen})
+    if ranks.is_first:
+        checkpoint.claim(out, record)
+    if seen.stops:
+        raise seen.stopped(f"the state behind step {steps} of {data.num_steps(config)} is kept in {out}")
     if steps < data.num_steps(config):
         _log.info(f"stopped behind step {steps} of {data.num_steps(config)}, which is saved; the same command goes on")
         return replace(result_of(out, data.num_steps(config), done), stopped_at=steps)
@@ -237,7 +250,7 @@ def optimise(
                 )
             shown: dict[str, Any] = {name: figures[name] for name in ("loss", "gap") if name in figures}
             bar.update(step + 1, **shown, tokens_per_s=speed)
-            ends = step + 1 == total or any(scorer.ranks.gather(stop.is_set()))
+            ends = step + 1 == total or any(scorer.ranks.gather(stop.is_set() or (log is not None and log.seen.stops)))
             if is_first and (ends or (step + 1) % config.checkpoint_every == 0):
                 checkpoint.save(out, weights, optimizer, step + 1, record.fingerprint)
             if ends:

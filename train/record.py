@@ -9,6 +9,7 @@ from dail.synth.core.extensions import label
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.train.config import FREE_ON_RESUME, TrainConfig
+from dail.train.gate import GateRecord
 
 RUN_FILE, PROVENANCE_FILE = "run.json", "dail.json"
 
@@ -18,7 +19,8 @@ class RunRecord(Frozen):
 
     `synthesis`: how the traces were drawn, as their manifest has it. `student`: what the student was then, if not the
     model itself: the digest of its adapter, or its weights' revision. Training starts from the model all the same.
-    `dropped_traces`: so many of the manifest were left out, by `too_long`.
+    `dropped_traces`: so many of the manifest were left out, by `too_long`. `gate`: signs of a
+    collapse that were seen.
     """
 
     config: TrainConfig
@@ -31,6 +33,7 @@ class RunRecord(Frozen):
     student: str | None = None
     started_at: dt.datetime
     dropped_traces: int = 0
+    gate: GateRecord | None = None
     tool_version: str = TOOL_VERSION
 
     @property

@@ -51,6 +51,9 @@ TABLES = {
     ),
     "train": Table("dail.train.config:TrainConfig", ("train", "cache"), "how an adapter is trained"),
     "eval": Table("dail.train.evals.config:EvalConfig", ("eval",), "how completions are drawn and judged"),
+    "gate": Table(
+        "dail.train.gate:GateConfig", ("train", "eval"), "which signs of a collapse warn of a run, or stop it"
+    ),
 }
 _SUFFIX = ".toml"
 _PRESETS = "dail.configs"

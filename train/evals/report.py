@@ -77,6 +77,7 @@ def render(evaluation: Evaluation, lineage: Lineage, examples: Sequence[ProblemE
     )  # fmt: skip
     environment.filters |= {
         "percent": percent, "points": points, "formulas": with_formulas, "formula": as_formula, "visible": visible,
+        "figure": figure,
     }  # fmt: skip
     curves = [training_curves(lineage.metrics, key) for key in CURVES]
     return environment.get_template("report.html.jinja").render(
@@ -140,6 +141,7 @@ def training_facts(provenance: Provenance) -> dict[str, str]:
         **{key: str(getattr(run.config, key)) for key in ("gamma", "epochs", "lr")},
         "trained on": _short(run.manifest_digest),
         "steps": str(provenance.steps),
+        **({"gate": run.gate.line} if run.gate else {}),
         "when": f"{provenance.finished_at:%Y-%m-%d %H:%M %Z}",
         "dail": run.tool_version,
     }
@@ -209,6 +211,11 @@ def _with_interval(point: PassAtK) -> str:
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def figure(value: float | None) -> str:
+    """Three digits and a true minus; a dash for what is not known."""
+    return "–" if value is None else f"{value:.3g}".replace("-", "−")
 
 
 def points(difference: float) -> str:
