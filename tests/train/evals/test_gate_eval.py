@@ -75,7 +75,7 @@ def tripped(base: Says, adapter: Says, num_problems: int = NUM_PROBLEMS, **thres
 FAULTS = {
     "tokens of a completion, adapter ÷ base": [
         with_fault(num_tokens=lambda _: 10),
-        with_fault(num_tokens=lambda _: 900, text=lambda draw: prose(draw) + " Wait, let me check." * 5),
+        with_fault(num_tokens=lambda _: 900, text=lambda draw: prose(draw, 500) + " Wait, let me check." * 5),
     ],
     "share of distinct 4-grams, adapter ÷ base": [
         with_fault(text=lambda draw: " ".join(f"a {place % 9} c" for place in range(24)) + " Wait, let me check.")
