@@ -72,6 +72,38 @@ def evaluate(
     return EXIT_OK
 
 
+@click.command("compare")
+@click.argument("dail", type=click.Path(path_type=Path), metavar="DAIL")
+@click.argument("controls", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CONTROL...")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File for the page, as controls.html.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of a table.")
+def compare(dail: Path, controls: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
+    """DAIL beside its control runs: what part of its gain they explain.
+
+    Takes the --out folders of `dail eval`, first that of the adapter that was trained as DAIL says. Which control each
+    of the others is, its adapter's dail.json says: no solution shown, another problem's solution, shuffled waypoints, or the
+    base distilled onto itself. All must be judged on the same problems with the same settings.
+    """
+    from dail.train.evals.controls import compare_runs, findings
+    from dail.train.evals.controls_page import controls_table, write_page
+
+    comparison = compare_runs(dail, controls)
+    if as_json:
+        emit(comparison.model_dump(mode="json"))
+    else:
+        from rich.console import Console
+
+        Console().print(controls_table(comparison))
+    for sentence in findings(comparison):
+        say(sentence)
+    for one in comparison.controls:
+        for difference in one.differs:
+            say(f"warning: {one.folder} differs from DAIL in more than the control: {difference}")
+    if out:
+        write_page(comparison, out)
+        say(f"{out} shows it")
+
+
 def _summary(evaluation: Evaluation, out: Path) -> dict[str, Any]:
     return {
         "eval": str(out / "eval.json"),

@@ -123,13 +123,15 @@ def _evaluate(
         problems=counted,
         gate=compare(problems, counted, judged, config.gate, config.seed),
     )
-    _write(out / EVALUATION_FILE, json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+    write_whole(
+        out / EVALUATION_FILE, json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    )
     lineage = trace_lineage(adapter, Prompts(config.engine.model))
-    _write(out / REPORT_FILE, render(evaluation, lineage, choose(problems, judged)))
+    write_whole(out / REPORT_FILE, render(evaluation, lineage, choose(problems, judged)))
     return evaluation
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """All or nothing, so that an interrupted run leaves no half page."""
     staged = path.with_name(path.name + ".part")
     try:

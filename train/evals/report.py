@@ -69,8 +69,13 @@ def trace_lineage(adapter: Adapter | None, prompts: Prompts) -> Lineage:
     return Lineage(metrics, manifest, traces, notes)
 
 
-def render(evaluation: Evaluation, lineage: Lineage, examples: Sequence[ProblemExamples] = ()) -> str:
-    style = (_HERE / "report.css").read_text("utf-8")
+def page_style() -> str:
+    """The style sheet of our pages."""
+    return (_HERE / "report.css").read_text("utf-8")
+
+
+def page_environment() -> jinja2.Environment:
+    """Templates of this folder; all that is put into them is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -79,23 +84,32 @@ def render(evaluation: Evaluation, lineage: Lineage, examples: Sequence[ProblemE
         "percent": percent, "points": points, "formulas": with_formulas, "formula": as_formula, "visible": visible,
         "figure": figure,
     }  # fmt: skip
+    return environment
+
+
+def render(evaluation: Evaluation, lineage: Lineage, examples: Sequence[ProblemExamples] = ()) -> str:
+    style = page_style()
     curves = [training_curves(lineage.metrics, key) for key in CURVES]
-    return environment.get_template("report.html.jinja").render(
-        run=evaluation,
-        lineage=lineage,
-        facts=facts(evaluation, lineage.manifest),
-        findings=findings(evaluation.groups[0]),
-        problems=evaluation.problems[:_MANY_PROBLEMS],
-        # our own files and matplotlib's drawing, whose texts matplotlib escapes; all else is escaped here
-        style=Markup(style),
-        pass_curves=[Markup(curve) for curve in pass_curves(evaluation.groups)],
-        training_curves=[Markup(curve) for curve in curves if curve],
-        examples=examples,
-        policy=_policy(style),
+    return (
+        page_environment()
+        .get_template("report.html.jinja")
+        .render(
+            run=evaluation,
+            lineage=lineage,
+            facts=facts(evaluation, lineage.manifest),
+            findings=findings(evaluation.groups[0]),
+            problems=evaluation.problems[:_MANY_PROBLEMS],
+            # our own files and matplotlib's drawing, whose texts matplotlib escapes; all else is escaped here
+            style=Markup(style),
+            pass_curves=[Markup(curve) for curve in pass_curves(evaluation.groups)],
+            training_curves=[Markup(curve) for curve in curves if curve],
+            examples=examples,
+            policy=page_policy(style),
+        )
     )
 
 
-def _policy(style: str) -> str:
+def page_policy(style: str) -> str:
     """No script, no request of any kind; of styles only ours, and the attributes in matplotlib's drawings."""
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return (
