@@ -27,6 +27,7 @@ VERBS = {
     "watch": ("dail.serve.commands:watch", "Follow a batch until it ends."),
     "results": ("dail.serve.commands:results", "Shards, manifest and failures of a batch."),
     "synth": ("dail.synth.commands:synth", "Expert solutions to shards on this machine, without a server."),
+    "select": ("dail.synth.commands:select", "Choose which traces of a manifest are trained on."),
     "doctor": ("dail.synth.commands:doctor", "Look at machine, model and expert solutions, and forecast a run."),
     "waypoints": (
         "dail.synth.commands:waypoints",

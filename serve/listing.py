@@ -20,7 +20,7 @@ _OTHERS = {
     "DAIL_TOKEN": "bearer token: `dail serve` wants it of people's requests (16 characters at least), and worker, "
     "submit, watch and results send it",
     "RAY_ADDRESS": "the Ray cluster that worker, synth, doctor and `dail train --ray-workers` join; without it they "
-    "start Ray on this machine",
+    "start Ray on this machine; select judges many traces there, without it on this machine",
     "RAY_AUTH_MODE": "token: Ray asks for a token; set it on every cluster",
     "OMP_NUM_THREADS": "threads of the trainer on a CPU",
     "_DAIL_COMPLETE": 'completion in a shell: `eval "$(_DAIL_COMPLETE=bash_source dail)"`; zsh_source, fish_source',

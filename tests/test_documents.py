@@ -94,6 +94,7 @@ HEADS = (
     "synth/export/push.py",
     "synth/rollout/pair.py",
     "synth/run/local.py",
+    "synth/run/selection.py",
     "synth/run/worker.py",
     "train/commands.py",
     "train/evals/evaluation.py",

@@ -25,11 +25,13 @@ from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
 from dail.train.config import TrainConfig
 from dail.train.gate import GateConfig
+from dail.train.record import Given
 
 
 def _of_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that both verbs have."""
     for option in (
+        click.option("--reference-adapter", type=click.Path(path_type=Path), help="Frozen adapter of both references."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
         click.option("--manifest", type=click.Path(path_type=Path), required=True, help="Manifest of the shards."),
         click.option("--model", "model_folder", type=click.Path(path_type=Path), required=True, help="Model folder."),
@@ -42,6 +44,7 @@ def _of_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
 @_of_a_run
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; a stopped run goes on in it.")
 @click.option("--references", type=click.Path(path_type=Path), help="Folder of the reference cache; OUT/references.")
+@click.option("--init-adapter", type=click.Path(path_type=Path), help="Adapter to start from; fresh LoRA layers.")
 @click.option("--ray-workers", type=click.IntRange(1), help="Train on so many workers of a Ray cluster, a GPU each.")
 def train(
     chosen: Chosen,
@@ -49,6 +52,8 @@ def train(
     manifest: Path,
     out: Path,
     references: Path | None,
+    init_adapter: Path | None,
+    reference_adapter: Path | None,
     ray_workers: int | None,
     as_json: bool,
 ) -> int:
@@ -57,19 +62,22 @@ def train(
     The run folder receives run.json (resolved settings), metrics.jsonl, curves.svg, tensorboard/, references/ (what the
     two references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/. The
     same command goes on with a run that was stopped; Ctrl-C and SIGTERM stop it behind a step, which is kept, with the
-    exit codes 130 and 143, and a second one at once. With --references several runs share one cache. On several GPUs of
-    one machine: torchrun --nproc-per-node 4 $(which dail) train …; on a Ray cluster: ray job submit -- dail train
-    --ray-workers 4 …, with paths that every node sees.
+    exit codes 130 and 143, and a second one at once. With --references several runs share one cache. With
+    --init-adapter training goes on from an adapter of the same rank, alpha and layers; with --reference-adapter both
+    references have one on, which stays as it is (rounds); else they are the bare model, as in the paper. On several
+    GPUs of one machine: torchrun --nproc-per-node 4 $(which dail) train …; on a Ray cluster: ray job submit -- dail
+    train --ray-workers 4 …, with paths that every node sees.
     """
     config = chosen.load(TrainConfig, "train", gate=chosen.load(GateConfig, "gate"))
+    given = Given(init_adapter, reference_adapter)
     if ray_workers:
         with exit_on_sigterm():
-            result = _room("ray_train").run_on_ray(model_folder, manifest, out, config, references, ray_workers)
+            result = _room("ray_train").run_on_ray(model_folder, manifest, out, config, references, ray_workers, given)
         _tell(result, as_json)
         return EXIT_OK
     loop, distributed = _room("loop"), _room("distributed")
     with stop_on_signals(second_ends=True) as stop, distributed.joined() as ranks, silent_unless(ranks.is_first):
-        result = loop.run(model_folder, manifest, out, config, references, ranks, stop)
+        result = loop.run(model_folder, manifest, out, config, references, ranks, stop, given)
         _tell(result, as_json and ranks.is_first)
     return EXIT_OK if result.stopped_at is None else 128 + (stop.signal or signal.SIGINT)
 
@@ -82,6 +90,7 @@ def cache(
     model_folder: Path,
     manifest: Path,
     references: Path,
+    reference_adapter: Path | None,
     as_json: bool,
 ) -> None:
     """Compute what the two references give for every trace token, for runs to come.
@@ -91,7 +100,8 @@ def cache(
     """
     config = chosen.load(TrainConfig, "train")
     with _room("distributed").joined() as ranks, silent_unless(ranks.is_first):
-        held = _room("loop").compute_references(model_folder, manifest, references, config, ranks)
+        given = Given(reference_adapter=reference_adapter)
+        held = _room("loop").compute_references(model_folder, manifest, references, config, ranks, given)
         say(f"references: {held.num_traces} traces, {held.size_bytes / 2**30:.3g} GiB in {references}")
         if as_json and ranks.is_first:
             emit({"references": references, "traces": held.num_traces, "size_bytes": held.size_bytes})

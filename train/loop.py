@@ -35,10 +35,11 @@ from dail.train.consistency import check_rollout
 from dail.train.data import Example, TrainingSet, load_examples
 from dail.train.distributed import Ranks
 from dail.train.gate import look_at_traces
+from dail.train.given_adapters import check_start, read_given, take_given
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
 from dail.train.model import check_roles, device_and_dtype, load_roles, read_limits
 from dail.train.packing import choose_packing
-from dail.train.record import RUN_FILE, RunRecord
+from dail.train.record import RUN_FILE, Given, RunRecord
 from dail.train.references import ReferenceCache, fill, made_with, own_folder
 from dail.train.step import GradientStep, has_kls, learning_rate, update
 from dail.train.targets import check_gradients
@@ -46,7 +47,7 @@ from dail.train.targets import check_gradients
 _log = logging.getLogger(__name__)
 
 GAMMA_WARNING = 0.5
-_ALONE = Ranks()
+_ALONE, _NOTHING = Ranks(), Given()
 REFERENCES = "references"
 
 
@@ -71,6 +72,8 @@ def train(
     config: TrainConfig | None = None,
     *,
     references: str | Path | None = None,
+    init_adapter: str | Path | None = None,
+    reference_adapter: str | Path | None = None,
     on_progress: OnProgress | None = None,
     stop: Stop | None = None,
 ) -> Result:
@@ -83,15 +86,20 @@ def train(
         out: run folder, which receives metrics.jsonl, curves.svg and adapter/.
         config: the paper's settings if left out.
         references: folder of the reference cache, which several runs may share; OUT/references if left out.
+        init_adapter: folder of an adapter to start from, of the same model, rank, alpha and layers; fresh LoRA layers
+            if left out.
+        reference_adapter: folder of a frozen adapter that both references have on; they are the bare model if left
+            out.
         on_progress: called in the thread that does the work; what it raises ends the run.
         stop: `set()` from another thread, it ends the run behind the step that is being done, which is kept.
 
     Raises:
         DailError: of the kind that fits; a rerun goes on from the last checkpoint.
     """
-    cache = Path(references) if references else None
+    cache, start, frozen = (Path(one) if one else None for one in (references, init_adapter, reference_adapter))
+    given = Given(start, frozen)
     with told_to(on_progress):
-        return run(Path(model), Path(manifest), Path(out), config or TrainConfig(), cache, stop=stop)
+        return run(Path(model), Path(manifest), Path(out), config or TrainConfig(), cache, stop=stop, given=given)
 
 
 def run(
@@ -102,6 +110,7 @@ def run(
     references: Path | None = None,
     ranks: Ranks = _ALONE,
     stop: Stop | None = None,
+    given: Given = _NOTHING,
 ) -> Result:
     """Trains an adapter, goes on with a run that was stopped, or finds that it is finished.
 
@@ -109,13 +118,14 @@ def run(
         references: folder of the reference cache; OUT/references if none is named.
         ranks: all of them call this with the same arguments; the first one writes.
         stop: ends the run behind a step, with a checkpoint, once it is set on any rank.
+        given: adapters to start from and to compute the references with.
 
     Raises:
         DailError: of the kind that fits; a rerun goes on from the last checkpoint.
     """
     config = checked(config, ranks)
     _log.info(f"checking the weights in {model_folder} against the manifest")
-    record = _record(model_folder, manifest_path, config)
+    record = _record(model_folder, manifest_path, config, given)
     if len(set(ranks.gather(record.fingerprint))) > 1:
         raise UsageError("the ranks have different settings, models or sources of the objective; give all the same")
     earlier = checkpoint.find_run(out, record)
@@ -124,12 +134,7 @@ def run(
     if earlier:
         record = record.model_copy(update={"started_at": earlier.started_at})
     data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long)
-    if record.student:
-        _log.warning(
-            f"the traces were drawn by a student of its own ({record.student[:19]}), and training starts from the bare "
-            "model, which did not write them; merge its adapter into the weights and synthesise with that folder if "
-            "it is to go on from there"
-        )
+    _warn_of_start(record)
     if config.objective == "contrastive" and config.gamma > GAMMA_WARNING:
         _log.warning(
             f"gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the privileged "
@@ -193,6 +198,7 @@ def start_scorer(model_folder: Path, record: RunRecord, data: TrainingSet, ranks
     try:
         roles = load_roles(model_folder, config, device, ranks)
         check_roles(roles, data.examples[0])
+        roles = take_given(roles, record)
         roles = choose_packing(roles, data.examples, config.packing, ranks)
         check_rollout(roles, data, Path(record.manifest), config)
     except torch.OutOfMemoryError:
@@ -258,8 +264,25 @@ def optimise(
     return total
 
 
+def _warn_of_start(record: RunRecord) -> None:
+    """Training goes on from the student that drew the traces, in the paper and in most rounds."""
+    start = record.init_adapter.digest if record.init_adapter else None
+    if record.student == start or record.student is None:
+        return
+    _log.warning(
+        f"the traces were drawn by a student of its own ({record.student[:19]}), and training starts from "
+        f"{f'another adapter ({start[:19]})' if start else 'the bare model'}, which did not write them; to go on from "
+        "that student give its adapter's folder as --init-adapter, or, if it is a model of its own, synthesise with it"
+    )
+
+
 def compute_references(
-    model_folder: Path, manifest_path: Path, folder: Path, config: TrainConfig, ranks: Ranks = _ALONE
+    model_folder: Path,
+    manifest_path: Path,
+    folder: Path,
+    config: TrainConfig,
+    ranks: Ranks = _ALONE,
+    given: Given = _NOTHING,
 ) -> ReferenceCache:
     """Fills a reference cache for runs to come, and trains nothing.
 
@@ -267,7 +290,7 @@ def compute_references(
         UsageError: this model or these settings make no use of one.
     """
     config = checked(config, ranks)
-    record = _record(model_folder, manifest_path, config)
+    record = _record(model_folder, manifest_path, config, given)
     data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long)
     scorer = start_scorer(model_folder, record, data, ranks)
     cache = reference_cache(folder, scorer, data, record)
@@ -290,10 +313,14 @@ def checked(config: TrainConfig, ranks: Ranks) -> TrainConfig:
     return config.model_copy(update={"objective": objective.checked(config.objective)})
 
 
-def _record(model_folder: Path, manifest_path: Path, config: TrainConfig) -> RunRecord:
+def _record(model_folder: Path, manifest_path: Path, config: TrainConfig, given: Given) -> RunRecord:
     manifest = read_manifest(manifest_path)
     _, config = device_and_dtype(config)
+    init, reference = (read_given(folder, model_folder) for folder in given)
+    check_start(init, config)
     return RunRecord(
+        init_adapter=init,
+        reference_adapter=reference,
         config=config,
         model=identify(model_folder, manifest.model.name),
         model_folder=str(model_folder.resolve()),
@@ -301,6 +328,7 @@ def _record(model_folder: Path, manifest_path: Path, config: TrainConfig) -> Run
         manifest_digest=manifest.digest,
         batch_id=manifest.batch_id,
         synthesis=manifest.synthesis,
+        selection=manifest.selection,
         student=manifest.model.student,
         started_at=dt.datetime.now(dt.UTC),
     )

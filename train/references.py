@@ -1,4 +1,4 @@
-"""The references' side of the loss, computed once (paper §2.2): neither has an adapter, so neither ever changes.
+"""The references' side of the loss, computed once (paper §2.2): neither is trained, so neither ever changes.
 
     FOLDER/references.json             what they were made with, and the parts there are: the last thing written
     FOLDER/part-00000.safetensors, …   by trace: `<key>.privileged` and `.negative`, the final hidden states at the
@@ -38,7 +38,7 @@ from dail.train.config import TrainConfig
 from dail.train.data import Example, microbatches, on_device, out_of_memory, reference_input
 from dail.train.distributed import Ranks
 from dail.train.loss import Reference, Weights, floors, reference_of
-from dail.train.model import Roles
+from dail.train.model import REFERENCE, Roles
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class MadeWith(Frozen):
     template: str
     dtype: str
     attention: str
+    adapter: str | None = None  # that the references have on, by its digest
     version: int = 1
 
 
@@ -193,7 +194,9 @@ def own_folder(folder: Path, made_with: MadeWith) -> Path:
 
 
 def made_with(model: ModelIdentity, roles: Roles, config: TrainConfig) -> MadeWith:
+    digests = {name: digest for digest, name in roles.given.items()}
     return MadeWith(
+        adapter=digests.get(REFERENCE),
         model_revision=model.revision,
         tokenizer=model.tokenizer_hash,
         template=model.template_hash,

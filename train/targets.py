@@ -88,6 +88,13 @@ def find_targets(base: PreTrainedModel, wanted: str | Sequence[str]) -> Targets:
     return Targets(names, {why: tuple(found) for why, found in left_out.items()})
 
 
+def linear_layers(base: PreTrainedModel) -> set[str]:
+    """Full names of all of the running model but the head; those that an adapter is on end in `.base_layer`."""
+    head = base.get_output_embeddings()
+    heads = {head, getattr(head, "base_layer", None)}
+    return {n for n, layer in base.named_modules() if isinstance(layer, nn.Linear | Conv1D) and layer not in heads}
+
+
 def _matches(target: str, name: str) -> bool:
     return name == target or name.endswith(f".{target}")
 

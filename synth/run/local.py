@@ -52,6 +52,7 @@ from dail.synth.data.account import Account
 from dail.synth.data.reader import Reading, Source, read_solutions
 from dail.synth.method.counts import count_kinds
 from dail.synth.method.data_check import check_data, problems_of
+from dail.synth.method.dealing import dealt
 from dail.synth.method.prompts import Prompts, role_templates
 from dail.synth.run.unit_source import Progress, Standing
 from dail.synth.run.worker import run_worker
@@ -60,7 +61,7 @@ from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest, read_rows
 from dail.synth.schema.models import ModelIdentity, identify
-from dail.synth.schema.shards import TraceRow
+from dail.synth.schema.shards import SCHEMA_VERSION, TraceRow
 from dail.synth.schema.synthesis import EXTRACTOR, PAPER, RULES, Synthesis
 from dail.synth.schema.trace_tokens import Tokens, student_share
 from dail.synth.schema.units import WORKER_STOPPED, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit, unit_id
@@ -156,10 +157,17 @@ def tried_out(synthesis: Synthesis) -> Synthesis:
 def make_batch(
     items: list[ExpertSolution], synthesis: Synthesis, model: ModelIdentity, out: Path | None = None
 ) -> Batch:
-    """The units of a run. Where the chat template prints the date, a batch that was begun in `out` keeps its own."""
+    """The units of a run. Where the chat template prints the date, a batch that was begun in `out` keeps its own.
+
+    Raises:
+        InputError: the settings take something of other items, and there is no other to take it of.
+    """
+    items = dealt(items, synthesis)
     content = [item.model_dump(mode="json", exclude_none=True) for item in items]
     settings = {**synthesis.identity(), "samples_per_item": synthesis.samples_per_item}
-    batch_id = "local-" + fingerprint([content, settings, model.identity()]).removeprefix("sha256:")[:24]
+    batch_id = (
+        "local-" + fingerprint([content, settings, model.identity(), SCHEMA_VERSION]).removeprefix("sha256:")[:24]
+    )
     began, today = _day_begun(out, batch_id) if out else None, dt.date.today()
     synthesis = synthesis.dated(model.template_reads, began or today)
     if began and began == synthesis.date != today:
@@ -368,7 +376,7 @@ def _synthesise(
     stop: Stop | None,
     against: Mapping[str, str] | None,
 ) -> SynthesisResult:
-    model = identify(config.engine.model, student=config.student)
+    model = identify(config.engine.model, student=config.student, privileged=config.privileged_adapter)
     synthesis.check(model.template_reads)
     synthesis = tried_out(synthesis)
     if synthesis.suppress:

@@ -19,7 +19,7 @@ from dail.synth.core.errors import IntegrityError
 from dail.synth.schema.items import Kind, read_parquet
 from dail.synth.schema.trace_tokens import count_attributed, count_student, student_share
 
-SCHEMA_VERSION = 4  # a changed column raises it
+SCHEMA_VERSION = 5  # a changed column raises it
 FAKE_ENGINE = "fake"  # in the column `engine`: what it gives tokens is made up
 
 Int32 = Annotated[int, pa.int32()]
@@ -40,6 +40,13 @@ class TraceMessage(Frozen):
     content: str
 
 
+class NamedContext(Frozen):
+    """A further prompt that the trace is read behind, beside those of the three roles: one of `synthesis.contexts`."""
+
+    name: str
+    ids: tuple[Int32, ...]
+
+
 class TraceRow(Frozen):
     """One trace with everything that made it. Its fields are the columns, in this order; `SCHEMA` follows from them."""
 
@@ -55,14 +62,21 @@ class TraceRow(Frozen):
     kind: Kind
     waypoints: tuple[str, ...]
     privileged: str | None  # what the privileged student was shown instead of the solution
-    dropped: tuple[str, ...]  # what the solution lost because it was too long, in its order
+    dropped: tuple[str, ...]  # what the solution, or the one dealt, lost because it was too long, in order
+    shown: str = "solution"  # what the privileged student was shown: solution, nothing or other_solution
+    shown_share: float = 1.0  # of that text, in characters; `privileged` has what was shown of it
+    waypoints_from: str = "own"  # whose waypoints the negative reference was told: own or other
+    other_item: str | None = None  # the item that was dealt: whose solution or waypoints were taken
+    other_solution: str | None = None  # its solution, as it was shown
+    wrong_answer: str | None = None  # what the context wrong_hint says
     source: str | None
     license: str | None
     metadata: str  # JSON
-    # what the trainer reads: three contexts and one trace, as token ids
+    # what the trainer reads: three contexts, further ones by name, and one trace, as token ids
     student_prompt_ids: tuple[Int32, ...]
     privileged_prompt_ids: tuple[Int32, ...]
     negative_prompt_ids: tuple[Int32, ...]
+    contexts: tuple[NamedContext, ...] = ()
     trace_ids: tuple[Int32, ...]
     # per trace token
     student_prob: tuple[Float32 | None, ...]  # that the student wrote it: 1, 0 privileged student, null unknown
@@ -102,6 +116,7 @@ class TraceRow(Frozen):
     model_name: str
     model_revision: str
     student_revision: str | None  # of the student's own adapter or weights; null: the model's
+    privileged_revision: str | None = None  # of the privileged student's adapter; null: the model's
     tokenizer_hash: str
     template_hash: str
     config_fingerprint: str
@@ -137,7 +152,7 @@ def _kind(hint: Any) -> pa.DataType:
         return pa.list_(_kind(element) if element is TraceMessage else _column("element", element))
     if origin is Literal:
         return pa.string()
-    return pa.struct(_columns(hint)) if hint is TraceMessage else _KINDS[hint]
+    return pa.struct(_columns(hint)) if issubclass(hint, Frozen) else _KINDS[hint]
 
 
 SCHEMA = pa.schema(_columns(TraceRow), metadata={"dail.schema_version": str(SCHEMA_VERSION)})

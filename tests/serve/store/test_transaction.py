@@ -36,7 +36,7 @@ def new_batch(model, name="b1", num_items=1, num_samples=1):
 
 @pytest.mark.parametrize(
     ("version", "way_out"),
-    [(1, "serve it with the release"), (3, "serve it with the release"), (STORE_VERSION + 1, "upgrade dail")],
+    [(1, "serve it with the release"), (4, "serve it with the release"), (STORE_VERSION + 1, "upgrade dail")],
 )
 def test_a_store_of_another_version_is_refused_with_what_to_do(tmp_path, version, way_out):
     path = tmp_path / "dail.sqlite"

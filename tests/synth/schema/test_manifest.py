@@ -75,6 +75,12 @@ def test_the_output_root_is_found_from_another_folder(
     assert len(list(read_rows(Path("v1.json")))) == 4
 
 
+def test_a_manifest_that_is_no_selection_says_nothing_of_one(model: ModelIdentity, shards: list[ShardRef]):
+    """So that its digest is what it was before there were any."""
+    written = json.loads(encode_manifest(build_manifest("b", 1, model, Synthesis(), shards, NOW)))
+    assert not {"selection", "selected"} & set(written)
+
+
 def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
     """Every number and text in a JSON value."""
     if isinstance(value, dict | list):
@@ -92,6 +98,8 @@ def changed(value: Any) -> Any:
             "raw": "tempered",
             "student": "privileged",
             "absolute": "relative",
+            "solution": "nothing",
+            "own": "other",
         }.get(value) or value.replace("2026", "2027") + "0" * ("2026" not in value)
     return value + 1 if isinstance(value, int) else value / 2
 
@@ -191,7 +199,7 @@ def test_a_key_that_leaves_the_folder_is_refused(tmp_path: Path, model: ModelIde
         list(read_rows(written(tmp_path, model, [shard])))
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 5])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 6])
 def test_a_manifest_of_another_schema_version_says_what_to_do(
     tmp_path: Path, model: ModelIdentity, shards: list[ShardRef], version: int
 ):
@@ -200,6 +208,6 @@ def test_a_manifest_of_another_schema_version_says_what_to_do(
     for shard in value["shards"]:
         del shard["attributed_tokens"]  # which other versions do not have
     path.write_text(json.dumps(value))
-    why = f"schema version {version}, this build reads 4; draw the traces again, or read them with dail 0.0.9"
+    why = f"schema version {version}, this build reads 5; draw the traces again, or read them with dail 0.0.9"
     with pytest.raises(IntegrityError, match=why):
         read_manifest(path)

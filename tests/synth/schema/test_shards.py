@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 
 from dail.synth.core.errors import IntegrityError
 from dail.synth.core.files import Objects, sha256
-from dail.synth.schema.shards import SCHEMA, SCHEMA_VERSION, TraceMessage, TraceRow, decode_shard, encode_shard
+from dail.synth.schema.shards import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    NamedContext,
+    TraceMessage,
+    TraceRow,
+    decode_shard,
+    encode_shard,
+)
 from tests.synth.schema.conftest import ROW
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -31,8 +39,10 @@ COLUMNS: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("student_prompt_ids", "privileged_prompt_ids", "negative_prompt_ids", "trace_ids"), IDS),
     **dict.fromkeys(("student_prob", "student_logprob", "privileged_logprob"), PER_TOKEN),
     **dict.fromkeys(("prompt", "completion"), MESSAGES),
-    **dict.fromkeys(("tau", "temperature", "top_p"), FLOAT),
+    **dict.fromkeys(("tau", "temperature", "top_p", "shown_share"), FLOAT),
     **dict.fromkeys(("sample_index", "max_tokens", "acceptance_k", "top_k"), st.integers(0, 2**31 - 1)),
+    "contexts": st.lists(st.builds(NamedContext, name=TEXT, ids=IDS), max_size=3).map(tuple),
+    **dict.fromkeys(("other_item", "other_solution", "wrong_answer"), st.none() | TEXT),
     "kind": st.sampled_from(["proof", "verifiable"]),
     "rejected_ids": st.lists(st.none() | st.integers(0, 2**31 - 1), max_size=5).map(tuple),
     **dict.fromkeys(("waypoints", "stop"), st.lists(TEXT, max_size=3).map(tuple)),
@@ -49,7 +59,7 @@ def test_any_rows_come_back_as_they_were(rows: list[TraceRow]):
     assert decode_shard(encode_shard(rows), "s") == rows
 
 
-VERSION_4 = """
+VERSION_5 = """
 unit_id: string not null
 batch_id: string not null
 item_id: string not null
@@ -62,12 +72,19 @@ kind: string not null
 waypoints: list<element: string not null> not null
 privileged: string
 dropped: list<element: string not null> not null
+shown: string not null
+shown_share: double not null
+waypoints_from: string not null
+other_item: string
+other_solution: string
+wrong_answer: string
 source: string
 license: string
 metadata: string not null
 student_prompt_ids: list<element: int32 not null> not null
 privileged_prompt_ids: list<element: int32 not null> not null
 negative_prompt_ids: list<element: int32 not null> not null
+contexts: list<element: struct<name: string not null, ids: list<element: int32 not null> not null> not null> not null
 trace_ids: list<element: int32 not null> not null
 student_prob: list<element: float> not null
 rejected_ids: list<element: int32> not null
@@ -104,6 +121,7 @@ seed: int64 not null
 model_name: string not null
 model_revision: string not null
 student_revision: string
+privileged_revision: string
 tokenizer_hash: string not null
 template_hash: string not null
 config_fingerprint: string not null
@@ -115,7 +133,7 @@ created_at: timestamp[us, tz=UTC] not null
 
 def test_other_columns_take_another_schema_version():
     columns = [f"{column.name}: {column.type}{'' if column.nullable else ' not null'}" for column in SCHEMA]
-    assert (SCHEMA_VERSION, columns) == (4, VERSION_4.split("\n")[1:-1])
+    assert (SCHEMA_VERSION, columns) == (5, VERSION_5.split("\n")[1:-1])
 
 
 def test_plain_pyarrow_reads_flat_columns_with_known_types(row: TraceRow):
@@ -129,7 +147,7 @@ def test_plain_pyarrow_reads_flat_columns_with_known_types(row: TraceRow):
 
 
 def test_a_shard_says_its_schema_version_in_the_file_metadata(row: TraceRow):
-    assert pq.read_metadata(io.BytesIO(encode_shard([row]))).metadata[b"dail.schema_version"] == b"4"
+    assert pq.read_metadata(io.BytesIO(encode_shard([row]))).metadata[b"dail.schema_version"] == b"5"
 
 
 def test_equal_rows_make_equal_bytes(row: TraceRow):
@@ -146,14 +164,14 @@ def _shard(table: pa.Table) -> bytes:
     ("metadata", "got"),
     [
         ({"dail.schema_version": "1"}, "1"),
-        ({"dail.schema_version": "2"}, "2"),
+        ({"dail.schema_version": "4"}, "4"),
         ({}, "none"),
         ({"dail.schema_version": ""}, ""),
     ],
 )
 def test_another_schema_version_is_refused_with_what_to_do(metadata: dict[str, str], got: str):
     table = pa.Table.from_pylist([ROW], schema=SCHEMA).replace_schema_metadata(metadata)
-    why = f"shard s: schema version {got}, this build reads 4; draw the traces again, or read them with the release"
+    why = f"shard s: schema version {got}, this build reads 5; draw the traces again, or read them with the release"
     with pytest.raises(IntegrityError, match=why):
         decode_shard(_shard(table), "s")
 
@@ -161,7 +179,7 @@ def test_another_schema_version_is_refused_with_what_to_do(metadata: dict[str, s
 def test_a_shard_of_version_2_is_refused_by_its_version_not_by_its_columns():
     names = ["trace_source" if name == "student_prob" else name for name in SCHEMA.names]
     table = pa.Table.from_pylist([ROW], schema=SCHEMA).rename_columns(names)
-    with pytest.raises(IntegrityError, match="shard s: schema version 2, this build reads 4"):
+    with pytest.raises(IntegrityError, match="shard s: schema version 2, this build reads 5"):
         decode_shard(_shard(table.replace_schema_metadata({"dail.schema_version": "2"})), "s")
 
 
