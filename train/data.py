@@ -62,6 +62,11 @@ class Example:
         return hashlib.sha256(canonical(content)).hexdigest()[:32]
 
 
+def reads_alike(examples: Sequence[Example]) -> bool:
+    """Whether the privileged student of each reads what the student does: the model is distilled onto itself."""
+    return all(example.privileged_prompt_ids == example.student_prompt_ids for example in examples)
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """The examples of a manifest, in its order, but `num_dropped` that were too long."""

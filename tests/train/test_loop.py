@@ -425,3 +425,30 @@ def test_how_traces_were_chosen_is_in_the_records_and_the_card(
         "| chosen by | best (by shortest): 4 of 4 traces; of 4 of 4 items |"
         in (result.adapter / "README.md").read_text()
     )
+
+
+@pytest.mark.parametrize("objective", ["contrastive", "privileged_kl"])
+@pytest.mark.parametrize("references", ["cached", "live"])
+def test_a_model_distilled_onto_itself_has_nothing_to_learn_and_is_told_so(
+    tiny_model: Path, tmp_path: Path, told: Told, objective: str, references: str
+):
+    model = identify(tiny_model)
+    rows = [trace_row(f"{number:032x}", model, number) for number in range(4)]
+    alike = [row.model_copy(update={"privileged_prompt_ids": row.student_prompt_ids,
+                                    "negative_prompt_ids": row.student_prompt_ids}) for row in rows]  # fmt: skip
+    settings = TrainConfig.model_validate({"objective": objective, "references": references, "epochs": 1})
+    result = run(tiny_model, write_manifest(tmp_path / "alike", model, alike), tmp_path / "run", settings)
+    assert "student and references read the same contexts" in told()
+    assert not any(weight.any() for name, weight in weights(result).items() if "lora_B" in name)
+
+
+def test_a_loss_that_no_gradient_comes_from_is_refused_all_the_same(tiny_model: Path, tmp_path: Path):
+    """Contexts are alike, and the objective of one's own is constant, but not 0."""
+    model = identify(tiny_model)
+    rows = [trace_row(f"{number:032x}", model, number) for number in range(4)]
+    alike = [row.model_copy(update={"privileged_prompt_ids": row.student_prompt_ids}) for row in rows]
+    own = tmp_path / "own.py"
+    own.write_text("def flat(student, privileged, negative, trace, gamma):\n    return 0 * student.sum(-1) + 1\n")
+    settings = TrainConfig(objective=f"{own}:flat", epochs=1)
+    with pytest.raises(UsageError, match="no gradient reaches the adapter"):
+        run(tiny_model, write_manifest(tmp_path / "alike", model, alike), tmp_path / "run", settings)

@@ -48,16 +48,23 @@ def problem(number: int, chances: dict[str, float]) -> ProblemResult:
 def write(tmp_path: Path, model: ModelIdentity) -> Write:
     """Writes the eval.json of an adapter that is right with a chance, trained on traces of these settings."""
 
-    def make(name: str, adapter: float | None, base: float = 0.3, number: int = 60, train: dict[str, Any] | None = None,
-             settings: dict[str, Any] | None = None, changes: dict[str, Any] | None = None, **synthesis: Any) -> Path:  # fmt: skip
+    def make(
+        name: str,
+        adapter: float | None,
+        *,
+        train: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+        changes: dict[str, Any] | None = None,
+        **synthesis: Any,
+    ) -> Path:
         record = RunRecord(
             config=TrainConfig(**(train or {})), model=model, model_folder="m", manifest="m",
             manifest_digest="sha256:0",
             batch_id="b", synthesis=Synthesis(**synthesis), started_at=NOW,
         )  # fmt: skip
         trained = Provenance(run=record, fingerprint="f", steps=1, metrics="m", finished_at=NOW)
-        chances = {"base": base} | ({"adapter": adapter} if adapter is not None else {})
-        problems = tuple(problem(n, chances) for n in range(number))
+        chances = {"base": 0.3} | ({"adapter": adapter} if adapter is not None else {})
+        problems = tuple(problem(n, chances) for n in range(60))
         ref = AdapterRef(folder=name, rank=4, digest="sha256:1", provenance=trained) if adapter is not None else None
         evaluation = Evaluation(
             settings=EvalConfig(engine=EngineConfig(model=DEMO_MODEL), samples=SAMPLES, **(settings or {})),
