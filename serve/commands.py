@@ -108,6 +108,7 @@ def serve(
 @options.files()
 @options.reading("invalid.jsonl")
 @options.against()
+@options.control()
 @_api
 @click.option("--model", help="A model the API has registered; its only one if left out.")
 @click.option("--run-label", help="The same files under another label is another batch.")

@@ -87,6 +87,7 @@ def worker(
 @options.files()
 @options.reading("OUT/invalid.jsonl")
 @options.against()
+@options.control()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of shards, manifest and ledger.")
 @_MODEL
 @_ACTORS
@@ -193,6 +194,7 @@ def select(
 @options.reading("invalid.jsonl")
 @_MODEL
 @_ACTORS
+@options.control()
 @click.option("--no-preview", is_flag=True, help="Start no engine: no traces, no forecast.")
 @options.against()
 @click.option("--json", "as_json", is_flag=True, help="Everything, unshortened, as one JSON object.")
@@ -243,7 +245,7 @@ def waypoints(
 
     synthesis = chosen.load(Synthesis, "synthesis").pinned()
     views = []
-    for item in chosen_items(files, reading, item_id, limit):
+    for item in chosen_items(files, reading, synthesis, item_id, limit):
         views.append(view := look(item, synthesis))
         console.emit(view.model_dump(mode="json")) if as_json else click.echo(describe(view, sys.stdout.isatty()))
     console.say(summary(views, synthesis))

@@ -23,6 +23,9 @@ from dail.synth.core.console import emit, exit_on_sigterm, say, silent_unless, s
 from dail.synth.core.errors import EXIT_OK, UsageError
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
+from dail.synth.data.options import control_option
+from dail.synth.schema.controls import check_drawn, controlled, told
+from dail.synth.schema.manifest import read_manifest
 from dail.train.config import TrainConfig
 from dail.train.gate import GateConfig
 from dail.train.record import Given
@@ -45,6 +48,7 @@ def _of_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; a stopped run goes on in it.")
 @click.option("--references", type=click.Path(path_type=Path), help="Folder of the reference cache; OUT/references.")
 @click.option("--init-adapter", type=click.Path(path_type=Path), help="Adapter to start from; fresh LoRA layers.")
+@control_option()
 @click.option("--ray-workers", type=click.IntRange(1), help="Train on so many workers of a Ray cluster, a GPU each.")
 def train(
     chosen: Chosen,
@@ -54,6 +58,7 @@ def train(
     references: Path | None,
     init_adapter: Path | None,
     reference_adapter: Path | None,
+    control: str | None,
     ray_workers: int | None,
     as_json: bool,
 ) -> int:
@@ -68,15 +73,19 @@ def train(
     GPUs of one machine: torchrun --nproc-per-node 4 $(which dail) train …; on a Ray cluster: ray job submit -- dail
     train --ray-workers 4 …, with paths that every node sees.
     """
-    config = chosen.load(TrainConfig, "train", gate=chosen.load(GateConfig, "gate"))
+    if control is not None:
+        check_drawn(control, read_manifest(manifest).synthesis)
+    config = controlled(chosen, "train", control).load(TrainConfig, "train", gate=chosen.load(GateConfig, "gate"))
     given = Given(init_adapter, reference_adapter)
     if ray_workers:
         with exit_on_sigterm():
+            _say_control(control)
             result = _room("ray_train").run_on_ray(model_folder, manifest, out, config, references, ray_workers, given)
         _tell(result, as_json)
         return EXIT_OK
     loop, distributed = _room("loop"), _room("distributed")
     with stop_on_signals(second_ends=True) as stop, distributed.joined() as ranks, silent_unless(ranks.is_first):
+        _say_control(control)
         result = loop.run(model_folder, manifest, out, config, references, ranks, stop, given)
         _tell(result, as_json and ranks.is_first)
     return EXIT_OK if result.stopped_at is None else 128 + (stop.signal or signal.SIGINT)
@@ -118,6 +127,11 @@ def _room(name: str) -> Any:
         raise UsageError(f"the trainer needs the package {error.name}; run: pip install 'dail[{extra}]'") from None
     except ImportError as error:  # Ray says so of its own extras
         raise UsageError(f"{error}; run: pip install 'dail[cluster]'") from None
+
+
+def _say_control(control: str | None) -> None:
+    if control is not None:
+        say(told(control, "train"))
 
 
 def _tell(result: Any, as_json: bool) -> None:

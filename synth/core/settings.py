@@ -183,12 +183,16 @@ def presets() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What one call of a verb says: values by table, of the file, `--set` and flags. The file is checked whole."""
+    """What one call of a verb says: values by table, of the file, `--set` and flags. The file is checked whole.
+
+    `overridden`: the settings that `--set` names, in full.
+    """
 
     file: Path | None
     in_file: frozenset[str]
     on_command_line: frozenset[str]
     values: Mapping[str, Mapping[str, Any]]
+    overridden: frozenset[str] = frozenset()
 
     def told(self, table: str, **flags: Any) -> Chosen:
         """With the flags of a verb, which win; one that is None was not given."""
@@ -222,15 +226,16 @@ def read(verb: str, config: str | Path | None = None, overrides: Sequence[str] =
     file = None if config is None else find(config)
     tables = {} if file is None else _tables_in(file)
     values = {table: dict(tables.get(table, {})) for table in tables_of(verb)}
-    changed = set()
+    changed = set[tuple[str, str]]()
     for override in overrides:
         name, sep, text = override.partition("=")
         if not sep:
             raise UsageError(f"--set {override!r} has no '='; write KEY=VALUE, for example synthesis.tau=0.8")
         table, key = full_name(verb, name)
         values[table][key] = _value(text)
-        changed.add(table)
-    return Chosen(file, frozenset(tables), frozenset(changed), values)
+        changed.add((table, key))
+    on_command_line = frozenset(table for table, _ in changed)
+    return Chosen(file, frozenset(tables), on_command_line, values, frozenset(map(".".join, changed)))
 
 
 def find(config: str | Path) -> Path:

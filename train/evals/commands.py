@@ -81,8 +81,8 @@ def compare(dail: Path, controls: tuple[Path, ...], out: Path | None, as_json: b
     """DAIL beside its control runs: what part of its gain they explain.
 
     Takes the --out folders of `dail eval`, first that of the adapter that was trained as DAIL says. Which control each
-    of the others is, its adapter's dail.json says: no solution shown, another problem's solution, shuffled waypoints,
-    or the base distilled onto itself. All must be judged on the same problems with the same settings.
+    of the others is (`dail synth --control` and `dail train --control` have their names), its adapter's dail.json says.
+    All must be judged on the same problems with the same settings.
     """
     from dail.train.evals.controls import compare_runs, findings
     from dail.train.evals.controls_page import controls_table, write_page

@@ -1,14 +1,8 @@
 """DAIL beside its control runs: what part of its gain do they explain?
 
-A control is the same training on traces that lack one thing the method says it needs. If it gains as much, that thing
-was not why:
-
-    no solution shown              the privileged student sees the problem alone
-    another problem's solution     it sees a solution that cannot help
-    shuffled waypoints             the negative reference is told another problem's intermediate results
-    base distilled onto itself     the model's own completions, by plain likelihood
-
-`dail compare` calls `compare_runs`. Which control a run is, its adapter's dail.json says by the settings of its traces.
+A control is the same training on traces that lack one thing the method says it needs (`synth/schema/controls.py` names
+them); if it gains as much, that thing was not why. `dail compare` calls `compare_runs`. Which control a run is, its
+adapter's dail.json says by the settings of its traces and its training.
 """
 
 from __future__ import annotations
@@ -22,6 +16,7 @@ from pydantic import Field, ValidationError
 from dail.synth.core.config import Frozen
 from dail.synth.core.errors import UsageError, describe
 from dail.synth.core.extensions import label
+from dail.synth.schema.controls import CONTROLS, control_of
 from dail.synth.schema.synthesis import Synthesis
 from dail.train.evals.evaluation import EVALUATION_FILE
 from dail.train.evals.passk import LEVEL, Interval, bootstrap, resampled
@@ -30,13 +25,6 @@ from dail.train.evals.results import Evaluation, ProblemResult
 from dail.train.record import RunRecord
 
 DAIL = "DAIL"
-# What makes a run one of the controls: a setting of its traces, and its name in reports.
-_CONTROLS: dict[tuple[str, str], str] = {
-    ("shown", "nothing"): "no solution shown",
-    ("shown", "other_solution"): "another problem's solution",
-    ("waypoints_from", "other"): "shuffled waypoints",
-}
-_SELF = "base distilled onto itself"
 # Of an evaluation's settings, those that its figures depend on. Two runs that differ in one cannot be compared.
 _COMPARED = ("samples", "temperature", "max_tokens", "seed", "thinking", "template_args", "opening", "date")
 
@@ -106,7 +94,7 @@ def compare_runs(dail: str | Path, controls: Sequence[str | Path]) -> Comparison
     if not controls:
         raise UsageError("there is one evaluation alone; give those of the control runs behind it")
     first = read_evaluation(dail)
-    name, run = control_of(first, dail)
+    name, run = _run_of(first, dail)
     if name != DAIL:
         raise UsageError(
             f"{dail} is a control ({name}); give the evaluation of DAIL itself first, and its controls behind"
@@ -116,13 +104,15 @@ def compare_runs(dail: str | Path, controls: Sequence[str | Path]) -> Comparison
     for folder in controls:
         other = read_evaluation(folder)
         _refuse_others(first, dail, other, folder)
-        its_name, its_run = control_of(other, folder)
+        its_name, its_run = _run_of(other, folder)
         if its_name == DAIL:
             raise UsageError(
                 f"{folder} is no control: its traces show each problem's own solution and waypoints; make one by "
-                "`dail synth --control …`, or leave it out"
+                f"`dail synth --control {'|'.join(CONTROLS)}`, or leave it out"
             )
-        found.append(_explained(_run_gain(its_name, folder, other, _differences(run, its_run)), own, _gains(other)))
+        found.append(
+            _explained(_run_gain(its_name, folder, other, _differences(run, its_run, its_name)), own, _gains(other))
+        )
     return Comparison(
         model=first.model.name,
         num_problems=len(first.problems),
@@ -132,8 +122,8 @@ def compare_runs(dail: str | Path, controls: Sequence[str | Path]) -> Comparison
     )
 
 
-def control_of(evaluation: Evaluation, folder: str | Path) -> tuple[str, RunRecord]:
-    """Which control the adapter is, or `DAIL`, and the run that trained it. Raises UsageError: nobody knows."""
+def _run_of(evaluation: Evaluation, folder: str | Path) -> tuple[str, RunRecord]:
+    """The name of the control that the adapter is, or `DAIL`, and the run that trained it. UsageError: nobody knows."""
     if evaluation.adapter is None:
         raise UsageError(f"{folder} judges the base model alone; run `dail eval` with --adapter")
     provenance = evaluation.adapter.provenance
@@ -143,10 +133,7 @@ def control_of(evaluation: Evaluation, folder: str | Path) -> tuple[str, RunReco
             "train it with `dail train`"
         )
     run = provenance.run
-    if run.synthesis.method == "student" and run.config.objective == "nll":
-        return _SELF, run
-    names = [name for (key, value), name in _CONTROLS.items() if getattr(run.synthesis, key, None) == value]
-    return " and ".join(names) or DAIL, run
+    return control_of(run.synthesis, run.config.model_dump(mode="json")) or DAIL, run
 
 
 def _gains(evaluation: Evaluation) -> list[float]:
@@ -221,19 +208,14 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _differences(ours: RunRecord, theirs: RunRecord) -> tuple[str, ...]:
+def _differences(ours: RunRecord, theirs: RunRecord, control: str) -> tuple[str, ...]:
     """Settings of training and traces that are not the same, beside those that make the control."""
-    made_by = {key for key, _ in _CONTROLS} | {"contexts"}
-    if control_is_self := theirs.synthesis.method == "student":
-        made_by |= {"method"}
+    made_by = {f"{table}.{key}" for table in ("synthesis", "train") for key in CONTROLS[control].sets(table)}
     one, other = _settings(ours), _settings(theirs)
-    skipped = {"train.manifest digest", *(f"synthesis.{key}" for key in made_by)}
-    if control_is_self:
-        skipped |= {"train.objective", "train.gamma"}
     return tuple(
         f"{key} {other.get(key)} instead of {one.get(key)}"
-        for key in sorted(one.keys() | other.keys())
-        if key not in skipped and one.get(key) != other.get(key)
+        for key in sorted((one.keys() | other.keys()) - made_by - {"train.manifest digest"})
+        if one.get(key) != other.get(key)
     )
 
 
@@ -254,7 +236,7 @@ def findings(comparison: Comparison) -> list[str]:
         f"{'' if dail.is_clear else ', which holds zero: no clear gain'})."
     ]
     for one in comparison.controls:
-        told = f"{one.name[0].upper()}{one.name[1:]}: {points(one.gain)} points"
+        told = f"{one.name}: {points(one.gain)} points"
         if one.explained is None:
             sentences.append(f"{told}; {one.note}.")
         else:

@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dail.train.evals.controls import Comparison, RunGain, findings, part
+from dail.synth.schema.controls import CONTROLS
+from dail.train.evals.controls import DAIL, Comparison, RunGain, findings, part
 from dail.train.evals.evaluation import write_whole
 from dail.train.evals.report import page_environment, page_policy, page_style, percent, points
 
@@ -38,6 +39,7 @@ def write_page(comparison: Comparison, out: Path) -> None:
         comparison=comparison,
         runs=(comparison.dail, *comparison.controls),
         findings=findings(comparison),
+        about={DAIL: "the method as it is"} | {name: control.about for name, control in CONTROLS.items()},
         parts=[_part(one, comparison.dail) for one in (comparison.dail, *comparison.controls)],
         style=Markup(style),
         policy=page_policy(style),

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from dail.synth.config import EngineConfig
 from dail.synth.core.errors import UsageError
+from dail.synth.schema.controls import CONTROLS
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.train.config import TrainConfig
@@ -95,8 +96,8 @@ def test_each_control_has_its_name_and_the_part_that_it_explains(write: Write):
             write("d", 0.3, method="student", train={"objective": "nll"}),
         ],
     )
-    names = ["no solution shown", "another problem's solution", "shuffled waypoints", "base distilled onto itself"]
-    assert [one.name for one in found.controls] == names and not any(one.differs for one in found.controls)
+    assert [one.name for one in found.controls] == list(CONTROLS)
+    assert not any(one.differs for one in found.controls)
     nothing, half, all_, _ = found.controls
     assert nothing.explained is not None and abs(nothing.explained) < 0.2
     assert half.explained is not None and 0.3 < half.explained < 0.7 and half.low and half.high
@@ -156,7 +157,7 @@ def test_runs_in_the_wrong_place_or_without_an_adapter_are_refused(write: Write,
     (strange / "eval.json").write_text(json.dumps(told))
     (tmp_path / "torn").write_text("{")
     for runs, says in [
-        ((control, [dail]), r"is a control \(no solution shown\)"),
+        ((control, [dail]), r"is a control \(no_solution\)"),
         ((dail, [write("again", 0.8)]), "is no control"),
         ((dail, [bare]), "judges the base model alone"),
         ((dail, [strange]), "nobody knows which control"),
@@ -171,9 +172,9 @@ def test_runs_in_the_wrong_place_or_without_an_adapter_are_refused(write: Write,
 def test_the_verb_prints_a_table_or_json_and_writes_a_page(write: Write, tmp_path: Path):
     runs = write("dail", 0.8), write(f"a {HOSTILE.replace('/', '')}", 0.55, shown="other_solution", tau=0.5)
     shown = dail_compare(*runs, "--out", tmp_path / "controls.html")
-    assert "another problem's" in shown.stdout and "part of DAIL's" in shown.stdout
+    assert "other_solution" in shown.stdout and "part of DAIL's" in shown.stdout
     assert "differs from DAIL in more than the control: synthesis.tau" in shown.stderr
     page = (tmp_path / "controls.html").read_text("utf-8")
-    assert "<script" not in page and "&lt;script" in page and "another problem&#39;s solution" in page
+    assert "<script" not in page and "&lt;script" in page and "the solution of another problem is shown" in page
     said = dail_compare(*runs, "--json")
-    assert Comparison.model_validate_json(said.stdout).controls[0].name == "another problem's solution"
+    assert Comparison.model_validate_json(said.stdout).controls[0].name == "other_solution"
