@@ -52,6 +52,7 @@ WRONG = {
     "train": ["--model", "nowhere", "--manifest", "nowhere", "--out", "out"],
     "cache": ["--model", "nowhere", "--manifest", "nowhere", "--references", "out"],
     "eval": ["--model", "taken", "--problems", "nowhere", "--out", "out"],
+    "compare": ["nowhere", "other"],
     "export": ["nowhere", "--for", "trl-sft", "--out", "out"],
     "push": ["nowhere", "--to", "me/traces"],
     "settings": ["nowhere"],
