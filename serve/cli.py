@@ -33,6 +33,7 @@ VERBS = {
         "dail.synth.commands:waypoints",
         "What is found as waypoints, and what the negative reference is told.",
     ),
+    "prompts": ("dail.synth.commands:prompts", "Import the authors' prompts from a checkout of their repository."),
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
     "cache": ("dail.train.commands:cache", "Compute both references of a manifest's traces once, for runs to come."),
     "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
