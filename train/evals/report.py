@@ -24,7 +24,7 @@ from dail.synth.method.prompts import Prompts
 from dail.synth.schema.manifest import Manifest
 from dail.synth.schema.synthesis import RULES, Synthesis
 from dail.synth.schema.trace_tokens import student_share
-from dail.train.charts import CURVES, training_curves
+from dail.train.charts import curves_of, training_curves
 from dail.train.evals.charts import pass_curves
 from dail.train.evals.examples import ProblemExamples
 from dail.train.evals.formulas import as_formula, visible, with_formulas
@@ -78,7 +78,7 @@ def render(evaluation: Evaluation, lineage: Lineage, examples: Sequence[ProblemE
     environment.filters |= {
         "percent": percent, "points": points, "formulas": with_formulas, "formula": as_formula, "visible": visible,
     }  # fmt: skip
-    curves = [training_curves(lineage.metrics, key) for key in CURVES]
+    curves = [training_curves(lineage.metrics, key) for key in curves_of(lineage.metrics)]
     return environment.get_template("report.html.jinja").render(
         run=evaluation,
         lineage=lineage,
