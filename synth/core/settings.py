@@ -3,7 +3,7 @@
 A setting has one name everywhere, `table.key`: `synthesis.tau` is `tau` under `[synthesis]` of a file, `--set
 synthesis.tau=0.9` on a command line, and `--set tau=0.9` where the verb has one setting of that name.
 
-    >>> chosen = read("train", "qwen3-8b-proof", ["gamma=0.2"])
+    >>> chosen = read("train", "qwen3-8b-paper-v1", ["gamma=0.2"])
     >>> config = chosen.load(TrainConfig, "train")
 """
 
