@@ -33,8 +33,11 @@ VERBS = {
         "dail.synth.commands:waypoints",
         "What is found as waypoints, and what the negative reference is told.",
     ),
+    "prompts": ("dail.synth.commands:prompts", "Import the authors' prompts from a checkout of their repository."),
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
-    "cache": ("dail.train.commands:cache", "Compute both references of a manifest's traces once, for runs to come."),
+    "cache": ("dail.train.commands:cache", "Compute the references of a manifest's traces once, for runs to come."),
+    "loop": ("dail.serve.loop:loop", "Rounds of synth, select and train: each adapter is the next round's student."),
+    "average": ("dail.train.commands:average", "The running mean of adapters, a reference that follows slowly."),
     "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
     "compare": ("dail.train.evals.commands:compare", "DAIL beside its control runs: what they explain of its gain."),
     "export": (

@@ -36,8 +36,8 @@ _OTHERS = {
 def settings(table: str | None, as_toml: bool, as_json: bool) -> None:
     """Every setting with its sentence, its bound and its default.
 
-    TABLE is engine, worker, synthesis, train or eval, a table of a config file, or `environment`. A setting is given
-    with --set TABLE.KEY=VALUE, or KEY=VALUE where that is clear, or in a file: `dail settings --toml > run.toml`.
+    TABLE is engine, worker, synthesis, train, loop or eval, a table of a config file, or `environment`. A setting is
+    given with --set TABLE.KEY=VALUE, or KEY=VALUE where that is clear, or in a file: `dail settings --toml > run.toml`.
     """
     if table is not None and table not in _names():
         raise UsageError(f"there is no table {table!r}{did_you_mean(table, _names())}; they are {', '.join(_names())}")

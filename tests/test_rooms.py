@@ -90,6 +90,7 @@ VERBS_OWN = {
     "serve/cli.py",
     "serve/commands.py",
     "serve/demo.py",
+    "serve/loop.py",
     "synth/commands.py",
     "synth/core/console.py",
     "synth/export/commands.py",

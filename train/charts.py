@@ -61,9 +61,11 @@ PANEL_IN = (3.2, 2.5)
 # metrics.jsonl key → title of its panel; a run shows those that it wrote
 CURVES = {
     "loss": "loss",
+    "weighted_loss": "loss with token weights",
     "gap": "gap",
     "kl_privileged": "KL to the privileged student",
     "kl_negative": "KL to the negative reference",
+    "kl_student": "KL to the base model",
     "student_entropy": "entropy of the student",
     "tokens_s": "tokens per second",
 }
@@ -83,14 +85,14 @@ def training_curves(metrics: Sequence[dict[str, Any]], only: str | None = None) 
 
     None if there is nothing to draw.
     """
-    found = {key: points for key in ([only] if only else CURVES) if (points := _points(metrics, key))}
+    found = {key: points for key in ([only] if only else curves_of(metrics)) if (points := _points(metrics, key))}
     if not found:
         return None
     figure, axes = panels(len(found), share_y=False, size=PANEL_IN if only else None)
     for panel, (key, points) in zip(axes, found.items(), strict=True):
         steps, values = zip(*points, strict=True)
         panel.plot(steps, values, color=ADAPTER, linewidth=1.4, marker="o" if len(points) < 25 else "", markersize=3)
-        panel.set_title(CURVES[key])
+        panel.set_title(_title(key))
         if len(points) < len(metrics):
             of_all = f"{len(points)} of {len(metrics)} steps"
             panel.annotate(of_all, (1, 1), xycoords="axes fraction", ha="right", va="top", color=MUTED, size=8)
@@ -98,7 +100,19 @@ def training_curves(metrics: Sequence[dict[str, Any]], only: str | None = None) 
         panel.margins(y=0.15)
     for panel in axes[-_COLUMNS:]:
         panel.set_xlabel("step")
-    return svg(figure, f"{CURVES[only] if only else 'figures'} of the training run over its steps")
+    return svg(figure, f"{_title(only) if only else 'figures'} of the training run over its steps")
+
+
+def curves_of(metrics: Sequence[dict[str, Any]]) -> list[str]:
+    """Keys of the figures that have a panel: the known ones, and the KLs to further references by name."""
+    further = {
+        key for step in metrics for key in step if isinstance(key, str) and key.startswith("kl_")
+    } - CURVES.keys()
+    return [*CURVES, *sorted(further)]
+
+
+def _title(key: str) -> str:
+    return CURVES.get(key, f"KL to {key.removeprefix('kl_')}")
 
 
 def _points(metrics: Sequence[dict[str, Any]], key: str) -> list[tuple[int, float]]:

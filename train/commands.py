@@ -65,7 +65,7 @@ def train(
     """Train a LoRA adapter on the shards that a manifest lists.
 
     The run folder receives run.json (resolved settings), metrics.jsonl, curves.svg, tensorboard/, references/ (what the
-    two references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/. The
+    references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/. The
     same command goes on with a run that was stopped; Ctrl-C and SIGTERM stop it behind a step, which is kept, with the
     exit codes 130 and 143, and a second one at once. With --references several runs share one cache. With
     --init-adapter training goes on from an adapter of the same rank, alpha and layers; with --reference-adapter both
@@ -102,10 +102,11 @@ def cache(
     reference_adapter: Path | None,
     as_json: bool,
 ) -> None:
-    """Compute what the two references give for every trace token, for runs to come.
+    """Compute what the references give for every trace token, for runs to come.
 
     `dail train --references FOLDER` does it by itself where something is missing. Beforehand it saves a sweep's first
-    run the wait: gamma, learning rate, rank and epochs are free. A stopped pass goes on with the same command.
+    run the wait: gamma, temperatures, divergence, learning rate, rank and epochs are free. A stopped pass goes on with
+    the same command.
     """
     config = chosen.load(TrainConfig, "train")
     with _room("distributed").joined() as ranks, silent_unless(ranks.is_first):
@@ -114,6 +115,25 @@ def cache(
         say(f"references: {held.num_traces} traces, {held.size_bytes / 2**30:.3g} GiB in {references}")
         if as_json and ranks.is_first:
             emit({"references": references, "traces": held.num_traces, "size_bytes": held.size_bytes})
+
+
+@click.command("average")
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("--before", type=click.Path(path_type=Path), help="The mean so far; the bare model if left out.")
+@click.option("--decay", type=click.FloatRange(0, 1, max_open=True), default=0.9, show_default=True,
+              help="What is kept of the mean so far.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the new mean.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def average(adapter: Path, before: Path | None, decay: float, out: Path, as_json: bool) -> None:
+    """Write the running mean of ADAPTER and those before it: decay · mean before + (1 - decay) · ADAPTER.
+
+    Of the two matrices of each layer by themselves. `dail loop` does it between rounds with loop.reference=mean; by
+    hand, the folder is for --reference-adapter and worker.privileged_adapter.
+    """
+    mean = _room("average").average(adapter, before, decay, out)
+    if as_json:
+        emit({"mean": mean})
+    say(f"mean: {mean}")
 
 
 def _room(name: str) -> Any:

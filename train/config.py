@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from dail.synth.core.config import Config
 from dail.synth.core.errors import UsageError
 from dail.synth.core.extensions import Reference
+from dail.train.comparison import Divergence, TokenWeights, check, parsed
 from dail.train.gate import GateConfig
 from dail.train.objective import OBJECTIVES, BuiltinObjective
 
@@ -23,7 +24,7 @@ FREE_ON_RESUME = frozenset(
         "microbatch_tokens",
         "token_chunk",
         "checkpoint_every",
-        "references",
+        "reference_states",
         "lora",
         "recompute",
         "packing",
@@ -45,6 +46,35 @@ class TrainConfig(Config):
         "Figure 5); or a function of your own, as dail.train.objective says",
     )
     gamma: float = Field(0.1, ge=0, lt=1, description="weight of the negative term; paper: 0.1")
+    references: dict[str, float] = Field(
+        default_factory=dict,
+        description="contexts behind which the frozen model is compared with the student, each with its weight, as "
+        "privileged=1,negative=-0.1 (the paper's); student, privileged, negative, or others that the shards have; by "
+        "objective and gamma if left out",
+    )
+    divergence: Divergence = Field(
+        "reverse",
+        description="of the student from a reference: KL(student ‖ reference), the paper's; forward: KL(reference ‖ "
+        "student); jsd: the generalised Jensen-Shannon divergence",
+    )
+    jsd_beta: float = Field(
+        0.5,
+        ge=0.01,
+        le=0.99,
+        description="of jsd: the reference's share of the mixture; near 0 it is like forward, near 1 like reverse",
+    )
+    reference_temperature: float = Field(
+        1.0, gt=0, le=10, description="the references' logits are divided by it before they are compared; paper: 1"
+    )
+    student_temperature: float = Field(
+        1.0, gt=0, le=10, description="the student's logits are divided by it before they are compared; paper: 1"
+    )
+    token_weights: TokenWeights = Field(
+        "none",
+        description="what makes some tokens of a trace count more, 1 on its mean: the entropy of the first positive "
+        "reference, its disagreement with the base model on the student's prompt (total variation), or the position, "
+        "falling to the end; paper: none",
+    )
     lr: float = Field(2e-4, gt=0, le=0.1, description="peak learning rate of AdamW; paper: 2e-4, optimizer unnamed")
     warmup_steps: int = Field(5, ge=0, description="steps until the learning rate is at its peak; paper: 5")
     schedule: Schedule = Field(
@@ -98,8 +128,8 @@ class TrainConfig(Config):
         4096, ge=1, description="tokens per forward pass (one trace at least); less takes less memory"
     )
     token_chunk: int = Field(512, ge=1, description="trace tokens whose logits exist at a time; less takes less memory")
-    references: Literal["cached", "live"] = Field(
-        "cached", description="hidden states of both references, once into files or anew in every step"
+    reference_states: Literal["cached", "live"] = Field(
+        "cached", description="hidden states of the references, once into files or anew in every step"
     )
     recompute: Literal["auto", "on", "off"] = Field(
         "auto",
@@ -119,8 +149,8 @@ class TrainConfig(Config):
     kl_every: int = Field(
         10,
         ge=1,
-        description="steps between those whose figures have the two KLs, exact over all tokens, which costs a matrix "
-        "product more; the first and the last step have them too",
+        description="steps between those whose figures have the KLs to the references, exact over all tokens, which "
+        "costs a matrix product more for each but one; the first and the last step have them too",
     )
     base_model: str | None = Field(
         None,
@@ -151,6 +181,16 @@ class TrainConfig(Config):
         if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
             return value
         return tuple(dict.fromkeys(part.strip() for part in value))
+
+    @field_validator("references", mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        return parsed(value)
+
+    @model_validator(mode="after")
+    def _can_be_minimised(self) -> Self:
+        check(self)
+        return self
 
     @field_validator("objective")
     @classmethod

@@ -31,7 +31,7 @@ from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.schema.manifest import read_rows
 from dail.synth.schema.shards import FAKE_ENGINE, TraceRow
 from dail.train.config import TrainConfig
-from dail.train.data import Example, TrainingSet, joined_traces, microbatches, pack, pad
+from dail.train.data import Example, TrainingSet, joined_traces, microbatches, pack, pad, student_tokens
 from dail.train.model import Roles
 from dail.train.rope import chosen, rope_choices
 
@@ -165,7 +165,8 @@ def _compare(
         for group in microbatches(
             [example for example in examples if _revision(rows[example.unit_id], role) == revision],
             max(width, config.microbatch_tokens),
-            packed=roles.packs,
+            student_tokens,
+            roles.packs,
         )
     )
     for revision, group in groups:

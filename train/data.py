@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,9 +22,11 @@ from dail.synth.core.progress import progress
 from dail.synth.schema.manifest import Manifest, read_manifest, read_rows
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceRow
+from dail.train.comparison import COLUMNS, NEGATIVE, PRIVILEGED, STUDENT
 from dail.train.config import TooLong, TrainConfig
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class ModelLimits(NamedTuple):
@@ -36,35 +38,60 @@ class ModelLimits(NamedTuple):
 
 @dataclass(frozen=True)
 class Example:
-    """One trace and its three contexts."""
+    """One trace and its contexts: the three that every trace has, and by name further ones that are references."""
 
     unit_id: str
     student_prompt_ids: tuple[int, ...]
     privileged_prompt_ids: tuple[int, ...]
     negative_prompt_ids: tuple[int, ...]
     trace_ids: tuple[int, ...]
+    contexts: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
+
+    def context(self, name: str) -> tuple[int, ...]:
+        """The ids that this role reads before the trace."""
+        return getattr(self, _column(name)) if name in COLUMNS else self.contexts[name]
 
     @property
     def student_tokens(self) -> int:
         return len(self.student_prompt_ids) + len(self.trace_ids)
 
-    @property
-    def longest(self) -> tuple[str, int]:
-        """The context that makes the longest sequence with the trace, and the tokens of both."""
-        contexts = ("student_prompt_ids", "privileged_prompt_ids", "negative_prompt_ids")
-        name = max(contexts, key=lambda name: len(getattr(self, name)))
-        return name, len(getattr(self, name)) + len(self.trace_ids)
+    def longest(self, names: Sequence[str]) -> tuple[str, int]:
+        """Which of these contexts makes the longest sequence with the trace, and the tokens of both."""
+        name = max(names, key=lambda name: len(self.context(name)))
+        return name, len(self.context(name)) + len(self.trace_ids)
 
     @cached_property
-    def reference_key(self) -> str:
-        """Names what both references make of the trace: 32 hex digits, a hash of all ids they read."""
-        content = [self.privileged_prompt_ids, self.negative_prompt_ids, self.trace_ids]
-        return hashlib.sha256(canonical(content)).hexdigest()[:32]
+    def readings(self) -> dict[str, Reading]:
+        """What each reference would read, by name."""
+        trace = _digest(self.trace_ids)
+        contexts = {name: self.context(name) for name in (*COLUMNS, *self.contexts)}
+        return {name: Reading(f"{trace}-{_digest(ids)}", ids, self.trace_ids) for name, ids in contexts.items()}
 
 
-def reads_alike(examples: Sequence[Example]) -> bool:
-    """Whether the privileged student of each reads what the student does: the model is distilled onto itself."""
-    return all(example.privileged_prompt_ids == example.student_prompt_ids for example in examples)
+class Reading(NamedTuple):
+    """A context and a trace behind it. `key` names what a frozen model makes of them: hashes of both."""
+
+    key: str
+    context_ids: tuple[int, ...]
+    trace_ids: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.context_ids) + len(self.trace_ids)
+
+
+def _column(name: str) -> str:
+    """Of a shard, and of `Example`."""
+    return f"{name}_prompt_ids"
+
+
+def _digest(ids: tuple[int, ...]) -> str:
+    return hashlib.sha256(canonical(ids)).hexdigest()[:32]
+
+
+def reads_alike(examples: Sequence[Example], names: Sequence[str]) -> bool:
+    """Whether each reference of these names reads what the student does: the model is distilled onto itself."""
+    return all(example.context(name) == example.student_prompt_ids for example in examples for name in names)
 
 
 @dataclass(frozen=True)
@@ -100,25 +127,33 @@ def _order(count: int, seed: int, epoch: int) -> list[int]:
 
 
 def load_examples(
-    manifest_path: Path, model: ModelIdentity, limits: ModelLimits, too_long: TooLong = "fail"
+    manifest_path: Path,
+    model: ModelIdentity,
+    limits: ModelLimits,
+    too_long: TooLong = "fail",
+    references: Sequence[str] = (PRIVILEGED, NEGATIVE),
 ) -> TrainingSet:
     """Reads and checks every row; nothing is ever truncated, and left out only what is `too_long`, with a word.
 
+    Args:
+        references: names of the contexts that will be read beside the student's and the privileged student's.
+
     Raises:
-        UsageError: no manifest, a shard another model made, or a sequence longer than the model can read that may not
-            be left out; or all would be.
+        UsageError: no manifest, a shard another model made or without one of the contexts, or a sequence longer than
+            the model can read that may not be left out; or all would be.
         IntegrityError: a damaged manifest or shard, an empty sequence, or ids outside the vocabulary.
     """
     manifest = read_manifest(manifest_path)
     shard_of = {shard.unit_id: shard.key for shard in manifest.shards}
     examples: list[Example] = []
     dropped: list[tuple[int, str]] = []
+    names = tuple(dict.fromkeys((STUDENT, PRIVILEGED, *references)))  # the first two are held against the rollout
     with progress("reading traces", manifest.rows) as bar:
         for row in read_rows(manifest_path):
             shard = shard_of[row.unit_id]
             _refuse_foreign(row, shard, model)
-            example = _example(row, shard, limits)
-            name, length = example.longest
+            example = _example(row, shard, limits, names)
+            name, length = example.longest(names)
             if length <= limits.context_tokens:
                 examples.append(example)
             elif too_long == "drop":
@@ -136,9 +171,9 @@ def load_examples(
 
 def _too_long(shard: str, name: str, length: int, limits: ModelLimits) -> UsageError:
     return UsageError(
-        f"shard {shard}: {name} and trace have {length} tokens, the model reads {limits.context_tokens}; traces are "
-        "never truncated; set train.too_long=drop to leave such traces out, or synthesise again with a smaller "
-        "max_tokens or a shorter solution"
+        f"shard {shard}: {_shown(name)} and trace have {length} tokens, the model reads {limits.context_tokens}; "
+        "traces are never truncated; set train.too_long=drop to leave such traces out, or synthesise again with a "
+        "smaller max_tokens or a shorter solution"
     )
 
 
@@ -163,29 +198,50 @@ def _refuse_foreign(row: TraceRow, shard: str, model: ModelIdentity) -> None:
             )
 
 
-def _example(row: TraceRow, shard: str, limits: ModelLimits) -> Example:
-    columns = ("student_prompt_ids", "privileged_prompt_ids", "negative_prompt_ids", "trace_ids")
-    for name in columns:
-        ids = getattr(row, name)
+def _example(row: TraceRow, shard: str, limits: ModelLimits, names: Sequence[str]) -> Example:
+    contexts = _contexts(row)
+    for name in names:
+        if name not in contexts:
+            raise UsageError(
+                f"shard {shard} has no context {name}, which references names; it has {', '.join(contexts)}; take one "
+                "of these, or synthesise again with synthesis.contexts"
+            )
+    for what, ids in (*((_shown(name), contexts[name]) for name in names), ("trace_ids", row.trace_ids)):
         if not ids:
-            raise IntegrityError(f"shard {shard}: {name} is empty; wanted at least one token; synthesise it again")
+            raise IntegrityError(f"shard {shard}: {what} is empty; wanted at least one token; synthesise it again")
         if min(ids) < 0 or max(ids) >= limits.vocabulary:
             wrong = min(ids) if min(ids) < 0 else max(ids)
             raise IntegrityError(
-                f"shard {shard}: {name} has id {wrong}, the model's vocabulary is 0 to {limits.vocabulary - 1}; "
+                f"shard {shard}: {what} has id {wrong}, the model's vocabulary is 0 to {limits.vocabulary - 1}; "
                 "synthesise it again with this model"
             )
-    return Example(row.unit_id, *(getattr(row, name) for name in columns))
+    return Example(
+        row.unit_id,
+        row.student_prompt_ids,
+        row.privileged_prompt_ids,
+        row.negative_prompt_ids,
+        row.trace_ids,
+        {name: contexts[name] for name in names if name not in COLUMNS},
+    )
 
 
-def microbatches(
-    batch: Sequence[Example],
-    tokens: int,
-    width: Callable[[Example], int] = lambda example: example.student_tokens,
-    packed: bool = False,
-) -> list[list[Example]]:
-    """Splits a batch, in order, so that each part has at most `tokens`: as it is, or padded to its widest sequence."""
-    parts: list[list[Example]] = []
+def _contexts(row: TraceRow) -> dict[str, tuple[int, ...]]:
+    """All that the row has, by name."""
+    return {name: getattr(row, _column(name)) for name in COLUMNS} | {one.name: one.ids for one in row.contexts}
+
+
+def _shown(name: str) -> str:
+    """Of a context, as the shard has it."""
+    return _column(name) if name in COLUMNS else f"context {name}"
+
+
+def microbatches(batch: Sequence[_T], tokens: int, width: Callable[[_T], int], packed: bool = False) -> list[list[_T]]:
+    """Splits a batch, in order, so that each part has at most `tokens`: as it is, or padded to its widest sequence.
+
+    Args:
+        width: tokens of a sequence.
+    """
+    parts: list[list[_T]] = []
     for example in batch:
         widths = [width(e) for e in (*parts[-1], example)] if parts else []
         if parts and (sum(widths) if packed else len(widths) * max(widths)) <= tokens:
@@ -193,6 +249,10 @@ def microbatches(
         else:
             parts.append([example])
     return parts
+
+
+def student_tokens(example: Example) -> int:
+    return example.student_tokens
 
 
 class Sequences(NamedTuple):
@@ -260,10 +320,12 @@ def student_input(examples: Sequence[Example], device: torch.device, packed: boo
     return join([e.student_prompt_ids for e in examples], [e.trace_ids for e in examples], device)
 
 
-def reference_input(examples: Sequence[Example], device: torch.device, packed: bool = False) -> Sequences:
-    """Both references in one pass: all privileged contexts, then all negative ones, over the same traces."""
-    prompts = [e.privileged_prompt_ids for e in examples] + [e.negative_prompt_ids for e in examples]
-    return (pack if packed else pad)(prompts, [e.trace_ids for e in examples] * 2, device)
+def reference_input(
+    examples: Sequence[Example], names: Sequence[str], device: torch.device, packed: bool = False
+) -> Sequences:
+    """All references in one pass: the first one's contexts, then the next one's, over the same traces."""
+    prompts = [example.context(name) for name in names for example in examples]
+    return (pack if packed else pad)(prompts, [e.trace_ids for e in examples] * len(names), device)
 
 
 def joined_traces(examples: Sequence[Example], device: torch.device) -> Tensor:
@@ -276,10 +338,10 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def out_of_memory(examples: Sequence[Example], config: TrainConfig) -> DailError:
-    """What to tell where a pass over these did not fit on the GPU."""
+def out_of_memory(lengths: Sequence[int], config: TrainConfig) -> DailError:
+    """What to tell where a pass over traces of so many tokens, with their contexts, did not fit on the GPU."""
     return DailError(
-        f"out of GPU memory on {len(examples)} traces of up to {max(e.student_tokens for e in examples)} tokens; lower "
+        f"out of GPU memory on {len(lengths)} traces of up to {max(lengths)} tokens; lower "
         f"microbatch_tokens (now {config.microbatch_tokens}) or token_chunk (now {config.token_chunk}), or set "
         "recompute=on, and rerun to go on from where it stopped"
     )

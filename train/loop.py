@@ -30,6 +30,7 @@ from dail.synth.core.running import Stop
 from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import identify
 from dail.train import adapter, checkpoint, memory, objective
+from dail.train.comparison import leaning, reference_names
 from dail.train.config import TrainConfig
 from dail.train.consistency import check_rollout
 from dail.train.data import Example, TrainingSet, load_examples, reads_alike
@@ -46,7 +47,6 @@ from dail.train.targets import check_gradients
 
 _log = logging.getLogger(__name__)
 
-GAMMA_WARNING = 0.5
 ROUNDING = 1e-5  # nats: roles that agree are further apart by less
 _ALONE, _NOTHING = Ranks(), Given()
 REFERENCES = "references"
@@ -134,13 +134,11 @@ def run(
         return result_of(out, provenance.steps, provenance.steps)
     if earlier:
         record = record.model_copy(update={"started_at": earlier.started_at})
-    data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long)
+    names = reference_names(config)
+    data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long, names)
     _warn_of_start(record)
-    if config.objective == "contrastive" and config.gamma > GAMMA_WARNING:
-        _log.warning(
-            f"gamma {config.gamma} is above {GAMMA_WARNING}; from there on the optimum leans to tokens the privileged "
-            "student finds unlikely; the paper uses 0.1"
-        )
+    if warning := leaning(config):
+        _log.warning(warning)
     seen = look_at_traces(manifest_path, config.gate)
     record = record.model_copy(update={"dropped_traces": data.num_dropped, "gate": seen})
     with checkpoint.held(out) if ranks.is_first else nullcontext():
@@ -211,9 +209,9 @@ def start_scorer(model_folder: Path, record: RunRecord, data: TrainingSet, ranks
 
 
 def reference_cache(folder: Path, scorer: GradientStep, data: TrainingSet, record: RunRecord) -> ReferenceCache | None:
-    """What the folded loss reads of the references, computed first where it is missing; none where it reads nothing."""
+    """What the loss reads of the references, computed first where it is missing; none where it reads nothing."""
     config, roles = record.config, scorer.roles
-    if config.objective == "nll" or config.references == "live" or not roles.folds:
+    if not scorer.caches:
         return None
     cache = ReferenceCache(folder, made_with(record.model, roles, config), scorer.ranks)
     fill(cache, roles, data.examples, config)
@@ -246,7 +244,8 @@ def optimise(
                     checkpoint.save(out, weights, optimizer, step, record.fingerprint)
                 raise _not_finite(step, batch, figures, out)
             if step == done:
-                check_gradients(weights, step, reads_alike=abs(figures["loss"]) < ROUNDING and reads_alike(batch))
+                alike = abs(figures["loss"]) < ROUNDING and reads_alike(batch, reference_names(config))
+                check_gradients(weights, step, reads_alike=alike)
             lr = learning_rate(config, step, total)
             update(optimizer, lr)
             tokens += sum(len(example.trace_ids) for example in batch)
@@ -292,13 +291,14 @@ def compute_references(
     """
     config = checked(config, ranks)
     record = _record(model_folder, manifest_path, config, given)
-    data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long)
+    names = reference_names(config)
+    data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long, names)
     scorer = start_scorer(model_folder, record, data, ranks)
     cache = reference_cache(folder, scorer, data, record)
     if cache is None:
         raise UsageError(
-            f"with objective={label(config.objective)}, references={config.references} and this model no references "
-            "are kept; run `dail train` without a cache"
+            f"with objective={label(config.objective)}, reference_states={config.reference_states} and this model no "
+            "references are kept; run `dail train` without a cache"
         )
     return cache
 

@@ -1,28 +1,34 @@
-"""The objectives of the paper's §2.2 and its ablations, per trace token, over the full vocabulary.
+"""The losses of the paper's §2.2, its ablations and their kin, per trace token, over the full vocabulary.
 
     contrastive    KL(student ‖ privileged student) - gamma · KL(student ‖ negative reference)
     privileged_kl  KL(student ‖ privileged student)                        gamma = 0
     negative_kl    KL(student ‖ negative reference), minimised as in Table 4: it learns to imitate shortcuts
     nll            -log student(trace token)                               behaviour cloning
 
-and whatever the user brings along (`dail.train.objective`), on whole rows of logits (`own_loss`).
+and sums over any references of weight · divergence, at any temperatures (`comparison.py` says which have a minimum,
+`divergences.py` has their formulas), and whatever the user brings along (`objective.py`), on whole rows of logits.
 
-All three roles share one frozen head, so a role is given by its hidden states. Logits exist for `chunk` tokens at a
-time and in float32 (float64 for float64 inputs); the gradient is taken in the same pass, so nothing of the size
+All roles share one frozen head, so a role is given by its hidden states. Logits exist for `chunk` tokens at a time and
+in float32 (float64 for float64 inputs); the gradient is taken in the same pass, so nothing of the size
 tokens × vocabulary is ever kept.
 
-Two kernels give the same numbers, and a third is for a head that is adapted itself. `kl_loss` makes three rows of
-logits a token, under any frozen head. `folded_kl_loss` is for a head that is a plain matrix, and for references whose
-log-sum-exps are known (`Reference`): the difference of the roles is taken between hidden states, before the matrix, so
-the references' logits never exist. With a and b the weights of the two KLs and z, z_q, z_n the logits,
+`divergence_loss` makes a row of logits for the student and each reference, under any frozen head;
+`adapted_divergence_loss` is the same for a head that is adapted itself. `folded_kl_loss` gives the same numbers for the
+reverse KL, for a head that is a plain matrix and references whose log-sum-exps are known (`Reference`): the difference
+of the roles is taken between hidden states, before the matrix, so the references' logits never exist, however many they
+are. With w the weights, T and T_q the temperatures of student and references, z and z_q the logits,
 
-    s = a · (z - z_q) + b · (z - z_n) = head · (a · (h - h_q) + b · (h - h_n))
-    loss = E_p[s] - (a + b) · lse(z) + a · lse(z_q) + b · lse(z_n)         d loss / dz = p · (s - E_p[s])
+    s = sum w · (z / T - z_q / T_q) = head · sum w · (h / T - h_q / T_q)
+    loss = E_p[s] - sum w · lse(z / T) + sum w · lse(z_q / T_q)         d loss / dz = p · (s - E_p[s]) / T
 
-It costs three matrix products instead of four, and what the roles have in common cancels before it is rounded. The two
-KLs by themselves take one product more, for the one that counts less; the other is what is left of the loss:
+It costs three matrix products instead of two and one for each reference, and what the roles have in common cancels
+before it is rounded. It rests on the reverse KL's target being a mixture in logits. The forward KL's is one in
+probabilities, sum w q / sum w, whose log-sum-exps are not linear in hidden states, and the Jensen-Shannon divergence
+has a mixture with the student for each reference: neither folds, each reference takes a row of logits.
 
-    KL_n = E_p[z - z_n] - lse(z) + lse(z_n)         KL_q = (loss - b · KL_n) / a
+The KLs by themselves take one product more each, but for the one that counts most; that is what is left of the loss:
+
+    KL_n = E_p[z / T - z_n / T_q] - lse(z / T) + lse(z_n / T_q)         KL_q = (loss - sum of the others) / w_q
 
 With p the student's distribution, q and n the references' and c = 1 - gamma, the contrastive loss of a token is
 
@@ -35,7 +41,7 @@ Axes: R trace tokens, C those of one chunk, D hidden size, V vocabulary. All fig
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -45,28 +51,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import Module
 from torch.utils.checkpoint import checkpoint
 
+from dail.train.comparison import NEGATIVE, PRIVILEGED, Comparison
+from dail.train.divergences import Figures, compare, dot
 from dail.train.objective import Objective
 
-Figures = dict[str, Tensor]  # name → one number per token; `loss` is always there
+_BESIDE = Comparison({PRIVILEGED: 1.0, NEGATIVE: 1.0})  # whose KLs are told of any objective
 _ROWS = 32  # whose probabilities are normalised at a time
-
-
-class Weights(NamedTuple):
-    """A token's loss is privileged · KL(student ‖ privileged) + negative · KL(student ‖ negative)."""
-
-    privileged: float
-    negative: float
-
-
-def kl_weights(objective: str, gamma: float) -> Weights | None:
-    """Of a built-in objective; none for nll, which has no reference."""
-    table: dict[str, Weights | None] = {
-        "contrastive": Weights(1.0, -gamma),
-        "privileged_kl": Weights(1.0, 0.0),
-        "negative_kl": Weights(0.0, 1.0),
-        "nll": None,
-    }
-    return table[objective]
 
 
 @dataclass(frozen=True)
@@ -110,26 +100,30 @@ class Head:
 
 
 class Reference(NamedTuple):
-    """What the folded loss needs of a frozen role: final hidden states [R, D], log-sum-exps of their logits [R]."""
+    """What the folded loss needs of a frozen role: final hidden states [R, D], log-sum-exps [R] of their logits ÷
+    temperature."""
 
     hidden_RD: Tensor
     lse_R: Tensor
 
 
-def reference_of(hidden_RD: Tensor, head_VD: Tensor, chunk: int) -> Reference:
-    parts = [project(hidden_CD, head_VD).logsumexp(-1) for hidden_CD in hidden_RD.split(chunk)]
+def reference_of(hidden_RD: Tensor, head_VD: Tensor, chunk: int, temperature: float = 1.0) -> Reference:
+    parts = [_cooled(project(hidden_CD, head_VD), temperature).logsumexp(-1) for hidden_CD in hidden_RD.split(chunk)]
     return Reference(hidden_RD, torch.cat(parts))
 
 
-def kl_loss(
-    student_RD: Tensor, privileged_RD: Tensor, negative_RD: Tensor, head: Head, weights: Weights, chunk: int
+def divergence_loss(
+    student_RD: Tensor, references: Mapping[str, Tensor], head: Head, comparison: Comparison, chunk: int
 ) -> tuple[Tensor, Figures]:
-    """Loss per token [R], which carries gradient to `student_RD` only, and the figures of `kl_tokens`."""
+    """Loss per token [R], which carries gradient to `student_RD` only, and the figures of `compare`.
+
+    Args:
+        references: hidden states [R, D] by name; of those that have a weight, no others.
+    """
 
     def tokens(part: slice) -> tuple[Figures, Tensor]:
         student_CV = head.logits(student_RD[part])
-        privileged_CV, negative_CV = head.logits(privileged_RD[part]), head.logits(negative_RD[part])
-        figures, slope_CV = kl_tokens(student_CV, privileged_CV, negative_CV, weights)
+        figures, slope_CV = _compared(student_CV, references, part, head, comparison)
         return figures, head.gradient(slope_CV, student_CV)
 
     return _in_chunks(student_RD, chunk, tokens)
@@ -137,73 +131,72 @@ def kl_loss(
 
 def folded_kl_loss(
     student_RD: Tensor,
-    privileged: Reference,
-    negative: Reference,
+    references: Mapping[str, Reference],
     head_VD: Tensor,
-    weights: Weights,
+    comparison: Comparison,
     chunk: int,
     floor_R: Tensor,
     with_kls: bool = True,
 ) -> tuple[Tensor, Figures]:
-    """As `kl_loss`, for a plain head, in three matrix products.
+    """As `divergence_loss` of the reverse KL, for a plain head, in three matrix products.
 
     Args:
         floor_R: of `floors`; it does not change in training.
-        with_kls: whether `kl_privileged` and `kl_negative` are among the figures, which takes a fourth product.
+        with_kls: whether `kl_NAME` of each reference is among the figures, which takes a product more for all but one.
     """
 
     def tokens(part: slice) -> tuple[Figures, Tensor]:
-        ours = Reference(privileged.hidden_RD[part], privileged.lse_R[part])
-        theirs = Reference(negative.hidden_RD[part], negative.lse_R[part])
-        figures, gradient_CD = folded_kl_tokens(student_RD[part], ours, theirs, head_VD, weights, with_kls)
+        those = {name: Reference(one.hidden_RD[part], one.lse_R[part]) for name, one in references.items()}
+        figures, gradient_CD = folded_kl_tokens(student_RD[part], those, head_VD, comparison, with_kls)
         return {**figures, "gap": figures["loss"] - floor_R[part], "floor": floor_R[part]}, gradient_CD
 
     return _in_chunks(student_RD, chunk, tokens)
 
 
-def nll_loss(student_RD: Tensor, trace_R: Tensor, head: Head, chunk: int) -> tuple[Tensor, Figures]:
-    """Loss per token [R], which carries gradient to `student_RD` only, and the figures of `nll_tokens`."""
+def nll_loss(
+    student_RD: Tensor, trace_R: Tensor, head: Head, chunk: int, temperature: float = 1.0
+) -> tuple[Tensor, Figures]:
+    """Loss per token [R] of the student's logits ÷ temperature, which carries gradient to `student_RD` only, and the
+    figures of `nll_tokens`."""
 
     def tokens(part: slice) -> tuple[Figures, Tensor]:
         student_CV = head.logits(student_RD[part])
-        figures, slope_CV = nll_tokens(student_CV, trace_R[part])
-        return figures, head.gradient(slope_CV, student_CV)
+        figures, slope_CV = nll_tokens(_cooled(student_CV, temperature), trace_R[part])
+        return figures, head.gradient(_cooled(slope_CV, temperature), student_CV)
 
     return _in_chunks(student_RD, chunk, tokens)
 
 
-def adapted_kl_loss(
+def adapted_divergence_loss(
     student_RD: Tensor,
-    privileged_RD: Tensor,
-    negative_RD: Tensor,
+    references: Mapping[str, Tensor],
     head: Head,
     adapted: Module,
-    weights: Weights,
+    comparison: Comparison,
     chunk: int,
 ) -> tuple[Tensor, Figures]:
-    """As `kl_loss` where the student's head has an adapter (`adapted`: hidden states → logits before scale and cap).
-
-    Through autograd, so that the adapter gets its gradient; its logits have the precision of the weights.
-    """
+    """As `divergence_loss` where the student's head has an adapter (`adapted`: hidden states → logits before scale and
+    cap), which gets its gradient through autograd; its logits have the precision of the weights."""
 
     def tokens(part: slice) -> Figures:
+        logits_CV = adapted(student_RD[part])
+        student_CV = head.shape(logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32)))
         with torch.no_grad():
-            privileged_CV, negative_CV = head.logits(privileged_RD[part]), head.logits(negative_RD[part])
-        student_CV = head.shape(adapted(student_RD[part]).to(privileged_CV.dtype))
-        return kl_tokens(student_CV, privileged_CV, negative_CV, weights)[0]
+            figures, slope_CV = _compared(student_CV.detach(), references, part, head, comparison)
+        return {**figures, "loss": _WithGradient.apply(student_CV, figures["loss"], slope_CV)}
 
     return _through_autograd(student_RD, chunk, tokens)
 
 
 def adapted_nll_loss(
-    student_RD: Tensor, trace_R: Tensor, head: Head, adapted: Module, chunk: int
+    student_RD: Tensor, trace_R: Tensor, head: Head, adapted: Module, chunk: int, temperature: float = 1.0
 ) -> tuple[Tensor, Figures]:
     """As `nll_loss`, likewise."""
 
     def tokens(part: slice) -> Figures:
         logits_CV = adapted(student_RD[part])
         wide = torch.promote_types(logits_CV.dtype, torch.float32)
-        return nll_tokens(head.shape(logits_CV.to(wide)), trace_R[part])[0]
+        return nll_tokens(_cooled(head.shape(logits_CV.to(wide)), temperature), trace_R[part])[0]
 
     return _through_autograd(student_RD, chunk, tokens)
 
@@ -219,8 +212,8 @@ def own_loss(
     chunk: int,
     with_kls: bool = True,
 ) -> tuple[Tensor, Figures]:
-    """As `kl_loss`, of a user's objective: autograd goes back to the student's logits, and the head's own gradient from
-    there to `student_RD`.
+    """As `divergence_loss`, of a user's objective: autograd goes back to the student's logits, and the head's own
+    gradient from there to `student_RD`.
 
     Args:
         with_kls: whether there are figures beside the loss, those of `_beside`.
@@ -266,90 +259,94 @@ def adapted_own_loss(
 
 def _beside(student_CV: Tensor, privileged_CV: Tensor, negative_CV: Tensor) -> Figures:
     """What is said of the roles under any objective."""
-    figures, _ = kl_tokens(student_CV, privileged_CV, negative_CV, Weights(1.0, 0.0))
+    both = {PRIVILEGED: privileged_CV, NEGATIVE: negative_CV}
+    figures, _ = compare(student_CV, both.__getitem__, _BESIDE)
     return {name: figures[name] for name in ("kl_privileged", "kl_negative", "student_entropy")}
 
 
-def floors(privileged: Reference, negative: Reference, head_VD: Tensor, weights: Weights, chunk: int) -> Tensor:
-    """The least that each token's loss can be [R]: see above."""
-    if 0.0 in weights:  # one reference alone is reached, at distance 0
-        return torch.zeros_like(privileged.lse_R)
-    share = weights.privileged + weights.negative
-    constant_R = weights.privileged * privileged.lse_R + weights.negative * negative.lse_R
-    parts = []
-    for privileged_CD, negative_CD in zip(
-        privileged.hidden_RD.split(chunk), negative.hidden_RD.split(chunk), strict=True
-    ):
-        best_CV = project(privileged_CD, head_VD).mul_(weights.privileged)
-        best_CV.add_(project(negative_CD, head_VD), alpha=weights.negative).div_(share)
-        parts.append(-share * best_CV.logsumexp(-1))
-    return torch.cat(parts) + constant_R
-
-
-def kl_tokens(
-    student_CV: Tensor, privileged_CV: Tensor, negative_CV: Tensor, weights: Weights
+def _compared(
+    student_CV: Tensor, references: Mapping[str, Tensor], part: slice, head: Head, comparison: Comparison
 ) -> tuple[Figures, Tensor]:
-    """From three rows of logits: figures per token, and the derivative of each token's loss by its student logits."""
-    log_p_CV = student_CV.log_softmax(-1)
-    log_q_CV = privileged_CV.log_softmax(-1)
-    log_n_CV = negative_CV.log_softmax(-1)
-    share = weights.privileged + weights.negative
-    best_CV = (weights.privileged * log_q_CV + weights.negative * log_n_CV) / share
-    floor_C = -share * best_CV.logsumexp(-1)
-    # Differences of log-probabilities first: where the roles agree the slope is exactly zero, at any weights.
-    from_privileged_CV = log_p_CV - log_q_CV
-    from_negative_CV = log_p_CV - log_n_CV
-    p_CV = log_p_CV.exp()
-    kl_privileged_C = torch.linalg.vecdot(p_CV, from_privileged_CV)
-    kl_negative_C = torch.linalg.vecdot(p_CV, from_negative_CV)
-    loss_C = weights.privileged * kl_privileged_C + weights.negative * kl_negative_C
-    pull_CV = weights.privileged * from_privileged_CV + weights.negative * from_negative_CV
-    figures = {
-        "loss": loss_C,
-        "gap": loss_C - floor_C,
-        "floor": floor_C,
-        "kl_privileged": kl_privileged_C,
-        "kl_negative": kl_negative_C,
-        "student_entropy": -torch.linalg.vecdot(p_CV, log_p_CV),
-    }
-    return figures, p_CV * (pull_CV - loss_C[:, None])
+    """Figures of a chunk, and the derivative of each token's loss by the student's logits as they are."""
+
+    def logits_of(name: str) -> Tensor:
+        logits_CV, temperature = head.logits(references[name][part]), comparison.reference_temperature
+        return logits_CV if temperature == 1.0 else logits_CV.div_(temperature)
+
+    figures, slope_CV = compare(_cooled(student_CV, comparison.student_temperature), logits_of, comparison)
+    return figures, _cooled(slope_CV, comparison.student_temperature)
+
+
+def _cooled(logits: Tensor, temperature: float) -> Tensor:
+    return logits if temperature == 1.0 else logits / temperature
+
+
+def floors(references: Mapping[str, Reference], head_VD: Tensor, comparison: Comparison, chunk: int) -> Tensor:
+    """The least that each token's reverse KLs together can be [R]: see above."""
+    weights, (first, *_) = comparison.weights, references.values()
+    if len(references) == 1:  # it alone is reached, at distance 0
+        return torch.zeros_like(first.lse_R)
+    share, parts = comparison.share, []
+    for start in range(0, len(first.lse_R), chunk):
+        best_CV: Tensor | None = None
+        for name, one in references.items():
+            logits_CV = _cooled(
+                project(one.hidden_RD[start : start + chunk], head_VD), comparison.reference_temperature
+            )
+            best_CV = logits_CV.mul_(weights[name]) if best_CV is None else best_CV.add_(logits_CV, alpha=weights[name])
+        assert best_CV is not None
+        parts.append(-share * best_CV.div_(share).logsumexp(-1))
+    return torch.cat(parts) + _weighted(weights, {name: one.lse_R for name, one in references.items()})
+
+
+def _weighted(weights: Mapping[str, float], values: Mapping[str, Tensor]) -> Tensor:
+    """Their sum, in the weights' order."""
+    first, *others = (weights[name] * values[name] for name in weights)
+    for other in others:
+        first = first + other
+    return first
 
 
 def folded_kl_tokens(
-    student_CD: Tensor, privileged: Reference, negative: Reference, head_VD: Tensor, weights: Weights, with_kls: bool
+    student_CD: Tensor, references: Mapping[str, Reference], head_VD: Tensor, comparison: Comparison, with_kls: bool
 ) -> tuple[Figures, Tensor]:
     """Figures per token, but the floor's, and the derivative of each token's loss by its hidden state [C, D].
 
     Differences are taken between hidden states in float32 and only then rounded to the head's precision.
     """
     exact = torch.float64 if student_CD.dtype == torch.float64 else torch.float32
-    share = weights.privileged + weights.negative
-    hidden_CD = student_CD.to(exact)
-    from_privileged_CD, from_negative_CD = hidden_CD - privileged.hidden_RD, hidden_CD - negative.hidden_RD
-    difference_CD = weights.privileged * from_privileged_CD + weights.negative * from_negative_CD
-    pull_CV = project(difference_CD.to(head_VD.dtype), head_VD)
+    weights, own, theirs = comparison.weights, comparison.student_temperature, comparison.reference_temperature
+    hidden_CD = _cooled(student_CD.to(exact), own)
+    away = {name: hidden_CD - _cooled(one.hidden_RD.to(exact), theirs) for name, one in references.items()}
+    pull_CV = project(_weighted(weights, away).to(head_VD.dtype), head_VD)
     p_CV = project(student_CD, head_VD)
+    if own != 1.0:
+        p_CV /= own
     peak_C1 = p_CV.argmax(-1, keepdim=True)
     top_C1 = p_CV.gather(-1, peak_C1)
     p_CV -= top_C1
     log_total_C, entropy_C = _normalise(p_CV)
     lse_C = top_C1[:, 0] + log_total_C
     mean_C, from_peak_C = _mean(p_CV, pull_CV, peak_C1)
-    constant_C = weights.privileged * privileged.lse_R + weights.negative * negative.lse_R
-    loss_C = mean_C + from_peak_C - share * lse_C + constant_C
+    constant_C = _weighted(weights, {name: one.lse_R for name, one in references.items()})
+    loss_C = mean_C + from_peak_C - comparison.share * lse_C + constant_C
     figures = {"loss": loss_C, "student_entropy": entropy_C}
     if with_kls:
-        # one is measured, and the other, whose weight is the larger, is what is left: no rounding is magnified
-        measures_negative = abs(weights.negative) <= abs(weights.privileged)
-        reference, away_CD = (negative, from_negative_CD) if measures_negative else (privileged, from_privileged_CD)
-        kl_C = sum(_mean(p_CV, project(away_CD.to(head_VD.dtype), head_VD), peak_C1)) - lse_C + reference.lse_R
-        if measures_negative:
-            figures |= {"kl_privileged": (loss_C - weights.negative * kl_C) / weights.privileged, "kl_negative": kl_C}
-        else:
-            figures |= {"kl_privileged": kl_C, "kl_negative": (loss_C - weights.privileged * kl_C) / weights.negative}
+        # all are measured but the one of the largest weight, which is what is left: no rounding is magnified
+        last = max(weights, key=lambda name: abs(weights[name]))
+        kls = {
+            name: sum(_mean(p_CV, project(away[name].to(head_VD.dtype), head_VD), peak_C1)) - lse_C + one.lse_R
+            for name, one in references.items()
+            if name != last
+        }
+        left_C = loss_C
+        for name, kl_C in kls.items():
+            left_C = left_C - weights[name] * kl_C
+        kls[last] = left_C / weights[last]
+        figures |= {f"kl_{name}": kls[name] for name in weights}
     pull_CV -= mean_C[:, None]
     p_CV *= pull_CV
-    return figures, p_CV.to(head_VD.dtype) @ head_VD
+    return figures, _cooled(p_CV.to(head_VD.dtype) @ head_VD, own)
 
 
 def _mean(p_CV: Tensor, values_CV: Tensor, peak_C1: Tensor) -> tuple[Tensor, Tensor]:
@@ -359,7 +356,7 @@ def _mean(p_CV: Tensor, values_CV: Tensor, peak_C1: Tensor) -> tuple[Tensor, Ten
     """
     from_peak_C1 = values_CV.gather(-1, peak_C1)
     values_CV -= from_peak_C1
-    return _dot(p_CV, values_CV), from_peak_C1[:, 0]
+    return dot(p_CV, values_CV), from_peak_C1[:, 0]
 
 
 def _normalise(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
@@ -372,19 +369,14 @@ def _normalise(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
     for rows_CV in logits_CV.split(_ROWS):
         weight_CV = torch.exp(rows_CV, out=scratch_CV[: len(rows_CV)])
         total_C = weight_CV.sum(-1)
-        entropies.append(total_C.log() - _dot(weight_CV, rows_CV) / total_C)
+        entropies.append(total_C.log() - dot(weight_CV, rows_CV) / total_C)
         log_totals.append(total_C.log())
         torch.div(weight_CV, total_C[:, None], out=rows_CV)
     return torch.cat(log_totals), torch.cat(entropies)
 
 
-def _dot(one_CV: Tensor, other_CV: Tensor) -> Tensor:
-    """Row by row [C], without the buffer of products that `vecdot` makes."""
-    return torch.bmm(one_CV[:, None], other_CV[:, :, None])[:, 0, 0]
-
-
 def nll_tokens(student_CV: Tensor, trace_C: Tensor) -> tuple[Figures, Tensor]:
-    """As `kl_tokens`. The floor of a negative log-likelihood is 0, so its gap is the loss itself."""
+    """As `compare`. The floor of a negative log-likelihood is 0, so its gap is the loss itself."""
     log_p_CV = student_CV.log_softmax(-1)
     p_CV = log_p_CV.exp()
     loss_C = -log_p_CV.gather(-1, trace_C[:, None])[:, 0]

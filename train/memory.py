@@ -21,7 +21,16 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from dail.synth.core.errors import UsageError
 from dail.synth.core.machine import main_memory
-from dail.train.data import Example, TrainingSet, microbatches, out_of_memory, reference_input, student_input
+from dail.train.comparison import comparison_of, reference_names
+from dail.train.data import (
+    Example,
+    TrainingSet,
+    microbatches,
+    out_of_memory,
+    reference_input,
+    student_input,
+    student_tokens,
+)
 from dail.train.live_bytes import LiveBytes
 from dail.train.model import Roles
 from dail.train.objective import is_own
@@ -122,7 +131,9 @@ def count(scorer: GradientStep, examples: Sequence[Example], again: bool = False
     """
     longest = max(examples, key=lambda example: example.student_tokens)
     head_VD = scorer.roles.head.matrix_VD
-    folds = scorer.roles.folds and not is_own(scorer.config.objective)
+    config = scorer.config
+    is_kl = bool(reference_names(config)) and not is_own(config.objective)
+    folds = scorer.caches and is_kl and comparison_of(config).folds
     buffers = _FOLDED_BUFFERS if folds else _OTHER_BUFFERS
     loss = 4 * buffers * scorer.config.token_chunk * head_VD.shape[0]
     if head_VD.dtype == torch.bfloat16 and not head_VD.is_cuda:
@@ -138,7 +149,16 @@ def count(scorer: GradientStep, examples: Sequence[Example], again: bool = False
             short_windows(scorer.roles.peft, longest.student_tokens),
         ):
             passes = _of_passes(scorer, longest)
-    return Needs(adapter + loss + passes.fixed, passes.per_token)
+    return Needs(adapter + loss + passes.fixed, passes.per_token + _of_references(scorer, longest))
+
+
+def _of_references(scorer: GradientStep, longest: Example) -> float:
+    """Bytes for each of the student's tokens of hidden states that are read from the cache, of all references."""
+    if not scorer.caches:
+        return 0.0
+    head_VD = scorer.roles.head.matrix_VD
+    share = len(longest.trace_ids) / longest.student_tokens
+    return share * len(reference_names(scorer.config)) * head_VD.shape[1] * head_VD.element_size()
 
 
 def _of_passes(scorer: GradientStep, longest: Example) -> Needs:
@@ -151,7 +171,7 @@ def _of_passes(scorer: GradientStep, longest: Example) -> Needs:
             peaks.append(_peak(scorer, longest, tokens))
         except torch.OutOfMemoryError:
             if len(peaks) < 2:
-                raise out_of_memory([longest], scorer.config) from None
+                raise out_of_memory([longest.student_tokens], scorer.config) from None
             break
     at = lengths[: len(peaks)]
     slope = (peaks[-1] - peaks[-2]) / max(1, at[-1] - at[-2])
@@ -175,8 +195,8 @@ def _peak(scorer: GradientStep, example: Example, tokens: int) -> int:
     with LiveBytes([*roles.peft.parameters(), *roles.peft.buffers()]) as live:
         hidden_RD = roles.student(student_input([piece], roles.device, roles.packs))
         references_RD = None
-        if scorer.config.objective != "nll" and (scorer.config.references == "live" or not roles.folds):
-            references_RD = roles.reference(reference_input([piece], roles.device, roles.packs))
+        if (names := reference_names(scorer.config)) and not scorer.caches:
+            references_RD = roles.reference(reference_input([piece], names, roles.device, roles.packs))
         hidden_RD.backward(torch.zeros_like(hidden_RD))
         del hidden_RD, references_RD
     for weight in roles.adapter().values():
@@ -198,6 +218,7 @@ def _piece(example: Example, tokens: int) -> Example:
         privileged_prompt_ids=part(example.privileged_prompt_ids),
         negative_prompt_ids=part(example.negative_prompt_ids),
         trace_ids=trace,
+        contexts={name: part(ids) for name, ids in example.contexts.items()},
     )
 
 
@@ -256,7 +277,7 @@ def _recomputed(needs: Needs, roles: Roles) -> Needs:
 def _dearest(scorer: GradientStep, examples: Sequence[Example]) -> list[Example]:
     """The longest traces that one microbatch may hold."""
     longest = sorted(examples, key=lambda example: -example.student_tokens)[: scorer.config.batch_size]
-    return microbatches(longest, scorer.config.microbatch_tokens, packed=scorer.roles.packs)[0]
+    return microbatches(longest, scorer.config.microbatch_tokens, student_tokens, scorer.roles.packs)[0]
 
 
 def _refusal(scorer: GradientStep, data: TrainingSet, needs: Needs, tokens: int, free: float) -> str:

@@ -77,7 +77,7 @@ class Roles:
         return self._hidden(batch)
 
     def reference(self, batch: Sequences) -> Tensor:
-        """The same by the references' weights, without gradient; the contexts in `batch` make it one or both."""
+        """The same by the references' weights, without gradient; the contexts in `batch` make it one or several."""
         return self._read(batch, REFERENCE if REFERENCE in self.given.values() else None)
 
     def given_or_bare(self, batch: Sequences, digest: str | None) -> Tensor:

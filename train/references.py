@@ -1,13 +1,14 @@
-"""The references' side of the loss, computed once (paper §2.2): neither is trained, so neither ever changes.
+"""The references' side of the loss, computed once (paper §2.2): none is trained, so none ever changes.
 
     FOLDER/references.json             what they were made with, and the parts there are: the last thing written
-    FOLDER/part-00000.safetensors, …   by trace: `<key>.privileged` and `.negative`, the final hidden states at the
-                                       trace's positions [R, D] in the weights' precision, and `<key>.privileged_lse`
-                                       and `.negative_lse`, the log-sum-exps of their logits [R] in float32
+    FOLDER/part-00000.safetensors, …   by trace and context: `<key>.hidden`, the final hidden states at the trace's
+                                       positions [R, D] in the weights' precision, and `<key>.lse`, the log-sum-exps of
+                                       their logits [R] in float32, at temperature 1
 
-A trace's key is a hash of its ids and of both references' contexts: what other traces lie beside it, and gamma, play no
-part, so a sweep, more epochs or more traces use what there is. A stopped pass goes on after its last whole part. Files
-are mapped into memory, so they stay in RAM as far as there is room.
+A key is made of two hashes, of a trace's ids and of a context's: what other traces lie beside it, what the reference is
+called and how much it counts play no part, so a sweep, more epochs, another temperature, another reference or more
+traces use what there is. A stopped pass goes on after its last whole part. Files are mapped into memory, so they stay
+in RAM as far as there is room.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -34,17 +35,17 @@ from dail.synth.core.files import refused, replace
 from dail.synth.core.progress import progress
 from dail.synth.schema.models import ModelIdentity
 from dail.train.checkpoint import save_tensors
+from dail.train.comparison import Comparison, reference_names
 from dail.train.config import TrainConfig
-from dail.train.data import Example, microbatches, on_device, out_of_memory, reference_input
+from dail.train.data import Example, Reading, microbatches, on_device, out_of_memory, pack, pad
 from dail.train.distributed import Ranks
-from dail.train.loss import Reference, Weights, floors, reference_of
+from dail.train.loss import Reference, floors, reference_of
 from dail.train.model import REFERENCE, Roles
 
 _log = logging.getLogger(__name__)
 
 INDEX_FILE, LOCK_FILE = "references.json", ".lock"
 PART_BYTES = 256 << 20
-_ROLES = ("privileged", "negative")
 GIB = 2**30
 _ALONE = Ranks()
 
@@ -67,7 +68,7 @@ class MadeWith(Frozen):
     dtype: str
     attention: str
     adapter: str | None = None  # that the references have on, by its digest
-    version: int = 1
+    version: int = 2
 
 
 class Index(Frozen):
@@ -85,7 +86,7 @@ class ReferenceCache:
 
     def __init__(self, folder: Path, made_with: MadeWith, ranks: Ranks = _ALONE) -> None:
         self.folder, self._made_with, self.ranks = folder, made_with, ranks
-        self._floors: dict[str, Tensor] = {}
+        self._seen: dict[tuple[object, ...], Tensor] = {}
         self._part_of: dict[str, safe_open] = {}
         self._index = Index(made_with=made_with)
         self.read()
@@ -109,19 +110,19 @@ class ReferenceCache:
 
     @property
     def num_traces(self) -> int:
-        return len(self._part_of)
+        """Of which some reference is held."""
+        return len({key.partition("-")[0] for key in self._part_of})
 
     @property
     def size_bytes(self) -> int:
         return sum(part.size_bytes for part in self._index.parts)
 
-    def missing(self, examples: Sequence[Example]) -> list[Example]:
-        """Those that the cache does not hold, the longest first: their order is the same whenever it is asked."""
-        left = {example.reference_key: example for example in examples}
-        return sorted(
-            (example for key, example in left.items() if key not in self._part_of),
-            key=lambda example: (-_longest(example), example.reference_key),
-        )
+    def missing(self, examples: Sequence[Example], names: Sequence[str]) -> list[Reading]:
+        """What these references read that the cache does not hold, the longest first: their order is the same whenever
+        it is asked."""
+        read = [example.readings[name] for example in examples for name in names]
+        left = {reading.key: reading for reading in read if reading.key not in self._part_of}
+        return sorted(left.values(), key=lambda reading: (-reading.num_tokens, reading.key))
 
     def add(self, tensors: dict[str, Tensor]) -> None:
         """Writes a part for every rank that has tensors. All ranks must call it, while `filling`.
@@ -142,32 +143,67 @@ class ReferenceCache:
         for one in new:
             self._know(self._open(one, is_checked=False))
 
-    def of(self, examples: Sequence[Example], device: torch.device) -> tuple[Reference, Reference]:
-        """The privileged student's and the negative reference's side of these traces, joined."""
-        privileged, negative = (self._joined(examples, role, device) for role in _ROLES)
-        return privileged, negative
+    def of(
+        self, examples: Sequence[Example], names: Sequence[str], roles: Roles, temperature: float, chunk: int
+    ) -> dict[str, Reference]:
+        """The references' side of these traces, joined, by name."""
+        return {
+            name: Reference(
+                self.hidden(examples, name, roles.device), self._lse(examples, name, roles, temperature, chunk)
+            )
+            for name in names
+        }
 
-    def floors(self, examples: Sequence[Example], roles: Roles, weights: Weights, chunk: int) -> Tensor:
-        """The least that each token's loss can be [R], computed when a trace is first seen, and kept on the device."""
-        new = [example for example in examples if example.reference_key not in self._floors]
+    def hidden(self, examples: Sequence[Example], name: str, device: torch.device) -> Tensor:
+        """One reference's final hidden states at the positions of these traces [R, D]."""
+        return on_device(torch.cat([self._tensor(example, name, "hidden") for example in examples]), device)
+
+    def floors(self, examples: Sequence[Example], roles: Roles, comparison: Comparison, chunk: int) -> Tensor:
+        """The least that each token's loss can be [R]."""
+        names = tuple(comparison.weights)
+
+        def compute(new: Sequence[Example]) -> Tensor:
+            known = self.of(new, names, roles, comparison.reference_temperature, chunk)
+            return floors(known, roles.head.matrix_VD, comparison, chunk)
+
+        return self.once("floor", examples, names, compute)
+
+    def once(
+        self,
+        what: object,
+        examples: Sequence[Example],
+        names: Sequence[str],
+        compute: Callable[[Sequence[Example]], Tensor],
+    ) -> Tensor:
+        """A number for each token [R], computed when a trace is first seen, and kept on the device.
+
+        Args:
+            names: the references that it is made of.
+        """
+        keys = [(what, *(example.readings[name].key for name in names)) for example in examples]
+        new = {key: example for key, example in zip(keys, examples, strict=True) if key not in self._seen}
         if new:
-            privileged, negative = self.of(new, roles.device)
-            found_R = floors(privileged, negative, roles.head.matrix_VD, weights, chunk)
-            lengths = [len(example.trace_ids) for example in new]
-            self._floors |= dict(zip((example.reference_key for example in new), found_R.split(lengths), strict=True))
-        return torch.cat([self._floors[example.reference_key] for example in examples])
+            lengths = [len(example.trace_ids) for example in new.values()]
+            self._seen |= dict(zip(new, compute(list(new.values())).split(lengths), strict=True))
+        return torch.cat([self._seen[key] for key in keys])
 
-    def _joined(self, examples: Sequence[Example], role: str, device: torch.device) -> Reference:
-        hidden, lse = [], []
-        for example in examples:
-            key = example.reference_key
-            hidden.append(self._part_of[key].get_tensor(f"{key}.{role}"))
-            lse.append(self._part_of[key].get_tensor(f"{key}.{role}_lse"))
-        return Reference(on_device(torch.cat(hidden), device), on_device(torch.cat(lse), device))
+    def _lse(self, examples: Sequence[Example], name: str, roles: Roles, temperature: float, chunk: int) -> Tensor:
+        """The file's at temperature 1; at another one they cost a row of logits, once."""
+        if temperature == 1.0:
+            return on_device(torch.cat([self._tensor(example, name, "lse") for example in examples]), roles.device)
+
+        def compute(new: Sequence[Example]) -> Tensor:
+            hidden_RD = self.hidden(new, name, roles.device)
+            return reference_of(hidden_RD, roles.head.matrix_VD, chunk, temperature).lse_R
+
+        return self.once(("lse", temperature), examples, (name,), compute)
+
+    def _tensor(self, example: Example, name: str, what: str) -> Tensor:
+        key = example.readings[name].key
+        return self._part_of[key].get_tensor(f"{key}.{what}")
 
     def _know(self, file: safe_open) -> None:
-        names = file.keys()
-        self._part_of |= {name.rpartition(".")[0]: file for name in names}
+        self._part_of |= {name.rpartition(".")[0]: file for name in file.keys()}  # noqa: SIM118 - no mapping
 
     def _open(self, part: Part, is_checked: bool) -> safe_open:
         path = self.folder / part.file
@@ -206,26 +242,28 @@ def made_with(model: ModelIdentity, roles: Roles, config: TrainConfig) -> MadeWi
 
 
 def fill(cache: ReferenceCache, roles: Roles, examples: Sequence[Example], config: TrainConfig) -> None:
-    """Computes what the cache does not hold, part by part, a part on each rank at a time.
+    """Computes what the cache does not hold of the references that the settings use, part by part, a part on each rank
+    at a time.
 
     Raises:
         StorageError: it will not fit on the disk, or the disk refused.
     """
-    missing = cache.missing(examples)
+    names = reference_names(config)
+    missing = cache.missing(examples, names)
     if not any(cache.ranks.gather(bool(missing))):  # another run may have come to its end between two ranks' reading
         return
-    _check_room(cache.folder, sum(size_bytes(example, roles) for example in missing))
+    _check_room(cache.folder, sum(size_bytes(reading, roles) for reading in missing))
     try:
         with cache.filling():
-            _fill(cache, roles, cache.missing(examples), config)
+            _fill(cache, roles, cache.missing(examples, names), config)
     except OSError as error:
         raise refused(cache.folder, error) from error
 
 
-def _fill(cache: ReferenceCache, roles: Roles, missing: list[Example], config: TrainConfig) -> None:
-    size, tokens = sum(size_bytes(example, roles) for example in missing), sum(len(e.trace_ids) for e in missing)
+def _fill(cache: ReferenceCache, roles: Roles, missing: list[Reading], config: TrainConfig) -> None:
+    size, tokens = sum(size_bytes(one, roles) for one in missing), sum(len(one.trace_ids) for one in missing)
     if missing:
-        _log.info(f"references of {len(missing)} traces, {tokens} tokens: {size / GIB:.3g} GiB into {cache.folder}")
+        _log.info(f"{len(missing)} references of traces, {tokens} tokens: {size / GIB:.3g} GiB into {cache.folder}")
     parts, done, ranks = list(_parts(missing, roles, config)), 0, cache.ranks
     with progress("references", len(missing)) as bar:
         for first in range(0, len(parts), ranks.size):
@@ -235,7 +273,7 @@ def _fill(cache: ReferenceCache, roles: Roles, missing: list[Example], config: T
                 try:
                     found = _compute(group, roles, config)
                 except torch.OutOfMemoryError:
-                    raise out_of_memory(group, config) from None
+                    raise out_of_memory([reading.num_tokens for reading in group], config) from None
                 tensors |= found if is_ours else {}
                 done += len(group) * ranks.size
                 bar.update(min(done, len(missing)))
@@ -243,20 +281,20 @@ def _fill(cache: ReferenceCache, roles: Roles, missing: list[Example], config: T
         bar.update(len(missing))
 
 
-def size_bytes(example: Example, roles: Roles) -> int:
-    """Of one trace in the cache."""
+def size_bytes(reading: Reading, roles: Roles) -> int:
+    """Of one trace behind one context in the cache."""
     matrix_VD = roles.head.matrix_VD
-    return 2 * len(example.trace_ids) * (matrix_VD.shape[1] * matrix_VD.element_size() + 4)
+    return len(reading.trace_ids) * (matrix_VD.shape[1] * matrix_VD.element_size() + 4)
 
 
-def _parts(missing: list[Example], roles: Roles, config: TrainConfig) -> Iterator[list[list[Example]]]:
+def _parts(missing: list[Reading], roles: Roles, config: TrainConfig) -> Iterator[list[list[Reading]]]:
     """Groups of one pass each, by part. A function of what is missing, and of a part's end alone: a pass that was
     stopped goes on with the groups that an unbroken one would have had."""
-    part: list[list[Example]] = []
+    part: list[list[Reading]] = []
     size = 0
-    for group in microbatches(missing, config.microbatch_tokens, _longest, roles.packs):
+    for group in microbatches(missing, config.microbatch_tokens, lambda reading: reading.num_tokens, roles.packs):
         part.append(group)
-        size += sum(size_bytes(example, roles) for example in group)
+        size += sum(size_bytes(reading, roles) for reading in group)
         if size >= PART_BYTES:
             yield part
             part, size = [], 0
@@ -264,24 +302,19 @@ def _parts(missing: list[Example], roles: Roles, config: TrainConfig) -> Iterato
         yield part
 
 
-def _compute(group: list[Example], roles: Roles, config: TrainConfig) -> dict[str, Tensor]:
-    """Both references' tensors of these traces, by name."""
-    lengths = [len(example.trace_ids) for example in group]
+def _compute(group: list[Reading], roles: Roles, config: TrainConfig) -> dict[str, Tensor]:
+    """The tensors of one pass, by name."""
+    join = pack if roles.packs else pad
+    lengths = [len(reading.trace_ids) for reading in group]
     found: dict[str, Tensor] = {}
     with torch.no_grad():
-        both_RD = roles.reference(reference_input(group, roles.device, roles.packs))
-        for role, hidden_RD in zip(_ROLES, both_RD.chunk(2), strict=True):
-            reference = reference_of(hidden_RD, roles.head.matrix_VD, config.token_chunk)
-            hidden_RD, lse_R = reference.hidden_RD.cpu(), reference.lse_R.cpu()  # all at once: each copy is waited for
-            for example, hidden, lse in zip(group, hidden_RD.split(lengths), lse_R.split(lengths), strict=True):
-                found[f"{example.reference_key}.{role}"] = hidden.clone()
-                found[f"{example.reference_key}.{role}_lse"] = lse.clone()
+        batch = join([reading.context_ids for reading in group], [reading.trace_ids for reading in group], roles.device)
+        reference = reference_of(roles.reference(batch), roles.head.matrix_VD, config.token_chunk)
+        hidden_RD, lse_R = reference.hidden_RD.cpu(), reference.lse_R.cpu()  # all at once: each copy is waited for
+        for reading, hidden, lse in zip(group, hidden_RD.split(lengths), lse_R.split(lengths), strict=True):
+            found[f"{reading.key}.hidden"] = hidden.clone()
+            found[f"{reading.key}.lse"] = lse.clone()
     return found
-
-
-def _longest(example: Example) -> int:
-    contexts = (example.privileged_prompt_ids, example.negative_prompt_ids)
-    return max(map(len, contexts)) + len(example.trace_ids)
 
 
 @contextmanager
@@ -300,7 +333,7 @@ def _check_room(folder: Path, size: int) -> None:
     if size > free:
         raise StorageError(
             f"the references need {size / GIB:.3g} GiB in {folder}, and {free / GIB:.3g} are free; free some space, "
-            f"name another folder with --references, or compute them in every step with --set references=live"
+            f"name another folder with --references, or compute them in every step with --set reference_states=live"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from dail.train.comparison import NEGATIVE, PRIVILEGED, comparison_of, emphasis_names, reference_names
 from dail.train.config import TrainConfig
 from dail.train.data import (
     Example,
@@ -21,16 +22,17 @@ from dail.train.data import (
     out_of_memory,
     reference_input,
     student_input,
+    student_tokens,
 )
 from dail.train.distributed import Ranks
+from dail.train.divergences import Figures
+from dail.train.emphasis import measure, normalised, of_positions
 from dail.train.loss import (
-    Figures,
-    adapted_kl_loss,
+    adapted_divergence_loss,
     adapted_nll_loss,
     adapted_own_loss,
+    divergence_loss,
     folded_kl_loss,
-    kl_loss,
-    kl_weights,
     nll_loss,
     own_loss,
 )
@@ -49,11 +51,17 @@ class GradientStep:
     cache: ReferenceCache | None = None
     ranks: Ranks = field(default_factory=Ranks)
 
+    @property
+    def caches(self) -> bool:
+        """Whether there are references whose hidden states are kept: under a plain head, unless they shall be live."""
+        has_some = bool(reference_names(self.config))
+        return has_some and self.config.reference_states == "cached" and self.roles.folds
+
     def gradients(self, batch: Sequence[Example], step: int = 0, with_kls: bool = True) -> dict[str, float]:
         """Adds the batch's gradient to the adapter and clips it; the means of the figures over all its trace tokens.
 
         Args:
-            with_kls: whether the figures must have the two KLs (`has_kls`).
+            with_kls: whether the figures must have the KLs to the references (`has_kls`).
 
         Raises:
             DailError: out of memory.
@@ -61,7 +69,7 @@ class GradientStep:
         self._seed_dropout(step)
         sums: dict[str, Tensor] = {}
         counts = Counter[str]()
-        parts = microbatches(self.ranks.share(batch), self.config.microbatch_tokens, packed=self.roles.packs)
+        parts = microbatches(self.ranks.share(batch), self.config.microbatch_tokens, student_tokens, self.roles.packs)
         for examples, is_ours in self.ranks.in_step(parts, [batch[0]]):
             figures = self.backward(examples, batch, is_ours, with_kls)
             if is_ours:
@@ -87,47 +95,88 @@ class GradientStep:
             weight_R = token_weights(examples, batch, self.config, self.mean_trace_tokens).to(loss_R.dtype)
             (loss_R * on_device(weight_R, loss_R.device) * is_ours).sum().backward()
         except torch.OutOfMemoryError:
-            raise out_of_memory(examples, self.config) from None
+            raise out_of_memory([example.student_tokens for example in examples], self.config) from None
         return figures
 
     def score(self, examples: Sequence[Example], with_kls: bool = True) -> tuple[Tensor, Figures]:
-        """The loss of every trace token [R], and its figures."""
+        """What counts of every trace token [R], and its figures; those are of the loss before any token weights."""
+        student_RD = self.roles.student(student_input(examples, self.roles.device, self.roles.packs))
+        hidden = {} if self.cache else self._references(examples)
         if is_own(self.config.objective):
-            return self._score_own(examples, with_kls)
-        roles, chunk = self.roles, self.config.token_chunk
-        weights = kl_weights(self.config.objective, self.config.gamma)
-        student_RD = roles.student(student_input(examples, roles.device, roles.packs))
-        if weights is None:
-            trace_R = joined_traces(examples, roles.device)
-            if roles.adapted_head:
-                return adapted_nll_loss(student_RD, trace_R, roles.head, roles.adapted_head, chunk)
-            return nll_loss(student_RD, trace_R, roles.head, chunk)
-        if self.cache is not None:
-            privileged, negative = self.cache.of(examples, roles.device)
-            floor_R = self.cache.floors(examples, roles, weights, chunk)
-            matrix_VD = roles.head.matrix_VD
-            return folded_kl_loss(student_RD, privileged, negative, matrix_VD, weights, chunk, floor_R, with_kls)
-        privileged_RD, negative_RD = roles.reference(reference_input(examples, roles.device, roles.packs)).chunk(2)
-        if roles.adapted_head:
-            adapted = roles.adapted_head
-            return adapted_kl_loss(student_RD, privileged_RD, negative_RD, roles.head, adapted, weights, chunk)
-        return kl_loss(student_RD, privileged_RD, negative_RD, roles.head, weights, chunk)
+            loss_R, figures = self._own(examples, student_RD, hidden, with_kls)
+        elif self.config.objective == "nll":
+            loss_R, figures = self._nll(examples, student_RD)
+        else:
+            loss_R, figures = self._compared(examples, student_RD, hidden, with_kls)
+        if self.config.token_weights == "none":
+            return loss_R, figures
+        loss_R = loss_R * self._emphasis(examples, hidden).to(loss_R.dtype)
+        return loss_R, {**figures, "weighted_loss": loss_R.detach()}
 
-    def _score_own(self, examples: Sequence[Example], with_kls: bool) -> tuple[Tensor, Figures]:
+    def _references(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Hidden states of all that are used, computed anew in one pass, by name."""
+        names, roles = reference_names(self.config), self.roles
+        if not names:
+            return {}
+        all_RD = roles.reference(reference_input(examples, names, roles.device, roles.packs))
+        return dict(zip(names, all_RD.chunk(len(names)), strict=True))
+
+    def _hidden(
+        self, examples: Sequence[Example], names: Sequence[str], live: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Of these references, from the cache if there is one."""
+        if self.cache is None:
+            return {name: live[name] for name in names}
+        return {name: self.cache.hidden(examples, name, self.roles.device) for name in names}
+
+    def _compared(
+        self, examples: Sequence[Example], student_RD: Tensor, live: Mapping[str, Tensor], with_kls: bool
+    ) -> tuple[Tensor, Figures]:
+        roles, chunk, comparison = self.roles, self.config.token_chunk, comparison_of(self.config)
+        names = tuple(comparison.weights)
+        if self.cache is not None and comparison.folds:
+            references = self.cache.of(examples, names, roles, comparison.reference_temperature, chunk)
+            floor_R = self.cache.floors(examples, roles, comparison, chunk)
+            return folded_kl_loss(student_RD, references, roles.head.matrix_VD, comparison, chunk, floor_R, with_kls)
+        hidden = self._hidden(examples, names, live)
+        if roles.adapted_head:
+            return adapted_divergence_loss(student_RD, hidden, roles.head, roles.adapted_head, comparison, chunk)
+        return divergence_loss(student_RD, hidden, roles.head, comparison, chunk)
+
+    def _nll(self, examples: Sequence[Example], student_RD: Tensor) -> tuple[Tensor, Figures]:
+        roles, chunk, temperature = self.roles, self.config.token_chunk, self.config.student_temperature
+        trace_R = joined_traces(examples, roles.device)
+        if roles.adapted_head:
+            return adapted_nll_loss(student_RD, trace_R, roles.head, roles.adapted_head, chunk, temperature)
+        return nll_loss(student_RD, trace_R, roles.head, chunk, temperature)
+
+    def _own(
+        self, examples: Sequence[Example], student_RD: Tensor, live: Mapping[str, Tensor], with_kls: bool
+    ) -> tuple[Tensor, Figures]:
         """By the user's objective. The cache's hidden states are what the references would give anew."""
         roles, config = self.roles, self.config
         objective = OBJECTIVES.load(config.objective)
         trace_R = joined_traces(examples, roles.device)
-        student_RD = roles.student(student_input(examples, roles.device, roles.packs))
-        if self.cache is not None:
-            privileged_RD, negative_RD = (one.hidden_RD for one in self.cache.of(examples, roles.device))
-        else:
-            both_RD = roles.reference(reference_input(examples, roles.device, roles.packs))
-            privileged_RD, negative_RD = both_RD.chunk(2)
-        rows = student_RD, privileged_RD, negative_RD, trace_R, roles.head
+        hidden = self._hidden(examples, (PRIVILEGED, NEGATIVE), live)
+        rows = student_RD, hidden[PRIVILEGED], hidden[NEGATIVE], trace_R, roles.head
         if roles.adapted_head:
             return adapted_own_loss(*rows, roles.adapted_head, objective, config.gamma, config.token_chunk, with_kls)
         return own_loss(*rows, objective, config.gamma, config.token_chunk, with_kls)
+
+    def _emphasis(self, examples: Sequence[Example], live: Mapping[str, Tensor]) -> Tensor:
+        """How much more or less than the others of its trace each token counts [R], 1 on the mean of a trace."""
+        config, roles, names = self.config, self.roles, emphasis_names(self.config)
+        lengths = [len(example.trace_ids) for example in examples]
+        if config.token_weights == "position":
+            return on_device(of_positions(lengths), roles.device)
+
+        def compute(new: Sequence[Example]) -> Tensor:
+            return measure(
+                [*self._hidden(new, names, live).values()], roles.head, comparison_of(config), config.token_chunk
+            )
+
+        measured_R = compute(examples) if self.cache is None else self.cache.once("emphasis", examples, names, compute)
+        return normalised(measured_R, lengths)
 
     def _seed_dropout(self, step: int) -> None:
         """So that a resumed run drops what an unbroken one would have dropped."""
@@ -157,7 +206,7 @@ def token_weights(examples: Sequence[Example], batch: Sequence[Example], config:
 
 
 def has_kls(config: TrainConfig, step: int, total: int) -> bool:
-    """Whether the figures of a step, counted from 0, must have both KLs. No state: a resumed run writes the same."""
+    """Whether the figures of a step, counted from 0, must have the KLs. No state: a resumed run writes the same."""
     return step == 0 or (step + 1) % config.kl_every == 0 or step + 1 == total
 
 

@@ -27,11 +27,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from dail.train.loss import Head, Reference, Weights, floors, folded_kl_loss, kl_loss, reference_of
+from dail.train.comparison import Comparison
+from dail.train.loss import Head, divergence_loss, floors, folded_kl_loss, reference_of
 from tests.bench.shapes import machine
 
 GAMMA, CHUNK = 0.1, 256
-WEIGHTS = Weights(1.0, -GAMMA)
+CONTRASTIVE = Comparison({"privileged": 1.0, "negative": -GAMMA})
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 Way = Callable[[Tensor], Tensor]  # student's hidden states → summed loss
@@ -70,13 +71,16 @@ def literal(student: Tensor, privileged: Tensor, negative: Tensor, head: Tensor)
 
 def ways(privileged: Tensor, negative: Tensor, head: Tensor) -> tuple[dict[str, Way], dict[str, str]]:
     """By name, and why others are missing."""
-    known: list[Reference] = [reference_of(hidden, head, CHUNK) for hidden in (privileged, negative)]
-    floor = floors(*known, head, WEIGHTS, CHUNK)
+    hidden = {"privileged": privileged, "negative": negative}
+    known = {name: reference_of(one, head, CHUNK) for name, one in hidden.items()}
+    floor = floors(known, head, CONTRASTIVE, CHUNK)
     found: dict[str, Way] = {
         "naive": lambda student: literal(student, privileged, negative, head),
-        "folded": lambda student: folded_kl_loss(student, *known, head, WEIGHTS, CHUNK, floor, False)[0].sum(),
-        "folded with both KLs": lambda student: folded_kl_loss(student, *known, head, WEIGHTS, CHUNK, floor)[0].sum(),
-        "whole logits": lambda student: kl_loss(student, privileged, negative, Head(head), WEIGHTS, CHUNK)[0].sum(),
+        "folded": lambda student: folded_kl_loss(student, known, head, CONTRASTIVE, CHUNK, floor, False)[0].sum(),
+        "folded with both KLs": lambda student: folded_kl_loss(student, known, head, CONTRASTIVE, CHUNK, floor)[
+            0
+        ].sum(),
+        "whole logits": lambda student: divergence_loss(student, hidden, Head(head), CONTRASTIVE, CHUNK)[0].sum(),
     }
     missing: dict[str, str] = {}
     try:

@@ -126,7 +126,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         manifest, shared = write_manifest(Path(scratch) / "shards", model, rows), Path(scratch) / "shared"
         for name, references in runs.items():
-            config = TrainConfig.model_validate({**settings, "references": references})
+            config = TrainConfig.model_validate({**settings, "reference_states": references})
             started = time.perf_counter()
             clock.seconds.clear()
             if torch.cuda.is_available():

@@ -55,7 +55,7 @@ def peak_mib() -> float:
 def ours(folder: Path, manifest: Path, out: Path, references: str) -> Epoch:
     from dail.train.loop import run
 
-    config = TrainConfig.model_validate({"epochs": 1, "dtype": dtype(), "references": references})
+    config = TrainConfig.model_validate({"epochs": 1, "dtype": dtype(), "reference_states": references})
     result = run(folder, manifest, out / references, config, out / "shared")
     last = json.loads(result.metrics.read_text().splitlines()[-1])
     return Epoch(last["tokens_s"], peak_mib())

@@ -122,7 +122,7 @@ def train(folder: Path, rows: list[TraceRow], options: argparse.Namespace) -> tu
             "microbatch_tokens": options.microbatch_tokens,
             "trackers": [],
             "token_chunk": options.token_chunk,
-            "references": options.references,
+            "reference_states": options.references,
         }
     )
     if IS_GPU:

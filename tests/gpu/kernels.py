@@ -28,16 +28,16 @@ from dail.synth.engine.base import Draw, SequenceKey, TokenSequence
 from dail.synth.engine.sampling import BatchSampler, Slot
 from dail.synth.schema.synthesis import Acceptance
 from dail.train import attention as packed
+from dail.train.comparison import Comparison
 from dail.train.config import TrainConfig
 from dail.train.data import Example
+from dail.train.divergences import dot
 from dail.train.loss import (
     Head,
-    Weights,
-    _dot,
     _normalise,
+    divergence_loss,
     floors,
     folded_kl_loss,
-    kl_loss,
     project,
     reference_of,
 )
@@ -161,7 +161,7 @@ def reductions(options: argparse.Namespace) -> None:
         a, b = (torch.randn(rows, options.vocabulary, device=DEVICE) for _ in range(2))
         wanted = torch.linalg.vecdot(a.double(), b.double())
         ways = {
-            "ours (bmm)": lambda a=a, b=b: _dot(a, b),
+            "ours (bmm)": lambda a=a, b=b: dot(a, b),
             "vecdot": lambda a=a, b=b: torch.linalg.vecdot(a, b),
             "sum of products": lambda a=a, b=b: (a * b).sum(-1),
         }
@@ -174,15 +174,16 @@ def reductions(options: argparse.Namespace) -> None:
 def chunks(options: argparse.Namespace) -> None:
     """The folded loss at several chunks: which is the fastest, and with which memory."""
     head = head_of(options)
-    hidden = [(3 * torch.randn(options.tokens, options.width, device=DEVICE)).to(DTYPE) for _ in range(3)]
-    privileged, negative = (reference_of(one, head, 512) for one in hidden[1:])
-    weights = Weights(1.0, -0.1)
-    floor = floors(privileged, negative, head, weights, 512)
+    student, *others = [(3 * torch.randn(options.tokens, options.width, device=DEVICE)).to(DTYPE) for _ in range(3)]
+    hidden = dict(zip(("privileged", "negative"), others, strict=True))
+    known = {name: reference_of(one, head, 512) for name, one in hidden.items()}
+    contrastive = Comparison({"privileged": 1.0, "negative": -0.1})
+    floor = floors(known, head, contrastive, 512)
     for chunk in (256, 512, 1024, 2048, options.tokens):
-        leaf = hidden[0].detach().requires_grad_()
+        leaf = student.detach().requires_grad_()
 
         def once(leaf: Tensor = leaf, chunk: int = chunk) -> None:
-            loss, _ = folded_kl_loss(leaf, privileged, negative, head, weights, chunk, floor)
+            loss, _ = folded_kl_loss(leaf, known, head, contrastive, chunk, floor)
             torch.autograd.grad(loss.sum(), leaf)
 
         before = 0
@@ -193,7 +194,7 @@ def chunks(options: argparse.Namespace) -> None:
         peak = (torch.cuda.max_memory_allocated() - before) >> 20 if IS_GPU else None
         tflops = round(6e-9 * options.tokens * options.width * options.vocabulary / took, 1)
         put(check="chunks", tokens=options.tokens, chunk=chunk, ms=took, extra_mib=peak, tflops=tflops)
-    took = ms(lambda: kl_loss(hidden[0].detach().requires_grad_(), *hidden[1:], Head(head), weights, 512), 3)
+    took = ms(lambda: divergence_loss(student.detach().requires_grad_(), hidden, Head(head), contrastive, 512), 3)
     put(check="chunks", way="three rows of logits a token", chunk=512, ms=took)
 
 

@@ -33,7 +33,7 @@ def test_all_settings_variables_and_presets_are_listed():
     for table in TABLES:
         assert f"[{table}] {TABLES[table].about}" in text
         assert all(one.name in text for one in settings_of(table).values())
-    assert all(name in text for name in (*environment(), "cpu-tiny", "qwen3-8b-proof"))
+    assert all(name in text for name in (*environment(), "cpu-tiny", "qwen3-8b-paper-v1"))
 
 
 def test_one_table_is_listed_alone():
@@ -60,7 +60,7 @@ def test_as_toml_it_is_a_file_of_the_defaults(tmp_path: Path):
 def test_as_json_it_holds_all_of_a_setting():
     found = json.loads(said("--json"))
     gamma = next(one for one in found["settings"] if one["name"] == "train.gamma")
-    assert (gamma["default"], gamma["takes"], gamma["verbs"]) == (0.1, "number >= 0, < 1", ["train", "cache"])
+    assert (gamma["default"], gamma["takes"], gamma["verbs"]) == (0.1, "number >= 0, < 1", ["train", "cache", "loop"])
     assert found["environment"].keys() == environment().keys() and "cpu-tiny" in found["presets"]
     assert json.loads(said("train", "--json")).keys() == {"settings"}
 

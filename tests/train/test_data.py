@@ -11,7 +11,16 @@ import torch
 
 from dail.synth.core.errors import DailError, IntegrityError, UsageError
 from dail.synth.schema.models import ModelIdentity, identify
-from dail.train.data import Example, ModelLimits, TrainingSet, load_examples, microbatches, pad, reference_input
+from dail.train.data import (
+    Example,
+    ModelLimits,
+    TrainingSet,
+    load_examples,
+    microbatches,
+    pad,
+    reference_input,
+    student_tokens,
+)
 from tests.conftest import Told
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest, trace_row, write_manifest
 
@@ -120,10 +129,10 @@ def example(prompt: int, trace: int) -> Example:
 
 def test_microbatches_keep_the_order_and_the_token_limit():
     batch = [example(2, 3), example(2, 8), example(1, 4), example(5, 95)]
-    parts = microbatches(batch, 20)
+    parts = microbatches(batch, 20, student_tokens)
     assert [e for part in parts for e in part] == batch
     assert [len(part) for part in parts] == [2, 1, 1]  # 2 × 10 fits, 3 × 10 does not; one trace always goes
-    assert [len(part) for part in microbatches(batch, 400)] == [4]
+    assert [len(part) for part in microbatches(batch, 400, student_tokens)] == [4]
 
 
 def test_padding_is_on_the_right_and_spans_predict_the_trace():
@@ -133,8 +142,8 @@ def test_padding_is_on_the_right_and_spans_predict_the_trace():
     assert padded.trace_positions(positions)[:, 0].tolist() == [1, 2, 3, 5]
 
 
-def test_reference_input_holds_all_privileged_then_all_negative_contexts():
-    padded = reference_input([example(1, 2), example(2, 1)], CPU)
+def test_reference_input_holds_the_contexts_of_one_reference_after_the_other():
+    padded = reference_input([example(1, 2), example(2, 1)], ("privileged", "negative"), CPU)
     assert padded.ids_BT.tolist() == [
         [2, 2, 2, 2, 4, 4],
         [2, 2, 2, 2, 2, 4],
@@ -173,3 +182,48 @@ def test_leaving_out_does_not_excuse_other_faults(make_manifest: MakeManifest, m
 def test_a_manifest_of_which_every_trace_is_left_out_is_refused(make_manifest: MakeManifest, model: ModelIdentity):
     with pytest.raises(UsageError, match="lists no trace that the model can read"):
         load_examples(make_manifest(3), model, ModelLimits(5, VOCABULARY), "drop")
+
+
+def test_a_context_of_the_shards_is_a_reference_by_its_name(make_manifest: MakeManifest, model: ModelIdentity):
+    named = ({"name": "wrong_hint", "ids": (7, 8)}, {"name": "answer_only", "ids": (9,)})
+    manifest = make_manifest(1, contexts=named)
+    (found,) = load_examples(manifest, model, LIMITS, references=("privileged", "wrong_hint")).examples
+    assert found.context("wrong_hint") == (7, 8) and found.contexts.keys() == {"wrong_hint"}
+    read = reference_input([found], ("wrong_hint", "student"), CPU).ids_BT.tolist()
+    assert read[0][: 2 + len(found.trace_ids)] == [7, 8, *found.trace_ids]
+    assert read[1][: len(found.student_prompt_ids)] == list(found.student_prompt_ids)
+
+
+def test_a_reference_that_a_shard_lacks_is_refused_with_those_that_it_has(
+    make_manifest: MakeManifest, model: ModelIdentity
+):
+    manifest = make_manifest(2, contexts=({"name": "wrong_hint", "ids": (7, 8)},))
+    with pytest.raises(
+        UsageError,
+        match=r"shard .* has no context wrong_hint, which references names; it has privileged, negative, student; take",
+    ):
+        load_examples(manifest, model, LIMITS, references=("privileged", "wrong_hint"))
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind", "says"),
+    [
+        ((), IntegrityError, "context wrong_hint is empty"),
+        ((VOCABULARY,), IntegrityError, f"context wrong_hint has id {VOCABULARY}"),
+        ((1,) * CONTEXT, UsageError, "context wrong_hint and trace have"),
+    ],
+)
+def test_a_named_context_is_checked_where_it_is_used_alone(
+    make_manifest: MakeManifest, model: ModelIdentity, ids: tuple[int, ...], kind: type[DailError], says: str
+):
+    manifest = make_manifest(1, contexts=({"name": "wrong_hint", "ids": ids},))
+    assert read(manifest, model).examples
+    with pytest.raises(kind, match=says):
+        load_examples(manifest, model, LIMITS, references=("wrong_hint",))
+
+
+def test_a_context_that_is_no_reference_makes_no_trace_too_long(make_manifest: MakeManifest, model: ModelIdentity):
+    manifest = make_manifest(1, negative_prompt_ids=(1,) * CONTEXT)
+    with pytest.raises(UsageError, match="negative_prompt_ids and trace have"):
+        read(manifest, model)
+    assert load_examples(manifest, model, LIMITS, references=("privileged",)).examples

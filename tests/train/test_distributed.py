@@ -69,15 +69,15 @@ def test_two_ranks_make_the_adapter_of_one(tiny_model: Path, make_manifest: Make
             assert ours[name] == pytest.approx(theirs[name], abs=1e-5), name
 
 
-@pytest.mark.parametrize("references", ["cached", "live"])
+@pytest.mark.parametrize("states", ["cached", "live"])
 def test_two_ranks_that_divide_the_weights_make_the_adapter_of_one(
-    tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path, references: str
+    tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path, states: str
 ):
     """Microbatches of one trace, and a last batch of 3: one rank has to go through the layers for the other."""
     manifest = make_manifest(7)
-    config = SETTINGS.model_copy(update={"lr": 1e-3, "epochs": 1, "microbatch_tokens": 1, "references": references})
+    config = SETTINGS.model_copy(update={"lr": 1e-3, "epochs": 1, "microbatch_tokens": 1, "reference_states": states})
     run(tiny_model, manifest, tmp_path / "alone", config)
-    divided = config.model_copy(update={"shard_weights": True, "recompute": "on" if references == "live" else "off"})
+    divided = config.model_copy(update={"shard_weights": True, "recompute": "on" if states == "live" else "off"})
     process = torchrun(tiny_model, manifest, tmp_path / "two", divided)
     _, said = process.communicate(timeout=200)
     assert process.returncode == 0, said

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from dail.synth.schema.models import adapter_digest, identify
 from dail.synth.schema.selection import Selection
 from dail.train import checkpoint, loop
 from dail.train.adapter import finished
+from dail.train.comparison import reference_weights
 from dail.train.config import TrainConfig
 from dail.train.loop import Result, run
 from dail.train.step import GradientStep
@@ -69,9 +71,9 @@ def interrupt_before(monkeypatch: pytest.MonkeyPatch, update: int, error: BaseEx
     monkeypatch.setattr(loop, "update", fail)
 
 
-@pytest.mark.parametrize("references", ["cached", "live"])
-def test_training_brings_the_gap_down_and_the_figures_add_up(train: Train, references: str):
-    figures = lines(train("run", SETTINGS.model_copy(update={"epochs": 12, "references": references, "kl_every": 1})))
+@pytest.mark.parametrize("states", ["cached", "live"])
+def test_training_brings_the_gap_down_and_the_figures_add_up(train: Train, states: str):
+    figures = lines(train("run", SETTINGS.model_copy(update={"epochs": 12, "reference_states": states, "kl_every": 1})))
     first, last = figures[:3], figures[-3:]
     assert sum(f["gap"] for f in last) < 0.8 * sum(f["gap"] for f in first)
     for f in figures:
@@ -91,12 +93,13 @@ def test_figures_of_text_that_repeats_every_8_tokens_add_up_however_it_is_cut(
     found = [
         lines(run(tiny_model, manifest, tmp_path / str(n), config.model_copy(update=cut))) for n, cut in enumerate(cuts)
     ]
-    a, b = {"contrastive": (1.0, -0.1), "privileged_kl": (1.0, 0.0), "negative_kl": (0.0, 1.0)}[objective]
+    weights = reference_weights(config)
     for step, *others in zip(*found, strict=True):
-        assert ("kl_privileged" in step) == ("kl_negative" in step) == (step["step"] in (1, 4, 8, 10))
+        has_kls = step["step"] in (1, 4, 8, 10)
+        assert {name for name in step if name.startswith("kl_")} == {f"kl_{name}" for name in weights if has_kls}
         assert step["student_entropy"] > 0
-        if "kl_negative" in step:
-            assert step["loss"] == pytest.approx(a * step["kl_privileged"] + b * step["kl_negative"], abs=1e-6)
+        if has_kls:
+            assert step["loss"] == pytest.approx(sum(w * step[f"kl_{n}"] for n, w in weights.items()), abs=1e-6)
         for other in others:
             assert other.keys() == step.keys()
             for name in step.keys() - {"tokens_s"}:
@@ -427,17 +430,69 @@ def test_how_traces_were_chosen_is_in_the_records_and_the_card(
     )
 
 
-@pytest.mark.parametrize("objective", ["contrastive", "privileged_kl"])
-@pytest.mark.parametrize("references", ["cached", "live"])
+REFERENCES = {"privileged": 1.0, "negative": -0.1, "student": 0.2}
+
+
+@pytest.mark.parametrize("states", ["cached", "live"])
+@pytest.mark.parametrize(
+    ("settings", "floor"),
+    [
+        ({"references": REFERENCES, "reference_temperature": 0.7, "student_temperature": 0.7}, True),
+        ({"references": {"privileged": 1.0, "student": 0.2}, "divergence": "forward"}, True),
+        ({"references": REFERENCES, "divergence": "jsd", "jsd_beta": 0.3}, False),
+        ({"divergence": "jsd", "gamma": 0.0}, True),
+    ],
+)
+def test_any_references_and_divergence_come_down_and_say_what_they_are_made_of(
+    train: Train, states: str, settings: dict[str, object], floor: bool
+):
+    config = TrainConfig.model_validate({**SETTINGS.model_dump(), **settings, "epochs": 10, "reference_states": states})
+    result = train("run", config)
+    found, names = lines(result), set(reference_weights(config))
+    key = "gap" if floor else "loss"
+    assert sum(step[key] for step in found[-3:]) < 0.9 * sum(step[key] for step in found[:3])
+    assert ({"gap", "floor"} <= found[0].keys()) is floor
+    assert {name for name in found[0] if name.startswith("kl_")} == {f"kl_{name}" for name in names}
+    if config.divergence == "reverse":
+        assert found[0]["loss"] == pytest.approx(sum(w * found[0][f"kl_{n}"] for n, w in REFERENCES.items()), abs=1e-5)
+    card, curves = ((result.adapter / "README.md").read_text(), (result.adapter.parent / "curves.svg").read_text())
+    if config.references:
+        assert "| references | privileged 1, " in card and "| gamma |" not in card
+        assert "KL to the base model" in curves
+    assert ("| divergence | jsd, beta 0." in card) == (config.divergence == "jsd")
+    assert ("| temperatures | student 0.7, references 0.7 |" in card) == (config.student_temperature == 0.7)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"references": {"privileged": 1.0, "negative": -0.2}},
+        {"reference_temperature": 0.6},
+        {"student_temperature": 0.6},
+        {"divergence": "jsd"},
+        {"divergence": "jsd", "jsd_beta": 0.3},
+        {"token_weights": "position"},
+    ],
+)
+def test_a_run_does_not_go_on_with_another_comparison(train: Train, changes: dict[str, object]):
+    config = SETTINGS.model_copy(update={"epochs": 1, "divergence": "jsd"} if "jsd_beta" in changes else {"epochs": 1})
+    train("run", config)
+    with pytest.raises(UsageError, match=f"another run .*{next(reversed(changes))} .* there, .* here"):
+        train("run", config.model_copy(update=changes))
+
+
+@pytest.mark.parametrize("settings", [{}, {"objective": "privileged_kl"}, {"references": {"student": 1.0}}])
+@pytest.mark.parametrize("states", ["cached", "live"])
 def test_a_model_distilled_onto_itself_has_nothing_to_learn_and_is_told_so(
-    tiny_model: Path, tmp_path: Path, told: Told, objective: str, references: str
+    tiny_model: Path, tmp_path: Path, told: Told, settings: dict[str, Any], states: str
 ):
     model = identify(tiny_model)
     rows = [trace_row(f"{number:032x}", model, number) for number in range(4)]
     alike = [row.model_copy(update={"privileged_prompt_ids": row.student_prompt_ids,
                                     "negative_prompt_ids": row.student_prompt_ids}) for row in rows]  # fmt: skip
-    settings = TrainConfig.model_validate({"objective": objective, "references": references, "epochs": 1})
-    result = run(tiny_model, write_manifest(tmp_path / "alike", model, alike), tmp_path / "run", settings)
+    alike = rows if "references" in settings else alike  # one is the student itself, whatever the others read
+    config = TrainConfig.model_validate({**settings, "reference_states": states, "epochs": 1})
+    result = run(tiny_model, write_manifest(tmp_path / "alike", model, alike), tmp_path / "run", config)
     assert "student and references read the same contexts" in told()
     assert not any(weight.any() for name, weight in weights(result).items() if "lora_B" in name)
 

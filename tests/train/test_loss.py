@@ -13,21 +13,31 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dail.train.loss import (
-    Head,
-    Weights,
-    floors,
-    folded_kl_loss,
-    kl_loss,
-    kl_weights,
-    nll_loss,
-    project,
-    reference_of,
-)
+from dail.train.comparison import Comparison, comparison_of
+from dail.train.config import TrainConfig
+from dail.train.loss import Head, divergence_loss, floors, folded_kl_loss, nll_loss, project, reference_of
 from tests.bench.loss import inputs
 
 R, D, V = 13, 8, 41
-CONTRASTIVE = Weights(1.0, -0.1)
+
+
+def pair(privileged: float, negative: float) -> Comparison:
+    """Reverse KLs to the two references by these weights; a weight of 0 leaves one out."""
+    weights = {"privileged": privileged, "negative": negative}
+    return Comparison({name: weight for name, weight in weights.items() if weight})
+
+
+def kl_loss(student: Tensor, privileged: Tensor, negative: Tensor, head: Head, comparison: Comparison, chunk: int):
+    """To those of the two that have a weight."""
+    both = {"privileged": privileged, "negative": negative}
+    return divergence_loss(student, {name: both[name] for name in comparison.weights}, head, comparison, chunk)
+
+
+def objective_of(objective: str, gamma: float) -> Comparison:
+    return comparison_of(TrainConfig.model_validate({"objective": objective, "gamma": gamma}))
+
+
+CONTRASTIVE = pair(1.0, -0.1)
 KL_OBJECTIVES = [
     ("contrastive", 0.0),
     ("contrastive", 0.1),
@@ -64,16 +74,16 @@ def test_loss_and_gradient_are_those_of_the_literal_formula(objective: Any, gamm
         "privileged_kl": to_privileged,
         "negative_kl": to_negative,
     }[objective]
-    weights = kl_weights(objective, gamma)
-    assert weights is not None
+    weights = objective_of(objective, gamma)
     got, figures = kl_loss(student, privileged, negative, Head(head), weights, chunk=5)
     outer = torch.rand(R, dtype=torch.float64)
     assert torch.allclose(got, wanted, rtol=0, atol=1e-12)
     assert torch.allclose(
         gradient((got * outer).sum(), student), gradient((wanted * outer).sum(), student), rtol=0, atol=1e-12
     )
-    assert torch.allclose(figures["kl_privileged"], to_privileged, rtol=0, atol=1e-12)
-    assert torch.allclose(figures["kl_negative"], to_negative, rtol=0, atol=1e-12)
+    for name, kl in (("privileged", to_privileged), ("negative", to_negative)):
+        assert (f"kl_{name}" in figures) == (name in weights.weights)
+        assert name not in weights.weights or torch.allclose(figures[f"kl_{name}"], kl, rtol=0, atol=1e-12)
 
 
 def test_nll_loss_and_gradient_are_those_of_cross_entropy():
@@ -93,7 +103,7 @@ def test_gradients_pass_gradcheck():
 
 
 def test_gamma_zero_is_plain_kl_to_the_privileged_student():
-    assert kl_weights("contrastive", 0.0) == kl_weights("privileged_kl", 0.3) == Weights(1.0, 0.0)
+    assert objective_of("contrastive", 0.0) == objective_of("privileged_kl", 0.3) == pair(1.0, 0.0)
 
 
 def folded(
@@ -101,22 +111,22 @@ def folded(
     privileged: Tensor,
     negative: Tensor,
     head: Tensor,
-    weights: Weights,
+    comparison: Comparison,
     chunk: int,
     with_kls: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The folded loss with everything it wants to know of the references."""
-    ours, theirs = (reference_of(hidden.detach(), head.detach(), chunk) for hidden in (privileged, negative))
-    floor = floors(ours, theirs, head.detach(), weights, chunk)
-    return folded_kl_loss(student, ours, theirs, head, weights, chunk, floor, with_kls)
+    both = {"privileged": privileged, "negative": negative}
+    references = {name: reference_of(both[name].detach(), head.detach(), chunk) for name in comparison.weights}
+    floor = floors(references, head.detach(), comparison, chunk)
+    return folded_kl_loss(student, references, head, comparison, chunk, floor, with_kls)
 
 
 @pytest.mark.parametrize(("objective", "gamma"), KL_OBJECTIVES)
 @pytest.mark.parametrize("chunk", [1, 5, R])
 def test_the_folded_loss_is_the_loss_in_every_figure(objective: Any, gamma: float, chunk: int):
     student, privileged, negative, head = roles()
-    weights = kl_weights(objective, gamma)
-    assert weights is not None
+    weights = objective_of(objective, gamma)
     wanted, wanted_figures = kl_loss(student, privileged, negative, Head(head), weights, chunk=R)
     got, figures = folded(student, privileged, negative, head, weights, chunk)
     assert torch.allclose(got, wanted, rtol=0, atol=1e-12)
@@ -145,26 +155,27 @@ def test_the_two_kls_of_text_that_repeats_every_8_tokens_are_exact(objective: An
     student, privileged, negative, head = (tensor.detach() for tensor in roles(rows=8))
     periodic = [tensor.repeat(8, 1) for tensor in (student, privileged, negative)]
     kls = [literal_kl(periodic[0], reference, head).mean().item() for reference in periodic[1:]]
-    weights = kl_weights(objective, gamma)
-    assert weights is not None
+    weights = objective_of(objective, gamma)
     _, figures = folded(*periodic, head, weights, chunk)
     means = {name: value.mean().item() for name, value in figures.items()}
     assert abs(literal_kl(periodic[0], privileged.repeat(8, 1), head)[::8].mean().item() - kls[0]) > 0.1
-    assert [means["kl_privileged"], means["kl_negative"]] == pytest.approx(kls, abs=1e-12)
-    assert means["loss"] == pytest.approx(weights.privileged * kls[0] + weights.negative * kls[1], abs=1e-12)
+    known = {name: kl for name, kl in zip(("privileged", "negative"), kls, strict=True) if name in weights.weights}
+    assert {name: means[f"kl_{name}"] for name in known} == pytest.approx(known, abs=1e-12)
+    assert means["loss"] == pytest.approx(sum(w * known[name] for name, w in weights.weights.items()), abs=1e-12)
 
 
 @pytest.mark.parametrize("gap", [1.0, 0.1, 0.03])
-@pytest.mark.parametrize("weights", [CONTRASTIVE, Weights(1.0, 0.0), Weights(0.0, 1.0), Weights(1.0, -0.97)])
-def test_the_two_kls_keep_the_loss_s_precision_in_bfloat16(gap: float, weights: Weights):
+@pytest.mark.parametrize("weights", [CONTRASTIVE, pair(1.0, 0.0), pair(0.0, 1.0), pair(1.0, -0.97)])
+def test_the_two_kls_keep_the_loss_s_precision_in_bfloat16(gap: float, weights: Comparison):
     """Against float64 on the same bfloat16 inputs; they are what the loss is made of however near the roles are."""
     half = [tensor.bfloat16() for tensor in inputs(200, 128, 2000, gap)]
     exact = [tensor.double() for tensor in half]
     _, figures = folded(*half, weights, 64)
-    for name, reference in (("kl_privileged", exact[1]), ("kl_negative", exact[2])):
-        wanted = literal_kl(exact[0], reference, exact[3]).mean().item()
-        assert figures[name].mean().item() == pytest.approx(wanted, rel=0.05), name
-    made = weights.privileged * figures["kl_privileged"] + weights.negative * figures["kl_negative"]
+    both, made = {"privileged": exact[1], "negative": exact[2]}, torch.zeros(200)
+    for name, weight in weights.weights.items():
+        wanted = literal_kl(exact[0], both[name], exact[3]).mean().item()
+        assert figures[f"kl_{name}"].mean().item() == pytest.approx(wanted, rel=0.05), name
+        made = made + weight * figures[f"kl_{name}"]
     assert torch.allclose(figures["loss"], made, rtol=1e-5, atol=1e-5)
 
 
@@ -177,7 +188,7 @@ def test_the_folded_loss_passes_gradcheck():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_where_all_roles_agree_the_folded_gradient_is_exactly_zero(gamma: float, dtype: torch.dtype):
     student, _, _, head = (t.detach().to(dtype) for t in roles())
-    loss, _ = folded(student.requires_grad_(), student, student, head, Weights(1.0, -gamma), 5)
+    loss, _ = folded(student.requires_grad_(), student, student, head, pair(1.0, -gamma), 5)
     assert gradient(loss.sum(), student).count_nonzero() == 0
 
 
@@ -186,7 +197,7 @@ def test_the_folded_loss_keeps_little_and_stays_finite():
     student, privileged, _, head = roles(rows, vocabulary, torch.float32)
     negative = torch.full((rows, D), 300.0)
     with largest_tensor() as seen:
-        loss, figures = folded(student, privileged, negative, head, Weights(1.0, -0.9), chunk)
+        loss, figures = folded(student, privileged, negative, head, pair(1.0, -0.9), chunk)
         slope = gradient(loss.sum(), student)
     assert max(seen) <= chunk * vocabulary < rows * vocabulary
     assert slope.isfinite().all() and all(value.isfinite().all() for value in figures.values())
@@ -278,7 +289,7 @@ def test_heads_with_a_cap_a_scale_or_a_bias_have_the_gradient_of_autograd(change
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_where_all_roles_agree_the_gradient_is_exactly_zero(gamma: float, dtype: torch.dtype):
     student, _, _, head = (t.detach().to(dtype) for t in roles())
-    weights = Weights(1.0, -gamma)
+    weights = pair(1.0, -gamma)
     loss, _ = kl_loss(student.requires_grad_(), student.detach(), student.detach(), Head(head), weights, 5)
     assert gradient(loss.sum(), student).count_nonzero() == 0
 
@@ -290,7 +301,7 @@ def test_loss_is_distance_from_the_ideal_distribution_plus_the_floor(gamma: floa
     ideal = ((log_q - gamma * log_n) / (1 - gamma)).log_softmax(-1)
     log_p = (student @ head.t()).log_softmax(-1)
     distance = (1 - gamma) * (log_p.exp() * (log_p - ideal)).sum(-1)
-    loss, figures = kl_loss(student, privileged, negative, Head(head), Weights(1.0, -gamma), chunk=R)
+    loss, figures = kl_loss(student, privileged, negative, Head(head), pair(1.0, -gamma), chunk=R)
     assert torch.allclose(loss, distance + figures["floor"], rtol=0, atol=1e-11)
     assert torch.allclose(figures["gap"], distance, rtol=0, atol=1e-11)
     assert (figures["gap"] >= 0).all() and (figures["floor"] <= 0).all()
@@ -298,7 +309,7 @@ def test_loss_is_distance_from_the_ideal_distribution_plus_the_floor(gamma: floa
 
 def test_floor_of_a_plain_kl_is_zero():
     student, privileged, negative, head = roles()
-    _, figures = kl_loss(student, privileged, negative, Head(head), Weights(1.0, 0.0), chunk=R)
+    _, figures = kl_loss(student, privileged, negative, Head(head), pair(1.0, 0.0), chunk=R)
     assert torch.allclose(figures["floor"], torch.zeros(R, dtype=torch.float64), atol=1e-14)
 
 
@@ -324,7 +335,7 @@ def test_only_the_student_receives_gradient():
 def test_a_token_the_negative_reference_finds_impossible_stays_finite():
     student, privileged, _, head = roles(dtype=torch.float32)
     negative = torch.full((R, D), 300.0)  # logits thousands apart: its probabilities underflow
-    loss, figures = kl_loss(student, privileged, negative, Head(head), Weights(1.0, -0.9), 5)
+    loss, figures = kl_loss(student, privileged, negative, Head(head), pair(1.0, -0.9), 5)
     assert all(value.isfinite().all() for value in figures.values())
     assert gradient(loss.sum(), student).isfinite().all()
 

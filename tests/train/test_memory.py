@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,9 @@ SHAPES = {  # what takes the memory: attention's scores of all pairs, experts, s
 
 
 @pytest.mark.parametrize(
-    ("kind", "references"), [*((kind, "cached") for kind in SHAPES), *((kind, "live") for kind in ("gemma2", "llama"))]
+    ("kind", "states"), [*((kind, "cached") for kind in SHAPES), *((kind, "live") for kind in ("gemma2", "llama"))]
 )
-def test_the_forecast_is_what_a_step_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, references: str):
+def test_the_forecast_is_what_a_step_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, states: str):
     """Sequences four times as long as the longest piece; never much less, and not much more."""
     monkeypatch.setattr(memory, "_PIECES", (64, 128, 256))
     save_model(
@@ -64,17 +65,45 @@ def test_the_forecast_is_what_a_step_takes(tmp_path: Path, monkeypatch: pytest.M
         dtype="float32",
         lora_rank=2,
         token_chunk=16,
-        references=references,
+        reference_states=states,
     )
     roles = choose_packing(load_roles(tmp_path, config, CPU), traces(30, 40))
     of_run, batch = GradientStep(roles, config, 700.0), traces(1019, 1019)
-    if references == "cached" and roles.folds:
+    if states == "cached" and roles.folds:
         monkeypatch.setattr(GradientStep, "score", score_alone)
     needs = memory.count(of_run, batch)
     assert 0.8 < needs.of(2 * 1024) / truth(of_run, batch) < 1.5
     again = memory.count(of_run, batch, again=True)
     with recomputing(roles):
         assert 0.8 < again.of(2 * 1024) / truth(of_run, batch) < 1.5
+
+
+@pytest.mark.parametrize("states", ["cached", "live"])
+def test_every_reference_more_is_in_the_forecast(tiny_model: Path, data: TrainingSet, states: str):
+    """Cached ones with their hidden states, live ones with their pass; the loss takes the memory of one."""
+    names = ("privileged", "negative", "student")
+    needs = [
+        memory.count(
+            scorer(tiny_model, references=dict.fromkeys(names[:num], 1.0), reference_states=states), data.examples
+        )
+        for num in (1, 2, 3)
+    ]
+    longest = max(data.examples, key=lambda example: example.student_tokens)
+    more = [
+        later.of(longest.student_tokens) - one.of(longest.student_tokens) for one, later in itertools.pairwise(needs)
+    ]
+    assert min(more) >= (0.99 if states == "cached" else 0.0) * len(longest.trace_ids) * 32 * 4
+    assert needs[0].fixed == needs[2].fixed or states == "live"
+
+
+@pytest.mark.parametrize(
+    ("settings", "folds"), [({}, True), ({"divergence": "jsd"}, False), ({"reference_states": "live"}, False)]
+)
+def test_rows_of_logits_of_each_reference_are_forecast_where_nothing_folds(
+    tiny_model: Path, data: TrainingSet, settings: dict[str, object], folds: bool
+):
+    few, many = (memory.count(scorer(tiny_model, token_chunk=chunk, **settings), data.examples) for chunk in (16, 32))
+    assert many.fixed - few.fixed == pytest.approx(4 * (5 if folds else 14) * 16 * VOCABULARY)
 
 
 def score_alone(of_run: GradientStep, batch: list[Example], with_kls: bool) -> tuple[Tensor, dict[str, Tensor]]:

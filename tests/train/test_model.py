@@ -66,7 +66,7 @@ def test_padded_sequences_score_as_one_by_one(roles: Roles, examples: tuple[Exam
     together = roles.student(student_input(examples, CPU))
     alone = torch.cat([roles.student(student_input([example], CPU)) for example in examples])
     assert torch.allclose(together, alone, rtol=0, atol=1e-5)
-    privileged, negative = roles.reference(reference_input(examples, CPU)).chunk(2)
+    privileged, negative = roles.reference(reference_input(examples, ("privileged", "negative"), CPU)).chunk(2)
     for example in (examples[0], examples[-1]):
         trace = [example.trace_ids]
         start = sum(len(e.trace_ids) for e in examples[: examples.index(example)])
@@ -195,7 +195,7 @@ def test_heads_that_do_more_than_multiply_train_with_whole_logits(
 
 def literal_loss(roles: Roles, examples: tuple[Example, ...]) -> torch.Tensor:
     """The paper's formula on the model's own logits, with autograd."""
-    student, references = student_input(examples, CPU), reference_input(examples, CPU)
+    student, references = student_input(examples, CPU), reference_input(examples, ("privileged", "negative"), CPU)
     log_p = student.trace_positions(roles.peft(input_ids=student.ids_BT, use_cache=False).logits).log_softmax(-1)
     with torch.no_grad(), roles.peft.disable_adapter():
         logits = references.trace_positions(roles.peft(input_ids=references.ids_BT, use_cache=False).logits)

@@ -20,14 +20,14 @@ from dail.train import loop, memory
 from dail.train.config import TrainConfig
 from dail.train.data import Example, ModelLimits, load_examples
 from dail.train.loop import compute_references, run
-from dail.train.loss import Head, Weights, adapted_kl_loss, adapted_own_loss, kl_loss, own_loss
+from dail.train.loss import Head, adapted_divergence_loss, adapted_own_loss, own_loss
 from dail.train.model import load_roles
 from dail.train.objective import OBJECTIVES, checked
 from dail.train.step import GradientStep
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_distributed import agree, torchrun
 from tests.train.test_loop import SETTINGS, Train, interrupt_before, lines, same, train, weights
-from tests.train.test_loss import R, V, gradient, largest_tensor, roles
+from tests.train.test_loss import R, V, gradient, kl_loss, largest_tensor, pair, roles
 from tests.train.test_model import CPU, stir
 
 __all__ = ["train"]  # a fixture
@@ -63,7 +63,7 @@ def test_its_gradient_is_the_built_in_one_s_where_both_are_the_same_loss(
 ):
     student, privileged, negative, matrix = roles()
     head, outer = Head(matrix, **changes), torch.rand(R, dtype=torch.float64)
-    wanted, all_figures = kl_loss(student, privileged, negative, head, Weights(1.0, -0.3), chunk)
+    wanted, all_figures = kl_loss(student, privileged, negative, head, pair(1.0, -0.3), chunk)
     got, figures = own_loss(student, privileged, negative, TRACE, head, own(file), 0.3, chunk)
     assert torch.allclose(got, wanted, rtol=0, atol=1e-12) and torch.equal(figures["loss"], got)
     assert torch.allclose(
@@ -79,9 +79,9 @@ def test_its_gradient_is_the_built_in_one_s_where_both_are_the_same_loss(
 def test_so_is_an_adapted_head_s_and_its_adapter_s(file: Path):
     student, privileged, negative, matrix = roles()
     head, adapted = Head(matrix, cap=3.0), nn.Linear(*matrix.shape[::-1], bias=False, dtype=torch.float64)
-    found = []
+    references, found = {"privileged": privileged, "negative": negative}, []
     for loss, _ in (
-        adapted_kl_loss(student, privileged, negative, head, adapted, Weights(1.0, -0.3), 5),
+        adapted_divergence_loss(student, references, head, adapted, pair(1.0, -0.3), 5),
         adapted_own_loss(student, privileged, negative, TRACE, head, adapted, own(file), 0.3, 5),
     ):
         found.append((loss.detach(), *torch.autograd.grad(loss.square().sum(), (student, adapted.weight))))
@@ -129,9 +129,9 @@ def test_a_step_has_the_built_in_one_s_gradients(
         assert torch.allclose(found[0][name], wanted, rtol=1e-3, atol=1e-5), name
 
 
-@pytest.mark.parametrize("references", ["cached", "live"])
-def test_a_whole_run_is_the_built_in_one_up_to_rounding(train: Train, config: TrainConfig, references: str):
-    config = config.model_copy(update={"references": references})
+@pytest.mark.parametrize("states", ["cached", "live"])
+def test_a_whole_run_is_the_built_in_one_up_to_rounding(train: Train, config: TrainConfig, states: str):
+    config = config.model_copy(update={"reference_states": states})
     ours = train("own", config)
     theirs = train("builtin", config.model_copy(update={"objective": "contrastive"}))
     for mine, wanted in zip(lines(ours), lines(theirs), strict=True):
@@ -142,7 +142,7 @@ def test_a_whole_run_is_the_built_in_one_up_to_rounding(train: Train, config: Tr
             assert mine["loss"] == pytest.approx(mine["kl_privileged"] - 0.3 * mine["kl_negative"], abs=1e-5)
     assert all(torch.allclose(weights(ours)[name], wanted, atol=1e-3) for name, wanted in weights(theirs).items())
     assert (ours.adapter.parent / "curves.svg").is_file()
-    assert (ours.adapter.parent / "references").exists() == (references == "cached")
+    assert (ours.adapter.parent / "references").exists() == (states == "cached")
 
 
 def test_a_cache_serves_it_and_the_built_in_ones_alike(

@@ -181,7 +181,11 @@ def waited_for(
     "settings",
     [
         {},
-        {"references": "live"},
+        {"reference_states": "live"},
+        {"references": {"privileged": 1.0, "student": 0.5, "negative": -0.1}, "reference_temperature": 0.6},
+        {"divergence": "jsd", "token_weights": "disagreement"},
+        {"divergence": "forward", "gamma": 0.0, "token_weights": "entropy", "reference_states": "live"},
+        {"token_weights": "position", "objective": "nll", "student_temperature": 0.6},
         {"objective": "nll"},
         {"lora_targets": ("q_proj", "lm_head")},
         {"reduction": "token_mean", "lora_dropout": 0.1, "lora": "peft"},

@@ -24,7 +24,7 @@ from dail.synth.method.prompts import Prompts
 from dail.synth.schema.manifest import Manifest
 from dail.synth.schema.synthesis import RULES, Synthesis
 from dail.synth.schema.trace_tokens import student_share
-from dail.train.charts import CURVES, training_curves
+from dail.train.charts import curves_of, training_curves
 from dail.train.evals.charts import pass_curves
 from dail.train.evals.examples import ProblemExamples
 from dail.train.evals.formulas import as_formula, visible, with_formulas
@@ -89,7 +89,7 @@ def page_environment() -> jinja2.Environment:
 
 def render(evaluation: Evaluation, lineage: Lineage, examples: Sequence[ProblemExamples] = ()) -> str:
     style = page_style()
-    curves = [training_curves(lineage.metrics, key) for key in CURVES]
+    curves = [training_curves(lineage.metrics, key) for key in curves_of(lineage.metrics)]
     return (
         page_environment()
         .get_template("report.html.jinja")

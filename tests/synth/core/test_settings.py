@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,12 @@ def test_a_short_name_is_of_the_one_table_that_has_it(verb: str, name: str, want
     assert ".".join(full_name(verb, name)) == wanted
 
 
-def test_no_verb_has_two_settings_of_one_short_name_today():
+def test_no_verb_but_loop_has_two_settings_of_one_short_name_today():
     for verb in {verb for table in TABLES.values() for verb in table.verbs}:
-        keys = [key for table in tables_of(verb) for key in settings_of(table)]
-        assert len(keys) == len(set(keys))
+        keys = Counter(key for table in tables_of(verb) for key in settings_of(table))
+        several = {key for key, number in keys.items() if number > 1}
+        # the one verb of two jobs: `--set dtype=float32` is answered with what may be meant
+        assert several == ({"dtype", "seed", "too_long"} if verb == "loop" else set())
 
 
 def test_a_short_name_of_two_tables_is_refused_with_both(monkeypatch: pytest.MonkeyPatch):
@@ -168,8 +171,10 @@ def test_a_file_that_is_not_there_or_a_folder_is_refused_by_name(tmp_path: Path)
 
 def test_a_preset_is_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert read("train", "qwen3-8b-proof").load(TrainConfig, "train").epochs == 3
-    with pytest.raises(UsageError, match=r"config qwen3-8b is no file and no preset; did you mean qwen3-8b-proof\?"):
+    assert read("train", "qwen3-8b-paper-v1").load(TrainConfig, "train").epochs == 3
+    with pytest.raises(
+        UsageError, match=r"config qwen3-8b is no file and no preset; did you mean qwen3-8b-paper-v1 or"
+    ):
         read("train", "qwen3-8b")
 
 
