@@ -44,9 +44,11 @@ def compare(
     few = sum(one.markers for one in both.base)
     doubt = f"the base model has {few} of them, and {_FEWEST_MARKERS} are needed" if few < _FEWEST_MARKERS else ""
     signals: tuple[Signal, ...] = (
-        both.quotient("tokens of a completion", "tokens", "texts", config.length_floor, config.length_ceiling),
+        both.quotient("tokens of a completion", "tokens", "texts", config.length_floor, ceiling=config.length_ceiling),
         both.quotient("share of distinct 4-grams", "distinct", "ngrams", config.distinct_floor),
-        both.quotient("words of self-correction per token", "markers", "tokens", config.markers_floor, note=doubt),
+        both.quotient(
+            "words of self-correction per 1,000 tokens", "markers", "tokens", config.markers_floor, per=1000, note=doubt
+        ),
         both.rise("share of completions that cite a solution or hint", "mentioning", config.max_mentions),
         both.rise("share of completions that go round in a loop", "looping", config.max_looping),
         both.rise("share of completions that were cut", "cut", config.max_cut_rise),
@@ -77,40 +79,49 @@ class _Both:
     seed: int
 
     def quotient(
-        self, name: str, part: str, whole: str, floor: float, ceiling: float = math.inf, note: str = ""
+        self,
+        name: str,
+        part: str,
+        whole: str,
+        floor: float,
+        *,
+        ceiling: float = math.inf,
+        per: int = 1,
+        note: str = "",
     ) -> Signal:
-        """Adapter ÷ base of part ÷ whole, held against the floor where it is below 1, else against the ceiling."""
+        """Adapter ÷ base of part ÷ whole, held against the floor where it is below 1, else against the ceiling.
+
+        Args:
+            per: base's and adapter's own are told for so many of the whole.
+            note: why it is not judged, if it is not.
+        """
         name = f"{name}, adapter ÷ base"
-        base, adapter = self._shares(part, whole)
+        base, adapter = (_Share(counts, part, whole, self.seed) for counts in (self.base, self.adapter))
         if note or not base.value > 0 or not adapter.value >= 0:
-            note = note or "one of them has none"
-            return judged(name, None, floor, floor=True, note=note)
+            known = {who: per * one.value for who, one in (("base", base), ("adapter", adapter)) if one.value >= 0}
+            return judged(name, None, floor, floor=True, note=note or "the base model has none", **known)
         value, draws = adapter.value / base.value, adapter.draws / base.draws
         falls = value < 1 or ceiling == math.inf
-        return _sure(name, value, draws, 1.0, floor if falls else ceiling, falls, base.value, adapter.value)
+        limit = floor if falls else ceiling
+        return _sure(name, value, draws, 1.0, limit, falls, per * base.value, per * adapter.value)
 
     def rise(self, name: str, part: str, limit: float) -> Signal:
         """Adapter − base of the share of texts."""
-        base, adapter = self._shares(part, "texts")
+        base, adapter = (_Share(counts, part, "texts", self.seed) for counts in (self.base, self.adapter))
         value, draws = adapter.value - base.value, adapter.draws - base.draws
         return _sure(f"{name}, adapter − base", value, draws, 0.0, limit, False, base.value, adapter.value)
-
-    def _shares(self, part: str, whole: str) -> tuple[_Share, _Share]:
-        return tuple(  # type: ignore[return-value]
-            _Share([getattr(one, part) for one in counts], [getattr(one, whole) for one in counts], self.seed)
-            for counts in (self.base, self.adapter)
-        )
 
 
 class _Share:
     """Part ÷ whole over all problems (`value`), and over each resample of them (`draws`)."""
 
-    def __init__(self, part: Sequence[float], whole: Sequence[float], seed: int) -> None:
+    def __init__(self, counts: Sequence[Counts], part: str, whole: str, seed: int) -> None:
         import numpy as np
 
-        self.value = sum(part) / sum(whole) if sum(whole) else math.nan
+        parts, wholes = ([getattr(one, name) for one in counts] for name in (part, whole))
+        self.value = sum(parts) / sum(wholes) if sum(wholes) else math.nan
         with np.errstate(divide="ignore", invalid="ignore"):
-            self.draws: np.ndarray = resampled(part, seed) / resampled(whole, seed)
+            self.draws: np.ndarray = resampled(parts, seed) / resampled(wholes, seed)
 
 
 def _sure(

@@ -80,7 +80,7 @@ FAULTS = {
     "share of distinct 4-grams, adapter ÷ base": [
         with_fault(text=lambda draw: " ".join(f"a {place % 9} c" for place in range(24)) + " Wait, let me check.")
     ],
-    "words of self-correction per token, adapter ÷ base": [with_fault(text=prose)],
+    "words of self-correction per 1,000 tokens, adapter ÷ base": [with_fault(text=prose)],
     "share of completions that cite a solution or hint, adapter − base": [
         with_fault(text=lambda draw: healthy(draw)["text"] + " as the reference solution says" * (draw.random() < 0.2))
     ],
