@@ -126,6 +126,11 @@ def _digest(ids: tuple[int, ...]) -> str:
     return hashlib.sha256(canonical(ids)).hexdigest()[:32]
 
 
+def reads_alike(examples: Sequence[Example], names: Sequence[str]) -> bool:
+    """Whether each reference of these names reads what the student does: the model is distilled onto itself."""
+    return all(example.context(name) == example.student_prompt_ids for example in examples for name in names)
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """The examples of a manifest, in its order, but those that were left out: `num_dropped` longer than the model
