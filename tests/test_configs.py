@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dail.serve.cli import VERBS
+from dail.serve.loop import LoopConfig
 from dail.synth.config import EngineConfig, SynthConfig
 from dail.synth.core.errors import UsageError
 from dail.synth.core.settings import TABLES, presets, read, settings_of
@@ -157,3 +158,13 @@ def test_an_unknown_setting_in_a_file_is_refused(tmp_path: Path):
     path.write_text("[train]\nlearning_rate = 1e-4\n")
     with pytest.raises(UsageError, match=r"\[train\]: there is no setting 'learning_rate'; did you mean train\.lr\?"):
         read("train", path)
+
+
+@pytest.mark.parametrize(("name", "reference", "divergence"), [("opsd", "frozen", "jsd"), ("sdft", "mean", "reverse")])
+def test_the_family_s_presets_are_rounds_of_the_student_s_own_rollouts(name: str, reference: str, divergence: str):
+    chosen = read("loop", name)
+    assert chosen.load(Synthesis, "synthesis").method == "student"
+    training = chosen.load(TrainConfig, "train")
+    assert (training.references, training.divergence, training.epochs) == ({"privileged": 1.0}, divergence, 1)
+    rounds = chosen.load(LoopConfig, "loop")
+    assert (rounds.reference, rounds.items_per_round, training.batch_size) == (reference, 256, 32)
