@@ -6,6 +6,7 @@ and there are many, in tasks there.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +26,10 @@ from dail.synth.method.selection import BUILTIN, SCORES, Candidate, Outcome, Sco
 from dail.synth.method.thoughts import behind_thought
 from dail.synth.schema.items import read_columns
 from dail.synth.schema.shards import TraceRow, decode_shard
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import ShardRef
 
+GRADE_TIMEOUT_S = 5.0  # of one trace
 _A_PIECE = 64  # shards that one thread or task takes at a time
 _COLUMNS = ["unit_id", "sample_index", "trace_text", "completion", "answer", "truncated"]
 _MOST_CHILDREN = 16  # each holds sympy, 100 MB
@@ -68,6 +71,35 @@ def outcome_of(said: Said, grader: Grader) -> Outcome:
     if verdict.method == TIMEOUT:
         return "unknown"
     return "correct" if verdict.correct else "wrong"
+
+
+class Verdicts:
+    """Whether a trace is correct, for batches that stop by verdicts: one at a time, beside the event loop."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._children = ExitStack()
+        self._graders: dict[str, Grader] = {}
+
+    async def of(self, row: TraceRow, synthesis: Synthesis) -> bool | None:
+        """None where the batch does not ask, or nobody can say.
+
+        Raises:
+            UsageError: the grader cannot be loaded, or made a mistake.
+        """
+        if not synthesis.stops_by_verdict or row.answer is None:
+            return None
+        said = Said(row.trace_text, row.completion[0].content, row.answer, row.truncated)
+        async with self._turn:
+            return await asyncio.to_thread(self._outcome, said, synthesis.grader) == "correct"
+
+    def _outcome(self, said: Said, grader: str) -> Outcome:
+        if grader not in self._graders:
+            self._graders[grader] = self._children.enter_context(Grader(GRADE_TIMEOUT_S, grader))
+        return outcome_of(said, self._graders[grader])
+
+    def close(self) -> None:
+        self._children.close()
 
 
 def judged(asked: Judging, shards: Sequence[ShardRef]) -> Iterator[Candidate]:

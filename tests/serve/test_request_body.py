@@ -34,7 +34,7 @@ BODIES = {
     "unknown setting": (_batch(synthesis={"thau": 1}), 422, "/synthesis/thau"),
     "setting out of bounds": (_batch(synthesis={"tau": 1.5}), 422, "/synthesis/tau"),
     "setting of the wrong type": (_batch(synthesis={"seed": CANARY}), 422, "/synthesis/seed"),
-    "too many samples": (_batch(synthesis={"samples_per_item": 65}), 422, "/synthesis/samples_per_item"),
+    "too many samples": (_batch(synthesis={"samples_per_item": 257}), 422, "/synthesis/samples_per_item"),
     "problem of the wrong type": (_item(problem=5), 422, "/items/0/problem"),
     "duplicate id": (json.dumps({"items": [{**ITEM, "id": "a"}] * 2}).encode(), 422, "/items/1/id"),
     "duplicate item": (json.dumps({"items": [ITEM, {**ITEM, "id": "b"}]}).encode(), 422, "/items/1"),
