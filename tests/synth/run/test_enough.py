@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,18 +15,24 @@ from dail.serve.rules.service import Service
 from dail.serve.store.transaction import Store
 from dail.synth import select
 from dail.synth.core.errors import InputError, UsageError
+from dail.synth.core.extensions import label
 from dail.synth.core.files import Objects
+from dail.synth.method.prompts import Prompts
 from dail.synth.run.local import Batch, LocalSource, _write_manifest, make_batch, open_ledger
 from dail.synth.run.trace_rows import shard_of
 from dail.synth.run.unit_source import Progress
+from dail.synth.run.worker import Worker
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.manifest import read_manifest, read_rows
+from dail.synth.schema.models import identify
 from dail.synth.schema.selection import Keep
 from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import WORKER_STOPPED, Commit, Fail, Failure, Heartbeat, LeaseRequest, ShardRef, Unit
+from tests.conftest import DEMO_MODEL
 from tests.serve.worker import trace_row
 from tests.synth.run.drawn import MODEL, item_of
+from tests.synth.run.test_worker import InlinePool
 
 SAMPLES = 8
 ITEMS = [item_of("easy"), item_of("hard"), item_of("never"), item_of("odd"), item_of("proof", None)]
@@ -257,3 +264,58 @@ def test_the_verdict_is_in_the_ledger_and_nothing_is_where_none_was_asked_for(tm
     draw_locally(tmp_path / "whole", batch("all"), verdicts(2), random.Random(2))
     assert "correct" not in (tmp_path / "whole" / "ledger.jsonl").read_text()
     assert read_manifest(manifest_of(tmp_path)).synthesis.enough == "first_correct"
+
+
+GRADER = """
+import zlib
+
+def now_and_then(completion, answer):
+    return zlib.crc32(completion.encode()) % 4 == 0
+
+def broken(completion, answer):
+    raise KeyError("oh")
+"""
+
+
+def work_locally(root: Path, made: Batch, prompts: Prompts) -> Path | None:
+    root.mkdir(exist_ok=True)
+    with open_ledger(root / "ledger.jsonl") as ledger:
+        source = LocalSource(made, ledger, root)
+        worker = Worker(source, InlinePool(decode=lambda ids: str(prompts.tokenizer.decode(list(ids)))), prompts)  # type: ignore[arg-type]
+        asyncio.run(asyncio.wait_for(worker.run(asyncio.Event()), 60.0))
+        assert source.finished()
+        failures = {entry.failure.code: entry.failure.detail for entry in source.failures if entry.failure}
+        (root / "failures.txt").write_text(json.dumps(failures))
+        return _write_manifest(made, source.shards, root) if source.shards else None
+
+
+@pytest.mark.parametrize("keep", EARLY)
+def test_a_worker_that_judges_what_it_draws_leaves_what_the_selection_needs(tmp_path: Path, keep: Keep) -> None:
+    (tmp_path / "own.py").write_text(GRADER)
+    prompts, model = Prompts(DEMO_MODEL), identify(DEMO_MODEL)
+    settings = {
+        "grader": f"{tmp_path}/own.py:now_and_then",
+        "samples_per_item": 8,
+        "max_tokens": 60,
+        "stop": ("e", "1"),
+    }
+    paths = []
+    for enough in ("all", keep):
+        asked = Synthesis.model_validate({**settings, "enough": enough}).pinned()
+        paths.append(work_locally(tmp_path / enough, make_batch(ITEMS, asked, model), prompts))
+    whole, early = paths
+    assert whole and early and read_manifest(early).rows < read_manifest(whole).rows == 8 * len(ITEMS)
+    assert chosen(early, keep) == chosen(whole, keep)
+    if keep != "random":
+        assert select(whole, keep).selection.grader == label(asked.grader)  # the traces' own, unasked
+        assert 0 < select(whole, keep).selection.items_kept < len(ITEMS)
+
+
+def test_what_a_grader_does_wrong_is_the_units_failure(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(GRADER)
+    asked = Synthesis(
+        grader=f"{tmp_path}/own.py:broken", enough="first_correct", samples_per_item=2, max_tokens=60, stop=("e", "1")
+    )
+    made = make_batch(ITEMS[:1], asked.pinned(), identify(DEMO_MODEL))
+    assert work_locally(tmp_path / "out", made, Prompts(DEMO_MODEL)) is None
+    assert "failed with KeyError: 'oh'" in json.loads((tmp_path / "out" / "failures.txt").read_text())["usage"]
