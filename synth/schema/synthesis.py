@@ -81,6 +81,11 @@ class Synthesis(Rendering):
         description="how often the proposer proposes at a position: the first proposal that is accepted stands, and if "
         "none is, the other role writes (the paper: 1; the authors' code: 5); of method mixed alone",
     )
+    greedy_proposals: bool = Field(
+        False,
+        description="propose the likeliest tokens in their order, as many as proposals says, instead of drawing them: "
+        "the likeliest that is accepted stands, and if none is, the other role draws as ever (the authors' use_greedy)",
+    )
     acceptance_k: int = Field(25, ge=1, description="the k of acceptance=topk; no other rule reads it")
     temperature: float = Field(0.6, ge=0, le=2, description="temperature of both draws; 0 is greedy")
     probability_space: Literal["raw", "tempered"] = Field(
@@ -178,7 +183,7 @@ class Synthesis(Rendering):
         if self.acceptance != "topk":
             del settings["acceptance_k"]
         if self.method != "mixed":
-            del settings["proposals"], settings["proposer"]
+            del settings["proposals"], settings["proposer"], settings["greedy_proposals"]
         if self.method == "expert":
             del settings["suppress"]
         if self.extractor in EXTRACTORS:
@@ -196,6 +201,7 @@ class Synthesis(Rendering):
             "stop": [],
             "proposer": "student",
             "proposals": 1,
+            "greedy_proposals": False,
             "suppress": [],
         }
         return {name: value for name, value in settings.items() if without_effect.get(name, ...) != value}
