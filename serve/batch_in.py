@@ -13,6 +13,7 @@ from dail.synth.schema.items import ExpertSolution, Short, check_items
 from dail.synth.schema.synthesis import Synthesis
 
 MAX_ITEMS = 10_000
+MAX_UNITS = 640_000  # items × samples, which one transaction stores
 _MAX_METADATA = 16
 
 
@@ -77,9 +78,20 @@ class BatchIn(Frozen):
             batch = cls.model_validate({**value, "items": items} if "items" in value else value)
         except ValidationError as error:
             problems += faults(error)
+        else:
+            problems += _too_many_units(len(items), batch.synthesis.samples_per_item)
         if problems:
             raise InputError("the batch was refused; nothing was stored", problems)
         return batch
+
+
+def _too_many_units(items: int, samples: int) -> list[tuple[str, str, str]]:
+    if items * samples <= MAX_UNITS:
+        return []
+    detail = (
+        f"{items} items × {samples} samples are {items * samples} units; at most {MAX_UNITS} are taken in one batch"
+    )
+    return [("/synthesis/samples_per_item", "too_many_units", f"{detail}; post several batches")]
 
 
 def _items(values: Any) -> list[ExpertSolution]:

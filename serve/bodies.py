@@ -31,19 +31,21 @@ class RequestCounts(Frozen):
     total: int
     queued: int = 0
     running: int = 0
-    completed: int = Field(0, description="every sample has a trace")
+    completed: int = Field(0, description="every sample has a trace, or was not needed")
     failed: int = Field(0, description="at least one sample failed; the others may have traces")
     cancelled: int = 0
     expired: int = 0
 
 
 class UnitCounts(Frozen):
-    """Units (item × sample) by state; the six states add up to `total`."""
+    """Units (item × sample) by state; the eight states add up to `total`."""
 
     total: int
+    waiting: int = Field(0, description="drawn if earlier samples of the item are not enough")
     queued: int = 0
     leased: int = 0
     committed: int = 0
+    skipped: int = Field(0, description="not needed: earlier samples of the item were enough")
     failed: int = 0
     cancelled: int = 0
     expired: int = 0
@@ -136,6 +138,7 @@ class SampleOut(Frozen):
     tokens: int
     attributed_tokens: int
     student_tokens: float
+    correct: bool | None = Field(description="whether its answer is right, where the batch draws until one is")
     error: Failure | None = Field(description="why it failed, or why it was tried again")
 
 
@@ -169,6 +172,6 @@ class Result(Frozen):
 
     item_id: str
     sample: int
-    status: Literal["succeeded", "failed", "cancelled", "expired"]
+    status: Literal["succeeded", "skipped", "failed", "cancelled", "expired"]
     error: Failure | None = None
     trace: dict[str, Any] | None = Field(None, description="the columns of a shard row (problem and solution too)")

@@ -268,10 +268,12 @@ def _show(bar: ConsoleBar, batch: Any) -> None:
         "items": f"{items['completed'] + items['failed'] + items['cancelled'] + items['expired']}/{items['total']}",
         "running": units["leased"],
         "failed": units["failed"],
+        **({"not needed": units["skipped"]} if units["skipped"] else {}),
         "tokens/s": batch["tokens_per_s"],
         "student_share": tokens["student_share"],
     }
-    bar.update(units["total"] - units["queued"] - units["leased"], units["total"], **figures)
+    ended = units["total"] - units["waiting"] - units["queued"] - units["leased"]
+    bar.update(ended, units["total"], **figures)
 
 
 def _summary(batch: Any) -> str:
@@ -279,7 +281,9 @@ def _summary(batch: Any) -> str:
     ended = ", ".join(f"{count} {state}" for state, count in items.items() if state != "total" and count)
     manifest = batch["manifest"]
     where = f"manifest {manifest['path']}" if manifest else "no manifest"
-    return f"{batch['id']} {batch['status']}: {ended} of {items['total']} items; {where}"
+    skipped, units = batch["units"]["skipped"], batch["units"]["total"]
+    saved = f"{skipped} of {units} samples were not needed; " if skipped else ""
+    return f"{batch['id']} {batch['status']}: {ended} of {items['total']} items; {saved}{where}"
 
 
 def _exit_code(batch: Any) -> int:

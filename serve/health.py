@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Response
 
 from dail.serve.auth import people_only
-from dail.serve.batch_in import MAX_ITEMS
+from dail.serve.batch_in import MAX_ITEMS, MAX_UNITS
 from dail.serve.batches import TheService
 from dail.serve.errors import RESPONSES
 from dail.serve.request_body import BODY_BYTES
@@ -19,6 +19,7 @@ router = APIRouter(tags=["health"], responses=RESPONSES)
 class Limits(Frozen):
     body_bytes: int
     items: int
+    units: int
     problem_bytes: int
     solution_bytes: int
     lease_s: float
@@ -43,6 +44,7 @@ def limits(service: TheService) -> Limits:
     return Limits(
         body_bytes=BODY_BYTES,
         items=MAX_ITEMS,
+        units=MAX_UNITS,
         problem_bytes=PROBLEM_BYTES,
         solution_bytes=SOLUTION_BYTES,
         lease_s=service.lease_s,

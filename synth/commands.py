@@ -122,6 +122,8 @@ def synth(
     for entry in summary.failures:
         assert entry.failure is not None, "an entry among the failures has none"
         console.say(f"item {entry.item_id} failed: {entry.failure.code}: {entry.failure.detail}")
+    if summary.skipped:
+        console.say(f"{summary.skipped} of {summary.units} samples were not needed")
     share = "" if summary.student_share is None else f"{summary.student_share:.2f} by the student, "
     console.say(
         f"{summary.committed} traces, {summary.tokens} tokens, {share}"
@@ -142,7 +144,10 @@ def synth(
 @click.option(
     "--seed", type=click.IntRange(0), help="Of the lot; the seed that the traces were drawn with, if left out."
 )
-@click.option("--grader", help="What is correct: math (the default), official, or your own, FILE.py:NAME.")
+@click.option(
+    "--grader",
+    help="What is correct: math, official, or your own, FILE.py:NAME; synthesis.grader of the traces if left out.",
+)
 @click.option("--by", help="What is best: student_share, shortest, or your own, FILE.py:NAME, of the highest score.")
 @click.option(
     "--without-answer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from itertools import chain
 
 from dail.serve.batch_in import BatchIn
 from dail.serve.bodies import BatchOut, BatchPage, BatchStatus, ManifestRef, RequestCounts, Tokens, UnitCounts
@@ -18,11 +19,13 @@ from dail.synth.core.errors import ExtensionError, InputError, UsageError
 from dail.synth.core.files import Objects
 from dail.synth.method.counts import count_kinds
 from dail.synth.method.dealing import dealt
+from dail.synth.schema.enough import draw_order
+from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import student_share
-from dail.synth.schema.units import unit_id
+from dail.synth.schema.units import UnitState, unit_id
 
 
 class Batches:
@@ -35,6 +38,8 @@ class Batches:
         asked = body.model_dump(mode="json", exclude_defaults=True, exclude={"model"})
         body_hash = fingerprint([asked, model.model_dump(mode="json")])
         key = f"body {body_hash}" if idempotency_key is None else f"key {idempotency_key}"
+        kinds = count_kinds(body.items, body.synthesis)
+        _refuse_what_nobody_can_judge(body.synthesis, kinds)
         check_headroom(self._objects)
         synthesis = _rendered(body.synthesis, model)
         body = body.model_copy(update={"synthesis": synthesis, "items": tuple(dealt(body.items, synthesis))})
@@ -45,7 +50,7 @@ class Batches:
             model=model,
             model_key=model_key(model),
             synthesis=body.synthesis,
-            kinds=count_kinds(body.items, body.synthesis),
+            kinds=kinds,
             run_label=body.run_label,
             metadata=body.metadata,
             items=body.items,
@@ -143,9 +148,20 @@ def _pinned(body: BatchIn) -> BatchIn:
         raise InputError(str(error), [("/synthesis", "unknown_extension", str(error))]) from None
 
 
-def _units(body: BatchIn, model: ModelIdentity) -> list[tuple[str, str, int]]:
-    """One unit per item and sample. Two items with the same text would make the same draws; they are refused."""
-    units: list[tuple[str, str, int]] = []
+def _refuse_what_nobody_can_judge(synthesis: Synthesis, kinds: ItemKinds) -> None:
+    if synthesis.stops_by_verdict and not kinds.by_answer + kinds.by_box:
+        detail = "no item has an answer that a trace could be correct by; set it to all or random"
+        raise InputError("the batch was refused; nothing was stored", [("/synthesis/enough", "no_answers", detail)])
+
+
+def _units(body: BatchIn, model: ModelIdentity) -> list[tuple[str, str, int, UnitState]]:
+    """One unit per item and sample. Two items with the same text would make the same draws; they are refused.
+
+    Where samples are drawn until there are enough, the first of every item come first, then the second ones, and so on:
+    all but the first wait for what becomes of them.
+    """
+    units: list[list[tuple[str, str, int, UnitState]]] = []
+    early = body.synthesis.enough != "all"
     first: dict[str, int] = {}
     problems: list[tuple[str, str, str]] = []
     for number, item in enumerate(body.items):
@@ -155,10 +171,13 @@ def _units(body: BatchIn, model: ModelIdentity) -> list[tuple[str, str, int]]:
             detail = f"same problem and solution as item {first[ids[0]]}; raise samples_per_item for more traces of it"
             problems.append((f"/items/{number}", "duplicate_item", detail))
         first.setdefault(ids[0], number)
-        units += [(unit, item.id, sample) for sample, unit in enumerate(ids)]
+        order = draw_order(body.synthesis, ids)
+        units.append(
+            [(ids[one], item.id, one, "waiting" if early and place else "queued") for place, one in enumerate(order)]
+        )
     if problems:
         raise InputError("the batch was refused; nothing was stored", problems)
-    return units
+    return list(chain.from_iterable(zip(*units, strict=True) if early else units))
 
 
 def _seconds(time: float | None) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 
+from dail.serve.rules.enough import advance
 from dail.serve.rules.errors import existing
 from dail.serve.store.transaction import Store
 from dail.synth.core.errors import StorageError
@@ -33,7 +34,9 @@ class Ending:
                 if batch.status == "cancelling":
                     tx.units.cancel(batch.id)
                 lost = Failure(code="lease_lost", detail=f"{MAX_LEASES} workers took this unit and fell silent")
-                tx.units.fail_lost(batch.id, MAX_LEASES, lost)
+                if tx.units.fail_lost(batch.id, MAX_LEASES, lost) and batch.synthesis.enough != "all":
+                    for item_id in tx.units.waiting_items(batch.id):
+                        advance(tx, batch, item_id)
                 tx.batches.settle(batch.id)
         for batch in open_batches:
             self.finish(batch.id)

@@ -52,9 +52,10 @@ def _item_out(item_id: str, status: str, units: list[UnitRecord]) -> ItemOut:
             tokens=unit.tokens,
             attributed_tokens=unit.attributed_tokens,
             student_tokens=unit.student_tokens,
+            correct=unit.correct,
             error=unit.error,
         )
-        for unit in units
+        for unit in sorted(units, key=lambda unit: unit.sample)
         if unit.item_id == item_id
     )
     return ItemOut(id=item_id, status=status, samples=samples)

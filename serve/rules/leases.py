@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dail.serve.rules.ending import Ending
+from dail.serve.rules.enough import advance, is_needless
 from dail.serve.rules.errors import Conflict, existing
 from dail.serve.rules.models import check_registered, model_key
 from dail.serve.store.transaction import Store, Transaction
@@ -46,7 +47,8 @@ class Leases:
             tx.units.renew(unit, self._lease_s, beat.tokens, beat.attributed_tokens, beat.student_tokens)
             if beat.checkpoint:
                 tx.checkpoints.add(unit.n, beat.start, beat.checkpoint)
-            cancel = existing(tx, unit.batch_id).status == "cancelling"
+            batch = existing(tx, unit.batch_id)
+            cancel = batch.status == "cancelling" or is_needless(tx, batch, unit)
             return HeartbeatReply(cancel=cancel, known=tx.checkpoints.length(unit.n))
 
     def commit(self, unit_id: str, commit: Commit) -> None:
@@ -59,7 +61,8 @@ class Leases:
         self._check_shard(unit, shard)
         with self._store.write() as tx:
             unit = _held(tx, unit_id, commit.worker, commit.epoch)
-            tx.units.commit(unit, shard)
+            tx.units.commit(unit, shard, commit.correct)
+            advance(tx, existing(tx, unit.batch_id), unit.item_id)
             is_settled = tx.batches.settle(unit.batch_id)
         if is_settled:
             self._ending.finish(unit.batch_id)
@@ -68,14 +71,18 @@ class Leases:
         error = Failure(code=fail.code, detail=fail.detail, retryable=fail.retryable)
         with self._store.write() as tx:
             unit = _held(tx, unit_id, fail.worker, fail.epoch)
-            if existing(tx, unit.batch_id).status == "cancelling":
+            batch = existing(tx, unit.batch_id)
+            if batch.status == "cancelling":
                 tx.units.give_up(unit, "cancelled", error)
+            elif is_needless(tx, batch, unit):
+                tx.units.skip(unit)
             elif fail.code == WORKER_STOPPED:
                 tx.units.hand_back(unit)
             elif fail.retryable and unit.failures + 1 < MAX_FAILURES:
                 tx.units.give_up(unit, "queued", error)
             else:
                 tx.units.give_up(unit, "failed", error)
+                advance(tx, batch, unit.item_id)
             is_settled = tx.batches.settle(unit.batch_id)
         if is_settled:
             self._ending.finish(unit.batch_id)

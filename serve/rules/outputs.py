@@ -36,7 +36,7 @@ class Outputs:
         return Manifest.model_validate_json(self._objects.path(batch.manifest[0]).read_bytes())
 
     def results(self, batch_id: str) -> Iterator[Result]:
-        """Units that have ended, in the order they were posted. Raises NotFound at once, not when iterated."""
+        """Units that have ended, in the order of drawing. Raises NotFound at once, not when iterated."""
         with self._store.read() as tx:
             existing(tx, batch_id)
         return self._results(batch_id)
@@ -54,7 +54,9 @@ class Outputs:
 
     def _results_of(self, unit: UnitRecord, shard: ShardRef | None) -> Iterator[Result]:
         if shard is None:
-            assert unit.state in ("failed", "cancelled", "expired"), f"unit {unit.unit_id} ended as {unit.state}"
+            assert unit.state in ("skipped", "failed", "cancelled", "expired"), (
+                f"unit {unit.unit_id} ended as {unit.state}"
+            )
             yield Result(item_id=unit.item_id, sample=unit.sample, status=unit.state, error=unit.error)
             return
         try:

@@ -3,6 +3,7 @@
     batch   in_progress ──every unit ended──▶ finalizing ──manifest written──▶ completed
                  └─cancel─▶ cancelling ──────every unit ended, manifest written──▶ cancelled
     unit    queued ⇄ leased ─▶ committed | failed | cancelled
+            waiting ─▶ queued | skipped, queued | leased ─▶ skipped: where samples are drawn until there are enough
 
 A batch is checked and stored in one step, so it starts as in_progress. `completed` means that every unit has ended,
 failures included: also a batch without a single trace is completed, its counts say what happened, and it has no

@@ -15,11 +15,12 @@ from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.units import UnitState
 
 
 @dataclass(frozen=True)
 class NewBatch:
-    """What a POST makes, before it is stored. `units` holds (unit id, item id, sample)."""
+    """What a POST makes, before it is stored. `units` holds (unit id, item id, sample, state), in order of drawing."""
 
     id: str
     idempotency_key: str
@@ -31,7 +32,7 @@ class NewBatch:
     run_label: str | None
     metadata: Mapping[str, str]
     items: Sequence[ExpertSolution]
-    units: Sequence[tuple[str, str, int]]
+    units: Sequence[tuple[str, str, int, UnitState]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class Batches:
         ]
         self._sql.execute(ITEMS.insert(), bodies)
         units = [
-            {"unit_id": unit, "batch_id": new.id, "item_id": item, "sample": sample} for unit, item, sample in new.units
+            {"unit_id": unit, "batch_id": new.id, "item_id": item, "sample": sample, "state": state}
+            for unit, item, sample, state in new.units
         ]
         self._sql.execute(UNITS.insert(), units)
 

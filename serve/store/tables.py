@@ -13,7 +13,7 @@ _BUSY_S = 30
 _CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
 NOW = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
 
-OPEN = ("queued", "leased")  # states of a unit that has not ended
+OPEN = ("waiting", "queued", "leased")  # states of a unit that has not ended
 
 METADATA = sa.MetaData()
 
@@ -64,6 +64,7 @@ UNITS = sa.Table(
     sa.Column("tokens", sa.Integer, nullable=False, default=0),
     sa.Column("attributed_tokens", sa.Integer, nullable=False, default=0),
     sa.Column("student_tokens", sa.Float, nullable=False, default=0),
+    sa.Column("correct", sa.Boolean),  # its trace, where the batch stops by verdicts
     sa.Column("error_code", sa.Text),
     sa.Column("error_detail", sa.Text),
     sa.Column("error_retryable", sa.Boolean),

@@ -37,6 +37,7 @@ class UnitRecord:
     tokens: int
     attributed_tokens: int
     student_tokens: float
+    correct: bool | None
     error: Failure | None
 
 
@@ -126,7 +127,7 @@ class Units:
             student_tokens=student_tokens,
         )
 
-    def commit(self, unit: UnitRecord, shard: ShardRef) -> int:
+    def commit(self, unit: UnitRecord, shard: ShardRef, correct: bool | None = None) -> int:
         moved = self._move(
             unit,
             "committed",
@@ -134,6 +135,7 @@ class Units:
             tokens=shard.tokens,
             attributed_tokens=shard.attributed_tokens,
             student_tokens=shard.student_tokens,
+            correct=correct,
             error_code=None,
         )
         if moved:
@@ -159,6 +161,31 @@ class Units:
         """As if it had not been leased, but for the epoch."""
         return self._move(unit, "queued", owner=None, lease_until=None, leases=unit.leases - 1, **_NOTHING_WRITTEN)
 
+    def skip(self, unit: UnitRecord) -> int:
+        """A unit that somebody holds and that is no longer needed."""
+        return self._move(unit, "skipped", owner=None, lease_until=None, **_NOTHING_WRITTEN)
+
+    def is_needless(self, unit: UnitRecord) -> bool:
+        """Whether an earlier sample of its item is the one that is wanted (`dail.synth.schema.enough.ended_as`)."""
+        query = sa.select(UNITS.c.n).where(
+            UNITS.c.batch_id == unit.batch_id,
+            UNITS.c.item_id == unit.item_id,
+            UNITS.c.state == "committed",
+            UNITS.c.n < unit.n,
+            sa.or_(UNITS.c.correct.is_(None), UNITS.c.correct),
+        )
+        return self._sql.execute(query.limit(1)).first() is not None
+
+    def advance(self, numbers: Sequence[int], state: UnitState) -> int:
+        """Units that nobody holds, to queued or skipped."""
+        idle = UNITS.c.state.in_(("waiting", "queued"))
+        return self._change(UNITS.update().where(UNITS.c.n.in_(numbers), idle).values(state=state))
+
+    def waiting_items(self, batch_id: str) -> list[str]:
+        """Items of which samples wait for what becomes of earlier ones."""
+        query = sa.select(UNITS.c.item_id).where(UNITS.c.batch_id == batch_id, UNITS.c.state == "waiting")
+        return list(self._sql.scalars(query.distinct()))
+
     def _move(self, unit: UnitRecord, state: UnitState, **values: Any) -> int:
         return self._change(
             UNITS.update()
@@ -167,8 +194,8 @@ class Units:
         )
 
     def cancel(self, batch_id: str) -> int:
-        """Units nobody works on: queued, or with a lease that ran out."""
-        idle = sa.or_(UNITS.c.state == "queued", UNITS.c.lease_until < NOW)
+        """Units nobody works on: not leased, or with a lease that ran out."""
+        idle = sa.or_(UNITS.c.state != "leased", UNITS.c.lease_until < NOW)
         return self._change(
             UNITS.update()
             .where(UNITS.c.batch_id == batch_id, UNITS.c.state.in_(OPEN), idle)
@@ -200,11 +227,12 @@ class Units:
         return self._change(UNITS.update().where(UNITS.c.state == "leased").values(lease_until=NOW + lease_s))
 
     def of_items(self, batch_id: str, item_ids: Sequence[str]) -> list[UnitRecord]:
+        """In the order of drawing."""
         query = sa.select(UNITS).where(UNITS.c.batch_id == batch_id, UNITS.c.item_id.in_(item_ids))
         return [_unit_record(row) for row in self._sql.execute(query.order_by(UNITS.c.n))]
 
     def ended(self, batch_id: str, after: int, limit: int) -> list[tuple[UnitRecord, ShardRef | None]]:
-        """Units that reached their last state, with their shards, in the order they were posted."""
+        """Units that reached their last state, with their shards, in the order of drawing."""
         query = (
             sa.select(UNITS, *(column.label(f"shard_{column.name}") for column in SHARD_COLUMNS))
             .outerjoin(SHARDS, SHARDS.c.unit == UNITS.c.n)
@@ -242,8 +270,8 @@ def item_states(batch_id: str) -> sa.Subquery:
 
     status = sa.case(
         (num("leased") > 0, "running"),
-        (num("queued") == sa.func.count(), "queued"),
-        (num("queued") > 0, "running"),
+        (num("queued") + num("waiting") == sa.func.count(), "queued"),
+        (num("queued") + num("waiting") > 0, "running"),
         (num("failed") > 0, "failed"),
         (num("expired") > 0, "expired"),
         (num("cancelled") > 0, "cancelled"),
@@ -270,6 +298,7 @@ def _unit_record(row: sa.Row) -> UnitRecord:
         tokens=row.tokens,
         attributed_tokens=row.attributed_tokens,
         student_tokens=row.student_tokens,
+        correct=row.correct,
         error=error,
     )
 

@@ -57,6 +57,7 @@ class Draw:
         proposals: how many tokens the proposer proposes at a position, until one is accepted. A sequence of the
             proposer alone takes the first, and tells of the others in `Sampled.further`.
         proposer: the role that proposes; the other one verifies.
+        greedy: the proposer proposes its likeliest tokens in their order.
     """
 
     role: Role
@@ -64,6 +65,7 @@ class Draw:
     is_paired: bool = False
     proposals: int = 1
     proposer: Role = "student"
+    greedy: bool = False
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,18 @@ _TOLD = np.dtype(
     [(name, "f8") for name in ("temperature", "top_p", "tau")]
     + [
         (name, "i8")
-        for name in ("top_k", "kind", "k", "tempered", "proposals", "column", "placeholder", "seed", *_OF_BATCH)
+        for name in (
+            "top_k",
+            "kind",
+            "k",
+            "tempered",
+            "proposals",
+            "greedy",
+            "column",
+            "placeholder",
+            "seed",
+            *_OF_BATCH,
+        )
     ]
 )
 _NO_RULE = _NO_TOKEN = -1
@@ -68,7 +79,7 @@ class Slot:
         kind = kind_number(rule.kind) if rule else _NO_RULE
         tau, k, tempered = (rule.tau, rule.k, rule.tempered) if rule else (0.0, 0, False)
         column = 0 if draw.role == draw.proposer else 1
-        how = one.temperature, one.top_p, tau, one.top_k, kind, k, tempered, draw.proposals
+        how = one.temperature, one.top_p, tau, one.top_k, kind, k, tempered, draw.proposals, draw.greedy
         return (*how, column, placeholder(one), one.seed)
 
 
@@ -271,10 +282,11 @@ def _send(told_P: np.ndarray, suppressed_PS: np.ndarray, device: torch.device) -
     kinds = frozenset(kind_of(kind) for kind in set(told_P["kind"].tolist()) - {_NO_RULE})
     is_heated = bool((told_P["temperature"] != 1).any())
     is_cut = bool((told_P["top_p"] != 1).any() or told_P["top_k"].any())
+    greedy = rows["greedy"].bool() if told_P["greedy"].any() else None
     suppressed = there_NP[len(names) :].T if suppressed_PS.shape[1] else None
     return _Told(
         Sampling(temperature, top_p, rows["top_k"], is_heated, is_cut, suppressed),
-        Rule(rows["kind"], tau, rows["k"], rows["tempered"].bool(), kinds, rows["proposals"]),
+        Rule(rows["kind"], tau, rows["k"], rows["tempered"].bool(), kinds, rows["proposals"], greedy),
         *(rows[name] for name in ("column", "placeholder", "seed", "position", "at", "partner")),
     )
 

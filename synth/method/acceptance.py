@@ -135,7 +135,8 @@ def token_table(tokens: Sequence[Collection[int]]) -> np.ndarray:
 class Rule:
     """When a proposal is accepted, for P rows; see `Acceptance`.
 
-    `kinds` are those that some row has; `proposals_P`: how many a row may make at one position, one if left out.
+    `kinds` are those that some row has; `proposals_P`: how many a row may make at one position, one if left out;
+    `greedy_P`: whether it proposes its likeliest tokens in their order, none where no row does.
     """
 
     kind_P: Tensor
@@ -144,6 +145,7 @@ class Rule:
     tempered_P: Tensor
     kinds: frozenset[str]
     proposals_P: Tensor | None = None
+    greedy_P: Tensor | None = None
 
     @classmethod
     def of(cls, rules: Sequence[Acceptance | None], device: torch.device, proposals: Sequence[int] = ()) -> Rule:
@@ -180,7 +182,7 @@ def mix(proposer_PV: Tensor, verifier_PV: Tensor, sampling: Sampling, rule: Rule
             verifier's own token, and the others, if there are any, the proposals that follow.
     """
     proposer, verifier = _View(proposer_PV, sampling), _View(verifier_PV, sampling)
-    proposal_PN = proposer.draw(torch.cat([uniform_PU[:, :1], uniform_PU[:, 2:]], 1))
+    proposal_PN = proposer.propose(torch.cat([uniform_PU[:, :1], uniform_PU[:, 2:]], 1), rule)
     accepted_PN = verifier.accepts(proposal_PN, rule)
     if rule.proposals_P is not None:
         accepted_PN &= _counted(rule.proposals_P, proposal_PN.shape[1])
@@ -226,7 +228,7 @@ def draw_own(logits_PV: Tensor, sampling: Sampling, rule: Rule, uniform_PN: Tens
         uniform_PN: in [0, 1): column 0 draws the token, the others what the row proposes after it.
     """
     view = _View(logits_PV, sampling)
-    drawn_PN = view.draw(uniform_PN)
+    drawn_PN = view.propose(uniform_PN, rule)
     token_P = drawn_PN[:, 0]
     best_PK = view.logits_PV.topk(2, dim=-1).indices if rule.kinds else token_P[:, None].expand(-1, 2)
     accepted_PK = view.accepts(best_PK, rule)
@@ -280,6 +282,21 @@ class _View:
         if self._sampling.is_cut:
             weights_PV = _cut(weights_PV, self._sampling)
         return torch.where(self._greedy_P[:, None], self._peak_at_P[:, None], _pick(weights_PV, uniform_PN))
+
+    def propose(self, uniform_PN: Tensor, rule: Rule) -> Tensor:
+        """As `draw`, but the likeliest tokens in their order where a row is greedy: of those that could be drawn, and
+        the first one again, which changes nothing, where there are no more."""
+        drawn_PN = self.draw(uniform_PN)
+        if rule.greedy_P is None:
+            return drawn_PN
+        left_PV, likeliest = self.logits_PV.clone(), []
+        if self._sampling.is_cut:
+            left_PV[_cut(self._probability_PV, self._sampling) == 0] = float("-inf")
+        for _ in range(drawn_PN.shape[1]):  # not topk, which says nothing of the order of equals
+            largest_P, at_P = left_PV.max(-1)
+            likeliest.append(torch.where(largest_P == float("-inf"), self._peak_at_P, at_P))
+            left_PV.scatter_(-1, at_P[:, None], float("-inf"))
+        return torch.where(rule.greedy_P[:, None], torch.stack(likeliest, -1), drawn_PN)
 
     def logprobs(self, token_PK: Tensor) -> Tensor:
         """At temperature 1, of the model as it is."""

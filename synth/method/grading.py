@@ -31,17 +31,18 @@ from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
 from dail.synth.core.errors import DailError, UsageError
-from dail.synth.core.extensions import Extension, label
+from dail.synth.core.extensions import label
 from dail.synth.method.algebra import equal_by_algebra
 from dail.synth.method.answers import compare
 from dail.synth.method.child_time import SessionTime
 from dail.synth.method.same_text import same_text
 from dail.synth.method.thoughts import behind_thought
 from dail.synth.schema.boxes import final_answer
+from dail.synth.schema.selection import GRADERS as GRADERS
+from dail.synth.schema.selection import MATH as MATH
+from dail.synth.schema.selection import OFFICIAL as OFFICIAL
 
-MATH, OFFICIAL = "math", "official"
 BY_BOX = (MATH, OFFICIAL)  # graders that judge the last box behind the thought
-GRADERS = Extension("grader", "dail.graders", BY_BOX)
 
 _START_S = 120.0  # of the child: importing sympy, on a busy machine
 _MEMORY_BYTES = 4 << 30  # of the child's address space; an ordinary comparison needs a tenth of it

@@ -145,12 +145,29 @@ def _score(tokens: Tokens, scores: list[Score], request: RolloutRequest) -> None
     if not unknown:
         return
     asked = [scores[place] for place in unknown]
+    if how.greedy_proposals:
+        _score_greedy(tokens, unknown, asked, request)
+        return
     written_R = draw_probabilities(asked, how.temperature, how.top_p, how.top_k, request.suppressed_ids)
     if how.proposals > 1:
         written_R = 1 - (1 - written_R) ** how.proposals
     student_R = written_R if how.proposer == "student" else 1 - written_R
     for place, probability in zip(unknown, student_R.astype(np.float32).tolist(), strict=True):  # as shards hold it
         tokens.student_prob[place] = probability
+
+
+def _score_greedy(tokens: Tokens, places: list[int], scores: list[Score], request: RolloutRequest) -> None:
+    """The proposer wrote the token if it is among the likeliest that it proposes, which a score tells as far as it
+    names them; what lies beyond stays unknown."""
+    how, hidden = request.synthesis, request.suppressed_ids
+    drawable_R = draw_probabilities(scores, how.temperature or 1.0, how.top_p, how.top_k, hidden)
+    for place, score, drawable in zip(places, scores, drawable_R.tolist(), strict=True):
+        own = (-score.logprob, tokens.ids[place])
+        named = [one for one in zip(score.top_ids, score.top_logprobs, strict=True) if one[0] not in hidden]
+        ahead = sum((-logprob, token) < own for token, logprob in named)
+        if any(token == tokens.ids[place] for token, _ in named) or ahead >= how.proposals:
+            by_proposer = ahead < how.proposals and drawable > 0
+            tokens.student_prob[place] = float(by_proposer == (how.proposer == "student"))
 
 
 def draw_probabilities(

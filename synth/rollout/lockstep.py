@@ -22,7 +22,7 @@ class Lockstep(Staged[Trace]):
     def next_stage(self, trace: Trace) -> Stage:
         how, max_tokens = trace.request.synthesis, trace.max_tokens - len(trace.tokens)
         rule, roles = acceptance(how), (how.proposer, how.verifier)
-        halves = [Draw(role, rule, True, how.proposals, how.proposer) for role in roles]
+        halves = [Draw(role, rule, True, how.proposals, how.proposer, how.greedy_proposals) for role in roles]
         return Stage(self._entry, [drawn_sequence(trace, max_tokens, half) for half in halves], max_tokens)
 
     def read(self, trace: Trace, sampled: Sampled) -> None:

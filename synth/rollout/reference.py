@@ -5,6 +5,7 @@ The oracle that every other strategy is tested against. Slow on purpose: nothing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,9 +52,12 @@ class Reference:
             first, own, *further = trace_uniforms(
                 torch.tensor([request.seed]), torch.tensor([len(tokens)]), synthesis.proposals
             )[0]
+            rows = [proposer_1V] * synthesis.proposals
+            if synthesis.greedy_proposals:
+                rows = [_only(token, proposer_1V) for token in likeliest(proposer_1V[0].tolist(), request)]
             tried = []
-            for proposal in (first, *further):
-                tried.append(mix(proposer_1V, verifier_1V, sampling, rule, torch.stack([proposal, own])[None]))
+            for row_1V, proposal in zip(rows, (first, *further), strict=False):
+                tried.append(mix(row_1V, verifier_1V, sampling, rule, torch.stack([proposal, own])[None]))
                 if tried[-1].accepted_P:
                     break
             last, accepted = tried[-1], bool(tried[-1].accepted_P)
@@ -62,10 +66,28 @@ class Reference:
                 int(last.token_P),
                 synthesis.proposer if accepted else synthesis.verifier,
                 {
-                    synthesis.proposer: float(last.proposer_logprob_P),
+                    synthesis.proposer: float(proposer_1V.log_softmax(-1)[0, last.token_P]),
                     synthesis.verifier: float(last.verifier_logprob_P),
                 },
                 rejected=None if accepted else int(tried[0].proposal_P),
             )
         reason: FinishReason = "stop" if tokens.ids[-1] in request.stop_ids else "length"
         return Rollout(request.unit_id, tokens, reason, self.name)
+
+
+def likeliest(logits: list[float], request: RolloutRequest) -> list[int]:
+    """What a greedy proposer proposes: of the tokens that it could draw the likeliest, in order, equals by id."""
+    how = request.synthesis
+    shown = sorted(set(range(len(logits))) - request.suppressed_ids, key=lambda token: (-logits[token], token))
+    shown = shown[: how.top_k or None]
+    weights = [math.exp((logits[token] - logits[shown[0]]) / (how.temperature or 1.0)) for token in shown]
+    if how.top_p < 1:
+        shown = [token for place, token in enumerate(shown) if sum(weights[:place]) < how.top_p * sum(weights)]
+    return shown[: how.proposals]
+
+
+def _only(token: int, logits_1V: Tensor) -> Tensor:
+    """Logits of a proposer that can propose nothing else."""
+    only_1V = torch.full_like(logits_1V, float("-inf"))
+    only_1V[0, token] = 0.0
+    return only_1V

@@ -277,7 +277,12 @@ def scored_sequence(trace: Trace, role: Role, prompt_ids: Sequence[int], score_f
 
 def proposing(synthesis: Synthesis) -> Draw:
     """How a proposer samples by itself."""
-    return Draw(synthesis.proposer, proposals=synthesis.proposals, proposer=synthesis.proposer)
+    return Draw(
+        synthesis.proposer,
+        proposals=synthesis.proposals,
+        proposer=synthesis.proposer,
+        greedy=synthesis.greedy_proposals,
+    )
 
 
 def proposals(sampled: Sampled, role: Role) -> list[list[Proposal]]:

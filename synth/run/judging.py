@@ -6,6 +6,7 @@ and there are many, in tasks there.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,17 +15,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.core.files import Objects
 from dail.synth.method.grading import TIMEOUT, Grader
 from dail.synth.method.selection import BUILTIN, SCORES, Candidate, Outcome, Score
 from dail.synth.method.thoughts import behind_thought
+from dail.synth.schema.items import read_columns
 from dail.synth.schema.shards import TraceRow, decode_shard
+from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import ShardRef
 
+GRADE_TIMEOUT_S = 5.0  # of one trace
 _A_PIECE = 64  # shards that one thread or task takes at a time
+_COLUMNS = ["unit_id", "sample_index", "trace_text", "completion", "answer", "truncated"]
 _MOST_CHILDREN = 16  # each holds sympy, 100 MB
 
 
@@ -41,21 +48,58 @@ class Judging:
         return ExitStack if self.grader is None else lambda: Grader(self.timeout_s, str(self.grader))
 
 
-def outcome_of(row: TraceRow, grader: Grader) -> Outcome:
+class Said(NamedTuple):
+    """What is judged of a trace; `completion` has what the prompt opened in front."""
+
+    text: str
+    completion: str
+    answer: str | None
+    was_cut: bool
+
+
+def outcome_of(said: Said, grader: Grader) -> Outcome:
     """A trace that was cut is not correct, whatever it says before: what follows could have taken it back.
 
     Raises:
         UsageError: the grader made a mistake.
     """
-    if row.answer is None:
+    if said.answer is None:
         return "no_answer"
-    if row.truncated:
+    if said.was_cut:
         return "cut"
-    in_thought = behind_thought(row.completion[0].content) is None  # which has what the prompt opened in front
-    verdict = grader.grade(row.trace_text, row.answer, in_thought)
+    verdict = grader.grade(said.text, said.answer, behind_thought(said.completion) is None)
     if verdict.method == TIMEOUT:
         return "unknown"
     return "correct" if verdict.correct else "wrong"
+
+
+class Verdicts:
+    """Whether a trace is correct, for batches that stop by verdicts: one at a time, beside the event loop."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._children = ExitStack()
+        self._graders: dict[str, Grader] = {}
+
+    async def of(self, row: TraceRow, synthesis: Synthesis) -> bool | None:
+        """None where the batch does not ask, or nobody can say.
+
+        Raises:
+            UsageError: the grader cannot be loaded, or made a mistake.
+        """
+        if not synthesis.stops_by_verdict or row.answer is None:
+            return None
+        said = Said(row.trace_text, row.completion[0].content, row.answer, row.truncated)
+        async with self._turn:
+            return await asyncio.to_thread(self._outcome, said, synthesis.grader) == "correct"
+
+    def _outcome(self, said: Said, grader: str) -> Outcome:
+        if grader not in self._graders:
+            self._graders[grader] = self._children.enter_context(Grader(GRADE_TIMEOUT_S, grader))
+        return outcome_of(said, self._graders[grader])
+
+    def close(self) -> None:
+        self._children.close()
 
 
 def judged(asked: Judging, shards: Sequence[ShardRef]) -> Iterator[Candidate]:
@@ -120,21 +164,30 @@ def _judge(asked: Judging, grader: Any, shards: Sequence[ShardRef]) -> list[Cand
     objects, score = Objects(asked.root), score_of(asked.by)
     found = []
     for shard in shards:
-        row = _row(objects, shard)
+        data = objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256)
+        row = _columns(data, shard)
         try:
-            outcome = None if asked.grader is None else outcome_of(row, grader)
+            outcome = None if asked.grader is None else outcome_of(_said(row), grader)
         except UsageError as error:
-            raise UsageError(f"item {row.item_id}, sample {row.sample_index}: {error}") from None
-        value = None if score is None else _scored(score, asked.by or "", row)
-        found.append(Candidate(row.unit_id, row.sample_index, outcome, value))
+            raise UsageError(f"item {shard.item_id}, sample {row['sample_index']}: {error}") from None
+        value = None if score is None else _scored(score, asked.by or "", decode_shard(data, shard.key)[0])
+        found.append(Candidate(shard.unit_id, row["sample_index"], outcome, value))
     return found
 
 
-def _row(objects: Objects, shard: ShardRef) -> TraceRow:
-    rows = decode_shard(objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256), shard.key)
-    if [row.unit_id for row in rows] != [shard.unit_id]:
+def _columns(data: bytes, shard: ShardRef) -> dict[str, Any]:
+    """What a verdict takes, without the ids, which would take most of the time."""
+    try:
+        rows = read_columns(data, _COLUMNS)
+    except (pa.ArrowException, OSError) as error:
+        raise IntegrityError(f"shard {shard.key} is not readable Parquet: {error}; restore it or rebuild it") from None
+    if [row["unit_id"] for row in rows] != [shard.unit_id]:
         raise IntegrityError(f"shard {shard.key} holds other rows than the manifest says; rebuild it")
     return rows[0]
+
+
+def _said(row: dict[str, Any]) -> Said:
+    return Said(row["trace_text"], row["completion"][0]["content"], row["answer"], row["truncated"])
 
 
 def _scored(score: Score, by: str, row: TraceRow) -> float:

@@ -45,6 +45,7 @@ from dail.synth.core.errors import (
     IntegrityError,
     UsageError,
 )
+from dail.synth.core.extensions import label
 from dail.synth.core.files import Objects
 from dail.synth.core.progress import OnProgress, told_to
 from dail.synth.core.running import Stop
@@ -53,10 +54,14 @@ from dail.synth.data.reader import Reading, Source, read_solutions
 from dail.synth.method.counts import count_kinds
 from dail.synth.method.data_check import check_data, problems_of
 from dail.synth.method.dealing import dealt
+from dail.synth.method.grading import Grader
 from dail.synth.method.prompts import Prompts, role_templates
+from dail.synth.run.drawing import Drawing
 from dail.synth.run.unit_source import Progress, Standing
 from dail.synth.run.worker import run_worker
 from dail.synth.schema.card import write_card
+from dail.synth.schema.enough import Standing as DrawnAs
+from dail.synth.schema.enough import ended_as
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest, read_rows
@@ -74,13 +79,17 @@ MAX_ATTEMPTS = 3  # of a unit whose failures may be someone else's fault
 
 
 class Entry(Frozen):
-    """A line of the ledger: how a unit ended. Exactly one of `shard` and `failure` is set."""
+    """A line of the ledger: how a unit ended. Exactly one of `shard` and `failure` is set.
+
+    `correct`: the trace's verdict, where the batch stops by verdicts.
+    """
 
     batch_id: str
     unit_id: str
     item_id: str
     shard: ShardRef | None = None
     failure: Failure | None = None
+    correct: bool | None = None
 
 
 class Ledger:
@@ -144,6 +153,9 @@ def tried_out(synthesis: Synthesis) -> Synthesis:
         ExtensionError: one of them cannot be used.
     """
     synthesis = synthesis.pinned()
+    if synthesis.stops_by_verdict:
+        with Grader(reference=synthesis.grader):  # its child says what is wrong with it
+            pass
     role_templates(synthesis.prompts)
     if synthesis.extractor not in EXTRACTORS and not callable(EXTRACTOR.load(synthesis.extractor)):
         raise ExtensionError(f"waypoint extractor {synthesis.extractor} is no function; give FILE.py:NAME of one")
@@ -165,9 +177,10 @@ def make_batch(
     items = dealt(items, synthesis)
     content = [item.model_dump(mode="json", exclude_none=True) for item in items]
     settings = {**synthesis.identity(), "samples_per_item": synthesis.samples_per_item}
-    batch_id = (
-        "local-" + fingerprint([content, settings, model.identity(), SCHEMA_VERSION]).removeprefix("sha256:")[:24]
-    )
+    if synthesis.enough != "all":
+        settings |= {"enough": synthesis.enough, "grader": label(synthesis.grader)}
+    identity = [content, settings, model.identity(), SCHEMA_VERSION]
+    batch_id = "local-" + fingerprint(identity).removeprefix("sha256:")[:24]
     began, today = _day_begun(out, batch_id) if out else None, dt.date.today()
     synthesis = synthesis.dated(model.template_reads, began or today)
     if began and began == synthesis.date != today:
@@ -199,7 +212,9 @@ class LocalSource:
         self._batch, self._ledger, self._out = batch, ledger, out
         newest = {entry.unit_id: entry for entry in ledger.entries if entry.batch_id == batch.batch_id}
         self._ends = {name: entry for name, entry in newest.items() if _is_final(entry, out)}
-        self._queue = deque(unit for name, unit in batch.units.items() if name not in self._ends)
+        self._drawing = Drawing(batch.units)
+        begun = self._drawing.begin({name: _standing(entry) for name, entry in self._ends.items()})
+        self._queue = deque(batch.units[name] for name in begun)
         self._attempts: Counter[str] = Counter()
         self._prefixes: dict[str, Tokens] = {}
 
@@ -208,12 +223,21 @@ class LocalSource:
         return [entry.shard for entry in self._ends.values() if entry.shard]
 
     @property
+    def skipped(self) -> int:
+        """How many units need not be drawn."""
+        return len(self._drawing.skipped)
+
+    @property
     def failures(self) -> list[Entry]:
         return [entry for entry in self._ends.values() if entry.failure]
 
     async def lease(self, count: int) -> LeaseReply:
-        units = tuple(self._resumed(self._queue.popleft()) for _ in range(min(count, len(self._queue))))
-        return LeaseReply(units=units, lease_s=3600.0, output_root=str(self._out))
+        units: list[Unit] = []
+        while self._queue and len(units) < count:
+            unit = self._queue.popleft()
+            if unit.unit_id not in self._drawing.skipped:
+                units.append(self._resumed(unit))
+        return LeaseReply(units=tuple(units), lease_s=3600.0, output_root=str(self._out))
 
     async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
         known = self._prefixes.setdefault(unit.unit_id, unit.prefix[:])
@@ -221,7 +245,7 @@ class LocalSource:
             known.cut(progress.start)
             known.extend(progress.checkpoint)
             await asyncio.to_thread(_write_prefix, self._prefix_path(unit), known)
-        return HeartbeatReply(cancel=False, known=len(known))
+        return HeartbeatReply(cancel=unit.unit_id in self._drawing.skipped, known=len(known))
 
     def _prefix_path(self, unit: Unit) -> Path:
         return self._out / "prefixes" / unit.batch_id / f"{unit.unit_id}.json"
@@ -231,12 +255,12 @@ class LocalSource:
         prefix = self._prefixes.get(unit.unit_id) or _read_prefix(self._prefix_path(unit))
         return unit.model_copy(update={"prefix": prefix[:]})
 
-    async def commit(self, unit: Unit, shard: ShardRef) -> None:
-        self._end(unit, shard=shard)
+    async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None) -> None:
+        self._end(unit, shard=shard, correct=correct)
 
     async def fail(self, unit: Unit, failure: Failure) -> None:
         self._attempts[unit.unit_id] += 1
-        if failure.code == WORKER_STOPPED:
+        if failure.code == WORKER_STOPPED or unit.unit_id in self._drawing.skipped:
             return
         if failure.retryable and self._attempts[unit.unit_id] < MAX_ATTEMPTS:
             self._queue.append(unit)
@@ -244,20 +268,27 @@ class LocalSource:
             self._end(unit, failure=failure)
 
     def finished(self) -> bool:
-        return len(self._ends) == len(self._batch.units)
+        return len(self._ends) + self.skipped == len(self._batch.units)
 
     def standing(self) -> Standing:
-        left = Counter(unit.item_id for name, unit in self._batch.units.items() if name not in self._ends)
+        done = self._ends.keys() | self._drawing.skipped
+        left = Counter(unit.item_id for name, unit in self._batch.units.items() if name not in done)
         num_items = len({unit.item_id for unit in self._batch.units.values()})
         figures: dict[str, object] = {"items": f"{num_items - len(left)}/{num_items}"}
         if self.failures:
             figures["failed"] = len(self.failures)
-        return Standing(len(self._ends), len(self._batch.units), figures)
+        if self.skipped:
+            figures["not needed"] = self.skipped
+        return Standing(len(done), len(self._batch.units), figures)
 
-    def _end(self, unit: Unit, shard: ShardRef | None = None, failure: Failure | None = None) -> None:
-        entry = Entry(batch_id=unit.batch_id, unit_id=unit.unit_id, item_id=unit.item_id, shard=shard, failure=failure)
+    def _end(
+        self, unit: Unit, shard: ShardRef | None = None, failure: Failure | None = None, correct: bool | None = None
+    ) -> None:
+        who = {"batch_id": unit.batch_id, "unit_id": unit.unit_id, "item_id": unit.item_id}
+        entry = Entry(**who, shard=shard, failure=failure, correct=correct)
         self._ledger.append(entry)
         self._ends[unit.unit_id] = entry
+        self._queue.extend(self._batch.units[name] for name in self._drawing.end(unit.unit_id, _standing(entry)))
         self._prefixes.pop(unit.unit_id, None)
         self._prefix_path(unit).unlink(missing_ok=True)
 
@@ -278,6 +309,10 @@ def _read_prefix(path: Path) -> Tokens:
         return Tokens()
 
 
+def _standing(entry: Entry) -> DrawnAs:
+    return ended_as(entry.correct) if entry.shard else "miss"
+
+
 def _is_final(entry: Entry, out: Path) -> bool:
     """False for what another run may cure: a retryable failure, or a shard that someone removed."""
     if entry.shard is None:
@@ -291,6 +326,7 @@ class SynthesisResult(Frozen):
 
     `kinds`: of the items, by the rule that made them verifiable or proofs.
 
+    `skipped`: units that were not drawn, since their items have samples enough.
     `student_share`: of the tokens whose writer is known; none if none is. `failures`: of each unit without a trace,
     which item it was and why, with a code. `read`: what the expert solutions were read from, and how.
     """
@@ -300,6 +336,7 @@ class SynthesisResult(Frozen):
     units: int
     committed: int
     failed: int
+    skipped: int = 0
     tokens: int
     student_share: float | None
     interrupted: bool
@@ -384,6 +421,11 @@ def _synthesise(
     if (check := check_data(items, synthesis, against)).findings:
         _log.info(f"data check: {check.told()}; `dail doctor` lists what was found")
     batch = make_batch(items, synthesis, model, out)
+    if synthesis.stops_by_verdict and not batch.kinds.by_answer + batch.kinds.by_box:
+        raise UsageError(
+            f"enough={synthesis.enough} draws until a trace is correct, and none of the {len(items)} items has an "
+            "answer to be correct by; set synthesis.enough to all or random"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         with open_ledger(out / "ledger.jsonl") as ledger:
@@ -424,6 +466,7 @@ def _conclude(source: LocalSource, batch: Batch, out: Path, interrupted: bool) -
         units=len(batch.units),
         committed=len(shards),
         failed=len(failures),
+        skipped=source.skipped,
         tokens=tokens,
         student_share=student_share(
             sum(shard.student_tokens for shard in shards), sum(shard.attributed_tokens for shard in shards)

@@ -28,11 +28,9 @@ from dail.synth.core.progress import OnProgress, progress, told_to
 from dail.synth.export.export import find_manifest
 from dail.synth.method.grading import GRADERS, MATH
 from dail.synth.method.selection import SCORES, Candidate, choose, count
-from dail.synth.run.judging import Judging, judged, score_of
+from dail.synth.run.judging import GRADE_TIMEOUT_S, Judging, judged, score_of
 from dail.synth.schema.manifest import Manifest, encode_manifest, output_root, read_manifest, select_shards
 from dail.synth.schema.selection import BY_LOT, BY_SCORE, BY_VERDICT, KEEPS, Counts, Keep, Selection, WithoutAnswer
-
-GRADE_TIMEOUT_S = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +84,8 @@ def select(
         manifest: of the traces, or an output root that holds one batch.
         keep: the rule, one of those in `dail.synth.schema.selection`.
         seed: of rules with a lot; the seed that the traces were drawn with, if left out.
-        grader: of rules that ask for correct traces: math, official, or one of your own, as `eval.grader`.
+        grader: of rules that ask for correct traces: math, official, or one of your own, as `eval.grader`; the one in
+            the traces' settings, if left out.
         by: of the rules with a score: student_share, shortest, or one of your own, FILE.py:NAME.
         without_answer: what becomes of items without an answer where a correct trace is asked for: they are dropped,
             or keep one trace.
@@ -133,6 +132,7 @@ def _rule(
     for name, (value, readers) in given.items():
         if value is not None and keep not in readers:
             raise UsageError(f"keep={keep} reads no {name}, which is {value}; leave it out, or {_one_of(readers)}")
+    _refuse_what_was_not_drawn(parent, keep, seed, grader)
     if keep in BY_SCORE and by is None:
         raise UsageError(f"keep={keep} needs a score; give --by {', '.join(SCORES.builtin)} or FILE.py:NAME")
     pinned = SCORES.pin(by) if by is not None else None
@@ -140,10 +140,29 @@ def _rule(
     return _Rule(
         keep,
         (parent.synthesis.seed if seed is None else seed) if keep in BY_LOT else None,
-        GRADERS.pin(grader or MATH) if keep in BY_VERDICT else None,
+        GRADERS.pin(grader or parent.synthesis.grader) if keep in BY_VERDICT else None,
         pinned,
         (without_answer or "drop") if keep in BY_VERDICT else None,
     )
+
+
+def _refuse_what_was_not_drawn(parent: Manifest, keep: Keep, seed: int | None, grader: str | None) -> None:
+    """Where drawing stopped early, by another rule the choice would be among those that happened to be drawn."""
+    drawn = parent.synthesis
+    if drawn.enough == "all" or keep == "all" or parent.selection:
+        return
+    another: dict[str, object] = {} if keep == drawn.enough else {"keep": keep}
+    if seed is not None and keep in BY_LOT and seed != drawn.seed:
+        another["seed"] = seed
+    if grader is not None and label(GRADERS.pin(grader)) != label(drawn.grader):
+        another["grader"] = grader
+    if another:
+        said = ", ".join(f"{name} {value}" for name, value in another.items())
+        raise UsageError(
+            f"these traces were drawn until there were enough for keep={drawn.enough} (seed {drawn.seed}, grader "
+            f"{label(drawn.grader)}), so that what {said} would choose may not have been drawn; keep "
+            f"{drawn.enough} without these, or draw with synthesis.enough=all"
+        )
 
 
 def _one_of(keeps: Sequence[str]) -> str:

@@ -64,8 +64,8 @@ class UnitSource(Protocol):
         """Renews the lease, and keeps what is told of the trace."""
         ...
 
-    async def commit(self, unit: Unit, shard: ShardRef) -> None:
-        """Makes a shard that is already stored the unit's result."""
+    async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None) -> None:
+        """Makes a shard that is already stored the unit's result. `correct`: where the batch stops by verdicts."""
         ...
 
     async def fail(self, unit: Unit, failure: Failure) -> None: ...
@@ -102,9 +102,10 @@ class HttpSource:
         )
         return _parse(HeartbeatReply, await self._post_for(unit, "heartbeat", beat))
 
-    async def commit(self, unit: Unit, shard: ShardRef) -> None:
+    async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None) -> None:
         self._num_ended += 1
-        await self._post_for(unit, "commit", Commit(worker=self._worker, epoch=unit.epoch, shard=shard))
+        body = Commit(worker=self._worker, epoch=unit.epoch, shard=shard, correct=correct)
+        await self._post_for(unit, "commit", body)
 
     async def fail(self, unit: Unit, failure: Failure) -> None:
         self._num_ended += 1

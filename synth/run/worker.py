@@ -25,6 +25,7 @@ from dail.synth.core.running import Stop, run_to_end
 from dail.synth.engine.base import Limits
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout
+from dail.synth.run.judging import Verdicts
 from dail.synth.run.pool import Pool, ray_cluster
 from dail.synth.run.trace_rows import STRAY_MARK, Prepared, prepare, shard_of, trace_row
 from dail.synth.run.unit_source import Fenced, Progress, Standing, UnitSource
@@ -57,6 +58,7 @@ class Worker:
         self._held: dict[str, Unit] = {}
         self._prepared: dict[str, Prepared] = {}
         self._known: dict[str, int] = {}  # by unit, how many tokens of its trace the source keeps
+        self._verdicts = Verdicts()
         self._objects = Objects(Path())
         self._lease_s = 60.0
         self._is_refused = False  # by the disk
@@ -84,6 +86,7 @@ class Worker:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._release()
+            self._verdicts.close()
 
     async def _lease(self) -> None:
         limits = await self._pool.ready()
@@ -135,6 +138,7 @@ class Worker:
             return
         try:
             row = trace_row(prepared, rollout, self._prompts, self._pool.engine_name)
+            correct = await self._verdicts.of(row, prepared.unit.synthesis)
         except DailError as error:
             await self._fail(rollout.unit_id, _failure(error))
             self._check_turns(error)
@@ -144,7 +148,7 @@ class Worker:
             return
         with contextlib.suppress(Fenced):
             async with self._calls:
-                await self._source.commit(prepared.unit, shard)
+                await self._source.commit(prepared.unit, shard, correct)
             self.num_committed += 1
             self.tokens += shard.tokens
             self.attributed_tokens += shard.attributed_tokens
@@ -220,7 +224,10 @@ class Worker:
             return
         self._known[unit.unit_id] = reply.known
         if reply.cancel:
-            await self._fail(unit.unit_id, Failure(code="cancelled", detail="the batch was cancelled"))
+            await self._fail(
+                unit.unit_id,
+                Failure(code="cancelled", detail="cancelled, or not needed"),
+            )
 
     def _drop(self, unit_id: str) -> None:
         self._held.pop(unit_id, None)

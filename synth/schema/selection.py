@@ -17,6 +17,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from dail.synth.core.config import Frozen
+from dail.synth.core.extensions import Extension
 
 Keep = Literal["all", "all_correct", "first_correct", "random_correct", "best_correct", "random", "best"]
 KEEPS: tuple[Keep, ...] = get_args(Keep)
@@ -24,6 +25,10 @@ BY_VERDICT: tuple[Keep, ...] = ("all_correct", "first_correct", "random_correct"
 BY_LOT: tuple[Keep, ...] = ("random_correct", "random")
 BY_SCORE: tuple[Keep, ...] = ("best_correct", "best")
 WithoutAnswer = Literal["drop", "one"]
+# All, and the rules whose trace is known as soon as it is there.
+Enough = Literal["all", "first_correct", "random_correct", "random"]
+MATH, OFFICIAL = "math", "official"
+GRADERS = Extension("grader", "dail.graders", (MATH, OFFICIAL))
 
 
 class Counts(Frozen):

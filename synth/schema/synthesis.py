@@ -12,6 +12,7 @@ from dail.synth.core.extensions import Extension, Reference, label
 from dail.synth.schema.items import StopString
 from dail.synth.schema.kinds import LoneBox
 from dail.synth.schema.rendering import WITHOUT_EFFECT, Rendering
+from dail.synth.schema.selection import BY_VERDICT, GRADERS, MATH, Enough
 from dail.synth.schema.texts import fault
 
 Role = Literal["student", "privileged"]
@@ -27,6 +28,7 @@ ACCEPTANCE = Extension("acceptance rule", "dail.acceptance", RULES)
 EXTRACTED_BY = 2
 # Raised when a further context, or the prompt that shows a part of the solution, is worded anew.
 WORDED_BY = 1
+_HOW_MANY = {"samples_per_item", "enough", "grader"}  # which samples are drawn; none of them changes for it
 _EXTENSIONS = {"prompts": PROMPTS, "extractor": EXTRACTOR, "acceptance": ACCEPTANCE}
 
 
@@ -112,6 +114,11 @@ class Synthesis(Rendering):
         description="how often the proposer proposes at a position: the first proposal that is accepted stands, and if "
         "none is, the other role writes (the paper: 1; the authors' code: 5); of method mixed alone",
     )
+    greedy_proposals: bool = Field(
+        False,
+        description="propose the likeliest tokens in their order, as many as proposals says, instead of drawing them: "
+        "the likeliest that is accepted stands, and if none is, the other role draws as ever (the authors' use_greedy)",
+    )
     acceptance_k: int = Field(25, ge=1, description="the k of acceptance=topk; no other rule reads it")
     temperature: float = Field(0.6, ge=0, le=2, description="temperature of both draws; 0 is greedy")
     probability_space: Literal["raw", "tempered"] = Field(
@@ -131,7 +138,17 @@ class Synthesis(Rendering):
     stop: tuple[StopString, ...] = Field(
         (), max_length=16, description="texts that end a trace, which keeps them; besides the model's own stop tokens"
     )
-    samples_per_item: int = Field(1, ge=1, le=64, description="traces per expert solution")
+    samples_per_item: int = Field(1, ge=1, le=256, description="traces per expert solution")
+    enough: Enough = Field(
+        "all",
+        description="when an item has samples enough: all samples_per_item of them; or as soon as it has the trace "
+        "that `dail select --keep` would choose by this rule if all were drawn: what would come after it is not drawn",
+    )
+    grader: Reference = Field(
+        MATH,
+        description="what is correct, to enough and to `dail select`: math, official, or your own, FILE.py:NAME, as "
+        "for eval.grader",
+    )
     max_tokens: int = Field(16384, ge=1, le=131072, description="a longer trace is cut; the paper cuts at 256 for LRMs")
     lone_box: LoneBox = Field(
         "answer",
@@ -192,7 +209,8 @@ class Synthesis(Rendering):
 
     def pinned(self) -> Synthesis:
         """With the digests of what was brought along; imports nothing. Raises ExtensionError: not there, changed."""
-        return self.model_copy(update={name: kind.pin(getattr(self, name)) for name, kind in _EXTENSIONS.items()})
+        kinds = {**_EXTENSIONS, "grader": GRADERS}
+        return self.model_copy(update={name: kind.pin(getattr(self, name)) for name, kind in kinds.items()})
 
     def labels(self) -> dict[str, str]:
         """What outputs say of prompts, extractor and acceptance: NAME#DIGEST where they are pinned."""
@@ -200,18 +218,23 @@ class Synthesis(Rendering):
 
     def check_names(self) -> Synthesis:
         """Itself, if it names no file and no module. Raises ValueError."""
-        for name, kind in _EXTENSIONS.items():
+        for name, kind in {**_EXTENSIONS, "grader": GRADERS}.items():
             kind.check_name(getattr(self, name))
         return self
 
+    @property
+    def stops_by_verdict(self) -> bool:
+        """Whether a trace must be judged before it is known whether more are drawn."""
+        return self.enough in BY_VERDICT
+
     def identity(self) -> dict[str, JsonValue]:
         """What shapes a trace. A setting that changes nothing is left out, so that names made without it stay."""
-        settings: dict[str, JsonValue] = self.model_dump(mode="json", exclude={"samples_per_item"})
+        settings: dict[str, JsonValue] = self.model_dump(mode="json", exclude=_HOW_MANY)
         settings |= self.labels()
         if self.acceptance != "topk":
             del settings["acceptance_k"]
         if self.method != "mixed":
-            del settings["proposals"], settings["proposer"]
+            del settings["proposals"], settings["proposer"], settings["greedy_proposals"]
         if self.method == "expert":
             del settings["suppress"]
         if self.extractor in EXTRACTORS:
@@ -236,6 +259,7 @@ class Synthesis(Rendering):
             "stop": [],
             "proposer": "student",
             "proposals": 1,
+            "greedy_proposals": False,
             "suppress": [],
         }
         return {name: value for name, value in settings.items() if without_effect.get(name, ...) != value}

@@ -91,6 +91,7 @@ class Commit(Frozen):
     worker: str
     epoch: int
     shard: ShardRef
+    correct: bool | None = Field(None, description="whether its answer is right; null where that is not asked for")
 
 
 class Fail(Frozen):
@@ -111,15 +112,16 @@ class Failure(Frozen):
 
 WORKER_STOPPED = "worker_stopped"  # the code a worker fails with to hand a unit back; no fault of the unit
 
-UnitState = Literal["queued", "leased", "committed", "failed", "cancelled", "expired"]
+# waiting: drawn if the item's earlier samples are not enough; skipped: they were.
+UnitState = Literal["waiting", "queued", "leased", "committed", "skipped", "failed", "cancelled", "expired"]
 
 
 def unit_id(item: ExpertSolution, synthesis: Synthesis, model: ModelIdentity, sample: int) -> str:
     """32 hex digits that are the same on any machine for the same problem, solution, model, settings and sample, and
     the same that was dealt.
 
-    The item's id, source and metadata do not count; nor does `samples_per_item`, so asking for more samples later
-    keeps the ones there are.
+    The item's id, source and metadata do not count; nor do `samples_per_item` and `enough`, so asking for more samples
+    later keeps the ones there are.
     """
     content = item_content(item)
     if item.wrong_answer is not None:

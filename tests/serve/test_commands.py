@@ -92,6 +92,27 @@ def test_failed_items_are_named_and_the_exit_code_is_3(dail, live, http, model, 
     assert f"item {bad.item_id} failed: context_length_exceeded" in found.stderr
 
 
+def test_samples_that_were_not_needed_are_told_of(dail, live, http, model, tmp_path):
+    path = tmp_path / "solutions.jsonl"
+    path.write_text(json.dumps({"id": "a", "problem": "1+1?", "solution": "2.", "answer": "2"}))
+    early = ("--set", "samples_per_item=5", "--set", "enough=first_correct")
+    batch = dail("submit", path, "--api", live.url, "--run-label", tmp_path, *early).stdout.strip()
+    worker = FakeWorker(http, model)
+    for correct in (False, True):
+        (unit,) = worker.lease(9)
+        worker.commit(unit, correct=correct)
+    watched = dail("watch", batch, "--api", live.url)
+    assert watched.returncode == 0 and "3 of 5 samples were not needed" in watched.stderr
+    out = tmp_path / "results.jsonl"
+    assert dail("results", batch, "--api", live.url, "--out", out).returncode == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["status"] for line in lines] == ["succeeded"] * 2 + ["skipped"] * 3
+    samples = http.get(f"/v1/batches/{batch}/items").json()["data"][0]["samples"]
+    assert [(one["status"], one["correct"]) for one in samples[:3]] == [
+        ("committed", False), ("committed", True), ("skipped", None)
+    ]  # fmt: skip
+
+
 def test_a_cancelled_batch_ends_the_watch_with_5(dail, live, http, solutions, tmp_path):
     batch = dail("submit", solutions, "--api", live.url, "--run-label", tmp_path).stdout.strip()
     http.post(f"/v1/batches/{batch}/cancel")

@@ -34,7 +34,16 @@ BODIES = {
     "unknown setting": (_batch(synthesis={"thau": 1}), 422, "/synthesis/thau"),
     "setting out of bounds": (_batch(synthesis={"tau": 1.5}), 422, "/synthesis/tau"),
     "setting of the wrong type": (_batch(synthesis={"seed": CANARY}), 422, "/synthesis/seed"),
-    "too many samples": (_batch(synthesis={"samples_per_item": 65}), 422, "/synthesis/samples_per_item"),
+    "too many samples": (_batch(synthesis={"samples_per_item": 257}), 422, "/synthesis/samples_per_item"),
+    "too many units": (
+        json.dumps(
+            {"items": [{**ITEM, "problem": f"{n}?"} for n in range(2501)], "synthesis": {"samples_per_item": 256}}
+        ).encode(),
+        422,
+        "/synthesis/samples_per_item",
+    ),
+    "a grader that is a file": (_batch(synthesis={"grader": "/etc/own.py:grade"}), 422, "/synthesis"),
+    "a way of stopping that is none": (_batch(synthesis={"enough": "best"}), 422, "/synthesis/enough"),
     "problem of the wrong type": (_item(problem=5), 422, "/items/0/problem"),
     "duplicate id": (json.dumps({"items": [{**ITEM, "id": "a"}] * 2}).encode(), 422, "/items/1/id"),
     "duplicate item": (json.dumps({"items": [ITEM, {**ITEM, "id": "b"}]}).encode(), 422, "/items/1"),

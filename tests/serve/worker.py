@@ -38,9 +38,9 @@ class FakeWorker:
     def write(self, unit: Unit) -> ShardRef:
         return write_shard(self.root, unit)
 
-    def commit(self, unit: Unit, shard: ShardRef | None = None) -> Any:
+    def commit(self, unit: Unit, shard: ShardRef | None = None, correct: bool | None = None) -> Any:
         shard = shard or self.write(unit)
-        return self._post(unit, "commit", Commit(worker=self.name, epoch=unit.epoch, shard=shard))
+        return self._post(unit, "commit", Commit(worker=self.name, epoch=unit.epoch, shard=shard, correct=correct))
 
     def fail(self, unit: Unit, code: str = "boom", retryable: bool = False) -> Any:
         body = Fail(worker=self.name, epoch=unit.epoch, code=code, detail="it broke", retryable=retryable)

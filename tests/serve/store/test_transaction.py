@@ -27,7 +27,7 @@ def new_batch(model, name="b1", num_items=1, num_samples=1):
     solutions = [ExpertSolution(id=f"i{n}", problem=f"{n}?", solution=f"{n}.") for n in range(num_items)]
     synthesis = Synthesis(samples_per_item=num_samples)
     units = [
-        (unit_id(item, synthesis, model, sample), item.id, sample)
+        (unit_id(item, synthesis, model, sample), item.id, sample, "queued")
         for item in solutions
         for sample in range(num_samples)
     ]

@@ -54,6 +54,14 @@ TURNED = [  # the privileged student proposes
     *({"acceptance": "absolute", "tau": tau, "proposer": "privileged"} for tau in (0.3, 0.5)),
     {"acceptance": "topk", "acceptance_k": 2, "proposer": "privileged", "proposals": 2},
 ]
+GREEDY = [  # the proposer walks its likeliest tokens
+    *({"acceptance": "absolute", "tau": tau, "greedy_proposals": True} for tau in TAUS),
+    *({"acceptance": "absolute", "tau": tau, "proposals": 2, "greedy_proposals": True} for tau in (0.3, 0.5)),
+    {"acceptance": "relative", "tau": 0.3, "proposals": 5, "greedy_proposals": True},
+    {"acceptance": "topk", "acceptance_k": 2, "proposals": 2, "greedy_proposals": True, "proposer": "privileged"},
+    {"acceptance": "absolute", "tau": 0.5, "proposals": 2, "greedy_proposals": True, "suppress": (1,)},
+    {"acceptance": OWN, "tau": 0.8, "proposals": 2, "greedy_proposals": True},
+]
 SUPPRESSED = 1
 WITHOUT = [{**rule, "suppress": (SUPPRESSED,)} for rule in RULES] + [
     {"acceptance": "absolute", "tau": 0.5, "suppress": (SUPPRESSED,), "proposals": 2}
@@ -125,13 +133,23 @@ def literal(rule: dict) -> dict[tuple[int, ...], float]:
             continue
         proposer, verifier, verdicts = at_position(rule, trace)
         left = weight  # of what came to this position, what has not been written yet
-        for _ in range(rule.get("proposals", 1)):
+        if rule.get("greedy_proposals"):
+            stands = next((token for token in walk(rule, proposer) if verdicts[token]), None)
+            if stands is not None:
+                open_traces[(*trace, stands)] = open_traces.get((*trace, stands), 0.0) + left
+                continue
+        for _ in range(0 if rule.get("greedy_proposals") else rule.get("proposals", 1)):
             for token in np.flatnonzero(verdicts).tolist():
                 open_traces[(*trace, token)] = open_traces.get((*trace, token), 0.0) + left * proposer[token]
             left *= sum(proposer[token] for token in range(VOCABULARY) if not verdicts[token])
         for own in range(VOCABULARY):
             open_traces[(*trace, own)] = open_traces.get((*trace, own), 0.0) + left * verifier[own]
     return whole
+
+
+def walk(rule: dict, proposer: np.ndarray) -> list[int]:
+    """Its likeliest tokens, in order."""
+    return [token for token in np.argsort(-proposer).tolist() if proposer[token] > 0][: rule.get("proposals", 1)]
 
 
 def length(rule: dict) -> int:
@@ -152,11 +170,18 @@ class Cells:
             trace: list[int] = []
             for place, (*proposed, own) in enumerate(cells):
                 proposer, verifier, verdicts = position(tuple(trace))
+                if rule.get("greedy_proposals"):  # the numbers of proposals play no part: each choice weighs alike
+                    self.weights[seed] /= len(tokens) ** proposals
                 for number, token in enumerate(proposed):
+                    if rule.get("greedy_proposals"):
+                        self.numbers[seed, place, number, 0] = (token + 0.5) / VOCABULARY
+                        continue
                     self.numbers[seed, place, number, 0] = proposer[:token].sum() + proposer[token] / 2
                     self.weights[seed] *= proposer[token]
                 self.numbers[seed, place, 0, 1] = verifier[:own].sum() + verifier[own] / 2
                 self.weights[seed] *= verifier[own]
+                if rule.get("greedy_proposals"):
+                    proposed = walk(rule, proposer)
                 trace.append(next((token for token in proposed if verdicts[token]), own))
 
     def uniforms(self, seed_P: torch.Tensor, place_P: torch.Tensor, draws: int = 2) -> torch.Tensor:
@@ -202,7 +227,7 @@ def is_defined(strategy: str, rule: dict) -> bool:
 CASES = [
     (strategy, rule)
     for strategy in ("reference", "lockstep", "lazy", "draft_verify")
-    for rule in [*RULES, *SEVERAL, *TURNED, *WITHOUT]
+    for rule in [*RULES, *SEVERAL, *TURNED, *WITHOUT, *GREEDY]
     if is_defined(strategy, rule)
 ]
 
@@ -243,6 +268,7 @@ def test_a_strategy_that_used_another_tau_would_be_seen(strategy, monkeypatch):
         ({"proposals": 5}, {"proposals": 1, "max_tokens": 1}),
         ({"suppress": (SUPPRESSED,)}, {"suppress": ()}),
         ({"proposer": "privileged"}, {"proposer": "student"}),
+        ({"greedy_proposals": True}, {"greedy_proposals": False}),
     ],
 )
 def test_a_strategy_that_did_another_thing_than_it_was_told_would_be_seen(strategy, right, wrong, monkeypatch):

@@ -13,9 +13,10 @@ from dail.synth.core.errors import ItemError
 from dail.synth.engine.base import Score
 from dail.synth.method.acceptance import trace_uniforms
 from dail.synth.rollout.draft_verify import is_accepted
-from dail.synth.rollout.lazy import draw_probabilities
+from dail.synth.rollout.lazy import _score, draw_probabilities
 from dail.synth.rollout.pair import Pair
-from dail.synth.schema.synthesis import Acceptance
+from dail.synth.schema.synthesis import Acceptance, Synthesis
+from dail.synth.schema.trace_tokens import Tokens
 from tests.synth.rollout.test_strategies import LOGITS, STOP, VOCABULARY, Literal, engine, ids, lazily, request, run
 
 MINDS = [  # what a run may set beside the rule
@@ -25,6 +26,10 @@ MINDS = [  # what a run may set beside the rule
     {"proposals": 5, "suppress": (4,), "top_k": 6, "top_p": 0.9, "temperature": 0.6},
     {"proposer": "privileged"},
     {"proposer": "privileged", "proposals": 3, "suppress": (4, 11)},
+    {"greedy_proposals": True},
+    {"greedy_proposals": True, "proposals": 5, "suppress": (4,), "top_k": 3, "temperature": 0.6},
+    {"greedy_proposals": True, "proposals": 4, "top_p": 0.7, "proposer": "privileged"},
+    {"greedy_proposals": True, "proposals": 3, "temperature": 0.0},
 ]
 RULES = [
     ("lockstep", {"tau": 0.05}),
@@ -90,7 +95,13 @@ def test_more_proposals_leave_more_to_the_student():
 
 @pytest.mark.parametrize("strategy", ["lockstep", "lazy", "draft_verify"])
 def test_how_often_a_neighbour_proposes_or_what_it_suppresses_changes_no_trace(strategy):
-    kinds = [{}, {"proposals": 5}, {"proposals": 2, "suppress": (4, 11)}, {"suppress": (3,), "proposer": "privileged"}]
+    kinds = [
+        {},
+        {"proposals": 5},
+        {"proposals": 2, "greedy_proposals": True},
+        {"proposals": 2, "suppress": (4, 11)},
+        {"suppress": (3,), "proposer": "privileged"},
+    ]
     requests = [
         replace(one, unit_id=f"{n}-{one.unit_id}") for n, kind in enumerate(kinds) for one in wanted(4, tau=0.5, **kind)
     ]
@@ -136,6 +147,50 @@ def test_a_reading_says_with_which_probability_one_of_several_proposals_was_the_
             variance += probability * (1 - probability)
     assert doubtful > 100
     assert abs(expected - happened) < 4 * variance**0.5, "lockstep's proposals are draws from these probabilities"
+
+
+@pytest.mark.parametrize(
+    "minds",
+    [{}, {"proposals": 3}, {"proposals": 3, "suppress": (4, 11), "top_k": 2}, {"proposer": "privileged", "top_p": 0.6}],
+    ids=str,
+)
+def test_a_reading_says_who_wrote_what_a_greedy_proposer_may_have_written(minds):
+    requests = wanted(60, tau=0.5, greedy_proposals=True, **minds)
+    lockstep, lazy = run(requests), lazily(requests, with_scores=True)
+    for name, rollout in lazy.items():
+        assert rollout.tokens.ids == lockstep[name].tokens.ids
+        assert rollout.tokens.student_prob == lockstep[name].tokens.student_prob
+    assert 0.1 < sum(sum(one.tokens.student_prob) / len(one.tokens.ids) for one in lazy.values()) / 60 < 0.99
+
+
+def test_what_a_reading_does_not_name_stays_unknown():
+    score = Score(np.log(0.01), 9, tuple(np.log([0.5, 0.3])), (7, 5))
+    one = wanted(1, tau=0.5, greedy_proposals=True, proposals=4)[0]
+    for proposals, known in ((4, None), (2, 0.0)):
+        tokens = Tokens.of([1])
+        asked = replace(one, synthesis=one.synthesis.model_copy(update={"proposals": proposals}))
+        _score(tokens, [score], asked)
+        assert tokens.student_prob == [known]
+
+
+def test_a_greedy_proposer_that_may_walk_far_enough_leaves_nothing_to_the_other_role_that_is_accepted():
+    """With as many proposals as tokens the trace is the verifier's wherever nothing is accepted, and else the token
+    that is: at tau 0.5 the one that the privileged student gives half."""
+    done = run(wanted(20, tau=0.5, greedy_proposals=True, proposals=VOCABULARY, max_tokens=12))
+    for name, rollout in done.items():
+        one, tokens = wanted(20)[int(name[1:])], rollout.tokens
+        for place, token in enumerate(tokens.ids):
+            probability_V = LOGITS([*one.privileged_ids, *tokens.ids[:place]]).softmax(-1)
+            assert (tokens.student_prob[place] == 1) == bool(probability_V.max() >= 0.5)
+            assert tokens.student_prob[place] == 0 or token == int(probability_V.argmax())
+
+
+def test_greedy_proposals_are_part_of_a_trace_only_where_somebody_proposes():
+    plain = Synthesis().identity()
+    assert "greedy_proposals" not in plain
+    assert Synthesis(greedy_proposals=True).identity() == {**plain, "greedy_proposals": True}
+    direct = Synthesis(method="direct", greedy_proposals=True)
+    assert direct.identity() == Synthesis(method="direct").identity()
 
 
 @pytest.mark.parametrize("method", ["mixed", "direct", "student"])

@@ -20,6 +20,7 @@ from dail.synth.engine.fake import FakeEngine
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
+from dail.synth.rollout.stop_strings import Decode
 from dail.synth.run import worker as worker_module
 from dail.synth.run.actor import UnitFailure
 from dail.synth.run.pool import Results, Written
@@ -45,11 +46,14 @@ def model() -> ModelIdentity:
 
 
 class InlinePool:
-    """A pair on the fake engine, stepped when results are asked for; `paused` units never end."""
+    """A pair on the fake engine, stepped when results are asked for; `paused` units never end.
 
-    def __init__(self, model_tokens: int = 400) -> None:
+    `decode`: for requests with stop strings.
+    """
+
+    def __init__(self, model_tokens: int = 400, decode: Decode | None = None) -> None:
         config = EngineConfig(model=DEMO_MODEL, kind="fake", rows=8, model_tokens=model_tokens)
-        self._pair = Pair(FakeEngine(config))
+        self._pair = Pair(FakeEngine(config), decode=decode)
         self.engine_name = "fake"
         self.written: dict[str, Written] = {}
         self.cancelled: list[str] = []
@@ -111,7 +115,7 @@ class ScriptedSource:
             kept.extend(progress.checkpoint)
         return HeartbeatReply(cancel=unit.unit_id in self.cancelled, known=len(kept))
 
-    async def commit(self, unit: Unit, shard: ShardRef) -> None:
+    async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None) -> None:
         if unit.unit_id in self.fenced:
             self.told.add(unit.unit_id)
             raise Fenced("the lease is over")

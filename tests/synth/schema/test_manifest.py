@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dail.synth.core.config import fingerprint
 from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.core.files import Objects, sha256
 from dail.synth.schema.manifest import (
@@ -81,6 +82,16 @@ def test_a_manifest_that_is_no_selection_says_nothing_of_one(model: ModelIdentit
     assert not {"selection", "selected"} & set(written)
 
 
+def test_a_manifest_from_before_a_setting_was_made_is_read(
+    tmp_path: Path, model: ModelIdentity, shards: list[ShardRef]
+):
+    path = written(tmp_path, model, shards)
+    before = json.loads(path.read_bytes())
+    del before["synthesis"]["enough"], before["digest"]
+    path.write_text(json.dumps({**before, "digest": fingerprint({**before, "digest": ""})}))
+    assert read_manifest(path).synthesis.enough == "all"
+
+
 def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
     """Every number and text in a JSON value."""
     if isinstance(value, dict | list):
@@ -100,6 +111,7 @@ def changed(value: Any) -> Any:
             "absolute": "relative",
             "solution": "nothing",
             "own": "other",
+            "all": "random",
         }.get(value) or value.replace("2026", "2027") + "0" * ("2026" not in value)
     return value + 1 if isinstance(value, int) else value / 2
 
