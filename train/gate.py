@@ -261,7 +261,7 @@ def look_at_traces(manifest: Path, config: GateConfig) -> GateRecord:
             bar.update(total.texts)
     record = GateRecord(action=config.action, signals=of_traces(total, config))
     if warning := record.warning():
-        _log.warning(f"{warning}{f'; cited: {'; '.join(cited)}' if cited else ''}")
+        _log.warning(warning + (f"; cited: {'; '.join(cited)}" if cited else ""))
     return record
 
 
