@@ -146,6 +146,7 @@ def test_a_warning_is_told_and_stands_in_run_json_and_in_the_card(
 ):
     result = dail_train(tiny_model, make_traces([CITES, *[LOOPS] * 5]), tmp_path / "run")
     assert result.exit_code == 0 and "warning: gate: traces that cite" in result.stderr
+    assert f"cited: 'according to the reference solution' in {0:032x}" in result.stderr
     card = (tmp_path / "run" / "adapter" / "README.md").read_text("utf-8")
     assert "3 warnings: traces that cite a solution or hint, share" in card
     for file in ("run.json", "adapter/dail.json"):
