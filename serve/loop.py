@@ -174,6 +174,11 @@ def _plan(chosen: Chosen, files: Sequence[str], reading: Reading, out: Path, ray
             f"loop.keep={settings.keep} keeps correct traces, and none of the {len(items)} expert solutions has an "
             "answer; set keep=all or random"
         )
+    if synthesis.enough != "all" and settings.keep not in ("all", synthesis.enough):
+        raise UsageError(
+            f"synthesis.enough={synthesis.enough} draws what that rule needs, and loop.keep={settings.keep} is another "
+            f"one; set loop.keep={synthesis.enough}, or leave enough out"
+        )
     if settings.items_per_round and settings.items_per_round > len(items):
         raise UsageError(
             f"loop.items_per_round is {settings.items_per_round}, and there are {len(items)} expert solutions; leave "
