@@ -38,6 +38,7 @@ VERBS = {
     "cache": ("dail.train.commands:cache", "Compute the references of a manifest's traces once, for runs to come."),
     "loop": ("dail.serve.loop:loop", "Rounds of synth, select and train: each adapter is the next round's student."),
     "average": ("dail.train.commands:average", "The running mean of adapters, a reference that follows slowly."),
+    "merge": ("dail.train.commands:merge", "An adapter into its base model's weights: a model that needs no adapter."),
     "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
     "compare": ("dail.train.evals.commands:compare", "DAIL beside its control runs: what they explain of its gain."),
     "export": (

@@ -76,6 +76,8 @@ def test_the_authors_training_takes_16_traces_a_step_and_a_mean_of_each(path: Pa
     config = read("train", path).load(TrainConfig, "train")
     assert (config.batch_size, config.reduction, config.epochs, config.seed) == (16, "trace_mean", epochs, 3407)
     assert (config.lr, config.warmup_steps, config.weight_decay, config.gamma) == (2e-4, 5, 0.01, 0.1)
+    assert (config.end_token, config.after_last, config.optimizer) == ("drop", True, "paged_adamw_8bit")
+    assert (config.skip_first, config.longest) == ((2, 12288) if epochs == 5 else (1, 2048))
     assert config.lora_targets == ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

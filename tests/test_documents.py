@@ -99,6 +99,7 @@ HEADS = (
     "train/commands.py",
     "train/evals/evaluation.py",
     "train/loop.py",
+    "train/merging.py",
     "serve/app.py",
     "serve/cli.py",
     "serve/demo.py",

@@ -53,6 +53,7 @@ WRONG = {
     "prompts": ["import", "nowhere", "--out", "out"],
     "train": ["--model", "nowhere", "--manifest", "nowhere", "--out", "out"],
     "cache": ["--model", "nowhere", "--manifest", "nowhere", "--references", "out"],
+    "merge": ["nowhere", "--model", "nowhere", "--out", "out"],
     "eval": ["--model", "taken", "--problems", "nowhere", "--out", "out"],
     "compare": ["nowhere", "other"],
     "export": ["nowhere", "--for", "trl-sft", "--out", "out"],

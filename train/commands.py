@@ -1,4 +1,4 @@
-"""`dail train` and `dail cache`.
+"""`dail train`, `dail cache` and `dail merge`.
 
 A run computes by itself what a cache lacks; `dail cache` does it beforehand, for several runs.
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from dail.synth.core.console import emit, exit_on_sigterm, say, silent_unless, stop_on_signals
+from dail.synth.core.console import all_on_stderr, emit, exit_on_sigterm, say, silent_unless, stop_on_signals
 from dail.synth.core.errors import EXIT_OK, UsageError
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
@@ -134,6 +134,32 @@ def average(adapter: Path, before: Path | None, decay: float, out: Path, as_json
     if as_json:
         emit({"mean": mean})
     say(f"mean: {mean}")
+
+
+@click.command("merge")
+@click.argument("adapter", metavar="RUN|ADAPTER", type=click.Path(path_type=Path))
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="The adapter's base model.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The merged model; must not exist yet.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def merge(adapter: Path, model: Path, out: Path, as_json: bool) -> None:
+    """Put an adapter into its base model's weights: a model folder that needs no adapter.
+
+    The sum is made in float32 and stored in the base's own type, and every other file is copied as it is. Its logits
+    are held against those of base and adapter before anything is written; how far rounding moves them is said, and
+    stands in dail-merged.json with the adapter's lineage. Takes the model's size as float32 in main memory.
+    """
+    with exit_on_sigterm(), all_on_stderr():
+        merged = _room("merging").merge(adapter, model, out)
+    if as_json:
+        emit({"out": str(out), **merged.model_dump(mode="json")})
+    say(
+        f"merged {merged.merged_layers} layers: as float32 the logits are off by {merged.float32_error:.1g} of the "
+        f"largest; rounded to the base's type by {merged.rounding_error:.2g}, KL {merged.rounding_kl:.2g} nats a "
+        f"token, and {merged.unmoved:.0%} of the changes are smaller than the type can hold"
+    )
+    if merged.not_copied:
+        say(f"not copied, since they hold the base's weights: {', '.join(merged.not_copied)}")
+    say(f"model: {out}")
 
 
 def _room(name: str) -> Any:

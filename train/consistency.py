@@ -31,7 +31,7 @@ from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.schema.manifest import read_rows
 from dail.synth.schema.shards import FAKE_ENGINE, TraceRow
 from dail.train.config import TrainConfig
-from dail.train.data import Example, TrainingSet, joined_traces, microbatches, pack, pad, student_tokens
+from dail.train.data import Example, TrainingSet, microbatches, pack, pad, student_tokens
 from dail.train.model import Roles
 from dail.train.rope import chosen, rope_choices
 
@@ -154,7 +154,9 @@ def _compare(
     roles: Roles, examples: Sequence[Example], rows: Mapping[str, TraceRow], role: str, config: TrainConfig
 ) -> Consistency | None:
     """None if no row has a number of this role that this model could give."""
-    given = {example.unit_id: _given(rows[example.unit_id], role, roles) for example in examples}
+    given = {
+        example.unit_id: _given(rows[example.unit_id], role, roles)[: len(example.trace_ids)] for example in examples
+    }
     examples = [example for example in examples if not given[example.unit_id].isnan().all()]
     if not examples:
         return None
@@ -228,7 +230,7 @@ def _logprobs(
     join = pack if roles.packs else pad
     batch = join(prompts, [example.trace_ids for example in group], roles.device)
     hidden_RD = roles.given_or_bare(batch, revision)
-    trace_R = joined_traces(group, roles.device)
+    trace_R = torch.tensor([token for example in group for token in example.trace_ids], device=roles.device)
     parts = []
     with torch.no_grad():
         for hidden_CD, trace_C in zip(hidden_RD.split(chunk), trace_R.split(chunk), strict=True):

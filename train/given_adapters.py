@@ -81,7 +81,7 @@ def take_given(roles: Roles, record: RunRecord) -> Roles:
 
 def _start_from(roles: Roles, given: GivenAdapter, config: TrainConfig) -> None:
     tensors = load_file(Path(given.folder) / ADAPTER_WEIGHTS)
-    theirs, ours = _modules(tensors), _modules(_weights(roles, STUDENT))
+    theirs, ours = modules_of(tensors), modules_of(weights_of(roles.peft, STUDENT))
     if theirs != ours:
         more, less = theirs - ours, ours - theirs
         told = [f"it is on {_kinds(more)} as well"] if more else []
@@ -91,7 +91,7 @@ def _start_from(roles: Roles, given: GivenAdapter, config: TrainConfig) -> None:
             f"--init-adapter {given.folder} is on other layers than lora_targets={config.lora_targets!r} means here: "
             f"{' and '.join(told)}; training goes on with the same layers; set lora_targets={','.join(wanted)}"
         )
-    _copy(roles, STUDENT, tensors)
+    copy_into(roles.peft, STUDENT, tensors)
 
 
 def _put_on_references(roles: Roles, given: GivenAdapter, config: TrainConfig) -> None:
@@ -99,7 +99,7 @@ def _put_on_references(roles: Roles, given: GivenAdapter, config: TrainConfig) -
     tensors = load_file(Path(given.folder) / ADAPTER_WEIGHTS)
     base = roles.peft.get_base_model()
     possible = {f"base_model.model.{name.removesuffix('.base_layer')}" for name in linear_layers(base)}
-    if wrong := sorted(_modules(tensors) - possible):
+    if wrong := sorted(modules_of(tensors) - possible):
         raise UsageError(
             f"--reference-adapter {given.folder} adapts {few(wrong)}; wanted one on linear layers other than the head "
             "alone, which stays the same for all roles; merge it with `dail merge`, and give the merged folder as "
@@ -108,7 +108,7 @@ def _put_on_references(roles: Roles, given: GivenAdapter, config: TrainConfig) -
     lora = LoraConfig.from_pretrained(given.folder)
     lora.inference_mode, lora.lora_dropout = True, 0.0
     # their full names, since what PEFT saves of a list of names may mean more layers here
-    lora.target_modules = {name.removeprefix("base_model.model.") for name in _modules(tensors)}
+    lora.target_modules = {name.removeprefix("base_model.model.") for name in modules_of(tensors)}
     if config.lora == "lean":
         make_lean(lora)
     roles.peft.add_adapter(REFERENCE, lora)
@@ -117,27 +117,28 @@ def _put_on_references(roles: Roles, given: GivenAdapter, config: TrainConfig) -
     for name, module in roles.peft.named_modules():
         module.training = name.endswith(f"lora_dropout.{STUDENT}")
     roles.peft.to(roles.device)
-    _copy(roles, REFERENCE, tensors)
+    copy_into(roles.peft, REFERENCE, tensors)
 
 
-def _weights(roles: Roles, adapter: str) -> dict[str, Any]:
+def weights_of(peft: Any, adapter: str) -> dict[str, Any]:
     """Of one adapter in the running model, by the names that its file has."""
     return {
         name.replace(f".{adapter}.", "."): weight
-        for name, weight in roles.peft.named_parameters()
+        for name, weight in peft.named_parameters()
         if ".lora_" in name and f".{adapter}." in name
     }
 
 
-def _copy(roles: Roles, adapter: str, tensors: dict[str, Tensor]) -> None:
-    weights = _weights(roles, adapter)
+def copy_into(peft: Any, adapter: str, tensors: dict[str, Tensor]) -> None:
+    weights = weights_of(peft, adapter)
     assert weights.keys() == tensors.keys(), f"names of {adapter} differ: {weights.keys() ^ tensors.keys()}"
     with no_grad():
         for name, tensor in tensors.items():
             weights[name].copy_(tensor)
 
 
-def _modules(names: Iterable[str]) -> set[str]:
+def modules_of(names: Iterable[str]) -> set[str]:
+    """What the tensors of an adapter's file are of, by PEFT's names of modules."""
     return {name.partition(".lora_")[0] for name in names}
 
 

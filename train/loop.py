@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.extensions import label
@@ -39,7 +39,9 @@ from dail.train.gate import look_at_traces
 from dail.train.given_adapters import check_start, read_given, take_given
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
 from dail.train.model import check_roles, device_and_dtype, load_roles, read_limits
+from dail.train.optimizers import check_optimizer, make_optimizer
 from dail.train.packing import choose_packing
+from dail.train.positions import read_positions
 from dail.train.record import RUN_FILE, Given, RunRecord
 from dail.train.references import ReferenceCache, fill, made_with, own_folder
 from dail.train.step import GradientStep, has_kls, learning_rate, update
@@ -134,13 +136,12 @@ def run(
         return result_of(out, provenance.steps, provenance.steps)
     if earlier:
         record = record.model_copy(update={"started_at": earlier.started_at})
-    names = reference_names(config)
-    data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long, names)
+    data = _examples(model_folder, manifest_path, record)
     _warn_of_start(record)
     if warning := leaning(config):
         _log.warning(warning)
     seen = look_at_traces(manifest_path, config.gate)
-    record = record.model_copy(update={"dropped_traces": data.num_dropped, "gate": seen})
+    record = record.model_copy(update={**_counts(data), "gate": seen})
     with checkpoint.held(out) if ranks.is_first else nullcontext():
         checkpoint.find_run(out, record)  # another may have been begun since
         if seen.stops:
@@ -163,7 +164,7 @@ def _train(
     scorer = start_scorer(model_folder, record, data, ranks)
     roles = scorer.roles
     memory.fit(scorer, data)
-    optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = make_optimizer(roles.adapter().values(), config)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
     with metrics(out, done, record) if ranks.is_first else nullcontext() as log:
         if ranks.is_first:
@@ -264,6 +265,23 @@ def optimise(
     return total
 
 
+def _examples(model_folder: Path, manifest_path: Path, record: RunRecord) -> TrainingSet:
+    config = record.config
+    limits, positions = read_limits(model_folder), read_positions(model_folder, config)
+    names = reference_names(config)
+    return load_examples(manifest_path, record.model, limits, config.too_long, names, positions, config.longest)
+
+
+def _counts(data: TrainingSet) -> dict[str, int]:
+    """As the record has them."""
+    return {
+        "num_traces": len(data.examples),
+        "dropped_traces": data.num_dropped,
+        "filtered_traces": data.num_filtered,
+        "empty_traces": data.num_empty,
+    }
+
+
 def _warn_of_start(record: RunRecord) -> None:
     """Training goes on from the student that drew the traces, in the paper and in most rounds."""
     start = record.init_adapter.digest if record.init_adapter else None
@@ -291,8 +309,7 @@ def compute_references(
     """
     config = checked(config, ranks)
     record = _record(model_folder, manifest_path, config, given)
-    names = reference_names(config)
-    data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long, names)
+    data = _examples(model_folder, manifest_path, record)
     scorer = start_scorer(model_folder, record, data, ranks)
     cache = reference_cache(folder, scorer, data, record)
     if cache is None:
@@ -306,10 +323,16 @@ def compute_references(
 def checked(config: TrainConfig, ranks: Ranks) -> TrainConfig:
     """The settings with what they refer to pinned. Raises UsageError for settings that cannot work here."""
     check_trackers(config)
+    check_optimizer(config)
     if ranks.size > config.batch_size:
         raise UsageError(
             f"{ranks.size} ranks share batches of {config.batch_size} traces, so some would have nothing to do; start "
             f"{config.batch_size} ranks, or set batch_size={ranks.size} (the paper's is 4)"
+        )
+    if config.after_last and (config.objective == "nll" or objective.is_own(config.objective)):
+        raise UsageError(
+            f"after_last=true counts a prediction that has no token it should have been, and objective="
+            f"{label(config.objective)} reads one for each; wanted a divergence; set after_last=false"
         )
     return config.model_copy(update={"objective": objective.checked(config.objective)})
 

@@ -99,7 +99,7 @@ class Roles:
         # No attention mask: sequences are causal, and a mask would cost the fast kernel. No cache: it would be filled
         # for nothing.
         pack: dict[str, Any] = {}
-        if batch.lengths is not None:
+        if batch.is_packed:
             pack = {"pack_lengths": batch.lengths, "pack_ends": batch.ends, "position_ids": batch.positions_BT}
         return batch.trace_positions(self.decoder(input_ids=batch.ids_BT, use_cache=False, **pack).last_hidden_state)
 

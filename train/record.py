@@ -37,8 +37,9 @@ class RunRecord(Frozen):
     `synthesis`: how the traces were drawn, as their manifest has it. `student`: what the student was then, if not the
     model itself: the digest of its adapter, or its weights' revision. Training starts from the model all the same, or
     from `init_adapter`; references are the model itself, or it with `reference_adapter`, which stays as it is.
-    `dropped_traces`: so many of the manifest were left out, by `too_long`. `selection`: how the manifest's traces were
-    chosen, if by `dail select`. `gate`: the signs of a collapse that were seen.
+    `selection`: how the manifest's traces were chosen, if by `dail select`. `num_traces` of the manifest are trained
+    on; left out are `dropped_traces` by `too_long`, `filtered_traces` by `longest`, and `empty_traces`, of which no
+    prediction counts. `gate`: the signs of a collapse that were seen.
     """
 
     config: TrainConfig
@@ -53,7 +54,10 @@ class RunRecord(Frozen):
     init_adapter: GivenAdapter | None = None
     reference_adapter: GivenAdapter | None = None
     started_at: dt.datetime
+    num_traces: int | None = None
     dropped_traces: int = 0
+    filtered_traces: int = 0
+    empty_traces: int = 0
     gate: GateRecord | None = None
     tool_version: str = TOOL_VERSION
 

@@ -79,7 +79,7 @@ def find_targets(base: PreTrainedModel, wanted: str | Sequence[str]) -> Targets:
     if base.config.model_type in _NO_ADAPTERS:
         _log.warning(
             f"vLLM serves no adapters of {base.config.model_type} models, so `dail eval` cannot judge this one; merge "
-            "it into the weights first (PEFT's merge_and_unload)"
+            "it into the weights first (`dail merge`)"
         )
     if not names:
         raise UsageError(

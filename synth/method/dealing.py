@@ -11,7 +11,10 @@ among the problems. What an item brings stands. It is part of the item from then
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from dail.synth.core.config import canonical
@@ -25,8 +28,11 @@ from dail.synth.schema.units import item_content
 
 _T = TypeVar("_T")
 Faults = list[tuple[str, str, str]]
+_NUMBER, _LETTER = re.compile(r"[-+−]?[0-9][0-9,.]*+"), re.compile(r"\(?[A-Ja-j]\)?")
+_COMMAND = re.compile(r"\\(?:text|mathrm|mbox)\s?\{[^{}]*\}|\\[A-Za-z]+")
 _LONGEST = 512  # characters of `ExpertSolution.wrong_answer`
-_TRIED = 200  # other answers, for one that is another for certain
+_TRIED = 50  # other answers, for one that is another for certain
+_ENOUGH = 100  # items without one, behind which no more are looked for
 
 
 def dealt(items: Sequence[ExpertSolution], synthesis: Synthesis) -> list[ExpertSolution]:
@@ -73,18 +79,19 @@ def _why_none(item: ExpertSolution, synthesis: Synthesis) -> str:
 
 def _with_others(items: Sequence[ExpertSolution], seed: int) -> tuple[list[ExpertSolution], Faults]:
     """A shift round the contents, those of one problem side by side, by as many as the commonest problem has."""
-    by_content = {canonical(item_content(item)): item for item in sorted(items, key=lambda item: str(item.id))}
+    contents = [canonical(item_content(item)) for item in items]
+    by_content = dict(sorted(zip(contents, items, strict=True), key=lambda pair: str(pair[1].id)))
     problem = {content: normal(item.problem_text) for content, item in by_content.items()}
     order = sorted(by_content, key=lambda content: (_place(seed, problem[content]), _place(seed, content)))
-    sizes = [0] * len(order)
-    for number, content in enumerate(order):
-        sizes[number] = 1 + (sizes[number - 1] if number and problem[order[number - 1]] == problem[content] else 0)
-    shift, place = max(sizes, default=0), {content: number for number, content in enumerate(order)}
+    sizes = Counter(problem[content] for content in order)
+    shift, place = max(sizes.values(), default=0), {content: number for number, content in enumerate(order)}
+    behind = {problem[content]: (number + 1) % len(order) for number, content in enumerate(order)}  # its last one
     found, faults = list[ExpertSolution](), Faults()
-    for number, item in enumerate(items):
-        content = canonical(item_content(item))
-        turn = _turn(order, place[content] + shift)
-        other = next((one for one in turn if problem[one] != problem[content]), None) if item.dealt is None else None
+    for number, (content, item) in enumerate(zip(contents, items, strict=True)):
+        other: bytes | None = None
+        if item.dealt is None and len(sizes) > 1:
+            other = order[(place[content] + shift) % len(order)]
+            other = order[behind[problem[content]]] if problem[other] == problem[content] else other
         if item.dealt is not None and normal(item.dealt.problem_text) == problem[content]:
             faults.append((f"/items/{number}", "same_problem", "what it brings as dealt is of the same problem"))
         if item.dealt is None and other is None:
@@ -95,14 +102,16 @@ def _with_others(items: Sequence[ExpertSolution], seed: int) -> tuple[list[Exper
 
 
 def _with_wrong_answers(items: Sequence[ExpertSolution], synthesis: Synthesis) -> tuple[list[ExpertSolution], Faults]:
-    """From an item's own place round the answers of all items: the first that is another one for certain."""
-    answers = {answer for item in items if (answer := shown_answer(item, synthesis)) and len(answer) <= _LONGEST}
-    order = sorted(answers, key=lambda answer: _place(synthesis.seed, answer.encode()))
-    place = {answer: number for number, answer in enumerate(order)}
+    """Items of one answer are given one wrong answer."""
+    answers = [shown_answer(item, synthesis) for item in items]
+    order = sorted(
+        {answer for answer in answers if answer and len(answer) <= _LONGEST},
+        key=lambda answer: _place(synthesis.seed, answer.encode()),
+    )
     found, faults = list[ExpertSolution](), Faults()
     wrong: dict[str, str | None] = {}
-    for number, item in enumerate(items):
-        right, where = shown_answer(item, synthesis), f"/items/{number}"
+    for number, (right, item) in enumerate(zip(answers, items, strict=True)):
+        where = f"/items/{number}"
         if item.wrong_answer is not None:
             if right is not None and compare(item.wrong_answer, right) is True:
                 faults.append((where, "not_wrong", "what it brings as wrong_answer is its answer"))
@@ -112,20 +121,39 @@ def _with_wrong_answers(items: Sequence[ExpertSolution], synthesis: Synthesis) -
             why = f"{_why_none(item, synthesis)}; wrong_hint has nothing to be wrong about; bring wrong_answer"
             faults.append((where, "no_answer", why))
         elif right not in wrong:
-            wrong[right] = _another(right, _turn(order, place.get(right, 0) + 1))
+            wrong[right] = _another(right, order, synthesis.seed)
         if right is not None and wrong[right] is None:
             why = "no other item's answer is another one for certain; add items, or bring wrong_answer"
             faults.append((where, "no_wrong_answer", why))
+            if len(faults) >= _ENOUGH:
+                break
         found.append(item if right is None else item.model_copy(update={"wrong_answer": wrong[right]}))
     return found, faults
 
 
-def _another(right: str, others: Iterable[str]) -> str | None:
-    """What only algebra could compare is not taken: the API has none, and both must deal alike."""
-    for _, other in zip(range(_TRIED), others, strict=False):
-        if compare(other, right) is False:
-            return other
+def _another(right: str, order: Sequence[str], seed: int) -> str | None:
+    """The next one in this order that is another for certain, of the same look (a number, a letter) if there is one.
+
+    What only algebra could compare is not taken: the API has none, and both must deal alike.
+    """
+    start = bisect_right(order, _place(seed, right.encode()), key=lambda answer: _place(seed, answer.encode()))
+    for is_alike in (True, False):
+        alike = (one for one in _turn(order, start) if (_look(one) == _look(right)) is is_alike)
+        for _, other in zip(range(_TRIED), alike, strict=False):
+            decided = compare(other, right)
+            if decided is False or (decided is not True and (_is_formula(other, right) or _is_formula(right, other))):
+                return other
     return None
+
+
+def _is_formula(answer: str, other: str) -> bool:
+    """A letter stands in it, and the other one is a number that does not: `12 apples` may be 12."""
+    has_letter = re.search(r"[A-Za-z]", _COMMAND.sub("", answer)) is not None
+    return _look(other) == "number" and has_letter and other.strip("-+−") not in answer
+
+
+def _look(answer: str) -> str:
+    return "number" if _NUMBER.fullmatch(answer) else "letter" if _LETTER.fullmatch(answer) else "text"
 
 
 def _turn(order: Sequence[_T], start: int) -> Iterator[_T]:

@@ -187,6 +187,8 @@ def _user_path(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
     """A fault's place in the user's JSON: without the arm of a union and the types of JSON inside metadata."""
     if loc[:1] == ("metadata",):
         return loc[:1]
+    if loc[:1] == ("dealt",):
+        return ("dealt", *_user_path(loc[1:]))
     return (loc[0], *loc[2:]) if loc and loc[0] in ("problem", "solution") else loc
 
 

@@ -109,7 +109,7 @@ def test_cached_and_live_references_give_the_same_losses_and_another_adapter_s_a
 ):
     given, manifest, cache = Given(reference_adapter=make_adapter()), make_manifest(6), tmp_path / "cache"
     cached = run(tiny_model, manifest, tmp_path / "cached", SETTINGS, cache, given=given)
-    live_settings = SETTINGS.model_copy(update={"references": "live"})
+    live_settings = SETTINGS.model_copy(update={"reference_states": "live"})
     live = run(tiny_model, manifest, tmp_path / "live", live_settings, given=given)
     bare = run(tiny_model, manifest, tmp_path / "bare", SETTINGS)
     for ours, theirs in zip(metrics(cached), metrics(live), strict=True):

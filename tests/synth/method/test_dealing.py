@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import time
 from typing import Any
 
 import pytest
@@ -75,6 +77,47 @@ def test_a_wrong_answer_is_another_item_s_and_not_equal_by_the_grader():
     given = [ExpertSolution(id=f"i{n}", problem=f"P{n}", solution="s", answer=one) for n, one in enumerate(answers)]
     for item in dealt(given, HINT):
         assert item.wrong_answer in answers and compare(item.wrong_answer, str(item.answer)) is False
+
+
+def test_a_wrong_answer_looks_like_the_right_one_where_another_does():
+    answers = ["12", "(A)", "C", "7", "yes", "1,000"]
+    given = [ExpertSolution(id=f"i{n}", problem=f"P{n}", solution="s", answer=one) for n, one in enumerate(answers)]
+    looks = {"12", "7", "1,000"}, {"(A)", "C"}
+    for seed in range(5):
+        for item in dealt(given, HINT.model_copy(update={"seed": seed})):
+            alike = [look for look in looks if item.answer in look]
+            assert all(item.wrong_answer in look for look in alike) and item.wrong_answer != item.answer
+    (alone, _) = dealt([given[0], given[4]], HINT)
+    assert alone.wrong_answer == "yes"
+
+
+def test_a_formula_is_told_from_a_number_and_what_only_algebra_could_compare_is_not_taken():
+    given = [ExpertSolution(id=f"i{n}", problem=f"P{n}", solution="s", answer=one) for n, one in enumerate(ANSWERS)]
+    hints = [item.wrong_answer for item in dealt(given, HINT)]
+    assert set(hints) == {"7", "12"} and all(
+        compare(hint, one) is not True for hint, one in zip(hints, ANSWERS, strict=True)
+    )
+    with pytest.raises(InputError, match="bring wrong_answer"):
+        dealt([given[0], given[3]], HINT)
+
+
+ANSWERS = [r"\frac{n(n+1)}{2}", "7", "12", "n^2 + n"]
+
+
+@pytest.mark.parametrize("one", ["12 cm", "x = 12", "12 apples", r"12\text{ units}", "12.0", "$12$"])
+def test_a_number_with_a_word_beside_it_is_no_formula(one: str):
+    given = [item.model_copy(update={"answer": answer}) for item, answer in zip(items(2), (one, "12"), strict=True)]
+    with pytest.raises(InputError, match="bring wrong_answer"):
+        dealt(given, HINT)
+
+
+@pytest.mark.parametrize("answer", ["{n}", "x^2 + {n}"])
+def test_many_items_are_dealt_or_refused_in_seconds(answer: str):
+    many = [one.model_copy(update={"answer": answer.format(n=n)}) for n, one in enumerate(items(2_000))]
+    started = time.process_time()
+    with contextlib.suppress(InputError):
+        dealt(many, Synthesis(contexts=("wrong_hint", "other_solution", "answer_only")))
+    assert time.process_time() - started < 15
 
 
 def test_what_an_item_brings_stands():

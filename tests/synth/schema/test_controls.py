@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -18,6 +19,7 @@ from dail.synth.core.settings import Chosen, read
 from dail.synth.data import options
 from dail.synth.schema.controls import CONTROLS, check_drawn, control_of, controlled, told
 from dail.synth.schema.synthesis import Synthesis
+from dail.train import commands
 from dail.train.commands import train
 from dail.train.config import TrainConfig
 
@@ -88,3 +90,15 @@ def test_the_flag_reaches_the_verb_and_is_told(caplog: pytest.LogCaptureFixture)
 def test_every_verb_that_draws_or_trains_has_it(command: click.Command):
     (option,) = [one for one in command.params if one.name == "control"]
     assert isinstance(option.type, click.Choice) and list(option.type.choices) == list(CONTROLS)
+
+
+def test_training_refuses_traces_of_another_kind_before_a_model_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(commands, "read_manifest", lambda path: SimpleNamespace(synthesis=Synthesis(method="student")))
+    monkeypatch.setattr(commands, "_room", lambda name: pytest.fail("the trainer was loaded"))
+    arguments = ["--model", "m", "--manifest", "v1.json", "--out", str(tmp_path)]
+    refused = CliRunner().invoke(train, [*arguments, "--control", "no_solution"]).exception
+    assert isinstance(refused, UsageError) and "these have solution" in str(refused)
+    refused = CliRunner().invoke(train, [*arguments, "--control", "self", "--set", "objective=contrastive"]).exception
+    assert isinstance(refused, UsageError) and "leave one of them out" in str(refused)

@@ -185,3 +185,25 @@ def test_any_bytes_are_json_or_a_value_error(data: bytes):
 def test_what_is_no_strict_json_is_said(data: bytes, why: str):
     with pytest.raises(ValueError, match=why):
         strict_json(data)
+
+
+@pytest.mark.parametrize(
+    ("dealt", "where"),
+    [
+        ({"problem": " ", "solution": "s"}, "/items/0/dealt/problem"),
+        ({"problem": "p"}, "/items/0/dealt/solution"),
+        ({"problem": "p", "solution": ["s", ""]}, "/items/0/dealt/solution/1"),
+        ({"problem": "p", "solution": "s", "dealt": {"problem": "p", "solution": "s"}}, "/items/0/dealt"),
+        ({"problem": "p", "solution": "s", "wrong_answer": "1"}, "/items/0/dealt"),
+        ("other", "/items/0/dealt"),
+    ],
+)
+def test_a_fault_in_what_an_item_brings_as_dealt_has_its_place(dealt: Any, where: str):
+    with pytest.raises(InputError) as error:
+        check_items([{"problem": "P", "solution": "S", "dealt": dealt}])
+    assert [pointer for pointer, _, _ in error.value.problems] == [where]
+
+
+def test_a_blank_wrong_answer_is_refused():
+    with pytest.raises(InputError, match="/items/0/wrong_answer: the text is blank"):
+        check_items([{"problem": "P", "solution": "S", "wrong_answer": " "}])
