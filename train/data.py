@@ -222,7 +222,7 @@ def _example(row: TraceRow, shard: str, limits: ModelLimits, names: Sequence[str
 
 def _contexts(row: TraceRow) -> dict[str, tuple[int, ...]]:
     """All that the row has, by name."""
-    return {name: getattr(row, _column(name)) for name in COLUMNS} | {one.name: one.ids for one in row.contexts}
+    return {one.name: one.ids for one in row.contexts} | {name: getattr(row, _column(name)) for name in COLUMNS}
 
 
 def _shown(name: str) -> str:
