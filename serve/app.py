@@ -47,7 +47,10 @@ log = logging.getLogger("dail.serve")
 
 def create_app(settings: Settings) -> FastAPI:
     """Opens the store and reads the model folders. Raises UsageError or StorageError if it cannot."""
-    models = {name: identify(folder, name, settings.students.get(name)) for name, folder in settings.models.items()}
+    models = {
+        name: identify(folder, name, settings.students.get(name), settings.privileged.get(name))
+        for name, folder in settings.models.items()
+    }
     service = Service(Store(settings.store_path), Objects(settings.output_root), models, settings.lease_s)
     app = FastAPIOffline(  # the page at /docs brings its scripts along: clusters rarely reach the CDN
         redoc_url=None,

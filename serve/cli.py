@@ -27,6 +27,7 @@ VERBS = {
     "watch": ("dail.serve.commands:watch", "Follow a batch until it ends."),
     "results": ("dail.serve.commands:results", "Shards, manifest and failures of a batch."),
     "synth": ("dail.synth.commands:synth", "Expert solutions to shards on this machine, without a server."),
+    "select": ("dail.synth.commands:select", "Choose which traces of a manifest are trained on."),
     "doctor": ("dail.synth.commands:doctor", "Look at machine, model and expert solutions, and forecast a run."),
     "waypoints": (
         "dail.synth.commands:waypoints",
@@ -34,6 +35,9 @@ VERBS = {
     ),
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
     "cache": ("dail.train.commands:cache", "Compute the references of a manifest's traces once, for runs to come."),
+    "loop": ("dail.serve.loop:loop", "Rounds of synth, select and train: each adapter is the next round's student."),
+    "average": ("dail.train.commands:average", "The running mean of adapters, a reference that follows slowly."),
+    "merge": ("dail.train.commands:merge", "An adapter into its base model's weights: a model that needs no adapter."),
     "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
     "export": (
         "dail.synth.export.commands:export",

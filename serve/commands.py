@@ -55,6 +55,12 @@ _json = click.option("--json", "as_json", is_flag=True, help="JSON on standard o
     metavar="NAME=FOLDER",
     help="What the student of that model has of its own: a LoRA adapter, or weights.",
 )
+@click.option(
+    "--privileged",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    help="The LoRA adapter of that model's privileged student, if it is not the bare model.",
+)
 @_json
 def serve(
     host: str | None,
@@ -62,13 +68,14 @@ def serve(
     data_dir: Path | None,
     models: tuple[str, ...],
     students: tuple[str, ...],
+    privileged: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Start the API that takes batches of expert solutions.
 
     Everything it accepts is on disk before it answers: stop it, kill it, start it again with the same --data-dir.
-    Every option can also come from the environment: DAIL_HOST, DAIL_PORT, DAIL_DATA_DIR, DAIL_MODELS and DAIL_STUDENTS
-    (JSON).
+    Every option can also come from the environment: DAIL_HOST, DAIL_PORT, DAIL_DATA_DIR, DAIL_MODELS, DAIL_STUDENTS
+    and DAIL_PRIVILEGED (JSON).
     """
     # Here, so that the other verbs start without the web framework and the store.
     import uvicorn
@@ -76,7 +83,11 @@ def serve(
     from dail.serve.app import create_app
     from dail.serve.settings import load_settings
 
-    named = {"models": _registered("--model", models), "students": _registered("--student", students)}
+    named = {
+        "models": _registered("--model", models),
+        "students": _registered("--student", students),
+        "privileged": _registered("--privileged", privileged),
+    }
     settings = load_settings(host=host, port=port, data_dir=data_dir, **named)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with _listen(settings.host, settings.port) as listener:
@@ -97,6 +108,7 @@ def serve(
 @options.files()
 @options.reading("invalid.jsonl")
 @options.against()
+@options.control()
 @_api
 @click.option("--model", help="A model the API has registered; its only one if left out.")
 @click.option("--run-label", help="The same files under another label is another batch.")

@@ -9,18 +9,15 @@ serve ◀─ POST expert solutions      worker ─▶ shards + manifest ─▶ t
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 
+from dail.serve.children import Children
 from dail.serve.commands import follow
 from dail.synth.core.config import TOOL_VERSION, fingerprint
 from dail.synth.core.console import emit, say
@@ -39,7 +36,6 @@ EXPERT_SOLUTIONS = BUNDLE / "expert_solutions.jsonl"
 PROBLEMS = BUNDLE / "eval_problems.jsonl"
 
 _MARKER = "demo.json"  # says that the folder is ours to resume or to clear, and from which inputs
-_STOP_S = 30.0  # a worker hands its units back and stops Ray in this time
 _SHOWN_SHARDS = 3
 
 
@@ -58,7 +54,8 @@ def demo(folder: Path, fresh: bool, as_json: bool) -> int:
     folder = folder.resolve()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, with all children
     _prepare(folder, fresh)
-    with Children(folder / "logs") as children:
+    # a model this small gains nothing from a second thread
+    with Children(folder / "logs", OMP_NUM_THREADS="1") as children:
         batch = _synthesise(children, folder)
         manifest = batch["manifest"]["path"]
         say(f"\n4/5  training a LoRA adapter with the contrastive loss on {manifest}")
@@ -136,75 +133,3 @@ def _print_places(found: dict[str, Any]) -> None:
     say(f"\ndone in {found.pop('seconds')} s; everything lies here:")
     for what, where in found.items():
         say(f"  {what:9}{where}")
-
-
-class Children:
-    """`dail` verbs as processes that never outlive this one.
-
-    Each is the leader of its own session, so that a Ctrl-C reaches this process alone and the order of stopping is
-    ours: the worker hands its units back while the API still answers.
-    """
-
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
-        self._running: dict[str, subprocess.Popen[str]] = {}
-
-    def __enter__(self) -> Children:
-        self._logs.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def serve(self, *args: object) -> str:
-        """Starts the API and returns its URL."""
-        child = self.start("serve", "serve", "--json", *args, stdout=subprocess.PIPE)
-        assert child.stdout is not None, "the API's output is a pipe"
-        line = child.stdout.readline()
-        if not line:
-            child.wait()
-            self.check()
-        return str(json.loads(line)["url"])
-
-    def start(self, name: str, *args: object, stdout: int | None = None) -> subprocess.Popen[str]:
-        """Starts `dail ARGS` in the background; what it says goes to the log of that name."""
-        with open(self._logs / f"{name}.log", "a") as log:
-            child = _spawn(args, stdout or log, log)
-        self._running[name] = child
-        return child
-
-    def run(self, name: str, *args: object) -> None:
-        """Runs `dail ARGS` to its end, its progress on our terminal."""
-        child = _spawn(args, 2, None)
-        self._running[name] = child
-        if child.wait():
-            raise DailError(f"`dail {name}` ended with exit code {child.returncode}; the lines above say why")
-        del self._running[name]
-
-    def check(self) -> None:
-        """Raises DailError if a child in the background has ended, with the last lines of its log."""
-        for name, child in self._running.items():
-            if child.poll() is not None:
-                tail = "\n  ".join((self._logs / f"{name}.log").read_text("utf-8", "replace").splitlines()[-10:])
-                raise DailError(f"`dail {name}` ended with exit code {child.returncode}:\n  {tail}")
-
-    def stop(self) -> None:
-        """Ends what was started last first, kindly, and then for good."""
-        for child in reversed(self._running.values()):
-            child.terminate()
-            try:
-                child.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-        self._running.clear()
-
-
-def _spawn(args: Sequence[object], stdout: int | IO[str], stderr: IO[str] | None) -> subprocess.Popen[str]:
-    # the installed script: `python -m` would look into the user's folder first
-    command = [sys.executable, str(Path(sys.executable).with_name("dail")), *map(str, args)]
-    # a model this small gains nothing from a second thread, and idle threads that spin slow the others down
-    env = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env, text=True, start_new_session=True
-    )

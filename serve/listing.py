@@ -20,7 +20,7 @@ _OTHERS = {
     "DAIL_TOKEN": "bearer token: `dail serve` wants it of people's requests (16 characters at least), and worker, "
     "submit, watch and results send it",
     "RAY_ADDRESS": "the Ray cluster that worker, synth, doctor and `dail train --ray-workers` join; without it they "
-    "start Ray on this machine",
+    "start Ray on this machine; select judges many traces there, without it on this machine",
     "RAY_AUTH_MODE": "token: Ray asks for a token; set it on every cluster",
     "OMP_NUM_THREADS": "threads of the trainer on a CPU",
     "_DAIL_COMPLETE": 'completion in a shell: `eval "$(_DAIL_COMPLETE=bash_source dail)"`; zsh_source, fish_source',
@@ -36,8 +36,8 @@ _OTHERS = {
 def settings(table: str | None, as_toml: bool, as_json: bool) -> None:
     """Every setting with its sentence, its bound and its default.
 
-    TABLE is engine, worker, synthesis, train or eval, a table of a config file, or `environment`. A setting is given
-    with --set TABLE.KEY=VALUE, or KEY=VALUE where that is clear, or in a file: `dail settings --toml > run.toml`.
+    TABLE is engine, worker, synthesis, train, loop or eval, a table of a config file, or `environment`. A setting is
+    given with --set TABLE.KEY=VALUE, or KEY=VALUE where that is clear, or in a file: `dail settings --toml > run.toml`.
     """
     if table is not None and table not in _names():
         raise UsageError(f"there is no table {table!r}{did_you_mean(table, _names())}; they are {', '.join(_names())}")

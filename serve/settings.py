@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     students: dict[ModelName, AbsolutePath] = Field(
         default_factory=dict, description="name of a model → the student's own LoRA adapter or weights"
     )
+    privileged: dict[ModelName, AbsolutePath] = Field(
+        default_factory=dict, description="name of a model → the LoRA adapter of its privileged student"
+    )
     lease_s: float = Field(60, gt=0, le=3600, description="a unit whose worker is silent this long goes to another")
     token: Token | None = Field(None, description="bearer token that people's requests must carry")
     worker_token: Token | None = Field(None, description="bearer token of workers; `token` if left out")
@@ -44,11 +47,11 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _check_students(self) -> Self:
-        if unknown := sorted(self.students.keys() - self.models.keys()):
-            raise UsageError(
-                f"student {unknown[0]!r} belongs to no model; the models are {', '.join(sorted(self.models)) or 'none'}"
-            )
+    def _check_roles(self) -> Self:
+        for role, folders in (("student", self.students), ("privileged student", self.privileged)):
+            if unknown := sorted(folders.keys() - self.models.keys()):
+                known = ", ".join(sorted(self.models)) or "none"
+                raise UsageError(f"{role} {unknown[0]!r} belongs to no model; the models are {known}")
         return self
 
     @property

@@ -22,12 +22,14 @@ __all__ = [
     "ExpertSolution",
     "Progress",
     "Reading",
+    "SelectionResult",
     "Stop",
     "SynthConfig",
     "Synthesis",
     "SynthesisResult",
     "TraceRow",
     "read_traces",
+    "select",
     "synthesise",
 ]
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from dail.synth.core.running import Stop
     from dail.synth.data.reader import Reading
     from dail.synth.run.local import SynthesisResult, synthesise
+    from dail.synth.run.selection import SelectionResult, select
     from dail.synth.schema.items import ExpertSolution
     from dail.synth.schema.manifest import read_rows as read_traces
     from dail.synth.schema.shards import TraceRow
@@ -53,12 +56,14 @@ else:
             "ExpertSolution": "dail.synth.schema.items",
             "Progress": "dail.synth.core.progress",
             "Reading": "dail.synth.data.reader",
+            "SelectionResult": "dail.synth.run.selection",
             "Stop": "dail.synth.core.running",
             "SynthConfig": "dail.synth.config",
             "Synthesis": "dail.synth.schema.synthesis",
             "SynthesisResult": "dail.synth.run.local",
             "TraceRow": "dail.synth.schema.shards",
             "read_traces": "dail.synth.schema.manifest:read_rows",
+            "select": "dail.synth.run.selection",
             "synthesise": "dail.synth.run.local",
         },
         extra="worker",

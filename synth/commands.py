@@ -1,9 +1,10 @@
-"""The verbs of synthesis: `dail doctor`, `dail waypoints`, `dail synth` and `dail worker`. Rooms with Ray and
-transformers are imported on use.
+"""The verbs of synthesis: `dail doctor`, `dail waypoints`, `dail synth`, `dail select` and `dail worker`. Rooms with
+Ray and transformers are imported on use.
 
     dail doctor deploy/demo/expert_solutions.jsonl --model deploy/demo/model --config cpu-tiny
     dail waypoints deploy/demo/olympiad.jsonl --item nt-lcm-pairs --set extractor=rhs
     dail synth deploy/demo/expert_solutions.jsonl --out runs/shards --model deploy/demo/model --config cpu-tiny
+    dail select runs/shards --keep first_correct
     dail worker --api http://127.0.0.1:8765 --model deploy/demo/model --config cpu-tiny --idle-exit 60
 """
 
@@ -24,6 +25,7 @@ from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
 from dail.synth.data import options
 from dail.synth.data.reader import Reading
+from dail.synth.schema.selection import KEEPS, Keep, WithoutAnswer
 from dail.synth.schema.synthesis import Synthesis
 
 _MODEL = click.option(
@@ -70,7 +72,7 @@ def worker(
     if "synthesis" in chosen.in_file:
         console.say(f"note: [synthesis] of {chosen.file} plays no part here; it comes with each batch (`dail submit`)")
     name = _worker_name(name)
-    identity = identify(settings.engine.model, student=settings.student)
+    identity = identify(settings.engine.model, student=settings.student, privileged=settings.privileged_adapter)
     client = worker_http(api, os.environ.get("DAIL_TOKEN"))
     source = HttpSource(client, name, identity)
     console.say(f"worker {name} leases units of model {identity.name} from {api}; Ctrl-C hands them back")
@@ -85,6 +87,7 @@ def worker(
 @options.files()
 @options.reading("OUT/invalid.jsonl")
 @options.against()
+@options.control()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of shards, manifest and ledger.")
 @_MODEL
 @_ACTORS
@@ -127,11 +130,71 @@ def synth(
     return summary.exit_code
 
 
+@click.command("select")
+@click.argument("source", metavar="MANIFEST|OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--keep",
+    required=True,
+    type=click.Choice(KEEPS),
+    help="Of each item: all traces, all correct ones, the first correct one by sample index, one correct one by lot, "
+    "the best of the correct ones; one by lot, or the best, whatever the verdict.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), help="Of the lot; the seed that the traces were drawn with, if left out."
+)
+@click.option("--grader", help="What is correct: math (the default), official, or your own, FILE.py:NAME.")
+@click.option("--by", help="What is best: student_share, shortest, or your own, FILE.py:NAME, of the highest score.")
+@click.option(
+    "--without-answer",
+    type=click.Choice(["drop", "one"]),
+    help="Items without an answer (proofs), where correct traces are asked for: drop them (the default), or keep one "
+    "trace of each.",
+)
+@click.option("--grade-timeout", "grade_timeout_s", type=click.FloatRange(0.1), default=5.0, show_default=True,
+              metavar="S", help="For one trace; given up, it is not correct.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object on standard output.")
+def select(
+    source: Path,
+    keep: Keep,
+    seed: int | None,
+    grader: str | None,
+    by: str | None,
+    without_answer: WithoutAnswer | None,
+    grade_timeout_s: float,
+    as_json: bool,
+) -> int:
+    """Choose which traces of MANIFEST, or of the one batch in the folder OUT, are trained on.
+
+    What is left is a manifest of its own beside it, for `dail train`, `dail cache` and `dail export`, that says how it
+    was chosen and counts what was drawn, correct, chosen and dropped, item by item. The same selection again finds the
+    same file. With RAY_ADDRESS, many traces are judged on that cluster.
+    """
+    from dail.synth.run.selection import select as chosen
+
+    with console.all_on_stderr(), console.exit_on_sigterm():
+        result = chosen(
+            source,
+            keep,
+            seed=seed,
+            grader=grader,
+            by=by,
+            without_answer=without_answer,
+            grade_timeout_s=grade_timeout_s,
+        )
+    if as_json:
+        console.emit(result.model_dump(mode="json"))
+    else:
+        click.echo(result.manifest)
+    console.say(result.selection.told())
+    return EXIT_OK
+
+
 @verb("doctor")
 @options.files(required=False)
 @options.reading("invalid.jsonl")
 @_MODEL
 @_ACTORS
+@options.control()
 @click.option("--no-preview", is_flag=True, help="Start no engine: no traces, no forecast.")
 @options.against()
 @click.option("--json", "as_json", is_flag=True, help="Everything, unshortened, as one JSON object.")
@@ -182,7 +245,7 @@ def waypoints(
 
     synthesis = chosen.load(Synthesis, "synthesis").pinned()
     views = []
-    for item in chosen_items(files, reading, item_id, limit):
+    for item in chosen_items(files, reading, synthesis, item_id, limit):
         views.append(view := look(item, synthesis))
         console.emit(view.model_dump(mode="json")) if as_json else click.echo(describe(view, sys.stdout.isatty()))
     console.say(summary(views, synthesis))

@@ -46,6 +46,11 @@ class SynthConfig(Config):
     student_adapter: AbsolutePath | None = Field(
         None, description="LoRA adapter of the student alone, in PEFT's format: a second round of DAIL"
     )
+    privileged_adapter: AbsolutePath | None = Field(
+        None,
+        description="LoRA adapter of the privileged student, whose weights are the engine's bare ones in the paper: a "
+        "round whose references moved on",
+    )
     score_student: bool = Field(
         True, description="after a lazy rollout, read the trace once as the student, which says who wrote what"
     )
@@ -56,6 +61,11 @@ class SynthConfig(Config):
         """Folder of whatever the student has of its own."""
         return self.student_adapter or self.student_model
 
+    @property
+    def adapters(self) -> list[Path]:
+        """Of both roles."""
+        return [folder for folder in (self.student_adapter, self.privileged_adapter) if folder]
+
     @model_validator(mode="after")
     def _check_student(self) -> Self:
         if self.student_model is not None and self.strategy != "draft_verify":
@@ -64,6 +74,11 @@ class SynthConfig(Config):
             )
         if self.student_model is not None and self.student_adapter is not None:
             raise ValueError("student_model and student_adapter are both set; give the student one of them")
+        if self.privileged_adapter is not None and self.strategy == "draft_verify":
+            raise ValueError(
+                "strategy draft_verify lets the privileged student read what the student proposes, and no engine reads "
+                "a prompt with an adapter; leave privileged_adapter out, or set strategy=auto"
+            )
         return self
 
 

@@ -51,6 +51,7 @@ WRONG = {
     "waypoints": ["nowhere.jsonl"],
     "train": ["--model", "nowhere", "--manifest", "nowhere", "--out", "out"],
     "cache": ["--model", "nowhere", "--manifest", "nowhere", "--references", "out"],
+    "merge": ["nowhere", "--model", "nowhere", "--out", "out"],
     "eval": ["--model", "taken", "--problems", "nowhere", "--out", "out"],
     "export": ["nowhere", "--for", "trl-sft", "--out", "out"],
     "push": ["nowhere", "--to", "me/traces"],

@@ -18,7 +18,7 @@ from dail.synth.schema.manifest import output_root
 from dail.train.card import base_model, card
 from dail.train.checkpoint import ADAPTER_FOLDER
 from dail.train.metrics import METRICS_FILE
-from dail.train.model import Roles
+from dail.train.model import STUDENT, Roles
 from dail.train.record import PROVENANCE_FILE, Provenance, RunRecord
 
 
@@ -54,7 +54,7 @@ def save_adapter(out: Path, roles: Roles, record: RunRecord, steps: int) -> None
     try:
         shutil.rmtree(staged, ignore_errors=True)
         # Head and embeddings are not trained; left to itself PEFT would compare them with the hub's.
-        roles.peft.save_pretrained(staged, save_embedding_layers=False)
+        roles.peft.save_pretrained(staged, save_embedding_layers=False, selected_adapters=[STUDENT])
         (staged / "README.md").write_text(card(provenance, record), "utf-8")
         (staged / PROVENANCE_FILE).write_text(provenance.model_dump_json(indent=1) + "\n", "utf-8")
         _finish_config(staged / ADAPTER_CONFIG, record)

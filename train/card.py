@@ -91,11 +91,32 @@ def _facts(provenance: Provenance, name: str, revision: str | None) -> dict[str,
         "base model": f"{name}, revision {revision or run.model.revision}",
         "tokenizer": run.model.tokenizer_hash,
         "traces": f"batch {run.batch_id}, manifest {run.manifest_digest}",
+        **({"chosen by": run.selection.told()} if run.selection else {}),
         **({"student of the traces": run.student} if run.student else {}),
+        **({"started from the adapter": run.init_adapter.digest} if run.init_adapter else {}),
+        **({"adapter of the references": run.reference_adapter.digest} if run.reference_adapter else {}),
         "LoRA": f"rank {config.lora_rank}, alpha {config.lora_alpha}, dropout {config.lora_dropout}, on {targets}",
+        **({"optimizer": config.optimizer} if config.optimizer != "adamw" else {}),
+        **_left_out(run),
         "steps": f"{provenance.steps} of {config.batch_size} traces, {config.epochs} epochs",
         "made by": f"dail {run.tool_version}, {provenance.finished_at:%Y-%m-%d}",
     }
+
+
+def _left_out(run: RunRecord) -> dict[str, object]:
+    """Which predictions and traces count, where not all do."""
+    config = run.config
+    facts: dict[str, object] = {}
+    if config.skip_first or config.after_last or config.end_token == "drop":
+        parts = [f"without those of the first {config.skip_first} trace tokens"] if config.skip_first else []
+        parts += ["without the token that ends the turn"] if config.end_token == "drop" else []
+        parts += ["with the one behind the last token"] if config.after_last else []
+        facts["predictions"] = ", ".join(parts)
+    lost = run.dropped_traces + run.filtered_traces + run.empty_traces
+    if lost and run.num_traces:
+        all_traces = run.num_traces + lost
+        facts["traces trained on"] = f"{run.num_traces} of {all_traces} ({run.num_traces / all_traces:.1%})"
+    return facts
 
 
 def _inherited(folder: Path) -> dict[str, Any]:

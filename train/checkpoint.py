@@ -1,7 +1,7 @@
 """What a run keeps in its folder while it goes: whose folder it is, and the one checkpoint it resumes from.
 
     run.json                  the resolved settings, the model and the manifest
-    checkpoint.safetensors    adapter, AdamW's two moments, and in the header the step and the run's fingerprint
+    checkpoint.safetensors    adapter, the optimizer's state, and in the header the step and the run's fingerprint
     run.lock                  which process is at work here
 
 Nothing else is needed to go on bit for bit: batches and learning rates are functions of the step, and there is no
@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 
 from dail.synth.core.errors import IntegrityError, StorageError, UsageError, describe
 from dail.synth.core.files import replace
+from dail.train.optimizers import put_state, state_of
 from dail.train.record import RUN_FILE, RunRecord
 
 ADAPTER_FOLDER = "adapter"  # the run's last act
@@ -113,8 +114,7 @@ def save(out: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, step: i
     """
     tensors = {f"adapter.{name}": weight.detach() for name, weight in weights.items()}
     for name, weight in weights.items():
-        for moment in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{moment}.{name}"] = optimizer.state[weight].get(moment, torch.zeros_like(weight))
+        tensors |= {f"{part}.{name}": tensor for part, tensor in state_of(optimizer, weight).items()}
     header = {"step": str(step), "run": run}
     replace(out / CHECKPOINT_FILE, lambda path: save_tensors(path, tensors, header))
 
@@ -136,15 +136,16 @@ def restore(out: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, run:
                 raise UsageError(
                     f"{path} belongs to another run ({header.get('run')}, this is {run}); give another --out"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — no iterator
+            by_weight: dict[str, dict[str, Tensor]] = {}
+            for key in file.keys():  # noqa: SIM118 — no iterator
+                part, _, name = key.partition(".")
+                by_weight.setdefault(name, {})[part] = file.get_tensor(key)
         step = int(header["step"])
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.copy_(tensors[f"adapter.{name}"])
-                optimizer.state[weight] = {
-                    "step": torch.tensor(float(step)),
-                    **{moment: tensors[f"{moment}.{name}"].to(weight.device) for moment in ("exp_avg", "exp_avg_sq")},
-                }
+                kept = by_weight[name]
+                weight.copy_(kept.pop("adapter"))
+                put_state(optimizer, weight, kept)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); delete it to start this run over") from None
     return step

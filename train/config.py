@@ -73,7 +73,7 @@ class TrainConfig(Config):
         "reference, its disagreement with the base model on the student's prompt (total variation), or the position, "
         "falling to the end; paper: none",
     )
-    lr: float = Field(2e-4, gt=0, le=0.1, description="peak learning rate of AdamW; paper: 2e-4, optimizer unnamed")
+    lr: float = Field(2e-4, gt=0, le=0.1, description="peak learning rate of AdamW; paper: 2e-4")
     warmup_steps: int = Field(5, ge=0, description="steps until the learning rate is at its peak; paper: 5")
     schedule: Schedule = Field(
         "linear", description="of the learning rate after the warm-up; linear and cosine end at 0; the paper is silent"
@@ -85,11 +85,38 @@ class TrainConfig(Config):
         "ones, token_mean every token of a batch the same",
     )
     weight_decay: float = Field(0.01, ge=0, le=1, description="of AdamW; paper: 0.01")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw",
+        description="what takes the steps; the paper is silent, its authors' code has paged_adamw_8bit, AdamW with "
+        "8-bit moments (dail[bnb])",
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm; the paper is silent")
     too_long: TooLong = Field(
         "fail",
         description="what to do about a trace that is longer, with one of its contexts, than the model can read: stop, "
         "or leave the trace out and count it",
+    )
+    longest: int | None = Field(
+        None,
+        ge=2,
+        description="traces that have so many tokens or more with the student's or the privileged student's prompt are "
+        "left out; the paper is silent, its authors' code has 2048 for reasoning models and 12288 for others",
+    )
+    skip_first: int = Field(
+        0,
+        ge=0,
+        description="predictions of so many tokens at a trace's beginning count nothing; the paper is silent, its "
+        "authors' code leaves out two of the assistant's content, of which one is the <think> that a prompt has opened",
+    )
+    end_token: Literal["keep", "drop"] = Field(
+        "keep",
+        description="whether the token that ends the turn is a part of the trace; the paper is silent, its authors' "
+        "code drops it",
+    )
+    after_last: bool = Field(
+        False,
+        description="count what is predicted behind a trace's last token too, as the authors' code does; it has no "
+        "token that it should have been, so nll and objectives of your own cannot",
     )
     batch_size: int = Field(4, ge=1, le=4096, description="traces per optimizer step; paper: 4")
     epochs: int = Field(

@@ -1,4 +1,4 @@
-"""The rollout checks the trainer: does the base model give the traces the log-probabilities that the engine gave them?
+"""The rollout checks the trainer: do its weights give the traces the log-probabilities that the engine gave them?
 
 Shards hold the log-probability of each trace token under both roles. Before the first step the trainer computes some of
 them again, by the way it will compute the loss. A weight that is damaged or missing, another RoPE, attention that drops
@@ -31,7 +31,7 @@ from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.schema.manifest import read_rows
 from dail.synth.schema.shards import FAKE_ENGINE, TraceRow
 from dail.train.config import TrainConfig
-from dail.train.data import Example, TrainingSet, joined_traces, microbatches, pack, pad, student_tokens
+from dail.train.data import Example, TrainingSet, microbatches, pack, pad, student_tokens
 from dail.train.model import Roles
 from dail.train.rope import chosen, rope_choices
 
@@ -61,7 +61,8 @@ class Consistency:
 
 
 def check_rollout(roles: Roles, data: TrainingSet, manifest_path: Path, config: TrainConfig) -> list[Consistency]:
-    """Compares the base model with what the shards hold, for a few traces, the longest among them.
+    """Compares the model, with the adapter that the rollout had on, with what the shards hold, for a few traces, the
+    longest among them.
 
     Args:
         roles: with attention and packing as they will be used; its LongRoPE is set to what the engine had.
@@ -75,6 +76,7 @@ def check_rollout(roles: Roles, data: TrainingSet, manifest_path: Path, config: 
     """
     examples = some_examples(data.examples)
     rows = {row.unit_id: row for row in read_rows(manifest_path, {example.unit_id for example in examples})}
+    _tell_unread(roles, rows)
     found = _compared(roles, examples, rows, config)
     if not found:
         _log.warning(
@@ -97,6 +99,16 @@ def check_rollout(roles: Roles, data: TrainingSet, manifest_path: Path, config: 
     else:
         _log.info(told)
     return found
+
+
+def _tell_unread(roles: Roles, rows: Mapping[str, TraceRow]) -> None:
+    for role, name in _NAMES.items():
+        revisions = {_revision(row, role) for row in rows.values()}
+        if unread := sorted(one for one in revisions if one is not None and not _can_be_read(roles, one)):
+            _log.info(
+                f"the {name} of the traces had {', '.join(one[:19] for one in unread)} on, which this run was not "
+                "given (--init-adapter, --reference-adapter), so its log-probabilities are not held against the trainer"
+            )
 
 
 def some_examples(examples: Sequence[Example]) -> list[Example]:
@@ -142,13 +154,26 @@ def _compare(
     roles: Roles, examples: Sequence[Example], rows: Mapping[str, TraceRow], role: str, config: TrainConfig
 ) -> Consistency | None:
     """None if no row has a number of this role that this model could give."""
-    given = {example.unit_id: _given(rows[example.unit_id], role) for example in examples}
+    given = {
+        example.unit_id: _given(rows[example.unit_id], role, roles)[: len(example.trace_ids)] for example in examples
+    }
     examples = [example for example in examples if not given[example.unit_id].isnan().all()]
     if not examples:
         return None
     parts, names, width = [], [], max(len(_prompt(example, role)) + len(example.trace_ids) for example in examples)
-    for group in microbatches(examples, max(width, config.microbatch_tokens), student_tokens, roles.packs):
-        ours_R = _logprobs(roles, group, [_prompt(example, role) for example in group], config.token_chunk)
+    groups = (
+        (revision, group)
+        for revision in dict.fromkeys(_revision(rows[example.unit_id], role) for example in examples)
+        for group in microbatches(
+            [example for example in examples if _revision(rows[example.unit_id], role) == revision],
+            max(width, config.microbatch_tokens),
+            student_tokens,
+            roles.packs,
+        )
+    )
+    for revision, group in groups:
+        prompts = [_prompt(example, role) for example in group]
+        ours_R = _logprobs(roles, group, prompts, revision, config.token_chunk)
         for example, ours in zip(group, ours_R.split([len(e.trace_ids) for e in group]), strict=True):
             places = torch.arange(len(ours)) + len(_prompt(example, role))
             parts.append(torch.stack([ours, given[example.unit_id], places / width]))
@@ -172,10 +197,19 @@ def _compare(
     )
 
 
-def _given(row: TraceRow, role: str) -> Tensor:
-    """The engine's log-probabilities [R]; nan where there is none, or not this model's: the fake engine makes them up,
-    and a student with an adapter of its own is another one."""
-    foreign = row.engine == FAKE_ENGINE or (role == "student" and row.student_revision is not None)
+def _revision(row: TraceRow, role: str) -> str | None:
+    """What the role had on while the trace was drawn: the digest of an adapter, none for the bare model."""
+    return row.student_revision if role == "student" else row.privileged_revision
+
+
+def _can_be_read(roles: Roles, revision: str | None) -> bool:
+    return revision is None or revision in roles.given
+
+
+def _given(row: TraceRow, role: str, roles: Roles) -> Tensor:
+    """The engine's log-probabilities [R]; nan where there is none, or none that these weights could give: the fake
+    engine makes them up, and an adapter that the run was not given is not here."""
+    foreign = row.engine == FAKE_ENGINE or not _can_be_read(roles, _revision(row, role))
     values = row.student_logprob if role == "student" else row.privileged_logprob
     if len(values) != len(row.trace_ids):
         raise IntegrityError(
@@ -189,11 +223,14 @@ def _prompt(example: Example, role: str) -> tuple[int, ...]:
     return example.student_prompt_ids if role == "student" else example.privileged_prompt_ids
 
 
-def _logprobs(roles: Roles, group: Sequence[Example], prompts: Sequence[Sequence[int]], chunk: int) -> Tensor:
-    """Of the group's trace tokens behind these prompts, by the model without its adapter [R], float32 on the CPU."""
+def _logprobs(
+    roles: Roles, group: Sequence[Example], prompts: Sequence[Sequence[int]], revision: str | None, chunk: int
+) -> Tensor:
+    """Of the group's trace tokens behind these prompts, by what the rollout had on [R], float32 on the CPU."""
     join = pack if roles.packs else pad
-    hidden_RD = roles.reference(join(prompts, [example.trace_ids for example in group], roles.device))
-    trace_R = joined_traces(group, roles.device)
+    batch = join(prompts, [example.trace_ids for example in group], roles.device)
+    hidden_RD = roles.given_or_bare(batch, revision)
+    trace_R = torch.tensor([token for example in group for token in example.trace_ids], device=roles.device)
     parts = []
     with torch.no_grad():
         for hidden_CD, trace_C in zip(hidden_RD.split(chunk), trace_R.split(chunk), strict=True):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.extensions import label
@@ -35,17 +35,20 @@ from dail.train.config import TrainConfig
 from dail.train.consistency import check_rollout
 from dail.train.data import Example, TrainingSet, load_examples
 from dail.train.distributed import Ranks
+from dail.train.given_adapters import check_start, read_given, take_given
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
 from dail.train.model import check_roles, device_and_dtype, load_roles, read_limits
+from dail.train.optimizers import check_optimizer, make_optimizer
 from dail.train.packing import choose_packing
-from dail.train.record import RunRecord
+from dail.train.positions import read_positions
+from dail.train.record import Given, RunRecord
 from dail.train.references import ReferenceCache, fill, made_with, own_folder
 from dail.train.step import GradientStep, has_kls, learning_rate, update
 from dail.train.targets import check_gradients
 
 _log = logging.getLogger(__name__)
 
-_ALONE = Ranks()
+_ALONE, _NOTHING = Ranks(), Given()
 REFERENCES = "references"
 
 
@@ -70,6 +73,8 @@ def train(
     config: TrainConfig | None = None,
     *,
     references: str | Path | None = None,
+    init_adapter: str | Path | None = None,
+    reference_adapter: str | Path | None = None,
     on_progress: OnProgress | None = None,
     stop: Stop | None = None,
 ) -> Result:
@@ -82,15 +87,20 @@ def train(
         out: run folder, which receives metrics.jsonl, curves.svg and adapter/.
         config: the paper's settings if left out.
         references: folder of the reference cache, which several runs may share; OUT/references if left out.
+        init_adapter: folder of an adapter to start from, of the same model, rank, alpha and layers; fresh LoRA layers
+            if left out.
+        reference_adapter: folder of a frozen adapter that both references have on; they are the bare model if left
+            out.
         on_progress: called in the thread that does the work; what it raises ends the run.
         stop: `set()` from another thread, it ends the run behind the step that is being done, which is kept.
 
     Raises:
         DailError: of the kind that fits; a rerun goes on from the last checkpoint.
     """
-    cache = Path(references) if references else None
+    cache, start, frozen = (Path(one) if one else None for one in (references, init_adapter, reference_adapter))
+    given = Given(start, frozen)
     with told_to(on_progress):
-        return run(Path(model), Path(manifest), Path(out), config or TrainConfig(), cache, stop=stop)
+        return run(Path(model), Path(manifest), Path(out), config or TrainConfig(), cache, stop=stop, given=given)
 
 
 def run(
@@ -101,6 +111,7 @@ def run(
     references: Path | None = None,
     ranks: Ranks = _ALONE,
     stop: Stop | None = None,
+    given: Given = _NOTHING,
 ) -> Result:
     """Trains an adapter, goes on with a run that was stopped, or finds that it is finished.
 
@@ -108,13 +119,14 @@ def run(
         references: folder of the reference cache; OUT/references if none is named.
         ranks: all of them call this with the same arguments; the first one writes.
         stop: ends the run behind a step, with a checkpoint, once it is set on any rank.
+        given: adapters to start from and to compute the references with.
 
     Raises:
         DailError: of the kind that fits; a rerun goes on from the last checkpoint.
     """
     config = checked(config, ranks)
     _log.info(f"checking the weights in {model_folder} against the manifest")
-    record = _record(model_folder, manifest_path, config)
+    record = _record(model_folder, manifest_path, config, given)
     if len(set(ranks.gather(record.fingerprint))) > 1:
         raise UsageError("the ranks have different settings, models or sources of the objective; give all the same")
     earlier = checkpoint.find_run(out, record)
@@ -122,17 +134,11 @@ def run(
         return result_of(out, provenance.steps, provenance.steps)
     if earlier:
         record = record.model_copy(update={"started_at": earlier.started_at})
-    names = reference_names(config)
-    data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long, names)
-    if record.student:
-        _log.warning(
-            f"the traces were drawn by a student of its own ({record.student[:19]}), and training starts from the bare "
-            "model, which did not write them; merge its adapter into the weights and synthesise with that folder if "
-            "it is to go on from there"
-        )
+    data = _examples(model_folder, manifest_path, record)
+    _warn_of_start(record)
     if warning := leaning(config):
         _log.warning(warning)
-    record = record.model_copy(update={"dropped_traces": data.num_dropped})
+    record = record.model_copy(update=_counts(data))
     with checkpoint.held(out) if ranks.is_first else nullcontext():
         checkpoint.find_run(out, record)  # another may have been begun since
         return _train(model_folder, data, out, record, references, ranks, stop or Stop())
@@ -151,7 +157,7 @@ def _train(
     scorer = start_scorer(model_folder, record, data, ranks)
     roles = scorer.roles
     memory.fit(scorer, data)
-    optimizer = AdamW(roles.adapter().values(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = make_optimizer(roles.adapter().values(), config)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
     with metrics(out, done, record) if ranks.is_first else nullcontext() as log:
         if ranks.is_first:
@@ -178,6 +184,7 @@ def start_scorer(model_folder: Path, record: RunRecord, data: TrainingSet, ranks
     try:
         roles = load_roles(model_folder, config, device, ranks)
         check_roles(roles, data.examples[0])
+        roles = take_given(roles, record)
         roles = choose_packing(roles, data.examples, config.packing, ranks)
         check_rollout(roles, data, Path(record.manifest), config)
     except torch.OutOfMemoryError:
@@ -243,8 +250,42 @@ def optimise(
     return total
 
 
+def _examples(model_folder: Path, manifest_path: Path, record: RunRecord) -> TrainingSet:
+    config = record.config
+    limits, positions = read_limits(model_folder), read_positions(model_folder, config)
+    names = reference_names(config)
+    return load_examples(manifest_path, record.model, limits, config.too_long, names, positions, config.longest)
+
+
+def _counts(data: TrainingSet) -> dict[str, int]:
+    """As the record has them."""
+    return {
+        "num_traces": len(data.examples),
+        "dropped_traces": data.num_dropped,
+        "filtered_traces": data.num_filtered,
+        "empty_traces": data.num_empty,
+    }
+
+
+def _warn_of_start(record: RunRecord) -> None:
+    """Training goes on from the student that drew the traces, in the paper and in most rounds."""
+    start = record.init_adapter.digest if record.init_adapter else None
+    if record.student == start or record.student is None:
+        return
+    _log.warning(
+        f"the traces were drawn by a student of its own ({record.student[:19]}), and training starts from "
+        f"{f'another adapter ({start[:19]})' if start else 'the bare model'}, which did not write them; to go on from "
+        "that student give its adapter's folder as --init-adapter, or, if it is a model of its own, synthesise with it"
+    )
+
+
 def compute_references(
-    model_folder: Path, manifest_path: Path, folder: Path, config: TrainConfig, ranks: Ranks = _ALONE
+    model_folder: Path,
+    manifest_path: Path,
+    folder: Path,
+    config: TrainConfig,
+    ranks: Ranks = _ALONE,
+    given: Given = _NOTHING,
 ) -> ReferenceCache:
     """Fills a reference cache for runs to come, and trains nothing.
 
@@ -252,9 +293,8 @@ def compute_references(
         UsageError: this model or these settings make no use of one.
     """
     config = checked(config, ranks)
-    record = _record(model_folder, manifest_path, config)
-    names = reference_names(config)
-    data = load_examples(manifest_path, record.model, read_limits(model_folder), config.too_long, names)
+    record = _record(model_folder, manifest_path, config, given)
+    data = _examples(model_folder, manifest_path, record)
     scorer = start_scorer(model_folder, record, data, ranks)
     cache = reference_cache(folder, scorer, data, record)
     if cache is None:
@@ -268,18 +308,28 @@ def compute_references(
 def checked(config: TrainConfig, ranks: Ranks) -> TrainConfig:
     """The settings with what they refer to pinned. Raises UsageError for settings that cannot work here."""
     check_trackers(config)
+    check_optimizer(config)
     if ranks.size > config.batch_size:
         raise UsageError(
             f"{ranks.size} ranks share batches of {config.batch_size} traces, so some would have nothing to do; start "
             f"{config.batch_size} ranks, or set batch_size={ranks.size} (the paper's is 4)"
         )
+    if config.after_last and (config.objective == "nll" or objective.is_own(config.objective)):
+        raise UsageError(
+            f"after_last=true counts a prediction that has no token it should have been, and objective="
+            f"{label(config.objective)} reads one for each; wanted a divergence; set after_last=false"
+        )
     return config.model_copy(update={"objective": objective.checked(config.objective)})
 
 
-def _record(model_folder: Path, manifest_path: Path, config: TrainConfig) -> RunRecord:
+def _record(model_folder: Path, manifest_path: Path, config: TrainConfig, given: Given) -> RunRecord:
     manifest = read_manifest(manifest_path)
     _, config = device_and_dtype(config)
+    init, reference = (read_given(folder, model_folder) for folder in given)
+    check_start(init, config)
     return RunRecord(
+        init_adapter=init,
+        reference_adapter=reference,
         config=config,
         model=identify(model_folder, manifest.model.name),
         model_folder=str(model_folder.resolve()),
@@ -287,6 +337,7 @@ def _record(model_folder: Path, manifest_path: Path, config: TrainConfig) -> Run
         manifest_digest=manifest.digest,
         batch_id=manifest.batch_id,
         synthesis=manifest.synthesis,
+        selection=manifest.selection,
         student=manifest.model.student,
         started_at=dt.datetime.now(dt.UTC),
     )

@@ -23,6 +23,8 @@ class LeanLinear(Linear):
         if self.disable_adapters:
             return result
         (name,) = self.active_adapters
+        if name not in self.lora_A:  # a layer that only the references' adapter is on, or only the student's
+            return result
         inner = linear(self.lora_dropout[name](x), self.lora_A[name].weight.to(x.dtype)) * self.scaling[name]
         return result + linear(inner, self.lora_B[name].weight.to(x.dtype))
 

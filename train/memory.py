@@ -34,6 +34,7 @@ from dail.train.data import (
 from dail.train.live_bytes import LiveBytes
 from dail.train.model import Roles
 from dail.train.objective import is_own
+from dail.train.optimizers import state_bytes
 from dail.train.packing import short_windows
 from dail.train.recompute import recompute, recomputing
 from dail.train.sharding import own_part
@@ -138,7 +139,8 @@ def count(scorer: GradientStep, examples: Sequence[Example], again: bool = False
     loss = 4 * buffers * scorer.config.token_chunk * head_VD.shape[0]
     if head_VD.dtype == torch.bfloat16 and not head_VD.is_cuda:
         loss += 4 * head_VD.numel()  # a CPU multiplies it as float32
-    adapter = 12 * sum(weight.numel() for weight in scorer.roles.adapter().values())  # gradient and two moments
+    trained = scorer.roles.adapter().values()
+    adapter = 4 * sum(weight.numel() for weight in trained) + state_bytes(trained, scorer.config)  # and the gradient
     if scorer.ranks.share_weights:
         passes = _of_shared_layers(scorer, longest)
         passes = _recomputed(passes, scorer.roles) if again else passes
@@ -218,6 +220,7 @@ def _piece(example: Example, tokens: int) -> Example:
         privileged_prompt_ids=part(example.privileged_prompt_ids),
         negative_prompt_ids=part(example.negative_prompt_ids),
         trace_ids=trace,
+        skip_first=0,
         contexts={name: part(ids) for name, ids in example.contexts.items()},
     )
 
@@ -245,7 +248,7 @@ def _kept_bytes(roles: Roles, example: Example, tokens: int) -> int:
     """Bytes that autograd keeps of the student's pass over so many tokens, which may repeat the example's."""
     ids = (*example.student_prompt_ids, *example.trace_ids)
     ids = (ids * -(-tokens // len(ids)))[:tokens]
-    piece = replace(example, student_prompt_ids=ids[:1], trace_ids=ids[1:])
+    piece = replace(example, student_prompt_ids=ids[:1], trace_ids=ids[1:], skip_first=0)
     known = {weight.untyped_storage().data_ptr() for weight in map(own_part, roles.peft.parameters())}
     kept: dict[int, int] = {}
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ _ALONE = Ranks()
 # Names under which configurations have the longest sequence; a model with none of them reads sequences of any length.
 _CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length")
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+STUDENT, REFERENCE = "default", "reference"  # PEFT's names of the adapter that is trained, and of the references'
 _LOUD = 8.0  # hidden states are made larger while the head is checked, or a cap would hardly show
 
 
@@ -42,6 +45,8 @@ class Roles:
     """`head` turns hidden states into logits, for all three roles unless the student's has an adapter (`adapted_head`).
 
     `packs`: sequences may be joined. `alone`: they may not even lie beside each other, and go through one by one.
+    `given`: PEFT's name of each adapter that the run was given, by its digest; one named `REFERENCE` is on whenever a
+    reference is computed, which is the bare model otherwise.
     """
 
     peft: Any
@@ -51,6 +56,7 @@ class Roles:
     adapted_head: nn.Module | None = None
     alone: bool = False
     rope: LongRope | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folds(self) -> bool:
@@ -71,8 +77,18 @@ class Roles:
         return self._hidden(batch)
 
     def reference(self, batch: Sequences) -> Tensor:
-        """The same without adapter and without gradient; the contexts in `batch` make it one reference or several."""
-        with torch.no_grad(), self.peft.disable_adapter():
+        """The same by the references' weights, without gradient; the contexts in `batch` make it one or several."""
+        return self._read(batch, REFERENCE if REFERENCE in self.given.values() else None)
+
+    def given_or_bare(self, batch: Sequences, digest: str | None) -> Tensor:
+        """The same by the model with an adapter that the run was given, as it was given, or by the bare model.
+
+        Before the first step alone: from then on the adapter that training starts from is another one.
+        """
+        return self._read(batch, None if digest is None else self.given[digest])
+
+    def _read(self, batch: Sequences, name: str | None) -> Tensor:
+        with torch.no_grad(), self.peft.disable_adapter() if name is None else _active(self.peft, name):
             return self._hidden(batch)
 
     def _hidden(self, batch: Sequences) -> Tensor:
@@ -83,13 +99,32 @@ class Roles:
         # No attention mask: sequences are causal, and a mask would cost the fast kernel. No cache: it would be filled
         # for nothing.
         pack: dict[str, Any] = {}
-        if batch.lengths is not None:
+        if batch.is_packed:
             pack = {"pack_lengths": batch.lengths, "pack_ends": batch.ends, "position_ids": batch.positions_BT}
         return batch.trace_positions(self.decoder(input_ids=batch.ids_BT, use_cache=False, **pack).last_hidden_state)
 
     def adapter(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
         return {name: weight for name, weight in self.peft.named_parameters() if weight.requires_grad}
+
+
+@contextmanager
+def _active(peft: Any, name: str) -> Iterator[None]:
+    """Another adapter is on meanwhile, and nothing is dropped. PEFT's own switch would also let it be trained."""
+    layers = [layer for layer in peft.modules() if isinstance(layer, BaseTunerLayer)]
+    dropping = [module for module in peft.modules() if module.training]
+    before = [layer._active_adapter for layer in layers]
+    try:
+        for layer in layers:
+            layer._active_adapter = name
+        for module in dropping:
+            module.training = False
+        yield
+    finally:
+        for layer, active in zip(layers, before, strict=True):
+            layer._active_adapter = active
+        for module in dropping:
+            module.training = True
 
 
 def read_limits(folder: Path) -> ModelLimits:

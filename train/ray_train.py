@@ -16,12 +16,19 @@ from dail.train.checkpoint import steps_done
 from dail.train.config import TrainConfig
 from dail.train.distributed import Ranks, joined
 from dail.train.loop import Result, checked, result_of, run
+from dail.train.record import Given
 
 _RESTARTS = 3
 
 
 def run_on_ray(
-    model_folder: Path, manifest: Path, out: Path, config: TrainConfig, references: Path | None, workers: int
+    model_folder: Path,
+    manifest: Path,
+    out: Path,
+    config: TrainConfig,
+    references: Path | None,
+    workers: int,
+    given: Given,
 ) -> Result:
     """As `dail.train.loop.run` on so many ranks, a GPU each where the cluster has any. All nodes must see the paths.
 
@@ -31,12 +38,13 @@ def run_on_ray(
     config = checked(config, Ranks(0, workers))
     model_folder, manifest, out = (path.absolute() for path in (model_folder, manifest, out))
     references = references.absolute() if references else None
+    given = Given(*(folder.absolute() if folder else None for folder in given))
     before, done = adapter.finished(out), steps_done(out)
 
     def rank() -> None:
         # a process of its own, whose output Ray shows where this was called
         with speaking(), joined() as ranks, silent_unless(ranks.is_first):
-            run(model_folder, manifest, out, config, references, ranks)
+            run(model_folder, manifest, out, config, references, ranks, given=given)
 
     with ray_cluster(log_to_driver=True):
         trainer = TorchTrainer(

@@ -1,14 +1,14 @@
-"""The references' side of the loss, computed once (paper §2.2): none has an adapter, so none ever changes.
+"""The references' side of the loss, computed once (paper §2.2): none is trained, so none ever changes.
 
     FOLDER/references.json             what they were made with, and the parts there are: the last thing written
     FOLDER/part-00000.safetensors, …   by trace and context: `<key>.hidden`, the final hidden states at the trace's
                                        positions [R, D] in the weights' precision, and `<key>.lse`, the log-sum-exps of
                                        their logits [R] in float32, at temperature 1
 
-A key is made of two hashes, of a trace's ids and of a context's: what other traces lie beside it, what the reference is
-called and how much it counts play no part, so a sweep, more epochs, another temperature, another reference or more
-traces use what there is. A stopped pass goes on after its last whole part. Files are mapped into memory, so they stay
-in RAM as far as there is room.
+A key is made of two hashes, of a trace's ids (with the positions that count, if not all do) and of a context's: what
+other traces lie beside it, what the reference is called and how much it counts play no part, so a sweep, more epochs,
+another temperature, another reference or more traces use what there is. A stopped pass goes on after its last whole
+part. Files are mapped into memory, so they stay in RAM as far as there is room.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from dail.train.config import TrainConfig
 from dail.train.data import Example, Reading, microbatches, on_device, out_of_memory, pack, pad
 from dail.train.distributed import Ranks
 from dail.train.loss import Reference, floors, reference_of
-from dail.train.model import Roles
+from dail.train.model import REFERENCE, Roles
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class MadeWith(Frozen):
     template: str
     dtype: str
     attention: str
+    adapter: str | None = None  # that the references have on, by its digest
     version: int = 2
 
 
@@ -182,7 +183,7 @@ class ReferenceCache:
         keys = [(what, *(example.readings[name].key for name in names)) for example in examples]
         new = {key: example for key, example in zip(keys, examples, strict=True) if key not in self._seen}
         if new:
-            lengths = [len(example.trace_ids) for example in new.values()]
+            lengths = [example.num_positions for example in new.values()]
             self._seen |= dict(zip(new, compute(list(new.values())).split(lengths), strict=True))
         return torch.cat([self._seen[key] for key in keys])
 
@@ -229,7 +230,9 @@ def own_folder(folder: Path, made_with: MadeWith) -> Path:
 
 
 def made_with(model: ModelIdentity, roles: Roles, config: TrainConfig) -> MadeWith:
+    digests = {name: digest for digest, name in roles.given.items()}
     return MadeWith(
+        adapter=digests.get(REFERENCE),
         model_revision=model.revision,
         tokenizer=model.tokenizer_hash,
         template=model.template_hash,
@@ -258,7 +261,7 @@ def fill(cache: ReferenceCache, roles: Roles, examples: Sequence[Example], confi
 
 
 def _fill(cache: ReferenceCache, roles: Roles, missing: list[Reading], config: TrainConfig) -> None:
-    size, tokens = sum(size_bytes(one, roles) for one in missing), sum(len(one.trace_ids) for one in missing)
+    size, tokens = sum(size_bytes(one, roles) for one in missing), sum(one.num_positions for one in missing)
     if missing:
         _log.info(f"{len(missing)} references of traces, {tokens} tokens: {size / GIB:.3g} GiB into {cache.folder}")
     parts, done, ranks = list(_parts(missing, roles, config)), 0, cache.ranks
@@ -281,7 +284,7 @@ def _fill(cache: ReferenceCache, roles: Roles, missing: list[Reading], config: T
 def size_bytes(reading: Reading, roles: Roles) -> int:
     """Of one trace behind one context in the cache."""
     matrix_VD = roles.head.matrix_VD
-    return len(reading.trace_ids) * (matrix_VD.shape[1] * matrix_VD.element_size() + 4)
+    return reading.num_positions * (matrix_VD.shape[1] * matrix_VD.element_size() + 4)
 
 
 def _parts(missing: list[Reading], roles: Roles, config: TrainConfig) -> Iterator[list[list[Reading]]]:
@@ -302,10 +305,11 @@ def _parts(missing: list[Reading], roles: Roles, config: TrainConfig) -> Iterato
 def _compute(group: list[Reading], roles: Roles, config: TrainConfig) -> dict[str, Tensor]:
     """The tensors of one pass, by name."""
     join = pack if roles.packs else pad
-    lengths = [len(reading.trace_ids) for reading in group]
+    lengths = [reading.num_positions for reading in group]
     found: dict[str, Tensor] = {}
     with torch.no_grad():
-        batch = join([reading.context_ids for reading in group], [reading.trace_ids for reading in group], roles.device)
+        contexts, traces = [reading.context_ids for reading in group], [reading.trace_ids for reading in group]
+        batch = join(contexts, traces, roles.device, [reading.positions for reading in group])
         reference = reference_of(roles.reference(batch), roles.head.matrix_VD, config.token_chunk)
         hidden_RD, lse_R = reference.hidden_RD.cpu(), reference.lse_R.cpu()  # all at once: each copy is waited for
         for reading, hidden, lse in zip(group, hidden_RD.split(lengths), lse_R.split(lengths), strict=True):

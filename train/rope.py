@@ -37,7 +37,7 @@ class LongRope:
 
     def read(self, batch: Sequences) -> None:
         """To be told before each pass which sequences it is over."""
-        self._lengths, self._is_pack = batch.row_lengths, batch.lengths is not None
+        self._lengths, self._is_pack = batch.lengths, batch.is_packed
 
     def is_long(self, limit: int, like: Tensor) -> Tensor | bool:
         """Where the long factors belong: by token of a pack [1, T, 1], by row [B, 1, 1], or everywhere alike."""

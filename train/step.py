@@ -38,6 +38,7 @@ from dail.train.loss import (
 )
 from dail.train.model import Roles
 from dail.train.objective import OBJECTIVES, is_own
+from dail.train.optimizers import quiet
 from dail.train.references import ReferenceCache
 
 
@@ -101,7 +102,7 @@ class GradientStep:
     def score(self, examples: Sequence[Example], with_kls: bool = True) -> tuple[Tensor, Figures]:
         """What counts of every trace token [R], and its figures; those are of the loss before any token weights."""
         student_RD = self.roles.student(student_input(examples, self.roles.device, self.roles.packs))
-        hidden = {} if self.cache else self._references(examples)
+        hidden = {} if self.cache is not None else self._references(examples)
         if is_own(self.config.objective):
             loss_R, figures = self._own(examples, student_RD, hidden, with_kls)
         elif self.config.objective == "nll":
@@ -166,7 +167,7 @@ class GradientStep:
     def _emphasis(self, examples: Sequence[Example], live: Mapping[str, Tensor]) -> Tensor:
         """How much more or less than the others of its trace each token counts [R], 1 on the mean of a trace."""
         config, roles, names = self.config, self.roles, emphasis_names(self.config)
-        lengths = [len(example.trace_ids) for example in examples]
+        lengths = [example.num_positions for example in examples]
         if config.token_weights == "position":
             return on_device(of_positions(lengths), roles.device)
 
@@ -185,7 +186,7 @@ class GradientStep:
 
 
 def token_weights(examples: Sequence[Example], batch: Sequence[Example], config: TrainConfig, mean: float) -> Tensor:
-    """What each trace token's loss counts [R], by `reduction`.
+    """What the loss at each position counts [R], by `reduction`; positions are a trace's tokens unless settings differ.
 
     trace_sum is the paper's loss, a sum over a trace's tokens averaged over traces, divided by the mean trace length of
     the data set as well, a constant: batches keep their relative weight, the scale stays near nats per token, and
@@ -195,9 +196,9 @@ def token_weights(examples: Sequence[Example], batch: Sequence[Example], config:
         batch: of all ranks, of which `examples` are some.
         mean: trace tokens of an example of the data set.
     """
-    lengths = [len(example.trace_ids) for example in examples]
+    lengths = [example.num_positions for example in examples]
     if config.reduction == "token_mean":
-        weights = [1 / sum(len(example.trace_ids) for example in batch)] * len(lengths)
+        weights = [1 / sum(example.num_positions for example in batch)] * len(lengths)
     elif config.reduction == "trace_mean":
         weights = [1 / (config.batch_size * length) for length in lengths]
     else:
@@ -223,5 +224,6 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
 def update(optimizer: Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
-    optimizer.step()
+    with quiet():
+        optimizer.step()
     optimizer.zero_grad()

@@ -79,13 +79,20 @@ def find_targets(base: PreTrainedModel, wanted: str | Sequence[str]) -> Targets:
     if base.config.model_type in _NO_ADAPTERS:
         _log.warning(
             f"vLLM serves no adapters of {base.config.model_type} models, so `dail eval` cannot judge this one; merge "
-            "it into the weights first (PEFT's merge_and_unload)"
+            "it into the weights first (`dail merge`)"
         )
     if not names:
         raise UsageError(
             f"{base.config.model_type} models have no linear layer that an adapter can be served on; train another"
         )
     return Targets(names, {why: tuple(found) for why, found in left_out.items()})
+
+
+def linear_layers(base: PreTrainedModel) -> set[str]:
+    """Full names of all of the running model but the head; those that an adapter is on end in `.base_layer`."""
+    head = base.get_output_embeddings()
+    heads = {head, getattr(head, "base_layer", None)}
+    return {n for n, layer in base.named_modules() if isinstance(layer, nn.Linear | Conv1D) and layer not in heads}
 
 
 def _matches(target: str, name: str) -> bool:

@@ -17,6 +17,7 @@ from dail.synth.core.config import fingerprint
 from dail.synth.core.errors import ExtensionError, InputError, UsageError
 from dail.synth.core.files import Objects
 from dail.synth.method.counts import count_kinds
+from dail.synth.method.dealing import dealt
 from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
@@ -35,7 +36,8 @@ class Batches:
         body_hash = fingerprint([asked, model.model_dump(mode="json")])
         key = f"body {body_hash}" if idempotency_key is None else f"key {idempotency_key}"
         check_headroom(self._objects)
-        body = body.model_copy(update={"synthesis": _rendered(body.synthesis, model)})
+        synthesis = _rendered(body.synthesis, model)
+        body = body.model_copy(update={"synthesis": synthesis, "items": tuple(dealt(body.items, synthesis))})
         new = NewBatch(
             id=f"batch_{uuid.uuid4().hex}",
             idempotency_key=key,

@@ -40,16 +40,19 @@ class Table:
 
 
 TABLES = {
-    "engine": Table("dail.synth.config:EngineConfig", ("worker", "synth", "doctor", "eval"), "what draws tokens"),
+    "engine": Table(
+        "dail.synth.config:EngineConfig", ("worker", "synth", "doctor", "eval", "loop"), "what draws tokens"
+    ),
     "worker": Table(
-        "dail.synth.config:SynthConfig", ("worker", "synth", "doctor"), "how many engines, and the student"
+        "dail.synth.config:SynthConfig", ("worker", "synth", "doctor", "loop"), "how many engines, and the student"
     ),
     "synthesis": Table(
         "dail.synth.schema.synthesis:Synthesis",
-        ("submit", "synth", "doctor", "waypoints"),
+        ("submit", "synth", "doctor", "waypoints", "loop"),
         "how traces are drawn, batch by batch",
     ),
-    "train": Table("dail.train.config:TrainConfig", ("train", "cache"), "how an adapter is trained"),
+    "train": Table("dail.train.config:TrainConfig", ("train", "cache", "loop"), "how an adapter is trained"),
+    "loop": Table("dail.serve.loop:LoopConfig", ("loop",), "rounds of synthesis and training"),
     "eval": Table("dail.train.evals.config:EvalConfig", ("eval",), "how completions are drawn and judged"),
 }
 _SUFFIX = ".toml"
@@ -94,8 +97,19 @@ def tables_of(verb: str) -> tuple[str, ...]:
 
 def settings_of(table: str) -> dict[str, Setting]:
     """The settings of a table, by key."""
+    return described(table + ".", model_of(table))
+
+
+def model_of(table: str) -> type[Config]:
+    """What a table is read into; a room above this one may have it."""
     module, _, name = TABLES[table].model.partition(":")
-    return described(table + ".", getattr(import_module(module), name))
+    model: type[Config] = getattr(import_module(module), name)
+    return model
+
+
+def free_on_resume(config: Config) -> frozenset[str]:
+    """The settings under which a run that was begun with other values may go on, as their table's file says."""
+    return frozenset(getattr(import_module(type(config).__module__), "FREE_ON_RESUME", ()))
 
 
 def described(prefix: str, model: type[BaseModel]) -> dict[str, Setting]:
@@ -161,11 +175,21 @@ def spelled(value: Any) -> str:
     """
     if isinstance(value, list):
         return f"[{', '.join(map(spelled, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{spelled(key)} = {spelled(one)}' for key, one in value.items())} }}"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Path):
+        value = str(value)
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return str(value)
+
+
+def as_toml(table: str, values: Mapping[str, Any]) -> str:
+    """A table of a config file with these values."""
+    lines = [f"{key} = {spelled(value)}" for key, value in values.items() if value is not None]
+    return "\n".join([f"[{table}]", *lines, ""])
 
 
 def presets() -> dict[str, Path]:
@@ -180,12 +204,16 @@ def presets() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What one call of a verb says: values by table, of the file, `--set` and flags. The file is checked whole."""
+    """What one call of a verb says: values by table, of the file, `--set` and flags. The file is checked whole.
+
+    `overridden`: the settings that `--set` names, in full.
+    """
 
     file: Path | None
     in_file: frozenset[str]
     on_command_line: frozenset[str]
     values: Mapping[str, Mapping[str, Any]]
+    overridden: frozenset[str] = frozenset()
 
     def told(self, table: str, **flags: Any) -> Chosen:
         """With the flags of a verb, which win; one that is None was not given."""
@@ -219,15 +247,16 @@ def read(verb: str, config: str | Path | None = None, overrides: Sequence[str] =
     file = None if config is None else find(config)
     tables = {} if file is None else _tables_in(file)
     values = {table: dict(tables.get(table, {})) for table in tables_of(verb)}
-    changed = set()
+    changed = set[tuple[str, str]]()
     for override in overrides:
         name, sep, text = override.partition("=")
         if not sep:
             raise UsageError(f"--set {override!r} has no '='; write KEY=VALUE, for example synthesis.tau=0.8")
         table, key = full_name(verb, name)
         values[table][key] = _value(text)
-        changed.add(table)
-    return Chosen(file, frozenset(tables), frozenset(changed), values)
+        changed.add((table, key))
+    on_command_line = frozenset(table for table, _ in changed)
+    return Chosen(file, frozenset(tables), on_command_line, values, frozenset(map(".".join, changed)))
 
 
 def find(config: str | Path) -> Path:
@@ -321,9 +350,8 @@ def _other_table(name: str) -> str:
 
 def _check(file: Path, table: str, values: dict[str, Any]) -> None:
     """Refuses values out of bounds. What is missing may come from elsewhere."""
-    module, _, name = TABLES[table].model.partition(":")
     try:
-        getattr(import_module(module), name).model_validate(values)
+        model_of(table).model_validate(values)
     except ValidationError as error:
         if wrong := [fault for fault in _listed(error) if fault["type"] != "missing"]:
             raise UsageError(f"{file} [{table}]: {_faults(table, wrong)}") from None

@@ -9,8 +9,11 @@ from typing import Any
 
 import click
 
+from dail.synth.core.console import say
+from dail.synth.core.settings import Chosen
 from dail.synth.data.reader import Reading
 from dail.synth.data.table import TAKEN
+from dail.synth.schema.controls import CONTROLS, controlled, told
 
 FILES = f"{TAKEN}; a folder of them; or hf:OWNER/NAME[@REVISION][:CONFIG/SPLIT]"
 
@@ -67,3 +70,29 @@ def _options(invalid_file: str) -> list[Callable[..., Any]]:
             help=f"Where --skip-invalid writes them, with reasons [{invalid_file}].",
         ),
     ]
+
+
+def control_option() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--control`, given to the verb as `control`."""
+    known = "; ".join(f"{name}, {one.about}" for name, one in CONTROLS.items())
+    return click.option(
+        "--control",
+        type=click.Choice(list(CONTROLS)),
+        help=f"A control run ({known}). Wins over --config, and refuses a --set that says otherwise.",
+    )
+
+
+def control() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--control` of a verb that takes [synthesis]: what it sets is in `chosen` already, and was told."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(chosen: Chosen, control: str | None, **others: Any) -> Any:
+            if control is not None:
+                chosen = controlled(chosen, "synthesis", control)
+                say(told(control, "synthesis"))
+            return function(chosen=chosen, **others)
+
+        return control_option()(run)
+
+    return wrap

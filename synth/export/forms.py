@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from dail.synth.export.rebuild import PROMPT, SAME, Rebuilder
-from dail.synth.method.prompts import fill, role_templates
+from dail.synth.method.prompts import fill, privileged_template, role_templates
 from dail.synth.method.thoughts import THOUGHT_MARK
 from dail.synth.schema.manifest import Manifest
 from dail.synth.schema.shards import TraceRow
@@ -100,11 +100,11 @@ def _sdft_record(row: TraceRow, given: Given) -> Record:
     values = {
         "problem": row.problem,
         "kind": row.kind,
-        "solution": row.privileged or row.solution,
+        "solution": row.solution if row.privileged is None else row.privileged,
         "answer": row.answer,
     }
-    prompts = given.manifest.synthesis.prompts
-    seen = fill(role_templates(prompts)["privileged_student"], {**values, "waypoints": [*row.waypoints]})
+    templates = role_templates(given.manifest.synthesis.prompts)
+    seen = fill(templates[privileged_template(row.shown, row.shown_share)], {**values, "waypoints": [*row.waypoints]})
     return {"prompt": _prompt(row), "privileged_context": seen, "item_id": row.item_id}
 
 

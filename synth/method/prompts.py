@@ -18,21 +18,34 @@ import jinja2
 import jinja2.meta
 
 from dail.synth.core.errors import ExtensionError, ItemError, UsageError
+from dail.synth.method.dealing import shown_answer
+from dail.synth.method.exposure import beginning
 from dail.synth.method.suppressed import suppressed_ids
 from dail.synth.method.thoughts import is_in_thought, is_of_mark, without_empty_thought
 from dail.synth.method.turns import ends_of_turns, opening, turn_marks, unopened
 from dail.synth.method.waypoints import waypoints_of
 from dail.synth.schema.chat_templates import chat_template, names_read
 from dail.synth.schema.items import ExpertSolution, Kind, Message
-from dail.synth.schema.kinds import Resolved, resolve
+from dail.synth.schema.kinds import resolve
 from dail.synth.schema.models import ROLES, TEMPLATES
 from dail.synth.schema.rendering import Rendering, has_thinking_switch
 from dail.synth.schema.synthesis import PAPER, PROMPTS, Synthesis
 
 _JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
 # What a role's template may show: the student's nothing that only an expert's solution tells.
-_SHOWN = {role: {"problem", "kind", "solution", "answer", "waypoints"} for role in ROLES}
-_SHOWN["student"] = {"problem", "kind"}
+_EVERYTHING = frozenset({"problem", "kind", "solution", "answer", "waypoints"})
+_SHOWN = {"student": frozenset({"problem", "kind"})}
+# What a further context, and a privileged student that is shown a part, is rendered by where no folder brings a
+# template of that name: one of ours, or that of a role, filled with other values.
+BEGINNING = "privileged_beginning"
+_RENDERED_BY = {
+    BEGINNING: BEGINNING,
+    "reference_only": "reference_only",
+    "waypoints": "negative_reference",
+    "answer_only": "negative_reference",
+    "wrong_hint": "negative_reference",
+    "other_solution": "privileged_student",
+}
 _PROBE = [
     {"role": "user", "content": "What is 2 + 2?"},
     {"role": "assistant", "content": "It is 4."},
@@ -41,77 +54,171 @@ _PROBE = [
 
 
 @dataclass(frozen=True)
+class Told:
+    """What of an item is put into its prompts.
+
+    Args:
+        waypoints: what the negative reference is told, and `answer` beside them.
+        privileged: what the privileged student is shown, which is `share` of the whole; none: the student's prompt.
+    """
+
+    kind: Kind
+    waypoints: list[str]
+    answer: str | None
+    privileged: str | None
+    share: float
+
+
+@dataclass(frozen=True)
 class Contexts:
-    """One item's prompts. `waypoints` and `answer` are what the negative reference is shown."""
+    """One item's prompts, of the three roles and `further` ones by name, and what was `told` in them."""
 
     student_ids: list[int]
     privileged_ids: list[int]
     negative_ids: list[int]
+    further: dict[str, list[int]]
     student_messages: tuple[Message, ...]
-    waypoints: list[str]
-    kind: Kind
-    answer: str | None
+    told: Told
+
+    @property
+    def ids(self) -> dict[str, list[int]]:
+        """By role, and by the name of a further context."""
+        roles = {"privileged": self.privileged_ids, "student": self.student_ids, "negative": self.negative_ids}
+        return {**roles, **self.further}
 
     @property
     def longest(self) -> tuple[str, int]:
-        """The role with the longest prompt, and its tokens. The trainer reads a trace behind all three."""
-        by_role = {"privileged": self.privileged_ids, "student": self.student_ids, "negative": self.negative_ids}
-        return max(((role, len(ids)) for role, ids in by_role.items()), key=lambda one: one[1])
+        """The context with the longest prompt, and its tokens. The trainer reads a trace behind all of them."""
+        return max(((name, len(ids)) for name, ids in self.ids.items()), key=lambda one: one[1])
 
 
 def role_messages(item: ExpertSolution, synthesis: Synthesis | None = None) -> dict[str, tuple[Message, ...]]:
-    """The three conversations, by role: the item's last user message rendered through each role's template.
+    """The three conversations, by role, and those of `synthesis.contexts` by their names: the item's last user message
+    rendered through each one's template.
 
-    The negative reference sees the answer of a verifiable problem, never of a proof (App. B.1).
+    The negative reference sees the answer of a verifiable problem, never of a proof (App. B.1), unless that is set.
 
     Args:
+        item: with what it is dealt, if the settings take something of another's (`dail.synth.method.dealing`).
         synthesis: whose prompts and extractor are taken, and what a lone box is; the defaults if left out.
 
     Raises:
-        ItemError: a template or an extractor that somebody brought along fails on this item.
+        ItemError: a template or an extractor that somebody brought along fails on this item, or nothing was dealt.
         UsageError: it cannot be used at all.
     """
     asked = synthesis or Synthesis()
-    return _conversations(item, asked, resolve(item, asked.lone_box), waypoints_of(item, asked))
+    return _conversations(item, asked, told_of(item, asked))
 
 
-def _conversations(
-    item: ExpertSolution, asked: Synthesis, resolved: Resolved, waypoints: list[str]
-) -> dict[str, tuple[Message, ...]]:
+def told_of(item: ExpertSolution, asked: Synthesis) -> Told:
+    """What the settings make of an item. Raises ItemError as `role_messages` does."""
+    answer, whole = shown_answer(item, asked), _privileged_text(item, asked)
+    shown = None if whole is None else beginning(whole, asked.exposure)
+    source = _other(item) if asked.waypoints_from == "other" else item
+    return Told(
+        kind=resolve(item, asked.lone_box).kind,
+        waypoints=waypoints_of(source, asked),
+        answer=answer,
+        privileged=shown,
+        share=len(shown) / len(whole) if whole and shown else 0.0,
+    )
+
+
+def _privileged_text(item: ExpertSolution, asked: Synthesis) -> str | None:
+    if asked.shown == "nothing":
+        return None
+    return _other(item).shown_text if asked.shown == "other_solution" else item.shown_text
+
+
+def _other(item: ExpertSolution) -> ExpertSolution:
+    if item.dealt is None:
+        raise ItemError(
+            "nothing_dealt",
+            "the settings show another problem's solution or waypoints, and none was dealt to this item; it is by "
+            "`dail synth` and the API, or bring dealt",
+        )
+    return item.dealt
+
+
+def _conversations(item: ExpertSolution, asked: Synthesis, told: Told) -> dict[str, tuple[Message, ...]]:
     values = {
         "problem": item.problem_text,
-        "kind": resolved.kind,
-        "solution": item.privileged or item.solution_text,
-        "answer": _shown_answer(resolved),
-        "waypoints": waypoints,
+        "kind": told.kind,
+        "solution": item.shown_text,
+        "answer": told.answer,
+        "waypoints": told.waypoints,
     }
     *earlier, last = item.messages
     templates = role_templates(asked.prompts)
-    return {
-        role: (*earlier, Message.model_construct(role=last.role, content=fill(templates[role], values)))
-        for role in ROLES
+
+    def said(name: str, **others: object) -> tuple[Message, ...]:
+        content = fill(templates[name], {**values, **others})
+        # a system message is how the model is spoken to; what else was said is of the problem
+        before = [one for one in earlier if one.role == "system"] if name == "reference_only" else earlier
+        return (*before, Message.model_construct(role=last.role, content=content))
+
+    conversations = {
+        "student": said("student"),
+        "privileged_student": said(privileged_template(asked.shown, told.share), solution=told.privileged),
+        "negative_reference": said("negative_reference"),
     }
+    others: dict[str, dict[str, object]] = {"answer_only": {"waypoints": []}}
+    if "wrong_hint" in asked.contexts:
+        others["wrong_hint"] = {"waypoints": [], "answer": _wrong_answer(item)}
+    if "other_solution" in asked.contexts:
+        others["other_solution"] = {"solution": _other(item).shown_text}
+    return conversations | {name: said(name, **others.get(name, {})) for name in asked.contexts}
 
 
-def _shown_answer(resolved: Resolved) -> str | None:
-    return resolved.answer if resolved.kind == "verifiable" else None
+def privileged_template(shown: str, share: float) -> str:
+    """Which template the privileged student's prompt is made by: of what it is shown, and how much of that."""
+    if shown == "nothing":
+        return "student"
+    return "privileged_student" if share == 1 else BEGINNING
+
+
+def _wrong_answer(item: ExpertSolution) -> str:
+    if item.wrong_answer is None:
+        raise ItemError(
+            "nothing_dealt",
+            "the context wrong_hint has no wrong answer of this item; one is dealt by `dail synth` and the API, or "
+            "bring wrong_answer",
+        )
+    return item.wrong_answer
 
 
 @cache
 def role_templates(prompts: str = PAPER) -> Mapping[str, jinja2.Template]:
-    """By role, what a reference to prompts means: a folder of templates, or a mapping from role to template.
+    """By role, and by the names of further contexts, what a reference to prompts means: a folder of templates, or a
+    mapping from those names to templates.
 
-    A role that is left out keeps the paper's. A template may show `problem`, `kind` (verifiable or proof), and, but for
-    the student's, `solution`, `answer` (or none) and `waypoints`, a list.
+    A role that is left out keeps the paper's. Without one of its own, a further context is rendered by ours or by a
+    role's: `privileged_beginning`, the privileged student's where it is shown a part, by its own template where there
+    is one. A template may show `problem`, `kind` (verifiable or proof), and, but for the student's, `solution`,
+    `answer` (or none) and `waypoints`, a list; `answer` of wrong_hint is wrong, `solution` of other_solution another's.
 
     Raises:
         ExtensionError: no such prompts; no template; one that shows something else.
     """
     brought = {} if prompts == PAPER else _texts(prompts)
-    if unknown := sorted(brought.keys() - set(ROLES)):
-        raise ExtensionError(f"prompts {prompts} have a template {unknown[0]!r}; the roles are {', '.join(ROLES)}")
-    own = {role: (TEMPLATES / f"{role}.jinja").read_text("utf-8") for role in ROLES if role not in brought}
-    return {role: _template(prompts, role, text) for role, text in {**own, **brought}.items()}
+    if unknown := sorted(brought.keys() - {*ROLES, *_RENDERED_BY}):
+        raise ExtensionError(
+            f"prompts {prompts} have a template {unknown[0]!r}; the roles are {', '.join(ROLES)}, and further contexts "
+            f"{', '.join(_RENDERED_BY)}"
+        )
+    made = {role: _template(prompts, role, brought[role] if role in brought else _ours(role)) for role in ROLES}
+    for name, source in _RENDERED_BY.items():
+        if name == BEGINNING and "privileged_student" in brought:
+            source = "privileged_student"
+        if name not in brought and source in ROLES:
+            made[name] = made[source]
+        else:
+            made[name] = _template(prompts, name, brought[name] if name in brought else _ours(source))
+    return made
+
+
+def _ours(name: str) -> str:
+    return (TEMPLATES / f"{name}.jinja").read_text("utf-8")
 
 
 def _texts(prompts: str) -> dict[str, str]:
@@ -128,13 +235,14 @@ def _texts(prompts: str) -> dict[str, str]:
 
 def _template(prompts: str, role: str, text: str) -> jinja2.Template:
     try:
-        unknown = jinja2.meta.find_undeclared_variables(_JINJA.parse(text)) - _SHOWN[role]
+        may_show = _SHOWN.get(role, _EVERYTHING)
+        unknown = jinja2.meta.find_undeclared_variables(_JINJA.parse(text)) - may_show
     except jinja2.TemplateError as error:
         raise ExtensionError(f"prompts {prompts}: the template of {role} is no Jinja template: {error}") from None
     if unknown:
         raise ExtensionError(
             f"prompts {prompts}: the template of {role} shows {', '.join(sorted(unknown))}; it may show "
-            f"{', '.join(sorted(_SHOWN[role]))}"
+            f"{', '.join(sorted(may_show))}"
         )
     return _JINJA.from_string(text)
 
@@ -192,24 +300,24 @@ class Prompts:
         return has_thinking_switch(self.template_reads)
 
     def contexts(self, item: ExpertSolution, synthesis: Synthesis | None = None) -> Contexts:
-        """Token ids of the three contexts, each ending where the model is to start writing.
+        """Token ids of the three contexts and of further ones, each ending where the model is to start writing.
 
         Raises:
-            ItemError: the tokenizer or the chat template failed on this item, or a text of it spells a special token.
+            ItemError: the tokenizer or the chat template failed on this item, a text of it spells a special token, or
+                nothing was dealt to it.
             UsageError: the chat template does not read what the settings set; prompts or extractor cannot be used.
         """
         asked = synthesis or Synthesis()
-        resolved, waypoints = resolve(item, asked.lone_box), waypoints_of(item, asked)
-        by_role = _conversations(item, asked, resolved, waypoints)
-        ids = {role: self.render(messages, asked) for role, messages in by_role.items()}
+        told = told_of(item, asked)
+        by_name = _conversations(item, asked, told)
+        ids = {name: self.render(messages, asked) for name, messages in by_name.items()}
         return Contexts(
             student_ids=ids["student"],
             privileged_ids=ids["privileged_student"],
             negative_ids=ids["negative_reference"],
-            student_messages=by_role["student"],
-            waypoints=waypoints,
-            kind=resolved.kind,
-            answer=_shown_answer(resolved),
+            further={name: ids[name] for name in asked.contexts},
+            student_messages=by_name["student"],
+            told=told,
         )
 
     def student_ids(self, problem: str, rendering: Rendering | None = None, prompts: str = PAPER) -> list[int]:

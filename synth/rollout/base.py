@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from dail.synth.schema.trace_tokens import Tokens
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """One trace to draw. `adapter` is the student's own LoRA folder, none for the paper's first round.
+    """One trace to draw. `adapters` are LoRA folders of roles that have one: none in the paper's only round.
 
     `prefix` is what an earlier attempt wrote of the trace; it goes on after it. `suppressed_ids` are never drawn: what
     `synthesis.suppress` means in this model.
@@ -25,7 +25,7 @@ class RolloutRequest:
     synthesis: Synthesis
     seed: int
     stop_ids: frozenset[int]
-    adapter: str | None = None
+    adapters: Mapping[Role, str] = field(default_factory=dict)
     prefix: Tokens = field(default_factory=Tokens)
     suppressed_ids: frozenset[int] = frozenset()
 
@@ -33,7 +33,7 @@ class RolloutRequest:
         return self.student_ids if role == "student" else self.privileged_ids
 
     def adapter_of(self, role: Role) -> str | None:
-        return self.adapter if role == "student" else None
+        return self.adapters.get(role)
 
 
 @dataclass(frozen=True)

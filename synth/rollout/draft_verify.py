@@ -154,7 +154,7 @@ class DraftVerify(Staged[DraftedTrace]):
 
 def _check_exact(request: RolloutRequest) -> None:
     rule, num_suppressed = acceptance(request.synthesis), len(request.suppressed_ids)
-    if request.synthesis.proposer == "privileged" and request.adapter:
+    if request.synthesis.proposer == "privileged" and request.adapters:
         raise ItemError(
             "not_exact",
             "strategy draft_verify lets the student read what the privileged student proposes, and no engine reads a "

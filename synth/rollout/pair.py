@@ -17,6 +17,7 @@ which strategy draws them stays in here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -38,6 +39,7 @@ from dail.synth.rollout.scheduler import Entry, Staged
 from dail.synth.rollout.select import Wanted, choose
 from dail.synth.rollout.stop_strings import Decode, Stops
 from dail.synth.schema.adapters import adapter_rank
+from dail.synth.schema.synthesis import Role
 from dail.synth.schema.trace_tokens import Tokens
 
 # Steps after which all that was written is read, and handed on as progress. In between only sequences that ended are,
@@ -50,7 +52,7 @@ class Pair:
 
     Args:
         engine: of the privileged student, and of the student unless it has its own.
-        student_adapter: folder of the LoRA adapter that the student's rows have, and the privileged student's have not.
+        adapters: folders of the LoRA adapters that the rows of a role have.
         with_scores: let the student read the traces of strategy lazy, which says who wrote what.
         decode: the tokenizer's; needed only by requests with stop strings.
     """
@@ -60,14 +62,14 @@ class Pair:
         engine: Engine,
         strategy: Wanted = "auto",
         student_engine: Engine | None = None,
-        student_adapter: Path | None = None,
+        adapters: Mapping[Role, str] | None = None,
         with_scores: bool = True,
         decode: Decode | None = None,
     ) -> None:
         privileged, stops = Entry(engine, Admission(engine.limits)), Stops(decode)
         student = Entry(student_engine, Admission(student_engine.limits)) if student_engine else privileged
         self._entries = [privileged] if student is privileged else [privileged, student]
-        self._wanted, self._student_adapter = strategy, student_adapter
+        self._wanted, self._adapters = strategy, dict(adapters or {})
         self._strategies: dict[str, Staged[Any]] = {
             "lockstep": Lockstep(privileged, stops),
             "lazy": Lazy(privileged, with_scores, stops),
@@ -95,8 +97,8 @@ class Pair:
             kind_number(request.synthesis.acceptance)
         except ExtensionError as error:
             raise ItemError(error.code, str(error), retryable=True) from error
-        if self._student_adapter:
-            request = replace(request, adapter=str(self._student_adapter))
+        if self._adapters:
+            request = replace(request, adapters=self._adapters)
         self._strategies[choose(request.synthesis, self._wanted)].add(request)
 
     def cancel(self, unit_id: str) -> None:
@@ -135,16 +137,18 @@ def start_pair(config: SynthConfig) -> Pair:
     Raises:
         UsageError: an engine refused the model folder or the settings.
     """
-    rank = adapter_rank(config.student_adapter) if config.student_adapter else None
+    rank = max(map(adapter_rank, config.adapters), default=None)
+    roles: dict[Role, Path | None] = {"student": config.student_adapter, "privileged": config.privileged_adapter}
+    adapters: dict[Role, str] = {role: str(folder) for role, folder in roles.items() if folder}
     decode = _decoder(config.engine.model)
     if config.strategy == "draft_verify":
         engine = start_engine(config.engine, num_engines=2)
         student = start_engine(_student_config(config), rank, num_engines=2)  # every row of it has the adapter
-        return Pair(engine, config.strategy, student, config.student_adapter, decode=decode)
+        return Pair(engine, config.strategy, student, adapters, decode=decode)
     # vLLM cannot read a prompt while it holds adapters (0.32, CPU: the shapes of its output layer disagree)
-    with_scores = config.score_student and config.student_adapter is None
+    with_scores = config.score_student and not adapters
     engine = start_engine(config.engine, rank, mixes_adapters=True)
-    return Pair(engine, config.strategy, None, config.student_adapter, with_scores, decode)
+    return Pair(engine, config.strategy, None, adapters, with_scores, decode)
 
 
 def _student_config(config: SynthConfig) -> EngineConfig:

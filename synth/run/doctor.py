@@ -132,7 +132,10 @@ def examine(
     """
     if config.engine.kind == "vllm" and (found_vllm := vllm_here()):
         check_vllm(found_vllm)
-    device, identity = this_device(), identify(config.engine.model, student=config.student)
+    device, identity = (
+        this_device(),
+        identify(config.engine.model, student=config.student, privileged=config.privileged_adapter),
+    )
     synthesis.check(identity.template_reads)
     prompts, synthesis = Prompts(config.engine.model), tried_out(synthesis)
     suppressed = {one: prompts.spelled(one) for one in sorted(prompts.suppressed_ids(synthesis))}
@@ -188,7 +191,7 @@ def _engine(config: SynthConfig, sizes: Sizes | None) -> Choices | None:
     num_engines = _num_engines(config)
     from dail.synth.engine.vllm import chosen
 
-    rank = adapter_rank(config.student_adapter) if config.student_adapter and num_engines == 1 else None
+    rank = max(map(adapter_rank, config.adapters), default=None) if num_engines == 1 else None
     return chosen(sizes.put_into(config.engine, num_engines), rank)
 
 
@@ -229,7 +232,7 @@ def _examine_items(
             if prepared.dropped:
                 shortened.append(unit.item_id)
             good[unit.item_id] = unit
-            longest = max(longest, (max(map(len, _ids(contexts).values())), unit.item_id))
+            longest = max(longest, (contexts.longest[1], unit.item_id))
     units = [unit for unit in batch.units.values() if unit.item_id in good]
     shown = _preview_of(config, units, prompts) if with_preview and units else None
     return {
@@ -259,7 +262,8 @@ def _preview_of(config: SynthConfig, units: list[Unit], prompts: Prompts) -> Pre
 
 
 def _ids(contexts: Contexts) -> dict[str, list[int]]:
-    return dict(zip(ROLES, (contexts.student_ids, contexts.privileged_ids, contexts.negative_ids), strict=True))
+    roles = contexts.student_ids, contexts.privileged_ids, contexts.negative_ids
+    return {**dict(zip(ROLES, roles, strict=True)), **contexts.further}
 
 
 def _notes(synthesis: Synthesis, prompts: Prompts, found: dict[str, Any]) -> list[str]:

@@ -52,6 +52,7 @@ from dail.synth.data.account import Account
 from dail.synth.data.reader import Reading, Source, read_solutions
 from dail.synth.method.counts import count_kinds
 from dail.synth.method.data_check import check_data, problems_of
+from dail.synth.method.dealing import dealt
 from dail.synth.method.prompts import Prompts, role_templates
 from dail.synth.run.unit_source import Progress, Standing
 from dail.synth.run.worker import run_worker
@@ -156,7 +157,12 @@ def tried_out(synthesis: Synthesis) -> Synthesis:
 def make_batch(
     items: list[ExpertSolution], synthesis: Synthesis, model: ModelIdentity, out: Path | None = None
 ) -> Batch:
-    """The units of a run. Where the chat template prints the date, a batch that was begun in `out` keeps its own."""
+    """The units of a run. Where the chat template prints the date, a batch that was begun in `out` keeps its own.
+
+    Raises:
+        InputError: the settings take something of other items, and there is no other to take it of.
+    """
+    items = dealt(items, synthesis)
     content = [item.model_dump(mode="json", exclude_none=True) for item in items]
     settings = {**synthesis.identity(), "samples_per_item": synthesis.samples_per_item}
     batch_id = (
@@ -370,7 +376,7 @@ def _synthesise(
     stop: Stop | None,
     against: Mapping[str, str] | None,
 ) -> SynthesisResult:
-    model = identify(config.engine.model, student=config.student)
+    model = identify(config.engine.model, student=config.student, privileged=config.privileged_adapter)
     synthesis.check(model.template_reads)
     synthesis = tried_out(synthesis)
     if synthesis.suppress:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from dail.synth.core.errors import ItemError
 from dail.synth.core.files import sha256
-from dail.synth.method.prompts import Contexts, Prompts
+from dail.synth.method.prompts import Contexts, Prompts, Told
 from dail.synth.method.shortening import halved, without_last_solution
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import resolve
 from dail.synth.schema.manifest import config_fingerprint
-from dail.synth.schema.shards import TraceMessage, TraceRow, encode_shard
+from dail.synth.schema.shards import NamedContext, TraceMessage, TraceRow, encode_shard
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens, count_attributed, count_student
 from dail.synth.schema.units import ShardRef, Unit, shard_key, unit_seed
@@ -71,17 +71,14 @@ def _fitted(
     """
     most = asked.prompt_tokens or model_tokens - 1  # what is dropped must not depend on what this engine holds
     contexts = prompts.contexts(item, asked)
-    resolved = resolve(item, asked.lone_box)
     dropped: list[str] = []
-    while contexts.longest[1] > most and asked.too_long != "fail" and item.privileged is None:
-        shorter = without_last_solution(item)
-        if shorter is None and asked.too_long == "drop_then_halve":
-            shorter = halved(item)
+    while contexts.longest[1] > most and asked.too_long != "fail":
+        another = item.dealt if contexts.longest[0] in _shows_another(asked) else None
+        shorter = _shorter(another or item, asked)
         if shorter is None:
             break
-        item, lost = shorter
-        item = item.model_copy(update={"kind": resolved.kind, "answer": resolved.answer})
-        dropped.insert(0, lost)
+        item = item.model_copy(update={"dealt": shorter[0]}) if another else shorter[0]
+        dropped.insert(0, shorter[1])
         contexts = prompts.contexts(item, asked)
     role, longest = contexts.longest
     limit = min(most, model_tokens - 1)
@@ -95,6 +92,24 @@ def _fitted(
             f"the {role} prompt needs {longest} tokens and {allowed}; the model holds {model_tokens}; {what}",
         )
     return item, tuple(dropped), contexts
+
+
+def _shows_another(asked: Synthesis) -> set[str]:
+    """The contexts that are long by another problem's solution, and get shorter by it alone."""
+    return {"other_solution"} | ({"privileged"} if asked.shown == "other_solution" else set())
+
+
+def _shorter(item: ExpertSolution, asked: Synthesis) -> tuple[ExpertSolution, str] | None:
+    """With less of its solution, and what it lost; its kind and answer stay. None: nothing may or can be dropped."""
+    if item.privileged is not None:
+        return None
+    shorter = without_last_solution(item)
+    if shorter is None and asked.too_long == "drop_then_halve":
+        shorter = halved(item)
+    if shorter is None:
+        return None
+    resolved = resolve(item, asked.lone_box)
+    return shorter[0].model_copy(update={"kind": resolved.kind, "answer": resolved.answer}), shorter[1]
 
 
 def _expert(item: ExpertSolution, prompts: Prompts, room: int) -> Tokens:
@@ -123,7 +138,7 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
             retryable=True,  # once that is mended
         )
     unit, contexts, item, synthesis = prepared.unit, prepared.contexts, prepared.item, prepared.unit.synthesis
-    text = prompts.text(tokens.ids)
+    text, told = prompts.text(tokens.ids), contexts.told
     return TraceRow(
         unit_id=unit.unit_id,
         batch_id=unit.batch_id,
@@ -131,18 +146,25 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         sample_index=unit.sample,
         problem=item.problem_text,
         solution=item.solution_text,
-        answer=contexts.answer,
+        answer=told.answer,
         answer_found=resolve(unit.item, synthesis.lone_box).found,
-        kind=contexts.kind,
-        waypoints=tuple(contexts.waypoints),
-        privileged=item.privileged,
+        kind=told.kind,
+        waypoints=tuple(told.waypoints),
+        privileged=_shown_instead(told, synthesis, item),
         dropped=prepared.dropped,
+        shown=synthesis.shown,
+        shown_share=told.share,
+        waypoints_from=synthesis.waypoints_from,
+        other_item=item.dealt.id if item.dealt else None,
+        other_solution=item.dealt.shown_text if item.dealt else None,
+        wrong_answer=item.wrong_answer,
         source=item.source,
         license=item.license,
         metadata=json.dumps(item.metadata, sort_keys=True, ensure_ascii=False),
         student_prompt_ids=tuple(contexts.student_ids),
         privileged_prompt_ids=tuple(contexts.privileged_ids),
         negative_prompt_ids=tuple(contexts.negative_ids),
+        contexts=tuple(NamedContext(name=name, ids=tuple(ids)) for name, ids in contexts.further.items()),
         trace_ids=tuple(tokens.ids),
         student_prob=tuple(tokens.student_prob),
         rejected_ids=tuple(tokens.rejected),
@@ -177,12 +199,19 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         model_name=unit.model.name,
         model_revision=unit.model.revision,
         student_revision=unit.model.student,
+        privileged_revision=unit.model.privileged,
         tokenizer_hash=unit.model.tokenizer_hash,
         template_hash=unit.model.template_hash,
         config_fingerprint=config_fingerprint(unit.model, synthesis),
         engine=engine,
         created_at=dt.datetime.now(dt.UTC),
     )
+
+
+def _shown_instead(told: Told, synthesis: Synthesis, item: ExpertSolution) -> str | None:
+    """What the privileged student was shown, where that is not the whole solution; of nothing the empty text."""
+    is_all = synthesis.shown == "solution" and told.share == 1 and item.privileged is None
+    return None if is_all else told.privileged or ""
 
 
 def shard_of(row: TraceRow, epoch: int) -> tuple[bytes, ShardRef]:

@@ -17,9 +17,9 @@ from dail.synth.core.config import Frozen
 from dail.synth.core.errors import ItemError, UsageError
 from dail.synth.core.settings import did_you_mean
 from dail.synth.data.reader import Reading, Source, read_solutions
+from dail.synth.method.dealing import dealt, shown_answer
 from dail.synth.method.marks import located
-from dail.synth.method.prompts import role_messages
-from dail.synth.method.waypoints import waypoints_of
+from dail.synth.method.prompts import role_messages, told_of
 from dail.synth.schema.items import ExpertSolution, Kind
 from dail.synth.schema.kinds import Found, resolve
 from dail.synth.schema.synthesis import Synthesis
@@ -28,13 +28,17 @@ _MARKS = "⟦", "⟧"
 
 
 class ItemView(Frozen):
-    """One item. `places` are of the waypoints in `solution`: first character, and the one behind the last."""
+    """One item. `places` are of the waypoints in `solution`: first character, and the one behind the last.
+
+    `other_item`: whose solution and waypoints these are, where the negative reference is told another problem's.
+    """
 
     item_id: str
     kind: Kind
     answer: str | None
     answer_found: Found
     solution: str
+    other_item: str | None = None
     waypoints: tuple[str, ...] = ()
     places: tuple[tuple[int, int], ...] = ()
     not_in_text: tuple[str, ...] = ()
@@ -42,9 +46,16 @@ class ItemView(Frozen):
     failure: str | None = None
 
 
-def chosen_items(source: Source, reading: Reading, item_id: str | None, limit: int | None) -> Iterator[ExpertSolution]:
-    """The first `limit` items, or the one that is named. Raises UsageError: there is none of that name."""
-    items = read_solutions(source, reading).items
+def chosen_items(
+    source: Source, reading: Reading, synthesis: Synthesis, item_id: str | None, limit: int | None
+) -> Iterator[ExpertSolution]:
+    """The first `limit` items, or the one that is named, with what all of them are dealt.
+
+    Raises:
+        UsageError: there is none of that name.
+        InputError: there is nothing to deal.
+    """
+    items = dealt(read_solutions(source, reading).items, synthesis)
     if item_id is not None:
         items = [item for item in items if item.id == item_id] or _no_item(item_id, items)
     return islice(items, limit)
@@ -61,22 +72,25 @@ def look(item: ExpertSolution, synthesis: Synthesis) -> ItemView:
     Raises:
         UsageError: prompts or extractor cannot be used at all.
     """
-    resolved, solution = resolve(item, synthesis.lone_box), item.solution_text
-    is_verifiable = resolved.kind == "verifiable"
+    resolved = resolve(item, synthesis.lone_box)
+    is_another = synthesis.waypoints_from == "other" and item.dealt is not None
+    source = item.dealt if is_another and item.dealt else item
+    answer = shown_answer(item, synthesis)
     view = ItemView(
         item_id=str(item.id),
         kind=resolved.kind,
-        answer=resolved.answer if is_verifiable else None,
-        answer_found=resolved.found if is_verifiable else "nowhere",
-        solution=solution,
+        answer=answer,
+        answer_found="nowhere" if answer is None else resolved.found,
+        solution=source.solution_text,
+        other_item=source.id if is_another else None,
     )
     try:
-        found = waypoints_of(item, synthesis)
+        found = told_of(item, synthesis).waypoints
         told = role_messages(item, synthesis)["negative_reference"][-1].content
     except ItemError as error:
         return view.model_copy(update={"failure": f"{error.code}: {error}"})
-    extractor = synthesis.extractor if item.waypoints is None else "the item's own"
-    places, nowhere = located(solution, resolved.kind, extractor, found)
+    extractor = synthesis.extractor if source.waypoints is None else "the item's own"
+    places, nowhere = located(source.solution_text, resolve(source, synthesis.lone_box).kind, extractor, found)
     update = {
         "waypoints": tuple(found),
         "places": tuple(places),
@@ -89,7 +103,8 @@ def look(item: ExpertSolution, synthesis: Synthesis) -> ItemView:
 def describe(view: ItemView, in_colour: bool) -> str:
     """The item for people: waypoints in colour on a terminal, in brackets elsewhere."""
     answer = "no answer" if view.answer is None else f"answer {view.answer} ({_FROM[view.answer_found]})"
-    lines = [f"── {view.item_id}: {view.kind}, {answer}", _marked(view, in_colour)]
+    another = "" if view.other_item is None else f"; the solution of {view.other_item}"
+    lines = [f"── {view.item_id}: {view.kind}, {answer}{another}", _marked(view, in_colour)]
     if view.failure is not None:
         return "\n".join([*lines, f"FAILED: {view.failure}", ""])
     count = len(view.waypoints)

@@ -158,9 +158,11 @@ def provenance(manifest: Manifest) -> dict[str, object]:
     drawn = settings.model_dump(mode="json", exclude={"prompts", "extractor", "acceptance"}) | settings.labels()
     return {
         "traces": f"{manifest.rows}, of {manifest.tokens} tokens",
+        **({"chosen by": manifest.selection.told()} if manifest.selection else {}),
         "written by the student": UNSAID if share is None else f"{share:.0%} of the tokens whose writer is known",
         "model": f"{model.name}, revision {model.revision}",
         "the student's own": model.student or "none: the model's",
+        **({"the privileged student's own": model.privileged} if model.privileged else {}),
         "tokenizer": model.tokenizer_hash,
         "chat template and prompts": model.template_hash,
         "settings": ", ".join(f"{name} {json.dumps(value)}" for name, value in drawn.items()),

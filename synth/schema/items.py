@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import AfterValidator, Discriminator, Field, JsonValue, StringConstraints, Tag, ValidationError
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    JsonValue,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    field_validator,
+)
 
 from dail.synth.core.config import Frozen, storable
 from dail.synth.core.errors import InputError, plainly, pointer
@@ -88,9 +97,31 @@ class ExpertSolution(Frozen):
     privileged: Solution | None = Field(
         None, description="what the privileged student is shown, instead of the solution"
     )
+    wrong_answer: Short | None = Field(
+        None, description="what the context wrong_hint says; another item's answer is dealt if left out"
+    )
+    dealt: ExpertSolution | None = Field(
+        None,
+        description="another problem with its solution, whose solution or waypoints are taken where settings ask for "
+        "another's; one of the batch is dealt if left out",
+    )
     source: Short | None = None
     license: Short | None = None
     metadata: Annotated[dict[str, JsonValue], AfterValidator(storable)] = Field(default_factory=dict)
+
+    @field_validator("wrong_answer")
+    @classmethod
+    def _says_something(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("the text is blank")
+        return value
+
+    @field_validator("dealt")
+    @classmethod
+    def _deals_once(cls, value: ExpertSolution | None) -> ExpertSolution | None:
+        if value is not None and (value.dealt is not None or value.wrong_answer is not None):
+            raise ValueError("what is dealt has dealt or wrong_answer of its own, which nobody would read")
+        return value
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -104,6 +135,11 @@ class ExpertSolution(Frozen):
     @property
     def solution_text(self) -> str:
         return self.solution if isinstance(self.solution, str) else SOLUTION_JOIN.join(self.solution)
+
+    @property
+    def shown_text(self) -> str:
+        """What stands for the solution where a prompt shows it."""
+        return self.privileged or self.solution_text
 
 
 def check_items(values: list[Any]) -> list[ExpertSolution]:

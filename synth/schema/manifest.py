@@ -1,6 +1,7 @@
 """The manifest: which shards make one training set. The trainer reads a manifest, never a folder glob.
 
-It lies at `manifests/<batch>/v<generation>.json` under the output root and carries a digest of itself.
+It lies at `manifests/<batch>/v<generation>.json` under the output root and carries a digest of itself. A selection of
+its traces lies beside it (`select-<rule>-….json`), a manifest too, and is nobody's newest generation.
 """
 
 from __future__ import annotations
@@ -10,19 +11,27 @@ import json
 from collections.abc import Container, Iterator
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from dail.synth.core.config import TOOL_VERSION, Frozen, canonical, fingerprint
 from dail.synth.core.errors import IntegrityError, UsageError, describe
 from dail.synth.core.files import Objects
 from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.selection import Counts, Selection
 from dail.synth.schema.shards import SCHEMA_VERSION, TraceRow, decode_shard
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import ShardRef
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Manifest(Frozen):
-    """An immutable list of shards with totals. `digest` is the fingerprint of everything else in it."""
+    """An immutable list of shards with totals. `digest` is the fingerprint of everything else in it.
+
+    Of a selection it also says how it was made, and of each of the parent's items what was chosen.
+    """
 
     batch_id: str
     generation: int
@@ -36,6 +45,8 @@ class Manifest(Frozen):
     size_bytes: int
     tool_version: str
     created_at: dt.datetime
+    selection: Selection | None = Field(None, exclude_if=_is_none)
+    selected: dict[str, Counts] | None = Field(None, exclude_if=_is_none)
     digest: str
 
 
@@ -66,6 +77,16 @@ def build_manifest(
         created_at=now,
         digest="",
     )
+    return draft.model_copy(update={"digest": _digest(draft)})
+
+
+def select_shards(
+    parent: Manifest, units: Container[str], selection: Selection, selected: dict[str, Counts], now: dt.datetime
+) -> Manifest:
+    """The parent with the shards of these units alone, and with what the selection says of itself."""
+    kept = [shard for shard in parent.shards if shard.unit_id in units]
+    plain = build_manifest(parent.batch_id, parent.generation, parent.model, parent.synthesis, kept, now)
+    draft = plain.model_copy(update={"selection": selection, "selected": selected, "digest": ""})
     return draft.model_copy(update={"digest": _digest(draft)})
 
 

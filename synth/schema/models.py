@@ -29,7 +29,8 @@ _TOKENIZER_FILES = (
 class ModelIdentity(Frozen):
     """What must be equal for two programs to agree about token ids and probabilities.
 
-    `student` names the student's own adapter or weights, none where both roles have the same (the paper's only case).
+    `student` names the student's own adapter or weights, `privileged` the privileged student's adapter; none where a
+    role has the model's bare weights (the paper's only case).
     `template_reads`: the names by which the chat template can be told something, which follow from `template_hash`.
     """
 
@@ -38,6 +39,7 @@ class ModelIdentity(Frozen):
     tokenizer_hash: str
     template_hash: str
     student: str | None = None
+    privileged: str | None = None
     template_reads: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, str]:
@@ -45,7 +47,9 @@ class ModelIdentity(Frozen):
         return self.model_dump(mode="json", exclude={"name", "template_reads"}, exclude_none=True)
 
 
-def identify(folder: Path, name: str | None = None, student: Path | None = None) -> ModelIdentity:
+def identify(
+    folder: Path, name: str | None = None, student: Path | None = None, privileged: Path | None = None
+) -> ModelIdentity:
     """Reads a model folder (safetensors, tokenizer, chat template).
 
     `revision` is the 40-hex commit of a hub snapshot folder, else the sha256 of config.json (which may scale RoPE)
@@ -55,15 +59,20 @@ def identify(folder: Path, name: str | None = None, student: Path | None = None)
 
     Args:
         student: folder of the student's LoRA adapter, or of its own model with the same tokenizer.
+        privileged: folder of the privileged student's LoRA adapter.
 
     Raises:
-        UsageError: a folder is missing something, or the student does not fit the model; says what.
+        UsageError: a folder is missing something, or a role's own does not fit the model; says what.
     """
     try:
         identity = _identify(folder, name or folder.name)
-        if student is None:
-            return identity
-        return identity.model_copy(update={"student": _identify_student(student, folder, identity)})
+        own: dict[str, str] = {}
+        if student is not None:
+            own["student"] = _identify_student(student, folder, identity)
+        if privileged is not None:
+            check_fits(privileged, folder)
+            own["privileged"] = adapter_digest(privileged)
+        return identity.model_copy(update=own)
     except OSError as error:
         raise UsageError(f"{error.filename or folder} cannot be read: {error.strerror}; restore the file") from None
 

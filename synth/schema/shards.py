@@ -62,7 +62,7 @@ class TraceRow(Frozen):
     kind: Kind
     waypoints: tuple[str, ...]
     privileged: str | None  # what the privileged student was shown instead of the solution
-    dropped: tuple[str, ...]  # what the solution lost because it was too long, in its order
+    dropped: tuple[str, ...]  # what the solution, or the one dealt, lost because it was too long, in order
     shown: str = "solution"  # what the privileged student was shown: solution, nothing or other_solution
     shown_share: float = 1.0  # of that text, in characters; `privileged` has what was shown of it
     waypoints_from: str = "own"  # whose waypoints the negative reference was told: own or other
@@ -116,6 +116,7 @@ class TraceRow(Frozen):
     model_name: str
     model_revision: str
     student_revision: str | None  # of the student's own adapter or weights; null: the model's
+    privileged_revision: str | None = None  # of the privileged student's adapter; null: the model's
     tokenizer_hash: str
     template_hash: str
     config_fingerprint: str

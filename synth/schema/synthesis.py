@@ -15,6 +15,8 @@ from dail.synth.schema.rendering import WITHOUT_EFFECT, Rendering
 from dail.synth.schema.texts import fault
 
 Role = Literal["student", "privileged"]
+ContextName = Literal["waypoints", "answer_only", "wrong_hint", "reference_only", "other_solution"]
+Shown = Literal["solution", "nothing", "other_solution"]
 PAPER = "paper"
 RULES = ("absolute", "relative", "topk")
 PROMPTS = Extension("set of prompts", "dail.prompts", (PAPER,), files="*.jinja")
@@ -23,6 +25,8 @@ EXTRACTOR = Extension("waypoint extractor", "dail.extractors", EXTRACTORS)
 ACCEPTANCE = Extension("acceptance rule", "dail.acceptance", RULES)
 # Raised when a built-in extractor finds other waypoints than before, so that nothing drawn then is taken for the same.
 EXTRACTED_BY = 2
+# Raised when a further context, or the prompt that shows a part of the solution, is worded anew.
+WORDED_BY = 1
 _EXTENSIONS = {"prompts": PROMPTS, "extractor": EXTRACTOR, "acceptance": ACCEPTANCE}
 
 
@@ -57,6 +61,35 @@ class Synthesis(Rendering):
         description="what finds the waypoints that the negative reference is shown: paper, which reads numbers and "
         "formulas in their order; paper-sorted, the same sorted as text; official, as the authors' code does; rhs, "
         "right-hand sides of equations; or your own, FILE.py:NAME",
+    )
+    contexts: tuple[ContextName, ...] = Field(
+        (),
+        description="further contexts that the trainer may take as references, beside student, privileged and "
+        "negative: waypoints, the paper's negative reference; answer_only, the answer without them; wrong_hint, "
+        "another item's answer as if it were right; reference_only, the solution without the problem; "
+        "other_solution, the solution of another problem",
+    )
+    shown: Shown = Field(
+        "solution",
+        description="what the privileged student is shown: the solution; nothing, so that it sees what the student "
+        "sees; or the solution of another problem of the batch",
+    )
+    exposure: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="the share of that text that it is shown at most, in characters: its beginning, up to the end of a "
+        "sentence or a line",
+    )
+    waypoints_from: Literal["own", "other"] = Field(
+        "own",
+        description="whose waypoints the negative reference is told: the solution's, or those of another problem, as "
+        "if the lists had been shuffled",
+    )
+    proof_answers: bool = Field(
+        False,
+        description="the negative reference is told the answer of a proof too, where the solution has one (the "
+        "authors' code; in the paper never)",
     )
     acceptance: Literal["absolute", "relative", "topk"] | Reference = Field(
         "absolute",
@@ -119,7 +152,14 @@ class Synthesis(Rendering):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws; another one makes another set of traces")
 
-    @field_validator("suppress", "stop", mode="before")
+    @field_validator("contexts")
+    @classmethod
+    def _are_named_once(cls, names: tuple[ContextName, ...]) -> tuple[ContextName, ...]:
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]} is named twice; name each context once")
+        return names
+
+    @field_validator("suppress", "stop", "contexts", mode="before")
     @classmethod
     def _is_a_list(cls, value: object) -> object:
         if isinstance(value, str):
@@ -133,6 +173,17 @@ class Synthesis(Rendering):
                 f"too_long={self.too_long} needs prompt_tokens, so many as a prompt may have (the authors' 16000)"
             )
         return self
+
+    @model_validator(mode="after")
+    def _shows_a_part_of_something(self) -> Self:
+        if self.shown == "nothing" and self.exposure < 1:
+            raise ValueError(f"exposure={self.exposure} is a share of nothing, as shown=nothing; leave one of them out")
+        return self
+
+    @property
+    def takes_another(self) -> bool:
+        """Whether items need another problem's solution or waypoints."""
+        return self.shown == "other_solution" or self.waypoints_from == "other" or "other_solution" in self.contexts
 
     @property
     def verifier(self) -> Role:
@@ -165,6 +216,8 @@ class Synthesis(Rendering):
             del settings["suppress"]
         if self.extractor in EXTRACTORS:
             settings["extracted_by"] = EXTRACTED_BY
+        if self.contexts or self.exposure < 1:
+            settings["worded_by"] = WORDED_BY
         without_effect: dict[str, JsonValue] = {
             **WITHOUT_EFFECT,
             "lone_box": "answer",
@@ -172,6 +225,11 @@ class Synthesis(Rendering):
             "prompt_tokens": None,
             "prompts": PAPER,
             "extractor": PAPER,
+            "contexts": [],
+            "shown": "solution",
+            "exposure": 1.0,
+            "waypoints_from": "own",
+            "proof_answers": False,
             "acceptance": "absolute",
             "top_p": 1.0,
             "top_k": 0,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from dail.synth.core.config import Frozen, canonical
 from dail.synth.schema.items import ExpertSolution
@@ -115,14 +115,24 @@ UnitState = Literal["queued", "leased", "committed", "failed", "cancelled", "exp
 
 
 def unit_id(item: ExpertSolution, synthesis: Synthesis, model: ModelIdentity, sample: int) -> str:
-    """32 hex digits that are the same on any machine for the same problem, solution, model, settings and sample.
+    """32 hex digits that are the same on any machine for the same problem, solution, model, settings and sample, and
+    the same that was dealt.
 
     The item's id, source and metadata do not count; nor does `samples_per_item`, so asking for more samples later
     keeps the ones there are.
     """
-    content = item.model_dump(mode="json", include={"problem", "solution", "answer", "kind"})
-    content |= item.model_dump(mode="json", include={"waypoints", "privileged"}, exclude_none=True)
+    content = item_content(item)
+    if item.wrong_answer is not None:
+        content["wrong_answer"] = item.wrong_answer
+    if item.dealt is not None:
+        content["dealt"] = item_content(item.dealt)
     return hashlib.sha256(canonical([content, synthesis.identity(), model.identity(), sample])).hexdigest()[:32]
+
+
+def item_content(item: ExpertSolution) -> dict[str, JsonValue]:
+    """What of an item shapes a trace, but for what it is given of others."""
+    content: dict[str, JsonValue] = item.model_dump(mode="json", include={"problem", "solution", "answer", "kind"})
+    return content | item.model_dump(mode="json", include={"waypoints", "privileged"}, exclude_none=True)
 
 
 def unit_seed(unit: str) -> int:

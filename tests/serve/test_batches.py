@@ -207,3 +207,28 @@ def test_what_is_installed_is_pinned_by_its_digest(api, post, worker, tmp_path, 
     assert (again.status_code, again.json()["id"]) == (200, batch["id"])
     (tmp_path / "lawful.py").write_text("def cited(solution, kind, answer):\n    return ['a']\n")
     assert post(1, synthesis={"extractor": "cited"})["id"] != batch["id"]
+
+
+def test_what_is_dealt_is_what_dail_synth_deals(api, worker, model):
+    from dail.synth.run.local import make_batch
+    from dail.synth.schema.items import check_items
+    from dail.synth.schema.synthesis import Synthesis
+
+    asked = {"contexts": ["wrong_hint", "other_solution"], "waypoints_from": "other", "seed": 3}
+    given = [{**item, "answer": str(n)} for n, item in enumerate(items(5))]
+    response = api.post("/v1/batches", json={"items": given, "synthesis": asked})
+    assert response.status_code == 201, response.text
+    leased = {unit.unit_id: unit for unit in worker.lease(10)}
+    here = make_batch(check_items(given), Synthesis.model_validate(asked), model).units
+    assert leased.keys() == here.keys()
+    assert all(leased[name].item == unit.item and unit.item.dealt for name, unit in here.items())
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [({"shown": "other_solution"}, "no_other_problem"), ({"contexts": ["answer_only"]}, "no_answer")],
+)
+def test_a_batch_that_lacks_what_is_to_be_dealt_is_refused(api, asked, code):
+    response = api.post("/v1/batches", json={"items": items(1), "synthesis": asked})
+    assert (response.status_code, response.json()["errors"][0]["code"]) == (422, code)
+    assert response.json()["errors"][0]["pointer"] == "/items/0"

@@ -67,7 +67,7 @@ def test_each_role_is_shown_what_its_template_says(prompts: Prompts):
     assert ITEM.solution in shown["privileged_student"]
     assert "Provisions that matter: § 437, § 439\n" in shown["negative_reference"]
     contexts = prompts.contexts(ITEM, Synthesis(thinking=False, prompts=str(LAW), extractor=PROVISIONS))
-    assert contexts.waypoints == ["§ 437", "§ 439"]
+    assert contexts.told.waypoints == ["§ 437", "§ 439"]
     assert "reasoned opinion" in prompts.text(contexts.student_ids)
     assert "reasoned opinion" in prompts.text(prompts.student_ids("Can A?", Synthesis(thinking=False), str(LAW)))
 

@@ -17,7 +17,7 @@ from tests.conftest import DEMO_MODEL, demo_lora
 
 # The settings of each run; between them all that are paths.
 RUNS = {
-    "adapter": ["engine.model=model", "worker.student_adapter=adapter"],
+    "adapter": ["engine.model=model", "worker.student_adapter=adapter", "worker.privileged_adapter=adapter"],
     "weights": ["engine.model=model", "worker.strategy=draft_verify", "worker.student_model=./student"],
 }
 

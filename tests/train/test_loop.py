@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 from dail.synth.core.errors import DailError, StorageError, UsageError
 from dail.synth.core.progress import Progress, told_to
 from dail.synth.core.running import Stop
+from dail.synth.run.selection import select
 from dail.synth.schema.models import adapter_digest, identify
+from dail.synth.schema.selection import Selection
 from dail.train import checkpoint, loop
 from dail.train.adapter import finished
 from dail.train.comparison import reference_weights
@@ -411,6 +413,20 @@ def test_traces_of_a_student_of_its_own_are_told_of_and_recorded(tiny_model: Pat
     provenance = finished(tmp_path / "run")
     assert provenance and provenance.run.student == "sha256:theadapter"
     assert "sha256:theadapter" in (result.adapter / "README.md").read_text()
+
+
+def test_how_traces_were_chosen_is_in_the_records_and_the_card(
+    make_manifest: MakeManifest, tiny_model: Path, tmp_path: Path
+):
+    chosen = select(make_manifest(4), "best", by="shortest")
+    result = run(tiny_model, chosen.manifest, tmp_path / "run", SETTINGS.model_copy(update={"epochs": 1}))
+    for path in (tmp_path / "run" / "run.json", result.adapter / "dail.json"):
+        found = json.loads(path.read_text())
+        assert Selection.model_validate(found.get("run", found)["selection"]) == chosen.selection
+    assert (
+        "| chosen by | best (by shortest): 4 of 4 traces; of 4 of 4 items |"
+        in (result.adapter / "README.md").read_text()
+    )
 
 
 REFERENCES = {"privileged": 1.0, "negative": -0.1, "student": 0.2}

@@ -21,6 +21,7 @@ from dail.train.config import TrainConfig
 from dail.train.data import ModelLimits, load_examples, on_device
 from dail.train.model import Roles, load_roles
 from dail.train.recompute import recompute
+from dail.train.record import Given
 from dail.train.step import GradientStep
 from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest
 from tests.train.test_model import CPU
@@ -165,7 +166,7 @@ def waited_for(
 
     def run(packs: bool = True, **settings: object) -> list[str]:
         config = TrainConfig.model_validate({"epochs": 2, "dtype": "bfloat16", "microbatch_tokens": 1, **settings})
-        record = loop._record(tiny_model, manifest, config)
+        record = loop._record(tiny_model, manifest, config, Given())
         on_host = GradientStep(load_roles(tiny_model, config, CPU), config, data.mean_trace_tokens)
         cache = loop.reference_cache(tmp_path / "references", on_host, data, record)
         scorer = replace(on_host, roles=on_card(tiny_model, config, packs), cache=cache)

@@ -315,54 +315,73 @@ def test_more_prompts_than_one_step_can_prefill_are_sampled_with_seeds(demo_engi
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
     """A LoRA adapter that changes what the model says."""
+    return random_adapter(tmp_path_factory.mktemp("adapter"), seed=1)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return random_adapter(tmp_path_factory.mktemp("other"), seed=2)
+
+
+def random_adapter(folder, seed):
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32)
     settings = LoraConfig(
         r=8, lora_alpha=16, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"
     )
-    folder = tmp_path_factory.mktemp("adapter")
     get_peft_model(base, settings).save_pretrained(folder)
     return folder
 
 
-class SecondRound(Reference):
-    """The literal loop where the student, and it alone, has an adapter."""
+class LaterRound(Reference):
+    """The literal loop where a role may have an adapter, and the other another one or none."""
 
-    def __init__(self, adapter, student_prompts):
+    def __init__(self, adapters, student_prompts):
+        super().__init__(DEMO_MODEL)
+        self._student_prompts = student_prompts
+        self._model_of = {role: self._adapted(adapters.get(role)) for role in ("student", "privileged")}
+
+    def _adapted(self, adapter):
         from peft import PeftModel
 
-        super().__init__(DEMO_MODEL)
-        self._base, self._student_prompts = self._model, student_prompts
-        other = Reference(DEMO_MODEL)
-        self._adapted = PeftModel.from_pretrained(other._model, adapter).eval()
+        return PeftModel.from_pretrained(Reference(DEMO_MODEL)._model, adapter).eval() if adapter else self._model
 
     def logits(self, context):
         by_student = any(list(context[: len(prompt)]) == prompt for prompt in self._student_prompts)
-        self._model = self._adapted if by_student else self._base
+        self._model = self._model_of["student" if by_student else "privileged"]
         return super().logits(context)
 
 
-@pytest.mark.parametrize("strategy", ["lockstep", "lazy", "draft_verify"])
-def test_the_student_may_have_an_adapter_that_the_privileged_student_has_not(
-    demo_engine, adapter_engine, contexts, adapter, strategy
-):
-    """A second round of DAIL. On a CPU the rows without adapter stand beside rows with one in every step."""
+@pytest.mark.parametrize(
+    ("strategy", "own"),
+    [
+        ("lockstep", ["student"]),
+        ("lazy", ["student"]),
+        ("draft_verify", ["student"]),
+        ("lockstep", ["student", "privileged"]),
+        ("lazy", ["student", "privileged"]),
+        ("lazy", ["privileged"]),
+    ],
+)
+def test_each_role_may_have_an_adapter_of_its_own(demo_engine, adapter_engine, contexts, adapter, other, strategy, own):
+    """A later round of DAIL. On a CPU the rows without adapter stand beside rows with one in every step."""
+    adapters = {role: str(folder) for role, folder in (("student", adapter), ("privileged", other)) if role in own}
     contexts, tau = contexts[:6], 0.6 if strategy == "lazy" else 0.01
     wanted = requests(contexts, tau=tau, temperature=0.0, max_tokens=24)
     if strategy == "draft_verify":
-        pair = Pair(demo_engine, strategy, adapter_engine, student_adapter=adapter)
+        pair = Pair(demo_engine, strategy, adapter_engine, adapters)
     else:
-        pair = Pair(adapter_engine, strategy, student_adapter=adapter, with_scores=False)
+        pair = Pair(adapter_engine, strategy, adapters=adapters, with_scores=False)
     for one in wanted:
         pair.add(one)
     done = {}
     while pair.pending():
         done |= {rollout.unit_id: rollout for rollout in pair.step()}
-    literal = SecondRound(adapter, [context.student_ids for context in contexts])
+    literal = LaterRound(adapters, [context.student_ids for context in contexts])
     expected = {one.unit_id: literal.rollout(one) for one in wanted}
     assert ids(done) == ids(expected)
     refused = {name: rollout.tokens.rejected for name, rollout in expected.items()}

@@ -75,24 +75,24 @@ def test_the_negative_reference_sees_results_but_no_reasoning(prompts: Prompts):
 
 def test_the_waypoints_that_are_stored_are_the_ones_shown_and_leave_out_the_answer(prompts: Prompts):
     contexts = prompts.contexts(item())
-    assert (contexts.waypoints, contexts.answer) == (["3", "19", "57", "16", "4"], "61")
+    assert (contexts.told.waypoints, contexts.told.answer) == (["3", "19", "57", "16", "4"], "61")
 
 
 def test_the_last_box_is_the_answer_where_none_is_given(prompts: Prompts):
     contexts = prompts.contexts(item(answer=None, kind="verifiable"))
-    assert (contexts.answer, "61" in contexts.waypoints) == ("61", False)
+    assert (contexts.told.answer, "61" in contexts.told.waypoints) == ("61", False)
 
 
 @pytest.mark.parametrize("fields", [{"kind": "proof"}, {"kind": "proof", "answer": None}])
 def test_the_negative_reference_of_a_proof_never_sees_the_answer(prompts: Prompts, fields: dict[str, Any]):
     proof = item(**fields)
-    assert prompts.contexts(proof).answer is None
+    assert prompts.contexts(proof).told.answer is None
     assert "61" not in shown(prompts, proof)["negative"]
 
 
 def test_without_waypoints_and_answer_the_negative_reference_sees_the_problem_alone(prompts: Prompts):
     contexts = prompts.contexts(item(solution="It is obvious.", answer=None))
-    assert contexts.waypoints == []
+    assert contexts.told.waypoints == []
     assert contexts.negative_ids == contexts.student_ids
 
 
@@ -256,7 +256,7 @@ def test_the_date_that_a_template_prints_is_seen_and_can_be_fixed(prompts: Promp
 def test_an_items_own_waypoints_and_privileged_text_are_what_is_shown(prompts: Prompts):
     own = item(waypoints=("§ 437", "§ 61"), privileged="Think of § 437 first.")
     text, contexts = shown(prompts, own), prompts.contexts(own)
-    assert "along the way: § 437, § 61\n" in text["negative"] and contexts.waypoints == ["§ 437", "§ 61"]
+    assert "along the way: § 437, § 61\n" in text["negative"] and contexts.told.waypoints == ["§ 437", "§ 61"]
     assert "Think of § 437 first." in text["privileged"] and SOLUTION not in text["privileged"]
     assert "§" not in text["student"]
-    assert prompts.contexts(item(waypoints=())).waypoints == []
+    assert prompts.contexts(item(waypoints=())).told.waypoints == []

@@ -279,7 +279,7 @@ def test_where_the_privileged_student_proposes_the_student_writes_what_is_reject
 
 
 def test_a_student_with_an_adapter_verifies_in_lockstep_and_lazily_but_reads_no_draft():
-    one = replace(wanted(1, tau=0.5, proposer="privileged")[0], adapter="somewhere")
+    one = replace(wanted(1, tau=0.5, proposer="privileged")[0], adapters={"student": "somewhere"})
     with pytest.raises(ItemError, match="no engine reads a prompt with an adapter"):
         Pair(engine(), "draft_verify").add(one)
     for strategy in ("lockstep", "lazy"):

@@ -91,7 +91,7 @@ def test_one_long_solution_is_halved_only_by_the_policy_that_says_so(prompts: Pr
     prepared = prepare(unit(model, long, prompt_tokens=150, too_long="drop_then_halve"), prompts, 2000)
     assert prepared.contexts.longest[1] <= 150 and len(prepared.dropped) > 1
     assert prepared.item.solution_text + "".join(prepared.dropped) == long
-    assert prepared.contexts.answer == "12"  # of the whole
+    assert prepared.contexts.told.answer == "12"  # of the whole
 
 
 def test_what_is_dropped_does_not_depend_on_what_an_engine_holds(prompts: Prompts, model: ModelIdentity) -> None:

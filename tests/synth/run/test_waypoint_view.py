@@ -11,8 +11,9 @@ from click.testing import CliRunner, Result
 
 from dail.serve.cli import dail
 from dail.synth.core.errors import UsageError
+from dail.synth.method.dealing import dealt
 from dail.synth.run.waypoint_view import describe, look
-from dail.synth.schema.items import check_items
+from dail.synth.schema.items import ExpertSolution, check_items
 from dail.synth.schema.synthesis import Synthesis
 from tests.conftest import EXPERT_SOLUTIONS, OLYMPIAD, ROOT
 
@@ -113,3 +114,15 @@ def test_what_cannot_be_shown_is_refused() -> None:
     ]:
         with pytest.raises(UsageError, match=why.replace("(", r"\(")):
             raise run(*arguments).exception or AssertionError("it was shown")
+
+
+def test_another_problem_s_waypoints_are_shown_in_its_solution():
+    given = [
+        ExpertSolution(id="a", problem="2 + 3?", solution="It is 5.", answer="5"),
+        ExpertSolution(id="b", problem="6 * 7?", solution="Twice 21, so 42.", answer="42"),
+    ]
+    asked = Synthesis(waypoints_from="other")
+    view = look(dealt(given, asked)[0], asked)
+    assert (view.other_item, view.waypoints, view.answer) == ("b", ("21",), "5")
+    assert [view.solution[slice(*place)] for place in view.places] == ["21"]
+    assert "the solution of b" in describe(view, False) and "The final answer: 5" in view.negative_reference

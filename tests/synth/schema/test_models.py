@@ -154,24 +154,27 @@ def test_no_folder_at_all_is_the_user_s_error(tmp_path: Path):
         identify(tmp_path / "nowhere")
 
 
-def test_a_student_of_its_own_is_part_of_the_identity(tmp_path: Path):
+@pytest.mark.parametrize("role", ["student", "privileged"])
+def test_what_a_role_has_of_its_own_is_part_of_the_identity(tmp_path: Path, role: str):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"r": 4}')
     (adapter / "adapter_model.safetensors").write_bytes(demo_lora())
-    plain, adapted = identify(DEMO_MODEL), identify(DEMO_MODEL, student=adapter)
-    assert adapted == plain.model_copy(update={"student": adapted.student})
+    plain, adapted = identify(DEMO_MODEL), identify(DEMO_MODEL, **{role: adapter})
+    digest = getattr(adapted, role)
+    assert adapted == plain.model_copy(update={role: digest}) and adapted.identity() != plain.identity()
     (adapter / "adapter_model.safetensors").write_bytes(demo_lora()[:-4] + b"\1\0\0\0")
-    assert identify(DEMO_MODEL, student=adapter).student not in (adapted.student, None)
+    assert getattr(identify(DEMO_MODEL, **{role: adapter}), role) not in (digest, None)
 
 
-def test_a_student_s_adapter_of_another_model_is_refused(folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("role", ["student", "privileged"])
+def test_an_adapter_of_another_model_is_refused(folder: Path, tmp_path: Path, role: str):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"r": 4}')
     (adapter / "adapter_model.safetensors").write_bytes(demo_lora())
     with pytest.raises(UsageError, match="was trained on another model than"):
-        identify(folder, student=adapter)
+        identify(folder, **{role: adapter})
 
 
 def test_a_student_with_weights_of_its_own_must_write_the_same_tokens(folder: Path, tmp_path: Path):

@@ -121,6 +121,7 @@ seed: int64 not null
 model_name: string not null
 model_revision: string not null
 student_revision: string
+privileged_revision: string
 tokenizer_hash: string not null
 template_hash: string not null
 config_fingerprint: string not null

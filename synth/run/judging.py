@@ -1,0 +1,151 @@
+"""Traces that are drawn already → whether their answers are right, and what score they have.
+
+By the grader of evaluation, in child processes, a few at a time on this machine or, where RAY_ADDRESS names a cluster
+and there are many, in tasks there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from dail.synth.core.errors import IntegrityError, UsageError
+from dail.synth.core.files import Objects
+from dail.synth.method.grading import TIMEOUT, Grader
+from dail.synth.method.selection import BUILTIN, SCORES, Candidate, Outcome, Score
+from dail.synth.method.thoughts import behind_thought
+from dail.synth.schema.shards import TraceRow, decode_shard
+from dail.synth.schema.units import ShardRef
+
+_A_PIECE = 64  # shards that one thread or task takes at a time
+_MOST_CHILDREN = 16  # each holds sympy, 100 MB
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What is asked of each trace. `grader` and `by` are pinned references; none: it is not asked for."""
+
+    root: Path
+    grader: str | None
+    by: str | None
+    timeout_s: float
+
+    def graders(self) -> Callable[[], ExitStack | Grader]:
+        return ExitStack if self.grader is None else lambda: Grader(self.timeout_s, str(self.grader))
+
+
+def outcome_of(row: TraceRow, grader: Grader) -> Outcome:
+    """A trace that was cut is not correct, whatever it says before: what follows could have taken it back.
+
+    Raises:
+        UsageError: the grader made a mistake.
+    """
+    if row.answer is None:
+        return "no_answer"
+    if row.truncated:
+        return "cut"
+    in_thought = behind_thought(row.completion[0].content) is None  # which has what the prompt opened in front
+    verdict = grader.grade(row.trace_text, row.answer, in_thought)
+    if verdict.method == TIMEOUT:
+        return "unknown"
+    return "correct" if verdict.correct else "wrong"
+
+
+def judged(asked: Judging, shards: Sequence[ShardRef]) -> Iterator[Candidate]:
+    """The traces of these shards, in no particular order.
+
+    Raises:
+        IntegrityError: a damaged shard.
+        UsageError: grader or score cannot be loaded, or made a mistake; names the trace.
+    """
+    score_of(asked.by)  # whatever is wrong with it is said before a child starts
+    pieces = [shards[start : start + _A_PIECE] for start in range(0, len(shards), _A_PIECE)]
+    spread = _on_threads if len(pieces) == 1 or not os.environ.get("RAY_ADDRESS") else _on_cluster
+    for found in spread(asked, pieces):
+        yield from found
+
+
+def score_of(by: str | None) -> Score | None:
+    """What a reference to a score means. Raises UsageError: it cannot be loaded, or is no function."""
+    if by is None or by in BUILTIN:
+        return None if by is None else BUILTIN[by]
+    score = SCORES.load(by)
+    if not callable(score):
+        raise UsageError(f"score {by.partition('#')[0]} is a {type(score).__name__}; wanted a function of a trace")
+    found: Score = score
+    return found
+
+
+def _on_threads(asked: Judging, pieces: Sequence[Sequence[ShardRef]]) -> Iterator[list[Candidate]]:
+    """Threads, since what takes long is done by the graders' children."""
+    width = max(1, min(len(pieces), os.cpu_count() or 1, _MOST_CHILDREN))
+    make, idle = asked.graders(), SimpleQueue[Any]()
+
+    def piece(shards: Sequence[ShardRef]) -> list[Candidate]:
+        grader = idle.get()
+        try:
+            return _judge(asked, grader, shards)
+        finally:
+            idle.put(grader)
+
+    with ExitStack() as graders:
+        for _ in range(width):
+            idle.put(graders.enter_context(make()))
+        pool = ThreadPoolExecutor(width)
+        try:
+            yield from (done.result() for done in as_completed([pool.submit(piece, shards) for shards in pieces]))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _on_cluster(asked: Judging, pieces: Sequence[Sequence[ShardRef]]) -> Iterator[list[Candidate]]:
+    from dail.synth.run.cluster_map import map_on_cluster
+
+    yield from map_on_cluster(_task, [(asked, shards) for shards in pieces])
+
+
+def _task(asked: Judging, shards: Sequence[ShardRef]) -> list[Candidate]:
+    with asked.graders()() as grader:
+        return _judge(asked, grader, shards)
+
+
+def _judge(asked: Judging, grader: Any, shards: Sequence[ShardRef]) -> list[Candidate]:
+    objects, score = Objects(asked.root), score_of(asked.by)
+    found = []
+    for shard in shards:
+        row = _row(objects, shard)
+        try:
+            outcome = None if asked.grader is None else outcome_of(row, grader)
+        except UsageError as error:
+            raise UsageError(f"item {row.item_id}, sample {row.sample_index}: {error}") from None
+        value = None if score is None else _scored(score, asked.by or "", row)
+        found.append(Candidate(row.unit_id, row.sample_index, outcome, value))
+    return found
+
+
+def _row(objects: Objects, shard: ShardRef) -> TraceRow:
+    rows = decode_shard(objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256), shard.key)
+    if [row.unit_id for row in rows] != [shard.unit_id]:
+        raise IntegrityError(f"shard {shard.key} holds other rows than the manifest says; rebuild it")
+    return rows[0]
+
+
+def _scored(score: Score, by: str, row: TraceRow) -> float:
+    try:
+        value: object = score(row)
+    except Exception as error:  # a user's function may fail in any way
+        fault = f"failed with {type(error).__name__}: {error!s:.500}"
+    else:
+        if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
+            return float(value)
+        fault = f"returned {value!r:.200}; wanted a number"
+    raise UsageError(
+        f"item {row.item_id}, sample {row.sample_index}: score {by.partition('#')[0]} {fault}; correct it and run again"
+    )
