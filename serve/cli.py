@@ -1,7 +1,7 @@
 """`dail`: a table of verbs. A room is imported only when one of its verbs is used, so `--help` is instant.
 
 Exit codes: 0 all good; 1 stopped by an error; 2 wrong usage or input; 3 some items failed; 4 the batch failed;
-5 cancelled or expired; 130 interrupted.
+5 cancelled or expired; 6 stopped by the gate; 130 interrupted.
 
     dail --help              # the verbs
     dail train --help        # one verb, its options and its settings
@@ -33,12 +33,14 @@ VERBS = {
         "dail.synth.commands:waypoints",
         "What is found as waypoints, and what the negative reference is told.",
     ),
+    "prompts": ("dail.synth.commands:prompts", "Import the authors' prompts from a checkout of their repository."),
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
     "cache": ("dail.train.commands:cache", "Compute the references of a manifest's traces once, for runs to come."),
     "loop": ("dail.serve.loop:loop", "Rounds of synth, select and train: each adapter is the next round's student."),
     "average": ("dail.train.commands:average", "The running mean of adapters, a reference that follows slowly."),
     "merge": ("dail.train.commands:merge", "An adapter into its base model's weights: a model that needs no adapter."),
     "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
+    "compare": ("dail.train.evals.commands:compare", "DAIL beside its control runs: what they explain of its gain."),
     "export": (
         "dail.synth.export.commands:export",
         "Traces as a data set that another trainer reads: TRL, verl, messages.",

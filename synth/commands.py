@@ -1,5 +1,5 @@
-"""The verbs of synthesis: `dail doctor`, `dail waypoints`, `dail synth`, `dail select` and `dail worker`. Rooms with
-Ray and transformers are imported on use.
+"""The verbs of synthesis: `dail doctor`, `dail waypoints`, `dail prompts`, `dail synth`, `dail select` and `dail
+worker`. Rooms with Ray and transformers are imported on use.
 
     dail doctor deploy/demo/expert_solutions.jsonl --model deploy/demo/model --config cpu-tiny
     dail waypoints deploy/demo/olympiad.jsonl --item nt-lcm-pairs --set extractor=rhs
@@ -251,6 +251,30 @@ def waypoints(
     console.say(summary(views, synthesis))
     num_failed = sum(view.failure is not None for view in views)
     return EXIT_OK if not num_failed else EXIT_SOME_FAILED if num_failed < len(views) else EXIT_BATCH_FAILED
+
+
+@click.group()
+def prompts() -> None:
+    """Prompts of others as a folder for synthesis.prompts and eval.prompts."""
+
+
+@prompts.command("import")
+@click.argument("checkout", metavar="PATH", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the three templates.")
+@click.option("--json", "as_json", is_flag=True, help="What was read and written, as one JSON object.")
+def import_prompts(checkout: Path, out: Path, as_json: bool) -> None:
+    """Take the authors' prompts from PATH, your own checkout of their repository, whose programs are read and not run.
+
+    Writes student.jinja, privileged_student.jinja, negative_reference.jinja and source.json, with the digests of the
+    files and the commit. Replaces nothing.
+    """
+    from dail.synth.method.authors_prompts import import_prompts
+
+    imported = import_prompts(checkout, out.resolve())
+    if as_json:
+        console.emit(imported.model_dump(mode="json"))
+    said = f"of commit {imported.commit}" if imported.commit else "of no known commit"
+    console.say(f"prompts {said}: take them with --set synthesis.prompts={imported.folder}")
 
 
 def _both(chosen: Chosen, model: Path | None, actors: int | None) -> tuple[SynthConfig, Synthesis]:

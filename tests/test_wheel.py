@@ -48,11 +48,14 @@ WRONG = {
     "results": ["none", "--api", "http://127.0.0.1:9"],
     "synth": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
     "doctor": ["nowhere.jsonl", "--model", "nowhere"],
+    "select": ["nowhere", "--keep", "first_correct"],
     "waypoints": ["nowhere.jsonl"],
+    "prompts": ["import", "nowhere", "--out", "out"],
     "train": ["--model", "nowhere", "--manifest", "nowhere", "--out", "out"],
     "cache": ["--model", "nowhere", "--manifest", "nowhere", "--references", "out"],
     "merge": ["nowhere", "--model", "nowhere", "--out", "out"],
     "eval": ["--model", "taken", "--problems", "nowhere", "--out", "out"],
+    "compare": ["nowhere", "other"],
     "export": ["nowhere", "--for", "trl-sft", "--out", "out"],
     "push": ["nowhere", "--to", "me/traces"],
     "settings": ["nowhere"],
@@ -125,8 +128,8 @@ def test_the_bare_wheel_is_whole_and_every_verb_answers(bare: Path, tmp_path: Pa
     run(sys.executable, "-m", "pip", "--python", bare, "check")
     answers(bare, tmp_path)
     assert run(bare.parent / "dail", "--version", cwd=tmp_path).startswith("dail, version ")
-    assert "qwen3-8b-proof " in run(bare.parent / "dail", "settings", cwd=tmp_path)
-    ((_, code, said),) = calls(bare, tmp_path, [["submit", "nowhere.jsonl", "--config", "qwen3-8b-proof"]])
+    assert "qwen3-8b-paper-v1 " in run(bare.parent / "dail", "settings", cwd=tmp_path)
+    ((_, code, said),) = calls(bare, tmp_path, [["submit", "nowhere.jsonl", "--config", "qwen3-8b-paper-v1"]])
     assert code == 2 and "nowhere.jsonl" in said
     assert missing(bare, needed("serve")) == set()
 

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 
 from dail.synth.core.door import opener as _opener
 
-__all__ = ["Objective", "Result", "TrainConfig", "train"]
+__all__ = ["GateConfig", "Objective", "Result", "TrainConfig", "train"]
 
 if TYPE_CHECKING:
     from dail.train.config import TrainConfig
+    from dail.train.gate import GateConfig
     from dail.train.loop import Result, train
     from dail.train.objective import Objective
 else:
     __getattr__ = _opener(
         __name__,
         {
+            "GateConfig": "dail.train.gate",
             "Objective": "dail.train.objective",
             "Result": "dail.train.loop",
             "TrainConfig": "dail.train.config",

@@ -99,6 +99,7 @@ def _facts(provenance: Provenance, name: str, revision: str | None) -> dict[str,
         **({"optimizer": config.optimizer} if config.optimizer != "adamw" else {}),
         **_left_out(run),
         "steps": f"{provenance.steps} of {config.batch_size} traces, {config.epochs} epochs",
+        **({"gate": run.gate.line} if run.gate else {}),
         "made by": f"dail {run.tool_version}, {provenance.finished_at:%Y-%m-%d}",
     }
 

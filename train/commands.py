@@ -27,6 +27,7 @@ from dail.synth.data.options import control_option
 from dail.synth.schema.controls import check_drawn, controlled, told
 from dail.synth.schema.manifest import read_manifest
 from dail.train.config import TrainConfig
+from dail.train.gate import GateConfig
 from dail.train.record import Given
 
 
@@ -74,7 +75,7 @@ def train(
     """
     if control is not None:
         check_drawn(control, read_manifest(manifest).synthesis)
-    config = controlled(chosen, "train", control).load(TrainConfig, "train")
+    config = controlled(chosen, "train", control).load(TrainConfig, "train", gate=chosen.load(GateConfig, "gate"))
     given = Given(init_adapter, reference_adapter)
     if ray_workers:
         with exit_on_sigterm():

@@ -10,6 +10,7 @@ from dail.synth.core.config import Config
 from dail.synth.core.errors import UsageError
 from dail.synth.core.extensions import Reference
 from dail.train.comparison import Divergence, TokenWeights, check, parsed
+from dail.train.gate import GateConfig
 from dail.train.objective import OBJECTIVES, BuiltinObjective
 
 Reduction = Literal["trace_sum", "trace_mean", "token_mean"]
@@ -31,6 +32,7 @@ FREE_ON_RESUME = frozenset(
         "trackers",
         "kl_every",
         "base_model",
+        "gate",
     }
 )
 
@@ -185,6 +187,7 @@ class TrainConfig(Config):
         "cache says, or the model's name",
     )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    gate: GateConfig = Field(default_factory=GateConfig, description="the table [gate]")
 
     @field_validator("lora_targets", mode="before")
     @classmethod

@@ -126,6 +126,11 @@ def _digest(ids: tuple[int, ...]) -> str:
     return hashlib.sha256(canonical(ids)).hexdigest()[:32]
 
 
+def reads_alike(examples: Sequence[Example], names: Sequence[str]) -> bool:
+    """Whether each reference of these names reads what the student does: the model is distilled onto itself."""
+    return all(example.context(name) == example.student_prompt_ids for example in examples for name in names)
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """The examples of a manifest, in its order, but those that were left out: `num_dropped` longer than the model
@@ -176,10 +181,8 @@ def load_examples(
     Args:
         too_long: what to do about a trace that is longer, with one of its contexts, than the model reads.
         positions: which predictions count; a trace without any is left out.
-        longest: traces with so many tokens or more, with the student's or the privileged prompt, are left out first.
-
-    Args:
         references: names of the contexts that will be read beside the student's and the privileged student's.
+        longest: traces with so many tokens or more, with the student's or the privileged prompt, are left out first.
 
     Raises:
         UsageError: no manifest, a shard another model made or without one of the contexts, or a sequence longer than

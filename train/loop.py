@@ -33,21 +33,23 @@ from dail.train import adapter, checkpoint, memory, objective
 from dail.train.comparison import leaning, reference_names
 from dail.train.config import TrainConfig
 from dail.train.consistency import check_rollout
-from dail.train.data import Example, TrainingSet, load_examples
+from dail.train.data import Example, TrainingSet, load_examples, reads_alike
 from dail.train.distributed import Ranks
+from dail.train.gate import look_at_traces
 from dail.train.given_adapters import check_start, read_given, take_given
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
 from dail.train.model import check_roles, device_and_dtype, load_roles, read_limits
 from dail.train.optimizers import check_optimizer, make_optimizer
 from dail.train.packing import choose_packing
 from dail.train.positions import read_positions
-from dail.train.record import Given, RunRecord
+from dail.train.record import RUN_FILE, Given, RunRecord
 from dail.train.references import ReferenceCache, fill, made_with, own_folder
 from dail.train.step import GradientStep, has_kls, learning_rate, update
 from dail.train.targets import check_gradients
 
 _log = logging.getLogger(__name__)
 
+ROUNDING = 1e-5  # nats: roles that agree are further apart by less
 _ALONE, _NOTHING = Ranks(), Given()
 REFERENCES = "references"
 
@@ -138,9 +140,14 @@ def run(
     _warn_of_start(record)
     if warning := leaning(config):
         _log.warning(warning)
-    record = record.model_copy(update=_counts(data))
+    seen = look_at_traces(manifest_path, config.gate)
+    record = record.model_copy(update={**_counts(data), "gate": seen})
     with checkpoint.held(out) if ranks.is_first else nullcontext():
         checkpoint.find_run(out, record)  # another may have been begun since
+        if seen.stops:
+            if ranks.is_first:
+                checkpoint.claim(out, record)
+            raise seen.stopped(f"nothing was trained; {out / RUN_FILE} has the figures")
         return _train(model_folder, data, out, record, references, ranks, stop or Stop())
 
 
@@ -166,7 +173,14 @@ def _train(
         scorer = replace(scorer, cache=reference_cache(references or own, scorer, data, record))
         memory.time_left(scorer, data, done, data.num_steps(config))
         with stop.listened_to():
-            steps = optimise(scorer, optimizer, data, out, record, done, log, stop)
+            stops_at_once = any(ranks.gather(log is not None and log.seen.stops))  # of the steps before a restart
+            steps = done if stops_at_once else optimise(scorer, optimizer, data, out, record, done, log, stop)
+    seen, *_ = [one for one in ranks.gather(log.seen if log else None) if one]
+    record = record.model_copy(update={"gate": seen})
+    if ranks.is_first:
+        checkpoint.claim(out, record)
+    if seen.stops:
+        raise seen.stopped(f"the state behind step {steps} of {data.num_steps(config)} is kept in {out}")
     if steps < data.num_steps(config):
         _log.info(f"stopped behind step {steps} of {data.num_steps(config)}, which is saved; the same command goes on")
         return replace(result_of(out, data.num_steps(config), done), stopped_at=steps)
@@ -231,7 +245,8 @@ def optimise(
                     checkpoint.save(out, weights, optimizer, step, record.fingerprint)
                 raise _not_finite(step, batch, figures, out)
             if step == done:
-                check_gradients(weights, step)
+                alike = abs(figures["loss"]) < ROUNDING and reads_alike(batch, reference_names(config))
+                check_gradients(weights, step, reads_alike=alike)
             lr = learning_rate(config, step, total)
             update(optimizer, lr)
             tokens += sum(len(example.trace_ids) for example in batch)
@@ -242,7 +257,7 @@ def optimise(
                 )
             shown: dict[str, Any] = {name: figures[name] for name in ("loss", "gap") if name in figures}
             bar.update(step + 1, **shown, tokens_per_s=speed)
-            ends = step + 1 == total or any(scorer.ranks.gather(stop.is_set()))
+            ends = step + 1 == total or any(scorer.ranks.gather(stop.is_set() or (log is not None and log.seen.stops)))
             if is_first and (ends or (step + 1) % config.checkpoint_every == 0):
                 checkpoint.save(out, weights, optimizer, step + 1, record.fingerprint)
             if ends:

@@ -17,6 +17,7 @@ from dail.synth.core.extensions import label
 from dail.synth.core.files import refused, replace
 from dail.train.charts import standalone, training_curves
 from dail.train.config import TrainConfig
+from dail.train.gate import EntropyWatch, GateRecord
 from dail.train.record import RunRecord
 
 _log = logging.getLogger(__name__)
@@ -26,8 +27,19 @@ _PROJECT = "dail"
 
 
 class Metrics:
-    def __init__(self, file: TextIO, trackers: list[Any]) -> None:
-        self._file, self._trackers = file, trackers
+    """What a run writes down of its steps. `seen` is what the gate saw in the traces and in the steps up to now."""
+
+    def __init__(self, file: TextIO, trackers: list[Any], gate: GateRecord, watch: EntropyWatch) -> None:
+        self._file, self._trackers, self._watch = file, trackers, watch
+        self.seen = gate
+        self._look()
+
+    def _look(self) -> None:
+        if self.seen.action == "off":
+            return
+        before, self.seen = self.seen, self.seen.with_signal(self._watch.signal)
+        if len(self.seen.tripped) > len(before.tripped):
+            _log.warning(f"gate: {self._watch.signal.sentence}")
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **figures}) + "\n")
@@ -40,6 +52,8 @@ class Metrics:
             except Exception as error:  # the run is worth more than its picture
                 _log.warning(f"tracker {tracker.name} fails ({error}); this run goes on without it")
                 self._trackers.remove(tracker)
+        self._watch.see(figures)
+        self._look()
 
 
 class TensorBoard:
@@ -75,12 +89,13 @@ def metrics(out: Path, step: int, record: RunRecord) -> Iterator[Metrics]:
     """
     path = out / METRICS_FILE
     try:
-        _keep(path, step)
+        earlier = _keep(path, step)
         with ExitStack() as stack, open(path, "a", encoding="utf-8") as file:
             trackers = [_tracker(name, out, step, record) for name in record.config.trackers]
             for tracker in trackers:
                 stack.callback(tracker.finish)
-            yield Metrics(file, list(trackers))
+            seen = record.gate or GateRecord(action=record.config.gate.action)
+            yield Metrics(file, list(trackers), seen, EntropyWatch(record.config.gate, earlier))
     except OSError as error:
         raise refused(path, error) from error
     finally:
@@ -127,8 +142,8 @@ def _flat(record: RunRecord) -> dict[str, str]:
     return {name: str(value) for name, value in settings.items()}
 
 
-def _keep(path: Path, step: int) -> None:
-    """Leaves the lines up to `step`, as they are, and says how many others were no figures of a step."""
+def _keep(path: Path, step: int) -> list[dict[str, Any]]:
+    """Leaves the lines up to `step`, as they are, and says how many others were no figures of a step; these figures."""
     lines = _lines(path)
     found = [(line, figures) for line in lines if (figures := _figures(line))]
     if len(found) < len(lines):
@@ -136,8 +151,9 @@ def _keep(path: Path, step: int) -> None:
             f"{path}: {len(lines) - len(found)} of {len(lines)} lines hold no figures of a step and are left out; "
             "something else wrote into this file, or it was damaged"
         )
-    kept = b"".join(line for line, figures in found if figures["step"] <= step)
-    replace(path, lambda staged: staged.write_bytes(kept))
+    kept = [(line, figures) for line, figures in found if figures["step"] <= step]
+    replace(path, lambda staged: staged.write_bytes(b"".join(line for line, _ in kept)))
+    return [figures for _, figures in kept]
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import ray
@@ -9,14 +10,14 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer
 
 from dail.synth.core.console import silent_unless, speaking
-from dail.synth.core.errors import DailError
+from dail.synth.core.errors import DailError, GateStopped
 from dail.synth.run.pool import ray_cluster
 from dail.train import adapter
 from dail.train.checkpoint import steps_done
 from dail.train.config import TrainConfig
 from dail.train.distributed import Ranks, joined
 from dail.train.loop import Result, checked, result_of, run
-from dail.train.record import Given
+from dail.train.record import RUN_FILE, Given, RunRecord
 
 _RESTARTS = 3
 
@@ -43,7 +44,8 @@ def run_on_ray(
 
     def rank() -> None:
         # a process of its own, whose output Ray shows where this was called
-        with speaking(), joined() as ranks, silent_unless(ranks.is_first):
+        # what the gate stops is no fault, and Ray would start all again
+        with suppress(GateStopped), speaking(), joined() as ranks, silent_unless(ranks.is_first):
             run(model_folder, manifest, out, config, references, ranks, given=given)
 
     with ray_cluster(log_to_driver=True):
@@ -62,5 +64,8 @@ def run_on_ray(
         except TrainingFailedError as error:
             raise DailError(f"the ranks on Ray stopped: {error}; rerun to go on from the last checkpoint") from error
     provenance = adapter.finished(out)
+    seen = RunRecord.model_validate_json((out / RUN_FILE).read_bytes()).gate
+    if provenance is None and seen and seen.stops:
+        raise seen.stopped(f"the state behind step {steps_done(out)} is kept in {out}")
     assert provenance, f"{out} holds no adapter though all ranks ended"
     return result_of(out, provenance.steps, before.steps if before else done)

@@ -12,6 +12,7 @@ from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.selection import Selection
 from dail.synth.schema.synthesis import Synthesis
 from dail.train.config import FREE_ON_RESUME, TrainConfig
+from dail.train.gate import GateRecord
 
 RUN_FILE, PROVENANCE_FILE = "run.json", "dail.json"
 
@@ -38,7 +39,7 @@ class RunRecord(Frozen):
     from `init_adapter`; references are the model itself, or it with `reference_adapter`, which stays as it is.
     `selection`: how the manifest's traces were chosen, if by `dail select`. `num_traces` of the manifest are trained
     on; left out are `dropped_traces` by `too_long`, `filtered_traces` by `longest`, and `empty_traces`, of which no
-    prediction counts.
+    prediction counts. `gate`: the signs of a collapse that were seen.
     """
 
     config: TrainConfig
@@ -57,6 +58,7 @@ class RunRecord(Frozen):
     dropped_traces: int = 0
     filtered_traces: int = 0
     empty_traces: int = 0
+    gate: GateRecord | None = None
     tool_version: str = TOOL_VERSION
 
     @property

@@ -245,15 +245,17 @@ def _weights(adapted_base: nn.Module, adapted: set[str]) -> tuple[int, Counter[s
     return total, outside
 
 
-def check_gradients(weights: Mapping[str, nn.Parameter], step: int) -> None:
+def check_gradients(weights: Mapping[str, nn.Parameter], step: int, *, reads_alike: bool = False) -> None:
     """Names the layers whose adapter the first backward pass did not reach, as all of these go on as they are.
 
     Args:
         weights: of the adapter, by name, with the gradients of a whole batch.
         step: counted from 0.
+        reads_alike: whether student and references read the same and the loss is 0, where no gradient is right: a
+            model that is distilled onto itself has nothing to learn.
 
     Raises:
-        UsageError: it reached none.
+        UsageError: it reached none, and should have.
     """
     # the second matrices: as long as these are zero, as they are at first, the first ones get none
     second = {name: weight for name, weight in weights.items() if ".lora_B." in name}
@@ -261,6 +263,12 @@ def check_gradients(weights: Mapping[str, nn.Parameter], step: int) -> None:
         [torch.zeros_like(w.data[:1, 0]).sum() if w.grad is None else w.grad.abs().amax() for w in second.values()]
     )
     dead = [name.partition(".lora_B.")[0] for name, size in zip(second, reached.tolist(), strict=True) if size == 0]
+    if len(dead) == len(second) and reads_alike:
+        _log.warning(
+            f"step {step + 1}: the loss and its gradient are 0, since student and references read the same contexts; "
+            "the adapter stays what it was unless later traces have others"
+        )
+        return
     if len(dead) == len(second):
         raise UsageError(
             f"step {step + 1}: no gradient reaches the adapter; either the roles agree on every token of the batch, or "

@@ -7,7 +7,7 @@
 #SBATCH --requeue
 # The paper's setting: 4 GPUs of one machine, batches of 4, a trace on each. A requeued job goes on from its checkpoint.
 #
-#   sbatch deploy/slurm/train.sh --model MODEL --manifest MANIFEST --out RUN --config qwen2.5-7b-verifiable
+#   sbatch deploy/slurm/train.sh --model MODEL --manifest MANIFEST --out RUN --config qwen2.5-7b-paper-v1
 set -euo pipefail
 dail=$(command -v dail)
 exec "$(dirname "$dail")/torchrun" --standalone --nproc-per-node "${SLURM_GPUS_ON_NODE:-4}" --max-restarts 3 "$dail" train "$@"

@@ -7,6 +7,7 @@ DailError                 exit 1   something of ours stopped; the message says w
 ├── IntegrityError        exit 1   bytes that are not what the manifest or the lineage says
 ├── StorageError          exit 1   a disk or object store that refused
 ├── ApiError              exit 1   the API refused or could not be reached
+├── GateStopped           exit 6   signs of a collapse, where gate.action says stop; what there is, is kept
 ├── ItemError             (a row)  one unit cannot run; its neighbours go on
 └── EngineDead            exit 1   the engine is gone; the actor around it ends itself
 """
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_BATCH_FAILED, EXIT_CANCELLED = 0, 1, 2, 3, 4, 5
+EXIT_GATE = 6
 
 _PLAINLY = {
     "extra_forbidden": "there is no such name; check its spelling or remove it",
@@ -95,6 +97,11 @@ class ApiError(DailError):
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+
+class GateStopped(DailError):
+    code = "gate"
+    exit_code = EXIT_GATE
 
 
 class ItemError(DailError):

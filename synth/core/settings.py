@@ -3,7 +3,7 @@
 A setting has one name everywhere, `table.key`: `synthesis.tau` is `tau` under `[synthesis]` of a file, `--set
 synthesis.tau=0.9` on a command line, and `--set tau=0.9` where the verb has one setting of that name.
 
-    >>> chosen = read("train", "qwen3-8b-proof", ["gamma=0.2"])
+    >>> chosen = read("train", "qwen3-8b-paper-v1", ["gamma=0.2"])
     >>> config = chosen.load(TrainConfig, "train")
 """
 
@@ -54,6 +54,9 @@ TABLES = {
     "train": Table("dail.train.config:TrainConfig", ("train", "cache", "loop"), "how an adapter is trained"),
     "loop": Table("dail.serve.loop:LoopConfig", ("loop",), "rounds of synthesis and training"),
     "eval": Table("dail.train.evals.config:EvalConfig", ("eval",), "how completions are drawn and judged"),
+    "gate": Table(
+        "dail.train.gate:GateConfig", ("train", "eval"), "which signs of a collapse warn of a run, or stop it"
+    ),
 }
 _SUFFIX = ".toml"
 _PRESETS = "dail.configs"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dail.synth.core.console import say
 from dail.synth.core.settings import Chosen
 from dail.synth.data.reader import Reading
 from dail.synth.data.table import TAKEN
 from dail.synth.schema.controls import CONTROLS, controlled, told
+
+_log = logging.getLogger(__name__)
 
 FILES = f"{TAKEN}; a folder of them; or hf:OWNER/NAME[@REVISION][:CONFIG/SPLIT]"
 
@@ -90,7 +92,7 @@ def control() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def run(chosen: Chosen, control: str | None, **others: Any) -> Any:
             if control is not None:
                 chosen = controlled(chosen, "synthesis", control)
-                say(told(control, "synthesis"))
+                _log.info(told(control, "synthesis"))
             return function(chosen=chosen, **others)
 
         return control_option()(run)

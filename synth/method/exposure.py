@@ -32,7 +32,7 @@ _SENTENCE = re.compile(r"[.!?。！？][\"'”’)\]*_]{0,3}(?=\s)|(?<=\S)(?=\n)
 _WORD = re.compile(r"(?<=\S)(?=\s)")
 # Behind these a sentence goes on, or begins: the number of a list's member, a letter, an abbreviation.
 _NO_END = re.compile(
-    r"(?:^|[.!?:;\n])\s*\(?(?:[0-9]{1,3}|[ivx]{1,4})[.)]$"
+    r"(?:^|[.!?\n])\s*\(?(?:[0-9]{1,3}|[ivx]{1,4})[.)]$"
     r"|(?:^|[\s(~])(?:[A-Za-z]|e\.g|i\.e|cf|resp|eqs?|figs?|no|vs|dr|prof|thm|lem)\.$",
     re.IGNORECASE,
 )

@@ -62,7 +62,7 @@ from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, read_manifest, read_rows
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.shards import SCHEMA_VERSION, TraceRow
-from dail.synth.schema.synthesis import EXTRACTOR, PAPER, RULES, Synthesis
+from dail.synth.schema.synthesis import EXTRACTOR, EXTRACTORS, RULES, Synthesis
 from dail.synth.schema.trace_tokens import Tokens, student_share
 from dail.synth.schema.units import WORKER_STOPPED, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit, unit_id
 
@@ -145,7 +145,7 @@ def tried_out(synthesis: Synthesis) -> Synthesis:
     """
     synthesis = synthesis.pinned()
     role_templates(synthesis.prompts)
-    if synthesis.extractor != PAPER and not callable(EXTRACTOR.load(synthesis.extractor)):
+    if synthesis.extractor not in EXTRACTORS and not callable(EXTRACTOR.load(synthesis.extractor)):
         raise ExtensionError(f"waypoint extractor {synthesis.extractor} is no function; give FILE.py:NAME of one")
     if synthesis.acceptance not in RULES:
         from dail.synth.method.acceptance import kind_number  # torch, which nothing else here needs

@@ -33,7 +33,7 @@ def test_all_settings_variables_and_presets_are_listed():
     for table in TABLES:
         assert f"[{table}] {TABLES[table].about}" in text
         assert all(one.name in text for one in settings_of(table).values())
-    assert all(name in text for name in (*environment(), "cpu-tiny", "qwen3-8b-proof"))
+    assert all(name in text for name in (*environment(), "cpu-tiny", "qwen3-8b-paper-v1"))
 
 
 def test_one_table_is_listed_alone():

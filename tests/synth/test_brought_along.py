@@ -20,6 +20,7 @@ from dail.synth.run.local import tried_out
 from dail.synth.run.trace_rows import prepare
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import identify
+from dail.synth.schema.synthesis import EXTRACTORS
 from dail.synth.schema.units import Unit, unit_id
 from tests.conftest import DEMO_MODEL, ROOT
 
@@ -114,6 +115,11 @@ def test_a_template_that_fails_on_one_item_costs_that_item(write: WriteFile):
     with pytest.raises(ItemError, match="template failed: UndefinedError") as failed:
         role_messages(ITEM, Synthesis(prompts=str(folder)))
     assert failed.value.code == "template_failed"
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_what_is_built_in_is_no_part_of_anybody_s_own(name: str):
+    assert tried_out(Synthesis(extractor=name)).extractor == name
 
 
 def test_an_extractor_that_fails_on_one_item_costs_that_item(write: WriteFile):

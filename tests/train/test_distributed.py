@@ -30,7 +30,8 @@ pytestmark = pytest.mark.timeout(240)
 
 def torchrun(model: Path, manifest: Path, out: Path, config: TrainConfig, *more: str) -> subprocess.Popen[str]:
     settings = [
-        f"--set={name}={json.dumps(value)}" for name, value in config.model_dump(mode="json", exclude_none=True).items()
+        f"--set={name}={json.dumps(value)}"
+        for name, value in config.model_dump(mode="json", exclude_none=True, exclude={"gate"}).items()
     ]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *more]
     command += [str(Path(sys.executable).with_name("dail")), "train", "--model", str(model), "--json", *settings]

@@ -36,6 +36,6 @@ def test_training_in_a_coroutine_and_in_a_thread_says_nothing_and_tells_its_prog
     assert state() == before
     assert capfd.readouterr() == ("", "")
     ended = dict.fromkeys(one.title for one in seen if one.done == one.total)
-    assert list(ended) == ["reading traces", "references", "training"]
+    assert list(ended) == ["reading traces", "looking at traces", "references", "training"]
     assert isinstance(seen[-1], Progress) and {"loss", "gap"} <= seen[-1].figures.keys()
     assert "loading the weights as float32" in told()

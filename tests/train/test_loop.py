@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -478,3 +479,31 @@ def test_a_run_does_not_go_on_with_another_comparison(train: Train, changes: dic
     train("run", config)
     with pytest.raises(UsageError, match=f"another run .*{next(reversed(changes))} .* there, .* here"):
         train("run", config.model_copy(update=changes))
+
+
+@pytest.mark.parametrize("settings", [{}, {"objective": "privileged_kl"}, {"references": {"student": 1.0}}])
+@pytest.mark.parametrize("states", ["cached", "live"])
+def test_a_model_distilled_onto_itself_has_nothing_to_learn_and_is_told_so(
+    tiny_model: Path, tmp_path: Path, told: Told, settings: dict[str, Any], states: str
+):
+    model = identify(tiny_model)
+    rows = [trace_row(f"{number:032x}", model, number) for number in range(4)]
+    alike = [row.model_copy(update={"privileged_prompt_ids": row.student_prompt_ids,
+                                    "negative_prompt_ids": row.student_prompt_ids}) for row in rows]  # fmt: skip
+    alike = rows if "references" in settings else alike  # one is the student itself, whatever the others read
+    config = TrainConfig.model_validate({**settings, "reference_states": states, "epochs": 1})
+    result = run(tiny_model, write_manifest(tmp_path / "alike", model, alike), tmp_path / "run", config)
+    assert "student and references read the same contexts" in told()
+    assert not any(weight.any() for name, weight in weights(result).items() if "lora_B" in name)
+
+
+def test_a_loss_that_no_gradient_comes_from_is_refused_all_the_same(tiny_model: Path, tmp_path: Path):
+    """Contexts are alike, and the objective of one's own is constant, but not 0."""
+    model = identify(tiny_model)
+    rows = [trace_row(f"{number:032x}", model, number) for number in range(4)]
+    alike = [row.model_copy(update={"privileged_prompt_ids": row.student_prompt_ids}) for row in rows]
+    own = tmp_path / "own.py"
+    own.write_text("def flat(student, privileged, negative, trace, gamma):\n    return 0 * student.sum(-1) + 1\n")
+    settings = TrainConfig(objective=f"{own}:flat", epochs=1)
+    with pytest.raises(UsageError, match="no gradient reaches the adapter"):
+        run(tiny_model, write_manifest(tmp_path / "alike", model, alike), tmp_path / "run", settings)

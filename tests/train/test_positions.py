@@ -34,9 +34,8 @@ def settings(**changes: object) -> TrainConfig:
 
 
 def loaded(model: Path, manifest: Path, config: TrainConfig):
-    return load_examples(
-        manifest, identify(model), read_limits(model), "fail", read_positions(model, config), config.longest
-    )
+    positions = read_positions(model, config)
+    return load_examples(manifest, identify(model), read_limits(model), positions=positions, longest=config.longest)
 
 
 def manifest_of(model: Path, root: Path, *traces: tuple[int, ...]) -> Path:
@@ -141,7 +140,7 @@ def test_losses_and_their_sum_are_the_definition_s_however_sequences_are_read(
 )
 def test_every_reduction_counts_positions_and_divides_by_the_batch_of_sixteen(reduction: str, wanted: list[float]):
     """The authors' reduction is trace_mean: the mean over a trace's positions, then over the 16 traces."""
-    traces = [Example("u", (1,), (2,), (3,), (4,) * length, 2, True) for length in (4, 8)]
+    traces = [Example("u", (1,), (2,), (3,), (4,) * length, skip_first=2, after_last=True) for length in (4, 8)]
     config = settings(reduction=reduction, batch_size=16)
     assert token_weights(traces, traces, config, 5.0).tolist() == pytest.approx(wanted)
 
@@ -212,11 +211,13 @@ def test_a_cache_of_other_positions_is_added_to_and_never_read(
     tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path
 ):
     manifest, folder = make_manifest(3), tmp_path / "cache"
-    counts = [
-        compute_references(tiny_model, manifest, folder, settings(**one)).num_traces
+    caches = [
+        compute_references(tiny_model, manifest, folder, settings(**one))
         for one in ({}, {"skip_first": 2}, {"after_last": True}, {"skip_first": 2})
     ]
-    assert counts == [3, 6, 9, 9]
+    first, second, third, fourth = (cache.size_bytes for cache in caches)
+    assert first < second < third == fourth
+    assert {cache.num_traces for cache in caches} == {3}
 
 
 def test_the_ends_are_all_tokens_that_end_a_turn_of_that_model():
@@ -225,4 +226,4 @@ def test_the_ends_are_all_tokens_that_end_a_turn_of_that_model():
     assert read_positions(DEMO_MODEL, SETTINGS) == Positions()
     end = next(iter(found))
     assert Positions(ends=found).trace((end, end, end)) == (end, end)
-    assert student_input([Example("u", (1,), (2,), (3,), (4, 5), 1)], CPU).spans == ((0, slice(1, 2)),)
+    assert student_input([Example("u", (1,), (2,), (3,), (4, 5), skip_first=1)], CPU).spans == ((0, slice(1, 2)),)

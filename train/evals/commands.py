@@ -10,6 +10,7 @@ import click
 
 from dail.synth.config import load_engine
 from dail.synth.core.console import emit, say
+from dail.synth.core.errors import EXIT_GATE, EXIT_OK
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
 from dail.synth.data import options
@@ -18,6 +19,7 @@ from dail.train.evals.config import EvalConfig
 from dail.train.evals.evaluation import evaluate as run_evaluation
 from dail.train.evals.report import points
 from dail.train.evals.results import Evaluation, GroupResult, PassAtK
+from dail.train.gate import GateConfig
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -45,7 +47,7 @@ def evaluate(
     out: Path,
     as_json: bool,
     **flags: Any,
-) -> None:
+) -> int:
     """pass@k of base and adapter, and a report with pictures.
 
     Writes eval.json, samples.jsonl and report.html. A rerun reuses the completions that were drawn with the same
@@ -53,7 +55,9 @@ def evaluate(
     """
     # Read when torch is imported, which here the tokenizer does before the engine; spinning is 17 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    config = chosen.told("eval", **flags).load(EvalConfig, "eval", engine=load_engine(chosen, model))
+    config = chosen.told("eval", **flags).load(
+        EvalConfig, "eval", engine=load_engine(chosen, model), gate=chosen.load(GateConfig, "gate")
+    )
     evaluation = run_evaluation(problems, out, adapter, config, reading=reading)
     if as_json:
         emit(_summary(evaluation, out))
@@ -62,6 +66,42 @@ def evaluate(
     if evaluation.warning:
         say(f"warning: {evaluation.warning}")
     say(f"{out / 'report.html'} shows it all; eval.json and samples.jsonl lie beside it")
+    if evaluation.gate and evaluation.gate.stops:
+        say("exit code 6, by gate.action=stop; another threshold of [gate] judges the same completions anew")
+        return EXIT_GATE
+    return EXIT_OK
+
+
+@click.command("compare")
+@click.argument("dail", type=click.Path(path_type=Path), metavar="DAIL")
+@click.argument("controls", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CONTROL...")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File for the page, as controls.html.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of a table.")
+def compare(dail: Path, controls: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
+    """DAIL beside its control runs: what part of its gain they explain.
+
+    Takes the --out folders of `dail eval`, first that of the adapter that was trained as DAIL says. Which control each
+    of the others is (`dail synth --control` and `dail train --control` have their names), its adapter's dail.json says.
+    All must be judged on the same problems with the same settings.
+    """
+    from dail.train.evals.controls import compare_runs, findings
+    from dail.train.evals.controls_page import controls_table, write_page
+
+    comparison = compare_runs(dail, controls)
+    if as_json:
+        emit(comparison.model_dump(mode="json"))
+    else:
+        from rich.console import Console
+
+        Console().print(controls_table(comparison))
+    for sentence in findings(comparison):
+        say(sentence)
+    for one in comparison.controls:
+        for difference in one.differs:
+            say(f"warning: {one.folder} differs from DAIL in more than the control: {difference}")
+    if out:
+        write_page(comparison, out)
+        say(f"{out} shows it")
 
 
 def _summary(evaluation: Evaluation, out: Path) -> dict[str, Any]:
@@ -70,6 +110,7 @@ def _summary(evaluation: Evaluation, out: Path) -> dict[str, Any]:
         "samples": str(out / "samples.jsonl"),
         "report": str(out / "report.html"),
         "warning": evaluation.warning,
+        "gate": evaluation.gate and evaluation.gate.model_dump(mode="json"),
         "groups": [group.model_dump(mode="json") for group in evaluation.groups],
     }
 

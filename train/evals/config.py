@@ -9,6 +9,7 @@ from dail.synth.core.extensions import Reference
 from dail.synth.method.grading import MATH
 from dail.synth.schema.rendering import Rendering
 from dail.synth.schema.synthesis import PAPER
+from dail.train.gate import GateConfig
 
 
 class EvalConfig(Rendering):
@@ -36,3 +37,4 @@ class EvalConfig(Rendering):
         description="seconds for one completion, of the grader's own time, whatever else the machine does; one that "
         "takes it longer is given up, which is counted and warned of",
     )
+    gate: GateConfig = Field(default_factory=GateConfig, description="the table [gate]")

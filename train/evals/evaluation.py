@@ -32,6 +32,7 @@ from dail.train.evals import run
 from dail.train.evals.completions import day_begun
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.examples import choose
+from dail.train.evals.gate import compare
 from dail.train.evals.lineage import read_adapter
 from dail.train.evals.problems import EvalProblem, check_for_math, read_problems
 from dail.train.evals.report import render, trace_lineage
@@ -120,14 +121,17 @@ def _evaluate(
         summary=summarise(counted, config.grader),
         num_same_text=same_text(judged),
         problems=counted,
+        gate=compare(problems, counted, judged, config.gate, config.seed),
     )
-    _write(out / EVALUATION_FILE, json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+    write_whole(
+        out / EVALUATION_FILE, json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    )
     lineage = trace_lineage(adapter, Prompts(config.engine.model))
-    _write(out / REPORT_FILE, render(evaluation, lineage, choose(problems, judged)))
+    write_whole(out / REPORT_FILE, render(evaluation, lineage, choose(problems, judged)))
     return evaluation
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """All or nothing, so that an interrupted run leaves no half page."""
     staged = path.with_name(path.name + ".part")
     try:

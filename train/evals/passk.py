@@ -9,6 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -71,9 +75,17 @@ def bootstrap(values: Sequence[float], seed: int, least: float = 0.0) -> Interva
     if max(values) - min(values) < _SAME:
         mean, unseen = values[0], 1 - ((1 - LEVEL) / 2) ** (1 / len(values))
         return Interval(mean, mean - unseen * (mean - least), mean + unseen * (1 - mean))
-    drawn = np.random.default_rng(seed).integers(0, len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(np.asarray(values, float)[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(resampled(values, seed) / len(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(mean, float(low), float(high))
+
+
+def resampled(values: Sequence[float], seed: int) -> np.ndarray:
+    """Sums over draws with replacement [RESAMPLES]. One seed draws the same problems of every list of one length."""
+    import numpy as np
+
+    drawn = np.random.default_rng(seed).integers(0, len(values), size=(RESAMPLES, len(values)))
+    sums: np.ndarray = np.asarray(values, float)[drawn].sum(axis=1)
+    return sums
 
 
 def _share(num_solved: int, num_problems: int) -> tuple[float, float]:

@@ -70,32 +70,47 @@ def trace_lineage(adapter: Adapter | None, prompts: Prompts) -> Lineage:
     return Lineage(metrics, manifest, traces, notes)
 
 
-def render(evaluation: Evaluation, lineage: Lineage, examples: Sequence[ProblemExamples] = ()) -> str:
-    style = (_HERE / "report.css").read_text("utf-8")
+def page_style() -> str:
+    """The style sheet of our pages."""
+    return (_HERE / "report.css").read_text("utf-8")
+
+
+def page_environment() -> jinja2.Environment:
+    """Templates of this folder; all that is put into them is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
         "percent": percent, "points": points, "formulas": with_formulas, "formula": as_formula, "visible": visible,
+        "figure": figure,
     }  # fmt: skip
+    return environment
+
+
+def render(evaluation: Evaluation, lineage: Lineage, examples: Sequence[ProblemExamples] = ()) -> str:
+    style = page_style()
     curves = [training_curves(lineage.metrics, key) for key in curves_of(lineage.metrics)]
-    return environment.get_template("report.html.jinja").render(
-        run=evaluation,
-        lineage=lineage,
-        facts=facts(evaluation, lineage.manifest),
-        findings=findings(evaluation.groups[0]),
-        problems=evaluation.problems[:_MANY_PROBLEMS],
-        # our own files and matplotlib's drawing, whose texts matplotlib escapes; all else is escaped here
-        style=Markup(style),
-        pass_curves=[Markup(curve) for curve in pass_curves(evaluation.groups)],
-        training_curves=[Markup(curve) for curve in curves if curve],
-        examples=examples,
-        policy=_policy(style),
+    return (
+        page_environment()
+        .get_template("report.html.jinja")
+        .render(
+            run=evaluation,
+            lineage=lineage,
+            facts=facts(evaluation, lineage.manifest),
+            findings=findings(evaluation.groups[0]),
+            problems=evaluation.problems[:_MANY_PROBLEMS],
+            # our own files and matplotlib's drawing, whose texts matplotlib escapes; all else is escaped here
+            style=Markup(style),
+            pass_curves=[Markup(curve) for curve in pass_curves(evaluation.groups)],
+            training_curves=[Markup(curve) for curve in curves if curve],
+            examples=examples,
+            policy=page_policy(style),
+        )
     )
 
 
-def _policy(style: str) -> str:
+def page_policy(style: str) -> str:
     """No script, no request of any kind; of styles only ours, and the attributes in matplotlib's drawings."""
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return (
@@ -141,6 +156,7 @@ def training_facts(provenance: Provenance) -> dict[str, str]:
         **{key: str(getattr(run.config, key)) for key in ("epochs", "lr")},
         "trained on": _short(run.manifest_digest),
         "steps": str(provenance.steps),
+        **({"gate": run.gate.line} if run.gate else {}),
         "when": f"{provenance.finished_at:%Y-%m-%d %H:%M %Z}",
         "dail": run.tool_version,
     }
@@ -210,6 +226,11 @@ def _with_interval(point: PassAtK) -> str:
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def figure(value: float | None) -> str:
+    """Three digits and a true minus; a dash for what is not known."""
+    return "–" if value is None else f"{value:.3g}".replace("-", "−")
 
 
 def points(difference: float) -> str:

@@ -19,6 +19,7 @@ from dail.train.evals.config import EvalConfig
 from dail.train.evals.passk import bootstrap, ks, pass_at_k
 from dail.train.evals.problems import EvalProblem
 from dail.train.evals.run import Judged
+from dail.train.gate import GateRecord
 from dail.train.record import Provenance
 
 ALL = "all problems"
@@ -95,11 +96,12 @@ class Evaluation(Frozen):
     summary: dict[Subject, SubjectSummary]
     num_same_text: int | None = Field(description="completions of the adapter that equal base's at the same seed")
     problems: tuple[ProblemResult, ...]
+    gate: GateRecord | None = Field(None, description="signs of a collapse; none without an adapter")
 
     @property
     def warning(self) -> str | None:
         """Why the figures may not be what they seem."""
-        return " ".join(filter(None, (self._nothing_changed(), self._given_up()))) or None
+        return " ".join(filter(None, (self._nothing_changed(), self._given_up(), self._collapsed()))) or None
 
     def _nothing_changed(self) -> str | None:
         """Base and adapter share their seeds, so an adapter that changes nothing at all was hardly applied."""
@@ -109,6 +111,11 @@ class Evaluation(Frozen):
             f"All {self.num_same_text} completions of the adapter equal the base model's, word for word: it may not "
             "have been applied, or it changes nothing; do not read this as a comparison."
         )
+
+    def _collapsed(self) -> str | None:
+        """More than pass@k may have changed."""
+        found = self.gate and self.gate.warning()
+        return f"{found[0].upper()}{found[1:]}." if found else None
 
     def _given_up(self) -> str | None:
         """Nobody knows whether these are right."""

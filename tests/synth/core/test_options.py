@@ -24,7 +24,7 @@ def completed(*words: str) -> list[str]:
         (("train", "--set", "objective=n"), ["objective=negative_kl", "objective=nll"]),
         (("synth", "--set", "synthesis.thinking="), ["synthesis.thinking=true", "synthesis.thinking=false"]),
         (("worker", "--set", "tau"), []),
-        (("eval", "--config", "qwen3"), ["qwen3-8b-proof", "qwen3"]),
+        (("eval", "--config", "qwen3"), ["qwen3-8b-official", "qwen3-8b-paper-v1", "qwen3"]),
         (("sett",), ["settings"]),
         (("settings", "sy"), ["synthesis"]),
     ],
@@ -41,4 +41,4 @@ def test_the_help_of_a_verb_shows_its_settings_and_no_others(verb: str):
         assert (f"Settings of [{table}]" in said) == (table in tables_of(verb))
     for one in (one for table in tables_of(verb) for one in settings_of(table).values()):
         assert one.name in said and f"{one.sentence} [{one.about}]" in said
-    assert "--config NAME|FILE.toml" in said and "qwen3-8b-proof" in said
+    assert "--config NAME|FILE.toml" in said and "qwen3-8b-paper-v1" in said

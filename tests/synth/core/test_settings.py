@@ -171,8 +171,10 @@ def test_a_file_that_is_not_there_or_a_folder_is_refused_by_name(tmp_path: Path)
 
 def test_a_preset_is_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert read("train", "qwen3-8b-proof").load(TrainConfig, "train").epochs == 3
-    with pytest.raises(UsageError, match=r"config qwen3-8b is no file and no preset; did you mean qwen3-8b-proof\?"):
+    assert read("train", "qwen3-8b-paper-v1").load(TrainConfig, "train").epochs == 3
+    with pytest.raises(
+        UsageError, match=r"config qwen3-8b is no file and no preset; did you mean qwen3-8b-paper-v1 or"
+    ):
         read("train", "qwen3-8b")
 
 

@@ -38,6 +38,7 @@ PARTS = [
         (r"A price of \$5. Then $x. y$ and more of it.", 0.5, r"A price of \$5."),
         ("See e.g. the book. It is in there.", 0.4, "See e.g. the"),
         ("It costs $5 now. Then $x. y$ and $6 more. And so on and on.", 0.5, "It costs"),
+        ("After C: 071. After F: 444. After B: 102.", 0.75, "After C: 071. After F: 444."),
         ("Done. All of it.", 1.0, "Done. All of it."),
     ],
 )
