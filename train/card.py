@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dail.synth.core.errors import DailError
-from dail.synth.core.extensions import label
 from dail.synth.schema.card import Origins, facts, origins, origins_table
-from dail.train.config import TrainConfig
-from dail.train.objective import is_own
+from dail.train.comparison import facts_of
 from dail.train.record import PROVENANCE_FILE, Provenance, RunRecord
 
 # The sizes that vLLM has buffers for (0.24 to 0.33); it refuses any other --max-lora-rank.
@@ -89,7 +87,7 @@ def _facts(provenance: Provenance, name: str, revision: str | None) -> dict[str,
     named = config.lora_targets
     targets = "all linear layers that it can be served on" if isinstance(named, str) else ", ".join(named)
     return {
-        **_objective(config),
+        **facts_of(config),
         "base model": f"{name}, revision {revision or run.model.revision}",
         "tokenizer": run.model.tokenizer_hash,
         "traces": f"batch {run.batch_id}, manifest {run.manifest_digest}",
@@ -104,25 +102,6 @@ def _facts(provenance: Provenance, name: str, revision: str | None) -> dict[str,
         **({"gate": run.gate.line} if run.gate else {}),
         "made by": f"dail {run.tool_version}, {provenance.finished_at:%Y-%m-%d}",
     }
-
-
-def _objective(config: TrainConfig) -> dict[str, object]:
-    """What was minimised; what is as in the paper, and no setting of its own, is left out."""
-    facts: dict[str, object] = {"objective": label(config.objective)}
-    if config.references:
-        facts["references"] = ", ".join(f"{name} {weight:g}" for name, weight in config.references.items())
-    else:
-        uses_gamma = config.objective == "contrastive" or is_own(config.objective)
-        facts["gamma"] = config.gamma if uses_gamma else "not used"
-    if config.divergence != "reverse":
-        beta = f", beta {config.jsd_beta:g}" if config.divergence == "jsd" else ""
-        facts["divergence"] = f"{config.divergence}{beta}"
-    temperatures = config.student_temperature, config.reference_temperature
-    if temperatures != (1.0, 1.0):
-        facts["temperatures"] = "student {:g}, references {:g}".format(*temperatures)
-    if config.token_weights != "none":
-        facts["token weights"] = config.token_weights
-    return facts
 
 
 def _left_out(run: RunRecord) -> dict[str, object]:

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from dail.synth.core.extensions import label
 from dail.train.objective import is_own
 
 if TYPE_CHECKING:
@@ -130,8 +131,10 @@ def _pairs(text: str) -> object:
             return json.loads(text, object_pairs_hook=_once)
         except json.JSONDecodeError as error:
             raise ValueError(f"got {text!r}, which is no JSON ({error}); {wanted}") from None
-    pairs = []
-    for part in filter(str.strip, text.split(",")):
+    pairs, parts = [], [part for part in text.split(",") if part.strip()]
+    if not parts:
+        raise ValueError(f"got {text!r}; {wanted}")
+    for part in parts:
         name, sep, number = part.partition("=")
         try:
             if not sep:
@@ -230,3 +233,22 @@ def leaning(config: TrainConfig) -> str | None:
         f"{what or f'gamma {config.gamma} is'} above {LEANING}; from there on the optimum leans to tokens that the "
         "positive references find unlikely; the paper uses 0.1"
     )
+
+
+def facts_of(config: TrainConfig) -> dict[str, object]:
+    """What was minimised, for people; of what came later than objective and gamma only what is not the paper's."""
+    facts: dict[str, object] = {"objective": label(config.objective)}
+    if config.references:
+        facts["references"] = ", ".join(f"{name} {weight:g}" for name, weight in config.references.items())
+    else:
+        uses_gamma = config.objective == "contrastive" or is_own(config.objective)
+        facts["gamma"] = config.gamma if uses_gamma else "not used"
+    if config.divergence != "reverse":
+        beta = f", beta {config.jsd_beta:g}" if config.divergence == "jsd" else ""
+        facts["divergence"] = f"{config.divergence}{beta}"
+    temperatures = config.student_temperature, config.reference_temperature
+    if temperatures != (1.0, 1.0):
+        facts["temperatures"] = "student {:g}, references {:g}".format(*temperatures)
+    if config.token_weights != "none":
+        facts["token weights"] = config.token_weights
+    return facts

@@ -181,10 +181,8 @@ def load_examples(
     Args:
         too_long: what to do about a trace that is longer, with one of its contexts, than the model reads.
         positions: which predictions count; a trace without any is left out.
-        longest: traces with so many tokens or more, with the student's or the privileged prompt, are left out first.
-
-    Args:
         references: names of the contexts that will be read beside the student's and the privileged student's.
+        longest: traces with so many tokens or more, with the student's or the privileged prompt, are left out first.
 
     Raises:
         UsageError: no manifest, a shard another model made or without one of the contexts, or a sequence longer than
@@ -314,7 +312,7 @@ def _example(row: TraceRow, shard: str, limits: ModelLimits, positions: Position
 
 def _contexts(row: TraceRow) -> dict[str, tuple[int, ...]]:
     """All that the row has, by name."""
-    return {name: getattr(row, _column(name)) for name in COLUMNS} | {one.name: one.ids for one in row.contexts}
+    return {one.name: one.ids for one in row.contexts} | {name: getattr(row, _column(name)) for name in COLUMNS}
 
 
 def _shown(name: str) -> str:

@@ -70,17 +70,23 @@ def compare(student_CV: Tensor, logits_of: Callable[[str], Tensor], comparison: 
     return {"loss": loss_C, **ends, **kls, "student_entropy": entropy_C}, pull_CV
 
 
-def _jensen_shannon(p_CV: Tensor, log_q_CV: Tensor, away_CV: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """The divergence [C] and (1 - β) log (p / m) [C, V], of log q and log (p / q), which are overwritten."""
-    to_CV = away_CV.neg_()  # log (q / p)
-    # log (m / p) = log (1 + β (q / p - 1)), from the larger of both, so that nothing overflows and equals give 0
-    share_CV = (to_CV > 0).to(to_CV.dtype).mul_(1 - 2 * beta).add_(beta)
-    mixed_CV = share_CV.mul_(to_CV.abs().neg_().expm1_()).log1p_()
-    mixed_CV += to_CV.clamp(min=0)
-    from_student_C = -dot(p_CV, mixed_CV)
-    to_CV -= mixed_CV  # log (q / m)
-    from_reference_C = dot(log_q_CV.exp_(), to_CV)
-    return beta * from_reference_C + (1 - beta) * from_student_C, mixed_CV.mul_(beta - 1)
+def _jensen_shannon(p_CV: Tensor, log_q_CV: Tensor, scratch_CV: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """The divergence [C] and (1 - β) log (p / m) [C, V]. `log_q_CV` and `scratch_CV` are overwritten.
+
+    Both logarithms of the latter are of probabilities, or they would not cancel where p and q are the same.
+    """
+    q_CV = log_q_CV.exp()
+    log_m_CV = _log(torch.lerp(p_CV, q_CV, beta, out=scratch_CV))
+    log_q_CV -= log_m_CV
+    from_reference_C = dot(q_CV, log_q_CV)
+    from_mixture_CV = torch.sub(_log(q_CV.copy_(p_CV)), log_m_CV, out=log_m_CV)
+    from_student_C = dot(p_CV, from_mixture_CV)
+    return beta * from_reference_C + (1 - beta) * from_student_C, from_mixture_CV.mul_(1 - beta)
+
+
+def _log(probs_CV: Tensor) -> Tensor:
+    """In its place. What is below all normal numbers counts nothing, and its logarithm stays finite."""
+    return probs_CV.clamp_(min=torch.finfo(probs_CV.dtype).tiny).log_()
 
 
 def dot(one_CV: Tensor, other_CV: Tensor) -> Tensor:

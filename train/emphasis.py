@@ -3,7 +3,9 @@
     entropy        H(q_t)                      of the first positive reference: where it leaves open how to go on
     disagreement   1/2 sum_v |q_tv - b_tv|     between it and the base model on the student's own prompt, which is what
                                                the context changes: total variation, at most 1 at any token
-    position       2 (n - t) / (n + 1)         for t = 0 … n - 1 of n tokens: falls evenly to the trace's end
+    position       2 (n - t) / (n + 1)         for t = 0 … n - 1 of n tokens: falls evenly to the trace's end, since the
+                                               later a token, the farther its prefix is from what the references would
+                                               have written (arXiv 2606.22600 measures how much less it teaches)
 
 The first two are divided by their mean over the trace; where that is 0 every token counts 1. They are made of frozen
 roles at `reference_temperature`, and of a whole trace: what lies beside it, ranks and resuming change nothing. They

@@ -102,7 +102,7 @@ class GradientStep:
     def score(self, examples: Sequence[Example], with_kls: bool = True) -> tuple[Tensor, Figures]:
         """What counts of every trace token [R], and its figures; those are of the loss before any token weights."""
         student_RD = self.roles.student(student_input(examples, self.roles.device, self.roles.packs))
-        hidden = {} if self.cache else self._references(examples)
+        hidden = {} if self.cache is not None else self._references(examples)
         if is_own(self.config.objective):
             loss_R, figures = self._own(examples, student_RD, hidden, with_kls)
         elif self.config.objective == "nll":

@@ -12,6 +12,7 @@ liger-kernel`), and left out with a reason where not.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import re
@@ -131,21 +132,27 @@ def given(options: argparse.Namespace, tokens: int) -> list[Tensor]:
 
 
 def extra_mib(name: str, options: argparse.Namespace) -> int:
-    """What a way needs at the most beyond what was there before it. To be called in a process of its own, since a C
-    library keeps what was freed."""
     student, *others = given(options, options.memory_tokens)
-    way = ways(*others)[0][name]
+    return extra_of(ways(*others)[0][name], student)
+
+
+def extra_of(way: Way, student: Tensor) -> int:
+    """What a way needs at the most beyond what was there before it, MiB. To be called in a process of its own, since a
+    C library keeps what was freed."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before is no room for what comes
     before = _mark()
     gradient(way, student)
     return round((_peak() - before) / 2**20)
 
 
-def in_a_process_each(names: Iterable[str], options: argparse.Namespace) -> dict[str, int]:
+def in_a_process_each(
+    names: Iterable[str], options: argparse.Namespace, measure: Callable[[str, argparse.Namespace], int] = extra_mib
+) -> dict[str, int]:
     found = {}
     for name in names:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            found[name] = pool.submit(extra_mib, name, options).result()
+            found[name] = pool.submit(measure, name, options).result()
     return found
 
 

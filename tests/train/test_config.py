@@ -97,6 +97,10 @@ def test_left_out_references_are_those_of_the_objective(settings: dict[str, Any]
 REFUSED = [
     (["references=cached"], r"references: got cached, .* set reference_states=cached"),
     (["references=live"], r"references: got live, .* set reference_states=live"),
+    (["references="], r"references: got ''; wanted NAME=WEIGHT"),
+    (["references= , "], r"references: got .*; wanted NAME=WEIGHT"),
+    (["references=[1]"], "references: wanted an object with names and values"),
+    (["references=1"], "references: wanted an object with names and values"),
     (["references=privileged"], r"references: got 'privileged'; wanted NAME=WEIGHT,NAME=WEIGHT"),
     (["references=privileged=much"], r"references: got 'privileged=much'; wanted NAME=WEIGHT"),
     (['references={"privileged": 1'], "which is no JSON"),

@@ -76,6 +76,13 @@ def test_two_ranks_that_divide_the_weights_make_the_adapter_of_one(
     """Microbatches of one trace, and a last batch of 3: one rank has to go through the layers for the other."""
     manifest = make_manifest(7)
     config = SETTINGS.model_copy(update={"lr": 1e-3, "epochs": 1, "microbatch_tokens": 1, "reference_states": states})
+    if states == "live":
+        config = config.model_copy(update={"divergence": "jsd", "token_weights": "disagreement"})
+    else:
+        weights = {"privileged": 1.0, "negative": -0.1, "student": 0.5}
+        config = config.model_copy(
+            update={"references": weights, "reference_temperature": 0.7, "token_weights": "entropy"}
+        )
     run(tiny_model, manifest, tmp_path / "alone", config)
     divided = config.model_copy(update={"shard_weights": True, "recompute": "on" if states == "live" else "off"})
     process = torchrun(tiny_model, manifest, tmp_path / "two", divided)

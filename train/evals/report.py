@@ -25,6 +25,7 @@ from dail.synth.schema.manifest import Manifest
 from dail.synth.schema.synthesis import RULES, Synthesis
 from dail.synth.schema.trace_tokens import student_share
 from dail.train.charts import curves_of, training_curves
+from dail.train.comparison import facts_of
 from dail.train.evals.charts import pass_curves
 from dail.train.evals.examples import ProblemExamples
 from dail.train.evals.formulas import as_formula, visible, with_formulas
@@ -151,8 +152,8 @@ def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[s
 def training_facts(provenance: Provenance) -> dict[str, str]:
     run = provenance.run
     return {
-        "objective": label(run.config.objective),
-        **{key: str(getattr(run.config, key)) for key in ("gamma", "epochs", "lr")},
+        **{name: str(value) for name, value in facts_of(run.config).items()},
+        **{key: str(getattr(run.config, key)) for key in ("epochs", "lr")},
         "trained on": _short(run.manifest_digest),
         "steps": str(provenance.steps),
         **({"gate": run.gate.line} if run.gate else {}),
