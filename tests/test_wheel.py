@@ -53,6 +53,8 @@ WRONG = {
     "prompts": ["import", "nowhere", "--out", "out"],
     "train": ["--model", "nowhere", "--manifest", "nowhere", "--out", "out"],
     "cache": ["--model", "nowhere", "--manifest", "nowhere", "--references", "out"],
+    "loop": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
+    "average": ["nowhere", "--out", "out"],
     "merge": ["nowhere", "--model", "nowhere", "--out", "out"],
     "eval": ["--model", "taken", "--problems", "nowhere", "--out", "out"],
     "compare": ["nowhere", "other"],

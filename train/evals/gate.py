@@ -132,11 +132,11 @@ def _sure(
 
     finite = draws[np.isfinite(draws)]
     ends = [float(end) for end in np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])] if len(finite) else [0, 0]
-    signal = judged(name, value, limit, floor=floor, base=base, adapter=adapter, low=ends[0], high=ends[1])
-    if signal.verdict != "tripped" or (ends[1] < unchanged if floor else ends[0] > unchanged):
-        return signal
+    sign = judged(name, value, limit, floor=floor, base=base, adapter=adapter, low=ends[0], high=ends[1])
+    if sign.verdict != "tripped" or (ends[1] < unchanged if floor else ends[0] > unchanged):
+        return sign
     note = f"its interval, {ends[0]:.3g} to {ends[1]:.3g}, holds {unchanged:g}, no change"
-    return signal.model_copy(update={"verdict": "ok", "note": note})
+    return sign.model_copy(update={"verdict": "ok", "note": note})
 
 
 def _slope(results: Sequence[ProblemResult], config: GateConfig, seed: int) -> Signal:
@@ -159,7 +159,7 @@ def _slope(results: Sequence[ProblemResult], config: GateConfig, seed: int) -> S
     gain = sum(ends["adapter"][1]) - sum(ends["base"][1])
     lost = resampled([a - b for a, b in zip(rises["adapter"], rises["base"], strict=True)], seed) / len(results)
     # as a quotient of the base's own slope, so that the interval is on the scale of the value
-    signal = _sure(name, adapter / base, 1 + lost / base, 1.0, config.slope_floor, True, base, adapter)
-    if signal.verdict == "tripped" and gain > 0:
-        return signal.model_copy(update={"verdict": "ok", "note": f"pass@{most} rose all the same"})
-    return signal
+    sign = _sure(name, adapter / base, 1 + lost / base, 1.0, config.slope_floor, True, base, adapter)
+    if sign.verdict == "tripped" and gain > 0:
+        return sign.model_copy(update={"verdict": "ok", "note": f"pass@{most} rose all the same"})
+    return sign
