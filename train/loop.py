@@ -40,6 +40,7 @@ from dail.train.model import check_roles, device_and_dtype, load_roles, read_lim
 from dail.train.optimizers import check_optimizer, make_optimizer
 from dail.train.packing import choose_packing
 from dail.train.positions import read_positions
+from dail.train.quantising import check_quantise
 from dail.train.record import Given, RunRecord
 from dail.train.references import ReferenceCache, fill, made_with, own_folder
 from dail.train.step import GradientStep, has_kls, learning_rate, update
@@ -311,6 +312,7 @@ def checked(config: TrainConfig, ranks: Ranks) -> TrainConfig:
     """The settings with what they refer to pinned. Raises UsageError for settings that cannot work here."""
     check_trackers(config)
     check_optimizer(config)
+    check_quantise(config)
     if ranks.size > config.batch_size:
         raise UsageError(
             f"{ranks.size} ranks share batches of {config.batch_size} traces, so some would have nothing to do; start "

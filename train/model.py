@@ -26,6 +26,7 @@ from dail.train.distributed import Ranks
 from dail.train.loading import load_base, read_config
 from dail.train.lora import make_lean
 from dail.train.loss import Head
+from dail.train.quantising import loading_in_4_bits, settle
 from dail.train.rope import LongRope, take_over
 from dail.train.sharding import shard
 from dail.train.targets import Targets, describe, find_targets
@@ -154,7 +155,10 @@ def load_roles(folder: Path, config: TrainConfig, device: torch.device, ranks: R
     Raises:
         UsageError: the weights cannot be read or the architecture does not fit.
     """
-    base = load_base(folder, config.dtype)
+    if config.quantise == "nf4":
+        settle(base := load_base(folder, config.dtype, loading_in_4_bits(config.dtype, device)))
+    else:
+        base = load_base(folder, config.dtype)
     # Made before the move, so that every device starts from the same adapter; in eval mode, so that a model with
     # dropout of its own has none.
     torch.manual_seed(config.seed)

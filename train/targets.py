@@ -181,7 +181,7 @@ def _holds_experts(module: nn.Module) -> bool:
 
 def _is_plain(layer: nn.Linear) -> bool:
     """Whether it is a matrix and a bias, tried out where it has a forward pass of its own."""
-    if type(layer).forward is nn.Linear.forward:
+    if type(layer).forward is nn.Linear.forward or layer.weight.dtype == torch.uint8:  # two weights of a matrix each
         return True
     probe = torch.ones(1, 1, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device)
     with torch.no_grad():
@@ -238,10 +238,11 @@ def _weights(adapted_base: nn.Module, adapted: set[str]) -> tuple[int, Counter[s
             if weight.requires_grad or id(weight) in seen:
                 continue
             seen.add(id(weight))
-            total += weight.numel()
+            count = weight.numel() * (2 if weight.dtype == torch.uint8 else 1)  # two weights in 4 bits
+            total += count
             if name not in adapted:
                 is_expert = "experts" in name.split(".") and weight.ndim == 3
-                outside[f"experts ({weight_name})" if is_expert else _kind(name)] += weight.numel()
+                outside[f"experts ({weight_name})" if is_expert else _kind(name)] += count
     return total, outside
 
 
