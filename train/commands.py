@@ -151,5 +151,5 @@ def _tell(result: Any, as_json: bool) -> None:
         return
     if result.resumed_at == result.steps:
         say(f"this run is finished: all {result.steps} steps were done before")
-    say(f"adapter: {result.adapter}")
+    say(f"{result.adapter.name}: {result.adapter}")
     say(f"metrics: {result.metrics}")

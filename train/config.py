@@ -66,6 +66,11 @@ class TrainConfig(Config):
         description="what to do about a trace that is longer, with one of its contexts, than the model can read: stop, "
         "or leave the trace out and count it",
     )
+    tune: Literal["lora", "full"] = Field(
+        "lora",
+        description="what is trained: an adapter (the paper), or every weight but the head, as float32, of which each "
+        "rank holds all",
+    )
     quantise: Literal["none", "nf4"] = Field(
         "none",
         description="frozen weights in 4 bits (QLoRA), for models that the card does not hold otherwise (dail[bnb]); "

@@ -134,7 +134,7 @@ def _merge(
                 sums.write(file, staged / file.name, {name: places[name] for name in named if name in places})
                 bar.update(sum(len(one) for one in list(entries.values())[: done + 1]))
         rounded, layers, unmoved = sums.logits(), len(sums.layers), sums.unmoved
-    not_copied = _copy_others(base, staged, files)
+    not_copied = copy_others(base, staged, files)
     _check_read_again(staged, rounded)
     merged = Merged(
         base=identity,
@@ -302,7 +302,7 @@ def _check_room(base: Path, target: Path, files: list[Path]) -> None:
         )
 
 
-def _copy_others(base: Path, staged: Path, files: list[Path]) -> tuple[str, ...]:
+def copy_others(base: Path, staged: Path, files: list[Path]) -> tuple[str, ...]:
     """All files but hidden ones and weights in other forms, which would be those of the base; which these are."""
     left = []
     for path in sorted(path for path in base.rglob("*") if path.is_file()):

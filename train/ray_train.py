@@ -63,4 +63,4 @@ def run_on_ray(
             raise DailError(f"the ranks on Ray stopped: {error}; rerun to go on from the last checkpoint") from error
     provenance = adapter.finished(out)
     assert provenance, f"{out} holds no adapter though all ranks ended"
-    return result_of(out, provenance.steps, before.steps if before else done)
+    return result_of(out, provenance.run, provenance.steps, before.steps if before else done)

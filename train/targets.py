@@ -257,10 +257,8 @@ def check_gradients(weights: Mapping[str, nn.Parameter], step: int) -> None:
         UsageError: it reached none.
     """
     # the second matrices: as long as these are zero, as they are at first, the first ones get none
-    second = {name: weight for name, weight in weights.items() if ".lora_B." in name}
-    reached = torch.stack(
-        [torch.zeros_like(w.data[:1, 0]).sum() if w.grad is None else w.grad.abs().amax() for w in second.values()]
-    )
+    second = {name: weight for name, weight in weights.items() if ".lora_B." in name} or dict(weights)
+    reached = torch.stack([w.new_zeros(()) if w.grad is None else w.grad.abs().amax() for w in second.values()])
     dead = [name.partition(".lora_B.")[0] for name, size in zip(second, reached.tolist(), strict=True) if size == 0]
     if len(dead) == len(second):
         raise UsageError(
