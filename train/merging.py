@@ -40,12 +40,11 @@ from dail.synth.core.errors import IntegrityError, StorageError, UsageError, few
 from dail.synth.core.files import open_by_umask, refused, sync
 from dail.synth.core.machine import main_memory
 from dail.synth.core.progress import OnProgress, progress, told_to
-from dail.synth.schema.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from dail.synth.schema.adapters import ADAPTER_WEIGHTS
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.tensors import TensorEntry, tensors_of
-from dail.train.checkpoint import ADAPTER_FOLDER
 from dail.train.evals.lineage import Adapter, read_adapter
-from dail.train.given_adapters import copy_into, modules_of
+from dail.train.given_adapters import adapter_folder, copy_into, modules_of
 from dail.train.loading import load_base
 from dail.train.record import Provenance
 from dail.train.targets import linear_layers
@@ -95,7 +94,7 @@ def merge(adapter: str | Path, model: str | Path, out: str | Path, *, on_progres
         IntegrityError: the merged weights do not give what base and adapter give.
         StorageError: there is no room, or the disk refused.
     """
-    folder, base, target = _adapter_folder(Path(adapter)), Path(model), Path(out)
+    folder, base, target = adapter_folder(Path(adapter)), Path(model), Path(out)
     if target.exists():
         raise UsageError(f"{target} exists already, and nothing is written over; give another --out")
     identity = identify(base)
@@ -175,6 +174,7 @@ class _Sum:
         _refuse_unmergeable(folder, base, modules)
         settings = LoraConfig.from_pretrained(folder)
         settings.target_modules, settings.inference_mode, settings.lora_dropout = modules, True, 0.0
+        settings.base_model_name_or_path = None  # or PEFT warns that the folder has another name by now
         peft = get_peft_model(base, settings).eval()
         copy_into(peft, "default", tensors)
         named = peft.get_base_model().named_modules()
@@ -263,13 +263,6 @@ def _refuse_unmergeable(folder: Path, base: Any, modules: set[str]) -> None:
             f"adapter {folder} is on {name_of[head]}, which in this model is the embedding too (tied): merged it would "
             "change what tokens are read as; serve the adapter as it is"
         )
-
-
-def _adapter_folder(path: Path) -> Path:
-    """Itself, or that of a run."""
-    if not (path / ADAPTER_CONFIG).is_file() and (path / ADAPTER_FOLDER / ADAPTER_CONFIG).is_file():
-        return path / ADAPTER_FOLDER
-    return path
 
 
 def _weight_files(base: Path) -> list[Path]:
