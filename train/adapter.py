@@ -6,8 +6,10 @@ import datetime as dt
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
@@ -15,11 +17,15 @@ from dail.synth.core.errors import IntegrityError
 from dail.synth.core.files import open_by_umask, refused, sync, without_folders
 from dail.synth.schema.adapters import ADAPTER_CONFIG, in_order
 from dail.synth.schema.manifest import output_root
+from dail.synth.schema.tensors import tensors_of
 from dail.train.card import base_model, card
-from dail.train.checkpoint import ADAPTER_FOLDER
+from dail.train.checkpoint import ADAPTER_FOLDER, MODEL_FOLDER
+from dail.train.merging import copy_others
 from dail.train.metrics import METRICS_FILE
 from dail.train.model import STUDENT, Roles
 from dail.train.record import PROVENANCE_FILE, Provenance, RunRecord
+
+_TYPES = {"BF16": torch.bfloat16, "F16": torch.float16}  # by the names of safetensors
 
 
 def finished(out: Path) -> Provenance | None:
@@ -28,8 +34,8 @@ def finished(out: Path) -> Provenance | None:
     Raises:
         IntegrityError: there is an adapter, but it does not say where it came from.
     """
-    folder = out / ADAPTER_FOLDER
-    if not folder.exists():
+    folder = next((path for name in (ADAPTER_FOLDER, MODEL_FOLDER) if (path := out / name).exists()), None)
+    if folder is None:
         return None
     try:
         return Provenance.model_validate_json((folder / PROVENANCE_FILE).read_bytes())
@@ -43,7 +49,8 @@ def save_adapter(out: Path, roles: Roles, record: RunRecord, steps: int) -> None
     Raises:
         StorageError: the disk refused.
     """
-    folder, staged = out / ADAPTER_FOLDER, out / f".{ADAPTER_FOLDER}.new"
+    name = result_folder(record)
+    folder, staged = out / name, out / f".{name}.new"
     provenance = Provenance(
         run=_portable(record),
         fingerprint=record.fingerprint,
@@ -53,18 +60,34 @@ def save_adapter(out: Path, roles: Roles, record: RunRecord, steps: int) -> None
     )
     try:
         shutil.rmtree(staged, ignore_errors=True)
-        # Head and embeddings are not trained; left to itself PEFT would compare them with the hub's.
-        roles.peft.save_pretrained(staged, save_embedding_layers=False, selected_adapters=[STUDENT])
+        if record.config.tune == "full":
+            _write_model(staged, roles, Path(record.model_folder))
+        else:
+            # Head and embeddings are not trained; left to itself PEFT would compare them with the hub's.
+            roles.peft.save_pretrained(staged, save_embedding_layers=False, selected_adapters=[STUDENT])
+            _finish_config(staged / ADAPTER_CONFIG, record)
         (staged / "README.md").write_text(card(provenance, record), "utf-8")
         (staged / PROVENANCE_FILE).write_text(provenance.model_dump_json(indent=1) + "\n", "utf-8")
-        _finish_config(staged / ADAPTER_CONFIG, record)
-        for file in list(staged.iterdir()):
+        for file in [path for path in staged.rglob("*") if path.is_file()]:
             open_by_umask(file)
             sync(file)
         os.rename(staged, folder)
         sync(out)
     except (OSError, SafetensorError) as error:
         raise refused(folder, error) from error
+
+
+def result_folder(record: RunRecord) -> str:
+    """What a run leaves: an adapter, or a model whose every weight it trained."""
+    return MODEL_FOLDER if record.config.tune == "full" else ADAPTER_FOLDER
+
+
+def _write_model(staged: Path, roles: Roles, model: Path) -> None:
+    """In the type of the base's files, and with all its other files."""
+    base, weights = roles.peft.get_base_model(), sorted(model.glob("*.safetensors"))
+    types = Counter(entry.dtype for file in weights for entry in tensors_of(file).values())
+    base.to(_TYPES.get(types.most_common(1)[0][0], torch.float32)).save_pretrained(staged)
+    copy_others(model, staged, [*weights, *model.glob("*.safetensors.index.json")])
 
 
 def _finish_config(path: Path, record: RunRecord) -> None:

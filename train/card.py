@@ -22,6 +22,9 @@ _INHERITED = ("license", "license_name", "license_link", "language")
 _SNAPSHOT = re.compile(r".*/models--(?P<id>[^/]+)/snapshots/(?P<revision>[0-9a-f]{40})")
 _HUB_ID = re.compile(r"(?:hf:)?(?P<id>[\w.-]{1,96}/[\w.-]{1,96})")
 
+_ADAPTER_USE = """Use it with `PeftModel.from_pretrained(base, folder)`, or
+`vllm serve {served} --lora-modules dail=FOLDER`."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -47,14 +50,15 @@ def card(provenance: Provenance, record: RunRecord) -> str:
     from huggingface_hub import ModelCardData
 
     name, revision = base_model(record)
+    is_model = record.config.tune == "full"
     found = _origins(record)
     known = _HUB_ID.fullmatch(name) is not None or "/" not in name
     head = ModelCardData(
         base_model=name if known else None,
-        base_model_relation="adapter",
-        library_name="peft",
+        base_model_relation="finetune" if is_model else "adapter",
+        library_name="transformers" if is_model else "peft",
         pipeline_tag="text-generation",
-        tags=["dail", "lora"],
+        tags=["dail"] if is_model else ["dail", "lora"],
         datasets=sorted({match["id"] for source, _ in found if (match := _HUB_ID.fullmatch(source))}) or None,
         **_inherited(Path(record.model_folder)),
     )
@@ -63,7 +67,7 @@ def card(provenance: Provenance, record: RunRecord) -> str:
 {head.to_yaml()}
 ---
 
-# A LoRA adapter trained by Distribution Aligned Imitation Learning
+# {"A model" if is_model else "A LoRA adapter"} trained by Distribution Aligned Imitation Learning
 
 It was trained on reasoning traces grounded in expert solutions (DAIL, arXiv 2602.02405).
 
@@ -71,8 +75,7 @@ It was trained on reasoning traces grounded in expert solutions (DAIL, arXiv 260
 
 {origins_table(found) if found else "Where the expert solutions come from, and under which licences, is not known."}
 
-Use it with `PeftModel.from_pretrained(base, folder)`, or
-`vllm serve {served} --lora-modules dail=FOLDER`.
+{"Every weight but the head was trained; use it as any model." if is_model else _ADAPTER_USE.format(served=served)}
 `{PROVENANCE_FILE}` holds every setting and sum.
 """
 
@@ -86,6 +89,7 @@ def _facts(provenance: Provenance, name: str, revision: str | None) -> dict[str,
     run, config = provenance.run, provenance.run.config
     named = config.lora_targets
     targets = "all linear layers that it can be served on" if isinstance(named, str) else ", ".join(named)
+    lora = f"rank {config.lora_rank}, alpha {config.lora_alpha}, dropout {config.lora_dropout}, on {targets}"
     return {
         **facts_of(config),
         "base model": f"{name}, revision {revision or run.model.revision}",
@@ -95,7 +99,8 @@ def _facts(provenance: Provenance, name: str, revision: str | None) -> dict[str,
         **({"student of the traces": run.student} if run.student else {}),
         **({"started from the adapter": run.init_adapter.digest} if run.init_adapter else {}),
         **({"adapter of the references": run.reference_adapter.digest} if run.reference_adapter else {}),
-        "LoRA": f"rank {config.lora_rank}, alpha {config.lora_alpha}, dropout {config.lora_dropout}, on {targets}",
+        **({"trained": "every weight but the head"} if config.tune == "full" else {"LoRA": lora}),
+        **({"frozen weights": f"{config.quantise} (4 bits)"} if config.quantise != "none" else {}),
         **({"optimizer": config.optimizer} if config.optimizer != "adamw" else {}),
         **_left_out(run),
         "steps": f"{provenance.steps} of {config.batch_size} traces, {config.epochs} epochs",

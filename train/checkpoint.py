@@ -31,7 +31,7 @@ from dail.synth.core.files import replace
 from dail.train.optimizers import put_state, state_of
 from dail.train.record import RUN_FILE, RunRecord
 
-ADAPTER_FOLDER = "adapter"  # the run's last act
+ADAPTER_FOLDER, MODEL_FOLDER = "adapter", "model"  # the run's last act is one of them
 CHECKPOINT_FILE = "checkpoint.safetensors"
 LOCK_FILE = "run.lock"
 
@@ -52,7 +52,7 @@ def find_run(out: Path, record: RunRecord) -> RunRecord | None:
     except ValidationError as error:
         raise UsageError(f"{path} is no record of a run ({describe(error)}); give another --out") from None
     if earlier.fingerprint != record.fingerprint:
-        if not any((out / kept).exists() for kept in (CHECKPOINT_FILE, ADAPTER_FOLDER)):
+        if not any((out / kept).exists() for kept in (CHECKPOINT_FILE, ADAPTER_FOLDER, MODEL_FOLDER)):
             return None
         theirs, ours = earlier.decisive(), record.decisive()
         shown = "; ".join(

@@ -65,13 +65,13 @@ def train(
     """Train a LoRA adapter on the shards that a manifest lists.
 
     The run folder receives run.json (resolved settings), metrics.jsonl, curves.svg, tensorboard/, references/ (what the
-    references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/. The
-    same command goes on with a run that was stopped; Ctrl-C and SIGTERM stop it behind a step, which is kept, with the
-    exit codes 130 and 143, and a second one at once. With --references several runs share one cache. With
-    --init-adapter training goes on from an adapter of the same rank, alpha and layers; with --reference-adapter both
-    references have one on, which stays as it is (rounds); else they are the bare model, as in the paper. On several
-    GPUs of one machine: torchrun --nproc-per-node 4 $(which dail) train …; on a Ray cluster: ray job submit -- dail
-    train --ray-workers 4 …, with paths that every node sees.
+    references give for every trace token, computed once), checkpoint.safetensors and, at the end, adapter/, or
+    model/ with tune=full. The same command goes on with a run that was stopped; Ctrl-C and SIGTERM stop it behind a
+    step, which is kept, with the exit codes 130 and 143, and a second one at once. With --references several runs share
+    one cache. With --init-adapter training goes on from an adapter of the same rank, alpha and layers; with
+    --reference-adapter the references have one on, which stays as it is (rounds); else they are the bare model, as in
+    the paper. On several GPUs of one machine: torchrun --nproc-per-node 4 $(which dail) train …; on a Ray cluster: ray
+    job submit -- dail train --ray-workers 4 …, with paths that every node sees.
     """
     if control is not None:
         check_drawn(control, read_manifest(manifest).synthesis)
@@ -187,5 +187,5 @@ def _tell(result: Any, as_json: bool) -> None:
         return
     if result.resumed_at == result.steps:
         say(f"this run is finished: all {result.steps} steps were done before")
-    say(f"adapter: {result.adapter}")
+    say(f"{result.adapter.name}: {result.adapter}")
     say(f"metrics: {result.metrics}")

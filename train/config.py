@@ -98,6 +98,16 @@ class TrainConfig(Config):
         description="what to do about a trace that is longer, with one of its contexts, than the model can read: stop, "
         "or leave the trace out and count it",
     )
+    tune: Literal["lora", "full"] = Field(
+        "lora",
+        description="what is trained: an adapter (the paper), or every weight but the head, as float32, of which each "
+        "rank holds all",
+    )
+    quantise: Literal["none", "nf4"] = Field(
+        "none",
+        description="frozen weights in 4 bits (QLoRA), for models that the card does not hold otherwise (dail[bnb]); "
+        "both references are of these weights then; the paper's are whole",
+    )
     longest: int | None = Field(
         None,
         ge=2,
@@ -149,7 +159,7 @@ class TrainConfig(Config):
         gt=0,
         description="nats by which the base model's logits may be off from the rollout's before a run is refused, as "
         "the shards' log-probabilities tell; by the coarser type of both if left out: 0.01 for float32, 0.1 for "
-        "float16, 0.4 for bfloat16",
+        "float16, 0.4 for bfloat16, 2 with quantise=nf4",
     )
     microbatch_tokens: int = Field(
         4096, ge=1, description="tokens per forward pass (one trace at least); less takes less memory"

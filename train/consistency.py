@@ -33,6 +33,7 @@ from dail.synth.schema.shards import FAKE_ENGINE, TraceRow
 from dail.train.config import TrainConfig
 from dail.train.data import Example, TrainingSet, microbatches, pack, pad, student_tokens
 from dail.train.model import Roles
+from dail.train.quantising import NF4_TOLERANCE
 from dail.train.rope import chosen, rope_choices
 
 _log = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ def check_rollout(roles: Roles, data: TrainingSet, manifest_path: Path, config: 
             "what the engine did"
         )
         return []
-    allowed = config.rollout_tolerance or max(TOLERANCE[kind] for kind in (_precision(rows), config.dtype))
+    rounding = max(TOLERANCE[kind] for kind in (_precision(rows), config.dtype))
+    allowed = config.rollout_tolerance or (rounding if config.quantise == "none" else NF4_TOLERANCE)
     if not _all_within(found, allowed):
         other = _by_another_rope(roles, examples, rows, config, allowed)
         if other is None:

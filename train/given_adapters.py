@@ -17,12 +17,20 @@ from safetensors.torch import load_file
 from torch import Tensor, no_grad
 
 from dail.synth.core.errors import UsageError, few
-from dail.synth.schema.adapters import ADAPTER_WEIGHTS, adapter_digest, check_fits
+from dail.synth.schema.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_digest, check_fits
+from dail.train.checkpoint import ADAPTER_FOLDER
 from dail.train.config import TrainConfig
 from dail.train.lora import make_lean
 from dail.train.model import REFERENCE, STUDENT, Roles
 from dail.train.record import GivenAdapter, RunRecord
 from dail.train.targets import linear_layers
+
+
+def adapter_folder(path: Path) -> Path:
+    """Itself, or that of the run that trained it."""
+    if not (path / ADAPTER_CONFIG).is_file() and (path / ADAPTER_FOLDER / ADAPTER_CONFIG).is_file():
+        return path / ADAPTER_FOLDER
+    return path
 
 
 def read_given(folder: Path | None, base: Path) -> GivenAdapter | None:
@@ -33,6 +41,7 @@ def read_given(folder: Path | None, base: Path) -> GivenAdapter | None:
     """
     if folder is None:
         return None
+    folder = adapter_folder(folder)
     try:
         check_fits(folder, base)
         return GivenAdapter(folder=str(folder.resolve()), digest=adapter_digest(folder))

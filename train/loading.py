@@ -32,11 +32,12 @@ _EXPERT = re.compile(r"(?P<layer>.*experts\.)(?P<number>\d+)\.(?P<rest>.+)")
 _INDEX = re.compile(r"\.\d+\.")  # the number of a layer or of an expert
 
 
-def load_base(folder: Path, dtype: str) -> Any:
+def load_base(folder: Path, dtype: str, in_4_bits: dict[str, Any] | None = None) -> Any:
     """The causal model in a folder, every weight of it read from the folder's files.
 
     Args:
         dtype: the name of a type of torch's, which the weights are turned into.
+        in_4_bits: how transformers is to quantise them on the way (`loading_in_4_bits`).
 
     Raises:
         UsageError: a weight is missing, of another shape, not finite or quantised; there are weights that the model
@@ -57,6 +58,7 @@ def load_base(folder: Path, dtype: str) -> Any:
             attn_implementation="eager",  # the one that drops nothing; `choose_packing` tries faster ones
             ignore_mismatched_sizes=True,  # so that they are named, and refused here
             output_loading_info=True,
+            **(in_4_bits or {}),
         )
     except torch.OutOfMemoryError:
         raise

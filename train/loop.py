@@ -39,17 +39,20 @@ from dail.train.gate import look_at_traces
 from dail.train.given_adapters import check_start, read_given, take_given
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
 from dail.train.model import check_roles, device_and_dtype, load_roles, read_limits
-from dail.train.optimizers import check_optimizer, make_optimizer
+from dail.train.optimizers import check_optimizer, make_optimizer, state_bytes
 from dail.train.packing import choose_packing
 from dail.train.positions import read_positions
+from dail.train.quantising import check_quantise
 from dail.train.record import RUN_FILE, Given, RunRecord
 from dail.train.references import ReferenceCache, fill, made_with, own_folder
 from dail.train.step import GradientStep, has_kls, learning_rate, update
 from dail.train.targets import check_gradients
+from dail.train.whole import check_whole
 
 _log = logging.getLogger(__name__)
 
 ROUNDING = 1e-5  # nats: roles that agree are further apart by less
+GIB = 2**30
 _ALONE, _NOTHING = Ranks(), Given()
 REFERENCES = "references"
 
@@ -57,6 +60,8 @@ REFERENCES = "references"
 @dataclass(frozen=True)
 class Result:
     """Where everything lies. `resumed_at` steps were already done when this call started.
+
+    `adapter`: its folder; with tune=full that of the trained model.
 
     `stopped_at`: the run was asked to stop and has so many steps; there is no adapter yet, the same call goes on.
     """
@@ -127,13 +132,14 @@ def run(
         DailError: of the kind that fits; a rerun goes on from the last checkpoint.
     """
     config = checked(config, ranks)
+    check_whole(config, given)
     _log.info(f"checking the weights in {model_folder} against the manifest")
     record = _record(model_folder, manifest_path, config, given)
     if len(set(ranks.gather(record.fingerprint))) > 1:
         raise UsageError("the ranks have different settings, models or sources of the objective; give all the same")
     earlier = checkpoint.find_run(out, record)
     if earlier and (provenance := adapter.finished(out)):
-        return result_of(out, provenance.steps, provenance.steps)
+        return result_of(out, record, provenance.steps, provenance.steps)
     if earlier:
         record = record.model_copy(update={"started_at": earlier.started_at})
     data = _examples(model_folder, manifest_path, record)
@@ -164,13 +170,16 @@ def _train(
     scorer = start_scorer(model_folder, record, data, ranks)
     roles = scorer.roles
     memory.fit(scorer, data)
+    if config.tune == "full":
+        scorer = _with_whole_cache(scorer, references or out / REFERENCES, data, record)
     optimizer = make_optimizer(roles.adapter().values(), config)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
     with metrics(out, done, record) if ranks.is_first else nullcontext() as log:
         if ranks.is_first:
             checkpoint.claim(out, record)  # behind all that may be refused
-        own = own_folder(out / REFERENCES, made_with(record.model, roles, config))
-        scorer = replace(scorer, cache=reference_cache(references or own, scorer, data, record))
+        if config.tune == "lora":
+            own = own_folder(out / REFERENCES, made_with(record.model, roles, config))
+            scorer = replace(scorer, cache=reference_cache(references or own, scorer, data, record))
         memory.time_left(scorer, data, done, data.num_steps(config))
         with stop.listened_to():
             stops_at_once = any(ranks.gather(log is not None and log.seen.stops))  # of the steps before a restart
@@ -183,10 +192,29 @@ def _train(
         raise seen.stopped(f"the state behind step {steps} of {data.num_steps(config)} is kept in {out}")
     if steps < data.num_steps(config):
         _log.info(f"stopped behind step {steps} of {data.num_steps(config)}, which is saved; the same command goes on")
-        return replace(result_of(out, data.num_steps(config), done), stopped_at=steps)
+        return replace(result_of(out, record, data.num_steps(config), done), stopped_at=steps)
     if ranks.is_first:
         adapter.save_adapter(out, roles, record, steps)
-    return result_of(out, steps, done)
+    return result_of(out, record, steps, done)
+
+
+def _with_whole_cache(scorer: GradientStep, folder: Path, data: TrainingSet, record: RunRecord) -> GradientStep:
+    """With the references as the untrained model gives them: before a step, and before a checkpoint, changes it."""
+    cache = reference_cache(
+        own_folder(folder, made_with(record.model, scorer.roles, record.config)), scorer, data, record
+    )
+    if cache is None and record.config.objective != "nll":
+        raise UsageError(
+            f"tune=full reads references from a cache, and {scorer.roles.peft.config.model_type} models, which put a "
+            "bias, a scale or a cap on their logits, have none; set tune=lora"
+        )
+    numbers = sum(weight.numel() for weight in scorer.roles.adapter().values())
+    size = 8 * numbers + state_bytes(scorer.roles.adapter().values(), record.config)
+    _log.info(
+        f"tune=full: {numbers:,} weights are trained, which take {size / GIB:.3g} GiB as float32 with gradients and "
+        "moments; the head stays as it is, and an embedding that is tied to it"
+    )
+    return replace(scorer, cache=cache)
 
 
 def start_scorer(model_folder: Path, record: RunRecord, data: TrainingSet, ranks: Ranks) -> GradientStep:
@@ -324,6 +352,7 @@ def checked(config: TrainConfig, ranks: Ranks) -> TrainConfig:
     """The settings with what they refer to pinned. Raises UsageError for settings that cannot work here."""
     check_trackers(config)
     check_optimizer(config)
+    check_quantise(config)
     if ranks.size > config.batch_size:
         raise UsageError(
             f"{ranks.size} ranks share batches of {config.batch_size} traces, so some would have nothing to do; start "
@@ -358,8 +387,8 @@ def _record(model_folder: Path, manifest_path: Path, config: TrainConfig, given:
     )
 
 
-def result_of(out: Path, steps: int, resumed_at: int) -> Result:
-    return Result(out / checkpoint.ADAPTER_FOLDER, out / METRICS_FILE, steps, resumed_at)
+def result_of(out: Path, record: RunRecord, steps: int, resumed_at: int) -> Result:
+    return Result(out / adapter.result_folder(record), out / METRICS_FILE, steps, resumed_at)
 
 
 def _not_finite(step: int, batch: Sequence[Example], figures: dict[str, float], out: Path) -> DailError:

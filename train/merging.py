@@ -40,12 +40,11 @@ from dail.synth.core.errors import IntegrityError, StorageError, UsageError, few
 from dail.synth.core.files import open_by_umask, refused, sync
 from dail.synth.core.machine import main_memory
 from dail.synth.core.progress import OnProgress, progress, told_to
-from dail.synth.schema.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from dail.synth.schema.adapters import ADAPTER_WEIGHTS
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.tensors import TensorEntry, tensors_of
-from dail.train.checkpoint import ADAPTER_FOLDER
 from dail.train.evals.lineage import Adapter, read_adapter
-from dail.train.given_adapters import copy_into, modules_of
+from dail.train.given_adapters import adapter_folder, copy_into, modules_of
 from dail.train.loading import load_base
 from dail.train.record import Provenance
 from dail.train.targets import linear_layers
@@ -95,7 +94,7 @@ def merge(adapter: str | Path, model: str | Path, out: str | Path, *, on_progres
         IntegrityError: the merged weights do not give what base and adapter give.
         StorageError: there is no room, or the disk refused.
     """
-    folder, base, target = _adapter_folder(Path(adapter)), Path(model), Path(out)
+    folder, base, target = adapter_folder(Path(adapter)), Path(model), Path(out)
     if target.exists():
         raise UsageError(f"{target} exists already, and nothing is written over; give another --out")
     identity = identify(base)
@@ -134,7 +133,7 @@ def _merge(
                 sums.write(file, staged / file.name, {name: places[name] for name in named if name in places})
                 bar.update(sum(len(one) for one in list(entries.values())[: done + 1]))
         rounded, layers, unmoved = sums.logits(), len(sums.layers), sums.unmoved
-    not_copied = _copy_others(base, staged, files)
+    not_copied = copy_others(base, staged, files)
     _check_read_again(staged, rounded)
     merged = Merged(
         base=identity,
@@ -175,6 +174,7 @@ class _Sum:
         _refuse_unmergeable(folder, base, modules)
         settings = LoraConfig.from_pretrained(folder)
         settings.target_modules, settings.inference_mode, settings.lora_dropout = modules, True, 0.0
+        settings.base_model_name_or_path = None  # or PEFT warns that the folder has another name by now
         peft = get_peft_model(base, settings).eval()
         copy_into(peft, "default", tensors)
         named = peft.get_base_model().named_modules()
@@ -265,13 +265,6 @@ def _refuse_unmergeable(folder: Path, base: Any, modules: set[str]) -> None:
         )
 
 
-def _adapter_folder(path: Path) -> Path:
-    """Itself, or that of a run."""
-    if not (path / ADAPTER_CONFIG).is_file() and (path / ADAPTER_FOLDER / ADAPTER_CONFIG).is_file():
-        return path / ADAPTER_FOLDER
-    return path
-
-
 def _weight_files(base: Path) -> list[Path]:
     """Those that transformers reads."""
     index = base / _INDEX
@@ -302,7 +295,7 @@ def _check_room(base: Path, target: Path, files: list[Path]) -> None:
         )
 
 
-def _copy_others(base: Path, staged: Path, files: list[Path]) -> tuple[str, ...]:
+def copy_others(base: Path, staged: Path, files: list[Path]) -> tuple[str, ...]:
     """All files but hidden ones and weights in other forms, which would be those of the base; which these are."""
     left = []
     for path in sorted(path for path in base.rglob("*") if path.is_file()):

@@ -26,9 +26,11 @@ from dail.train.distributed import Ranks
 from dail.train.loading import load_base, read_config
 from dail.train.lora import make_lean
 from dail.train.loss import Head
+from dail.train.quantising import loading_in_4_bits, settle
 from dail.train.rope import LongRope, take_over
 from dail.train.sharding import shard
 from dail.train.targets import Targets, describe, find_targets
+from dail.train.whole import Whole
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +144,8 @@ def device_and_dtype(config: TrainConfig) -> tuple[torch.device, TrainConfig]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.dtype != "auto":
         return device, config
-    return device, config.model_copy(update={"dtype": "bfloat16" if device.type == "cuda" else "float32"})
+    is_frozen = config.tune == "lora"  # what is trained itself needs more than bfloat16's 8 bits
+    return device, config.model_copy(update={"dtype": "bfloat16" if device.type == "cuda" and is_frozen else "float32"})
 
 
 def load_roles(folder: Path, config: TrainConfig, device: torch.device, ranks: Ranks = _ALONE) -> Roles:
@@ -154,7 +157,13 @@ def load_roles(folder: Path, config: TrainConfig, device: torch.device, ranks: R
     Raises:
         UsageError: the weights cannot be read or the architecture does not fit.
     """
-    base = load_base(folder, config.dtype)
+    if config.tune == "full":
+        whole = Whole(load_base(folder, config.dtype)).eval()
+        return Roles(whole.to(device), _head(whole), device, rope=take_over(whole))
+    if config.quantise == "nf4":
+        settle(base := load_base(folder, config.dtype, loading_in_4_bits(config.dtype, device)))
+    else:
+        base = load_base(folder, config.dtype)
     # Made before the move, so that every device starts from the same adapter; in eval mode, so that a model with
     # dropout of its own has none.
     torch.manual_seed(config.seed)

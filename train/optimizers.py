@@ -80,12 +80,16 @@ class quiet(warnings.catch_warnings):
         return entered
 
 
-def _bitsandbytes() -> Any:
+def bitsandbytes_for(setting: str, instead: str) -> Any:
+    """The package. Raises UsageError, with the setting that asks for it and one that does not, if it is not there."""
     try:
         import bitsandbytes
     except ImportError:
         raise UsageError(
-            "optimizer=paged_adamw_8bit needs the package bitsandbytes; run: pip install 'dail[bnb]', or set "
-            "optimizer=adamw, which takes 6 bytes more for each weight of the adapter"
+            f"{setting} needs the package bitsandbytes; run: pip install 'dail[bnb]', or set {instead}"
         ) from None
     return bitsandbytes
+
+
+def _bitsandbytes() -> Any:
+    return bitsandbytes_for("optimizer=paged_adamw_8bit", "optimizer=adamw")

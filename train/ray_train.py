@@ -68,4 +68,4 @@ def run_on_ray(
     if provenance is None and seen and seen.stops:
         raise seen.stopped(f"the state behind step {steps_done(out)} is kept in {out}")
     assert provenance, f"{out} holds no adapter though all ranks ended"
-    return result_of(out, provenance.steps, before.steps if before else done)
+    return result_of(out, provenance.run, provenance.steps, before.steps if before else done)

@@ -236,7 +236,7 @@ def made_with(model: ModelIdentity, roles: Roles, config: TrainConfig) -> MadeWi
         model_revision=model.revision,
         tokenizer=model.tokenizer_hash,
         template=model.template_hash,
-        dtype=config.dtype,
+        dtype=config.dtype if config.quantise == "none" else f"{config.dtype} on {config.quantise}",
         attention="each sequence alone" if roles.rope is None else f"each sequence alone, LongRoPE {roles.rope.choice}",
     )
 

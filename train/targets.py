@@ -181,7 +181,7 @@ def _holds_experts(module: nn.Module) -> bool:
 
 def _is_plain(layer: nn.Linear) -> bool:
     """Whether it is a matrix and a bias, tried out where it has a forward pass of its own."""
-    if type(layer).forward is nn.Linear.forward:
+    if type(layer).forward is nn.Linear.forward or layer.weight.dtype == torch.uint8:  # two weights of a matrix each
         return True
     probe = torch.ones(1, 1, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device)
     with torch.no_grad():
@@ -238,10 +238,11 @@ def _weights(adapted_base: nn.Module, adapted: set[str]) -> tuple[int, Counter[s
             if weight.requires_grad or id(weight) in seen:
                 continue
             seen.add(id(weight))
-            total += weight.numel()
+            count = weight.numel() * (2 if weight.dtype == torch.uint8 else 1)  # two weights in 4 bits
+            total += count
             if name not in adapted:
                 is_expert = "experts" in name.split(".") and weight.ndim == 3
-                outside[f"experts ({weight_name})" if is_expert else _kind(name)] += weight.numel()
+                outside[f"experts ({weight_name})" if is_expert else _kind(name)] += count
     return total, outside
 
 
@@ -258,10 +259,8 @@ def check_gradients(weights: Mapping[str, nn.Parameter], step: int, *, reads_ali
         UsageError: it reached none, and should have.
     """
     # the second matrices: as long as these are zero, as they are at first, the first ones get none
-    second = {name: weight for name, weight in weights.items() if ".lora_B." in name}
-    reached = torch.stack(
-        [torch.zeros_like(w.data[:1, 0]).sum() if w.grad is None else w.grad.abs().amax() for w in second.values()]
-    )
+    second = {name: weight for name, weight in weights.items() if ".lora_B." in name} or dict(weights)
+    reached = torch.stack([w.new_zeros(()) if w.grad is None else w.grad.abs().amax() for w in second.values()])
     dead = [name.partition(".lora_B.")[0] for name, size in zip(second, reached.tolist(), strict=True) if size == 0]
     if len(dead) == len(second) and reads_alike:
         _log.warning(

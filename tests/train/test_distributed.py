@@ -20,15 +20,19 @@ from dail.train.checkpoint import steps_done
 from dail.train.config import TrainConfig
 from dail.train.distributed import Ranks, joined
 from dail.train.loop import run
+from dail.train.record import Given
 from tests.conftest import ROOT
 from tests.train.conftest import MakeManifest
 from tests.train.test_data import example
 from tests.train.test_loop import SETTINGS, lines
 
 pytestmark = pytest.mark.timeout(240)
+NOTHING = Given()
 
 
-def torchrun(model: Path, manifest: Path, out: Path, config: TrainConfig, *more: str) -> subprocess.Popen[str]:
+def torchrun(
+    model: Path, manifest: Path, out: Path, config: TrainConfig, *more: str, given: Given = NOTHING
+) -> subprocess.Popen[str]:
     settings = [
         f"--set={name}={json.dumps(value)}"
         for name, value in config.model_dump(mode="json", exclude_none=True, exclude={"gate"}).items()
@@ -36,6 +40,8 @@ def torchrun(model: Path, manifest: Path, out: Path, config: TrainConfig, *more:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *more]
     command += [str(Path(sys.executable).with_name("dail")), "train", "--model", str(model), "--json", *settings]
     command += ["--manifest", str(manifest), "--out", str(out)]
+    for name, folder in given._asdict().items():
+        command += [f"--{name.replace('_', '-')}", str(folder)] if folder else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -73,7 +79,8 @@ def test_two_ranks_make_the_adapter_of_one(tiny_model: Path, make_manifest: Make
 def test_two_ranks_that_divide_the_weights_make_the_adapter_of_one(
     tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path, states: str
 ):
-    """Microbatches of one trace, and a last batch of 3: one rank has to go through the layers for the other."""
+    """Microbatches of one trace, and a last batch of 3: one rank has to go through the layers for the other. With live
+    references both start from an adapter, and another is on the references."""
     manifest = make_manifest(7)
     config = SETTINGS.model_copy(update={"lr": 1e-3, "epochs": 1, "microbatch_tokens": 1, "reference_states": states})
     if states == "live":
@@ -83,9 +90,14 @@ def test_two_ranks_that_divide_the_weights_make_the_adapter_of_one(
         config = config.model_copy(
             update={"references": weights, "reference_temperature": 0.7, "token_weights": "entropy"}
         )
-    run(tiny_model, manifest, tmp_path / "alone", config)
+    given = Given()
+    if states == "live":
+        earlier = [SETTINGS.model_copy(update={"lr": lr, "epochs": 1}) for lr in (1e-2, 2e-2)]
+        folders = [tmp_path / "start", tmp_path / "frozen"]
+        given = Given(*(run(tiny_model, manifest, *one).adapter for one in zip(folders, earlier, strict=True)))
+    run(tiny_model, manifest, tmp_path / "alone", config, given=given)
     divided = config.model_copy(update={"shard_weights": True, "recompute": "on" if states == "live" else "off"})
-    process = torchrun(tiny_model, manifest, tmp_path / "two", divided)
+    process = torchrun(tiny_model, manifest, tmp_path / "two", divided, given=given)
     _, said = process.communicate(timeout=200)
     assert process.returncode == 0, said
     assert agree(tmp_path / "alone", tmp_path / "two")

@@ -72,6 +72,7 @@ def test_training_starts_from_the_weights_that_it_is_given(
 ):
     given, manifest = make_adapter(), make_manifest(6)
     still = run(tiny_model, manifest, tmp_path / "still", STILL, given=Given(init_adapter=given))
+    assert read_given(tmp_path / "still", tiny_model) == read_given(still.adapter, tiny_model)  # a run's, by its folder
     assert weights(still.adapter).keys() == weights(given).keys()
     assert all(torch.equal(weight, weights(given)[name]) for name, weight in weights(still.adapter).items())
     fresh = run(tiny_model, manifest, tmp_path / "fresh", STILL)
