@@ -166,7 +166,7 @@ def _plan(chosen: Chosen, files: Sequence[str], reading: Reading, out: Path, ray
             f"worker.strategy=draft_verify reads what the student proposes, and no engine reads with an adapter, which "
             f"loop.reference={settings.reference} gives the privileged student; set strategy=auto, or reference=frozen"
         )
-    if getattr(training, "tune", "lora") != "lora":
+    if training.tune != "lora":
         raise UsageError(f"train.tune={training.tune} makes no adapter for the next round; set tune=lora")
     items = read_solutions(files, reading).items
     if settings.keep in BY_VERDICT and all(resolve(one, synthesis.lone_box).kind == "proof" for one in items):

@@ -1,7 +1,7 @@
 """Frozen weights in 4 bits (QLoRA, Dettmers et al. 2023), for a model that its card does not hold otherwise.
 
 `quantise=nf4` stores every linear layer but the head as NormalFloat4 with doubly quantised scales, through bitsandbytes
-(`dail[bnb]`), and computes in `dtype`. Both references are then of these weights too, not of the model that drew the
+(`dail[bnb]`), and computes in `dtype`. The references are then of these weights too, not of the model that drew the
 traces: all three roles share their error, and the rollout check sees gross faults alone. Embedding, head, norms, and
 experts that are one parameter stay as they are.
 """

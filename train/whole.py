@@ -53,7 +53,7 @@ def check_whole(config: TrainConfig, given: Given) -> None:
         "shard_weights=true": config.shard_weights,
         "quantise=nf4": config.quantise != "none",
         "dtype=bfloat16": config.dtype == "bfloat16",
-        "references=live": config.references == "live" and config.objective != "nll",
+        "reference_states=live": config.reference_states == "live" and config.objective != "nll",
     }
     if found := [name for name, is_set in wrong.items() if is_set]:
         raise UsageError(

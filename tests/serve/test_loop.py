@@ -189,6 +189,7 @@ def test_other_items_and_another_model_s_rounds_are_told_apart(items, tmp_path):
         (["loop.items_per_round=6"], "there are 5 expert solutions"),
         (["loop.rounds=2", "loop.reference=live", "worker.strategy=draft_verify"], "no engine reads with an adapter"),
         (["loop.rounds=0"], "loop.rounds"),
+        (["train.tune=full"], "makes no adapter for the next round"),
         (["synthesis.enough=first_correct", "loop.keep=random"], "set loop.keep=first_correct"),
         (["loop.mean_decay=1"], "loop.mean_decay"),
     ],

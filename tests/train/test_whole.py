@@ -107,7 +107,7 @@ def test_a_run_leaves_a_model_with_the_base_s_files_and_its_lineage_and_brings_t
 @pytest.mark.parametrize(
     ("changes", "given", "says"),
     [
-        ({"references": "live"}, Given(), "references=live"),
+        ({"reference_states": "live"}, Given(), "reference_states=live"),
         ({"shard_weights": True}, Given(), "shard_weights=true"),
         ({"dtype": "bfloat16"}, Given(), "dtype=bfloat16"),
         ({"quantise": "nf4"}, Given(), "quantise=nf4"),
