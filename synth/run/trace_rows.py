@@ -186,6 +186,7 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         top_k=synthesis.top_k,
         proposer=synthesis.proposer,
         proposals=synthesis.proposals,
+        greedy_proposals=synthesis.greedy_proposals,
         suppressed_ids=tuple(sorted(prepared.request.suppressed_ids)),
         stop=synthesis.stop,
         max_tokens=synthesis.max_tokens,

@@ -104,6 +104,7 @@ class TraceRow(Frozen):
     stop: tuple[str, ...]
     proposer: str = "student"  # the role that proposed, or privileged
     proposals: Int32 = 1  # how often it proposed at a position
+    greedy_proposals: bool = False  # its likeliest tokens in their order, and not drawn ones
     suppressed_ids: tuple[Int32, ...] = ()  # tokens that no role could draw
     max_tokens: Int32
     thinking: bool | None

@@ -109,6 +109,7 @@ top_k: int32 not null
 stop: list<element: string not null> not null
 proposer: string not null
 proposals: int32 not null
+greedy_proposals: bool not null
 suppressed_ids: list<element: int32 not null> not null
 max_tokens: int32 not null
 thinking: bool
