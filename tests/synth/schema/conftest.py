@@ -59,6 +59,7 @@ ROW: dict[str, Any] = {
     "top_k": 0,
     "proposer": "student",
     "proposals": 1,
+    "greedy_proposals": False,
     "suppressed_ids": (),
     "stop": ("∎",),
     "max_tokens": 256,
