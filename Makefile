@@ -30,6 +30,7 @@ bench: env
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m tests.bench.speculation
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.train
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.loss
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.divergences
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.lora
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.trainers
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.where

@@ -60,6 +60,10 @@ loss = Step(
     "loss", SMALL, 170, 280,
     "-m tests.bench.loss --tokens 6144 --memory-tokens 6144 --width 3584 --vocabulary 152064 --dtype bfloat16",
 )  # fmt: skip
+divergences = Step(
+    "divergences", SMALL, 120, 400,
+    "-m tests.bench.divergences --tokens 6144 --memory-tokens 6144 --width 3584 --vocabulary 152064 --dtype bfloat16",
+)  # fmt: skip
 lora_7b = Step("LoRA, 7B", SMALL, 30, 90, f"-m tests.bench.lora {SEVEN} --tokens 4096")
 lora_8b = Step("LoRA, 8B", SMALL, 30, 90, f"-m tests.bench.lora {EIGHT} --tokens 4096")
 beside_trl = Step("beside TRL, 7B", SMALL, 200, 400, f"-m tests.bench.trainers {SEVEN} --traces 16 --trace-tokens 750")
@@ -116,7 +120,7 @@ LONG_2 = [probe, *_SMALL_ALONE, epoch_live, epoch_8b, beside_trl]
 FULL = [  # no kit, no hurry: `make bench-gpu`
     probe, second_eager, first_eager, kernels, second_graphs, first_graphs, first_ahead, on_vllm, consistency, epoch_96,
     *engine_benches("7B", SEVEN), plain_7b, first_7b, lora_7b, *engine_benches("8B", EIGHT), lora_8b,
-    loss, beside_trl_long, *train,
+    loss, divergences, beside_trl_long, *train,
 ]  # fmt: skip
 TINY = [  # for a CPU, however busy; two of them are there to go wrong
     Step("probe", "", 5, 300, "-m tests.gpu.probe"),

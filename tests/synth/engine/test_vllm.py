@@ -161,6 +161,8 @@ def test_the_same_seeds_give_the_same_traces_and_both_rows_end_together(draw, co
         ("draft_verify", {"acceptance": "topk", "acceptance_k": 3}),
         ("lazy", {"tau": 0.5, "proposals": 5, "suppress": (SUPPRESSED,)}),
         ("lazy", {"tau": 0.5, "proposer": "privileged"}),
+        ("lazy", {"tau": 0.5, "proposals": 3, "greedy_proposals": True}),
+        ("draft_verify", {"tau": 0.3, "proposals": 3, "greedy_proposals": True}),
         ("draft_verify", {"tau": 0.3, "proposals": 5, "suppress": (SUPPRESSED,)}),
         ("draft_verify", {"acceptance": "relative", "tau": 0.5, "suppress": (SUPPRESSED,)}),
     ],
