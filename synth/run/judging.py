@@ -196,7 +196,7 @@ def _scored(score: Score, by: str, row: TraceRow) -> float:
     try:
         value: object = score(row)
         # numpy's numbers are Real too; float() refuses what no float is as large as
-        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+        number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
     except FAULTS as error:
         fault = f"failed with {type(error).__name__}: {error!s:.500}"
     else:
