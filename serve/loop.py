@@ -44,6 +44,7 @@ from dail.synth.schema.synthesis import Synthesis
 
 _MARKER, _SETTINGS, _DONE = "loop.json", "settings.toml", "round.json"
 _PASSED_ON = ("engine", "worker", "synthesis", "train")
+_IN_EVERY_TRACE = ("student", "privileged", "negative")  # contexts that need no synthesis.contexts
 _OURS = ("student_adapter", "student_model", "privileged_adapter")  # of [worker]: which students there are, rounds say
 
 
@@ -168,6 +169,12 @@ def _plan(chosen: Chosen, files: Sequence[str], reading: Reading, out: Path, ray
         )
     if training.tune != "lora":
         raise UsageError(f"train.tune={training.tune} makes no adapter for the next round; set tune=lora")
+    contexts = {*_IN_EVERY_TRACE, *synthesis.contexts}
+    if unknown := sorted(set(training.references) - contexts):
+        raise UsageError(
+            f"train.references names {few(unknown)}, which the traces of these rounds will not have; they will have "
+            f"{', '.join(sorted(contexts))}; take of these, or set synthesis.contexts"
+        )
     items = read_solutions(files, reading).items
     if settings.keep in BY_VERDICT and all(resolve(one, synthesis.lone_box).kind == "proof" for one in items):
         raise UsageError(
@@ -229,7 +236,9 @@ def _decided(plan: Plan, chosen: Chosen) -> dict[str, Any]:
     return found
 
 
-def _check_same(theirs: dict[str, Any], ours: dict[str, Any], out: Path) -> None:
+def _check_same(theirs: Any, ours: dict[str, Any], out: Path) -> None:
+    if not isinstance(theirs, dict):
+        raise ValueError(f"it holds a {type(theirs).__name__}, wanted an object")
     ours = json.loads(json.dumps(ours, default=str))
     other = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
     if other:

@@ -21,7 +21,7 @@ import click
 from dail.synth.config import SynthConfig, load_engine
 from dail.synth.core import console
 from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_OK, EXIT_SOME_FAILED, UsageError
-from dail.synth.core.options import verb
+from dail.synth.core.options import Numbers, verb
 from dail.synth.core.settings import Chosen
 from dail.synth.data import options
 from dail.synth.data.reader import Reading
@@ -49,7 +49,7 @@ _ACTORS = click.option(
     "host and process if left out.",
 )
 @_ACTORS
-@click.option("--idle-exit", "idle_exit_s", type=float, metavar="S", help="End after S seconds without work.")
+@click.option("--idle-exit", "idle_exit_s", type=Numbers(0), metavar="S", help="End after S seconds without work.")
 def worker(
     chosen: Chosen,
     api: str,
@@ -155,7 +155,7 @@ def synth(
     help="Items without an answer (proofs), where correct traces are asked for: drop them (the default), or keep one "
     "trace of each.",
 )
-@click.option("--grade-timeout", "grade_timeout_s", type=click.FloatRange(0.1), default=5.0, show_default=True,
+@click.option("--grade-timeout", "grade_timeout_s", type=Numbers(0.1), default=5.0, show_default=True,
               metavar="S", help="For one trace; given up, it is not correct.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object on standard output.")
 def select(

@@ -24,6 +24,7 @@ from dail.synth.core.errors import UsageError
 from dail.synth.core.files import refused, sync
 from dail.synth.schema.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_digest
 from dail.train.checkpoint import save_tensors
+from dail.train.given_adapters import adapter_folder
 
 AVERAGE_FILE = "average.json"  # which adapters the mean is of
 _SCALES = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
@@ -33,6 +34,7 @@ def average(adapter: Path, before: Path | None, decay: float, out: Path) -> Path
     """Writes the folder of the mean, whole or not at all.
 
     Args:
+        adapter: its folder, or that of the run that trained it; so may `before` be.
         before: the mean so far, on the same layers; the bare model if none.
         decay: what is kept of it, from 0 up to, not including, 1.
 
@@ -42,6 +44,7 @@ def average(adapter: Path, before: Path | None, decay: float, out: Path) -> Path
     """
     if out.exists():
         raise UsageError(f"{out} is there already; give another --out")
+    adapter, before = adapter_folder(adapter), before and adapter_folder(before)
     new, settings = _read(adapter)
     old = {name: torch.zeros_like(one) if ".lora_B." in name else one for name, one in new.items()}
     if before is not None:
@@ -71,10 +74,21 @@ def average(adapter: Path, before: Path | None, decay: float, out: Path) -> Path
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        settings = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
-        return load_file(folder / ADAPTER_WEIGHTS), settings
+        settings, tensors = (
+            json.loads((folder / ADAPTER_CONFIG).read_text("utf-8")),
+            load_file(folder / ADAPTER_WEIGHTS),
+        )
     except (OSError, SafetensorError, ValueError) as error:
         raise UsageError(f"{folder} is no adapter that can be read: {error}; give what `dail train` made") from None
+    if not isinstance(settings, dict):
+        fault = f"{ADAPTER_CONFIG} holds a {type(settings).__name__}, wanted an object"
+    elif not tensors:
+        fault = f"{ADAPTER_WEIGHTS} holds no layers"
+    elif broken := [name for name, one in tensors.items() if not one.isfinite().all()]:
+        fault = f"{broken[0]} holds NaN or infinity, wanted finite numbers"
+    else:
+        return tensors, settings
+    raise UsageError(f"{folder} is no adapter that can be averaged: {fault}; give what `dail train` made")
 
 
 def _check_alike(

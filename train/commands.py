@@ -21,7 +21,7 @@ import click
 
 from dail.synth.core.console import all_on_stderr, emit, exit_on_sigterm, say, silent_unless, stop_on_signals
 from dail.synth.core.errors import EXIT_OK, UsageError
-from dail.synth.core.options import verb
+from dail.synth.core.options import Numbers, verb
 from dail.synth.core.settings import Chosen
 from dail.synth.data.options import control_option
 from dail.synth.schema.controls import check_drawn, controlled, told
@@ -118,14 +118,14 @@ def cache(
 
 
 @click.command("average")
-@click.argument("adapter", type=click.Path(path_type=Path))
+@click.argument("adapter", metavar="RUN|ADAPTER", type=click.Path(path_type=Path))
 @click.option("--before", type=click.Path(path_type=Path), help="The mean so far; the bare model if left out.")
-@click.option("--decay", type=click.FloatRange(0, 1, max_open=True), default=0.9, show_default=True,
+@click.option("--decay", type=Numbers(0, 1, max_open=True), default=0.9, show_default=True,
               help="What is kept of the mean so far.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the new mean.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def average(adapter: Path, before: Path | None, decay: float, out: Path, as_json: bool) -> None:
-    """Write the running mean of ADAPTER and those before it: decay · mean before + (1 - decay) · ADAPTER.
+    """Write the running mean of an adapter and those before it: decay · mean before + (1 - decay) · adapter.
 
     Of the two matrices of each layer by themselves. `dail loop` does it between rounds with loop.reference=mean; by
     hand, the folder is for --reference-adapter and worker.privileged_adapter.

@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from dail.synth.core.errors import UsageError
-from dail.synth.core.extensions import Extension
+from dail.synth.core.extensions import FAULTS, Extension
 
 if TYPE_CHECKING:
     from torch import Tensor  # settings name objectives, and are read without torch
@@ -95,7 +95,7 @@ def _try_out(name: str, objective: Objective) -> None:
     def of(rows: slice) -> Tensor:
         try:
             loss_C = objective(student_CV[rows], privileged_CV[rows], negative_CV[rows], trace_C[rows], 0.1)
-        except Exception as error:  # a user's function may fail in any way
+        except FAULTS as error:
             raise _refusal(name, f"it raises {type(error).__name__}: {error}") from error
         wanted = trace_C[rows].shape
         if not isinstance(loss_C, torch.Tensor) or loss_C.shape != wanted or not loss_C.is_floating_point():

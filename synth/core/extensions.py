@@ -33,6 +33,8 @@ from dail.synth.core.errors import ExtensionError
 
 _NAME = re.compile(r"[A-Za-z][\w.-]*")
 _DIGEST_DIGITS = 16
+# What a user's code may raise, in any way it likes. sys.exit in it would end our process with its exit code, perhaps 0.
+FAULTS = (Exception, SystemExit)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Extension:
         where, _, name = (place if ":" in place else self._entry_point(place)).rpartition(":")
         try:
             module = _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-        except Exception as error:  # a user's file may fail in any way
+        except FAULTS as error:
             raise ExtensionError(f"{self.what} {place} cannot be imported: {type(error).__name__}: {error}") from error
         value: Any = module
         for part in name.split("."):

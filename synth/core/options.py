@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,16 @@ import click
 from click.shell_completion import CompletionItem
 
 from dail.synth.core.settings import TABLES, presets, read, settings_of, tables_of
+
+
+class Numbers(click.FloatRange):
+    """Finite numbers of a range. NaN is on no side of a bound, so click's own range lets it through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
 
 
 class Verb(click.Command):

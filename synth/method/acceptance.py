@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dail.synth.core.errors import ExtensionError
+from dail.synth.core.extensions import FAULTS
 from dail.synth.schema.synthesis import ACCEPTANCE, RULES, Acceptance
 
 _BLOCK = 128  # divides most vocabularies, so that they need no padding
@@ -80,7 +81,7 @@ def _try_out(kind: str) -> None:
     logprob_PV, token_PK = torch.zeros(2, 5).log_softmax(-1), torch.zeros(2, 3, dtype=torch.long)
     try:
         given = rule(logprob_PV, token_PK, torch.full((2, 1), 0.5))
-    except Exception as error:  # of a user's function
+    except FAULTS as error:
         raise ExtensionError(f"acceptance rule {kind} failed on a trial: {type(error).__name__}: {error}") from error
     if not isinstance(given, Tensor) or given.dtype != torch.bool or given.shape != token_PK.shape:
         got = f"{given.dtype} {list(given.shape)}" if isinstance(given, Tensor) else type(given).__name__

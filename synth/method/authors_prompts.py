@@ -97,7 +97,7 @@ def _parsed(checkout: Path, path: Path) -> ast.Module:
 def _template(module: ast.Module, path: Path, name: str, values: Sequence[str]) -> str:
     """The Jinja of a text with places in braces, by number, by order or by name."""
     text = _text(_assigned(module, path, name), path, name)
-    named = {"problem": 0, "solution": 1, "hint": 1}
+    named = {"0": 0, "1": 1, "problem": 0, "solution": 1, "hint": 1}
     pieces, used = list[str](), list[int]()
     try:
         parts = list(string.Formatter().parse(text))
@@ -107,7 +107,7 @@ def _template(module: ast.Module, path: Path, name: str, values: Sequence[str]) 
         pieces.append(_literal(literal))
         if place is None:
             continue
-        number = len(used) if place == "" else int(place) if place.isdecimal() else named.get(place, len(values))
+        number = len(used) if place == "" else named.get(place, len(values))
         if number >= len(values) or spec or conversion:
             raise _not_known(path, f"{name} has a place {{{place}}} for something unknown")
         used.append(number)

@@ -65,7 +65,7 @@ def shown_answer(item: ExpertSolution, synthesis: Synthesis) -> str | None:
 
 def _without_answer(items: Sequence[ExpertSolution], synthesis: Synthesis) -> Faults:
     return [
-        (f"/items/{number}", "no_answer", f"{_why_none(item, synthesis)}, which the context answer_only shows")
+        (f"/items/{number}", "no_answer", f"the context answer_only shows the answer, and {_why_none(item, synthesis)}")
         for number, item in enumerate(items)
         if shown_answer(item, synthesis) is None
     ]
@@ -73,8 +73,8 @@ def _without_answer(items: Sequence[ExpertSolution], synthesis: Synthesis) -> Fa
 
 def _why_none(item: ExpertSolution, synthesis: Synthesis) -> str:
     if resolve(item, synthesis.lone_box).answer is None:
-        return "it has no answer; leave it out, or the context"
-    return "it is a proof, whose answer is shown with proof_answers=true only"
+        return "this item has none; leave out the item or the context"
+    return "this item is a proof, whose answer is shown with proof_answers=true only"
 
 
 def _with_others(items: Sequence[ExpertSolution], seed: int) -> tuple[list[ExpertSolution], Faults]:
@@ -118,7 +118,7 @@ def _with_wrong_answers(items: Sequence[ExpertSolution], synthesis: Synthesis) -
             found.append(item)
             continue
         if right is None:
-            why = f"{_why_none(item, synthesis)}; wrong_hint has nothing to be wrong about; bring wrong_answer"
+            why = f"wrong_hint is wrong about the answer, and {_why_none(item, synthesis)}, or bring wrong_answer"
             faults.append((where, "no_answer", why))
         elif right not in wrong:
             wrong[right] = _another(right, order, synthesis.seed)

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from dail.synth.core.errors import ItemError
+from dail.synth.core.extensions import FAULTS
 from dail.synth.method.apparatus import without_apparatus
 from dail.synth.method.expressions import LONGEST_WAYPOINT, SEPARATOR, key, tidy
 from dail.synth.method.official import official
@@ -207,7 +208,7 @@ def extract(extractor: str, solution: str, kind: Literal["verifiable", "proof"],
     own: ExtractWaypoints = EXTRACTOR.load(extractor)
     try:
         found = own(solution, kind, answer)
-    except Exception as error:  # of a user's function
+    except FAULTS as error:
         raise ItemError("extractor_failed", f"{extractor} failed: {type(error).__name__}: {error}") from error
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise ItemError("extractor_failed", f"{extractor} gave {found!r:.200}; wanted a list of texts")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from dail.synth.core.errors import IntegrityError, UsageError
+from dail.synth.core.extensions import FAULTS
 from dail.synth.core.files import Objects
 from dail.synth.method.grading import TIMEOUT, Grader
 from dail.synth.method.selection import BUILTIN, SCORES, Candidate, Outcome, Score
@@ -193,11 +195,13 @@ def _said(row: dict[str, Any]) -> Said:
 def _scored(score: Score, by: str, row: TraceRow) -> float:
     try:
         value: object = score(row)
-    except Exception as error:  # a user's function may fail in any way
+        # numpy's numbers are Real too; float() refuses what no float is as large as
+        number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    except FAULTS as error:
         fault = f"failed with {type(error).__name__}: {error!s:.500}"
     else:
-        if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
-            return float(value)
+        if not math.isnan(number):
+            return number
         fault = f"returned {value!r:.200}; wanted a number"
     raise UsageError(
         f"item {row.item_id}, sample {row.sample_index}: score {by.partition('#')[0]} {fault}; correct it and run again"

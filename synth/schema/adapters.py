@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ def check_fits(folder: Path, base: Path) -> None:
     """
     settings = _settings(folder)
     _check_served(folder, settings)
+    _check_scale(folder, settings)
     file = folder / ADAPTER_WEIGHTS
     found = tensors_of(file)
     halves = _halves(file, found, base)
@@ -162,6 +164,22 @@ def _check_served(folder: Path, settings: dict[str, Any]) -> None:
             f"adapter {folder} has {', '.join(used)}, which the engine does not apply; wanted plain LoRA layers; merge "
             "it into the base model with PEFT's merge_and_unload, and give the merged folder as the model"
         )
+
+
+def _check_scale(folder: Path, settings: dict[str, Any]) -> None:
+    """Left out is PEFT's default; anything but a number would fail far away, or make all layers NaN."""
+    pattern = settings.get("alpha_pattern") or {}
+    if not isinstance(pattern, dict):
+        raise UsageError(
+            f"{folder / ADAPTER_CONFIG}: alpha_pattern is {pattern!r:.80}; wanted a number by modules' names; restore "
+            "the file from the training run"
+        )
+    for name, alpha in {"lora_alpha": settings.get("lora_alpha", 8), **pattern}.items():
+        if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) < math.inf:
+            raise UsageError(
+                f"{folder / ADAPTER_CONFIG}: {name} is {alpha!r:.80}; wanted a finite number, by which the layers are "
+                "scaled; restore the file from the training run"
+            )
 
 
 def _halves(file: Path, found: Mapping[str, TensorEntry], base: Path) -> list[_Low]:

@@ -190,6 +190,11 @@ def test_other_items_and_another_model_s_rounds_are_told_apart(items, tmp_path):
         (["loop.rounds=2", "loop.reference=live", "worker.strategy=draft_verify"], "no engine reads with an adapter"),
         (["loop.rounds=0"], "loop.rounds"),
         (["train.tune=full"], "makes no adapter for the next round"),
+        (["train.references=privileged=1,wrong_hint=-0.1"], "references names wrong_hint, .* they will have negative"),
+        (
+            ["train.references=hint=1,answer_only=-0.1", 'synthesis.contexts=["answer_only"]'],
+            "references names hint, .* will have answer_only, negative",
+        ),
         (["synthesis.enough=first_correct", "loop.keep=random"], "set loop.keep=first_correct"),
         (["loop.mean_decay=1"], "loop.mean_decay"),
     ],
@@ -221,6 +226,7 @@ def test_a_damaged_record_is_named(items, tmp_path):
     (out / "round-0001" / "round.json").write_text("{")
     with pytest.raises(DailError, match=r"round\.json cannot be read"):
         run(items, out)
-    (out / "loop.json").write_text("{")
-    with pytest.raises(DailError, match=r"loop\.json is damaged"):
-        run(items, out)
+    for damage in ("{", "[]", "3", "null", ""):
+        (out / "loop.json").write_text(damage)
+        with pytest.raises(DailError, match=r"loop\.json is damaged"):
+            run(items, out)

@@ -126,8 +126,11 @@ def test_an_extractor_that_fails_on_one_item_costs_that_item(write: WriteFile):
     file = write(
         "mine.py",
         "def broken(solution, kind, answer):\n    return [1 / 0]\n"
-        "def numbers(solution, kind, answer):\n    return [437]\n",
+        "def numbers(solution, kind, answer):\n    return [437]\n"
+        "def leaves(solution, kind, answer):\n    raise SystemExit(0)\n",
     )
+    with pytest.raises(ItemError, match="leaves failed: SystemExit: 0"):
+        extract(f"{file}:leaves", "x", "proof", None)
     with pytest.raises(ItemError, match="broken failed: ZeroDivisionError: division by zero"):
         extract(f"{file}:broken", "x", "proof", None)
     with pytest.raises(ItemError, match=r"numbers gave \[437\]; wanted a list of texts"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from dail.serve.cli import dail
@@ -87,6 +87,37 @@ def test_what_is_no_adapter_and_a_folder_that_is_there_are_refused(adapters, tmp
         average(tmp_path, None, 0.5, tmp_path / "mean")
     with pytest.raises(UsageError, match="is there already"):
         average(adapters[0], None, 0.5, adapters[1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda folder: (folder / "adapter_config.json").write_text("[]"), "holds a list, wanted an object"),
+        (lambda folder: save_file({}, folder / "adapter_model.safetensors"), "holds no layers"),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b""), "is no adapter that can be read"),
+        (
+            lambda folder: save_file(
+                {name: one * torch.nan for name, one in weights(folder).items()}, folder / "adapter_model.safetensors"
+            ),
+            "holds NaN or infinity",
+        ),
+    ],
+    ids=["list", "empty", "cut", "nan"],
+)
+def test_a_damaged_adapter_makes_no_mean(adapters, tmp_path, damage, why):
+    damage(adapters[1])
+    for adapter, before in ((adapters[1], None), (adapters[0], adapters[1])):
+        with pytest.raises(UsageError, match=why):
+            average(adapter, before, 0.5, tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
+
+
+def test_a_run_s_folder_is_its_adapter(adapters, tmp_path):
+    (tmp_path / "run").mkdir()
+    adapters[1].rename(tmp_path / "run" / "adapter")
+    mean = average(tmp_path / "run", tmp_path / "run", 0.5, tmp_path / "mean")
+    for name, one in weights(tmp_path / "run" / "adapter").items():
+        torch.testing.assert_close(weights(mean)[name], one)
 
 
 def test_the_verb_writes_it(adapters, tmp_path):

@@ -217,6 +217,8 @@ def test_a_run_goes_on_under_the_same_source_alone_wherever_it_lies(
         ("def own(s, p, n, t, g): return n.clone().requires_grad_().sum(-1)", "no gradient to the student's logits"),
         ("def own(s, p, n, t, g): return (s - s.mean(0)).square().sum(-1)", "one at a time; wanted the same"),
         ("def own(student, privileged): return student", r"raises TypeError: .* takes 2 positional arguments but 5"),
+        ("def own(s, p, n, t, g): raise SystemExit(0)", "raises SystemExit: 0"),
+        ("import sys; sys.exit()", "cannot be imported: SystemExit"),
         ("own = 7", "raises TypeError: 'int' object is not callable"),
         ("1 / 0", "cannot be imported: ZeroDivisionError"),
         ("other = 7", "has nothing named own"),

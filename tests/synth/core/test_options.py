@@ -33,6 +33,20 @@ def test_the_shell_completes(words: tuple[str, ...], wanted: list[str]):
     assert completed(*words) == wanted
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "-1", "1e999", "x"])
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--decay", ["average", "adapter", "--out", "mean"]),
+        ("--grade-timeout", ["select", "out", "--keep", "all"]),
+        ("--idle-exit", ["worker"]),
+    ],
+)
+def test_a_number_on_the_command_line_is_finite_and_within_its_bounds(option: str, words: list[str], number: str):
+    ended = CliRunner().invoke(dail, [*words, option, number])
+    assert ended.exit_code == 2 and f"Invalid value for '{option}'" in ended.output
+
+
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if tables_of(verb)])
 def test_the_help_of_a_verb_shows_its_settings_and_no_others(verb: str):
     said = CliRunner().invoke(dail, [verb, "--help"], terminal_width=300, max_content_width=300).output

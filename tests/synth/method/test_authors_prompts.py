@@ -164,6 +164,7 @@ def without(text: str, old: str, new: str = "") -> str:
         (lambda d, t: (d, without(t, '"Task:\\n{}\\n\\nNow go.\\n"', "make()")), "is not a text as it stands"),
         (lambda d, t: (without(d, "{solution}", "{context}"), t), r"a place \{context\} for something unknown"),
         (lambda d, t: (without(d, "{solution}", "{solution!r}"), t), "for something unknown"),
+        (lambda d, t: (without(d, "{solution}", f"{{{'9' * 5000}}}"), t), "for something unknown"),
         (lambda d, t: (without(d, "{solution}", "none"), t), "places for 1 texts, wanted 2"),
         (lambda d, t: (without(d, "{solution}", "{solution"), t), "a brace that closes nothing"),
         (lambda d, t: (d, without(t, "Worked", "Shown")), "is worded differently in"),

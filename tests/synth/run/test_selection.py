@@ -37,6 +37,16 @@ def text(trace):
 def broken(trace):
     raise KeyError("oh")
 
+def leaves(trace):
+    raise SystemExit(0)
+
+def huge(trace):
+    return 10**400
+
+def short(trace):
+    import numpy
+    return numpy.float32(-len(trace.trace_ids))
+
 def seven(completion, answer):
     return "7" in completion
 
@@ -174,6 +184,8 @@ def test_what_would_leave_nothing_is_refused_before_anything_is_written(tmp_path
         ("best", {"by": "OWN:NUMBER"}, "is a int; wanted a function of a trace"),
         ("best", {"by": "OWN:text"}, "returned 'It is .* wanted a number"),
         ("best", {"by": "OWN:broken"}, "failed with KeyError: 'oh'"),
+        ("best", {"by": "OWN:leaves"}, "failed with SystemExit: 0"),
+        ("best", {"by": "OWN:huge"}, "failed with OverflowError: int too large"),
         ("first_correct", {"grader": "maths"}, "there is no grader 'maths'"),
         ("first_correct", {"grader": "OWN:text"}, "cannot be called with a completion and an answer"),
     ],
@@ -200,9 +212,9 @@ def test_a_score_and_a_grader_of_ones_own_are_pinned_by_their_source(manifest: P
         select(manifest, "best", by=f"{own}:longest#0000000000000000")
 
 
-def test_the_scores_that_are_built_in(tmp_path: Path) -> None:
+def test_the_scores_that_are_built_in(tmp_path: Path, own: Path) -> None:
     manifest = batch_of(tmp_path, {"a": [RIGHT + " Yes, so it is.", RIGHT, WRONG[:-1]]})
-    assert chosen(manifest, "best", by="shortest") == [("a", 2)]
+    assert chosen(manifest, "best", by="shortest") == chosen(manifest, "best", by=f"{own}:short") == [("a", 2)]
     assert chosen(manifest, "best_correct", by="shortest") == [("a", 1)]
     assert chosen(manifest, "best", by="student_share") == [("a", 0)]  # all are alike: the first
 

@@ -112,6 +112,24 @@ def test_a_pattern_of_ranks_that_is_no_pattern_is_refused(check: Callable[..., N
         check(lora_shapes(base_shapes()), rank_pattern={"q_proj(": 8})
 
 
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"lora_alpha": None}, "lora_alpha is None; wanted a finite number"),
+        ({"lora_alpha": "8"}, "lora_alpha is '8'; wanted"),
+        ({"lora_alpha": True}, "lora_alpha is True; wanted"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan; wanted"),
+        ({"lora_alpha": float("inf")}, "lora_alpha is inf; wanted"),
+        ({"alpha_pattern": {"q_proj": [8]}}, r"q_proj is \[8\]; wanted"),
+        ({"alpha_pattern": ["q_proj"]}, r"alpha_pattern is \['q_proj'\]; wanted"),
+    ],
+)
+def test_a_scale_that_is_no_number_is_refused(check: Callable[..., None], settings: dict[str, Any], why: str):
+    check(lora_shapes(base_shapes()), lora_alpha=8, alpha_pattern={"q_proj": 4.5})
+    with pytest.raises(UsageError, match=why):
+        check(lora_shapes(base_shapes()), **settings)
+
+
 def test_layers_left_out_on_purpose_are_no_fault(check: Callable[..., None]):
     check(lora_shapes(base_shapes(layers=2)), layers_to_transform=[0, 1])
     check(lora_shapes(base_shapes(layers=2)), target_modules=r".*layers\.[01]\..*_proj")
