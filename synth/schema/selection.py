@@ -60,7 +60,7 @@ class Selection(Frozen):
     items: int = Field(description="of the parent")
     items_kept: int = Field(description="of which at least one trace was chosen")
     items_without_answer: int | None
-    missing: int = Field(description="samples of these items without a trace: they failed, or were not needed (`enough`)")
+    missing: int = Field(description="samples without a trace: they failed, or were not needed (`enough`)")
     counts: Counts
 
     def told(self) -> str:
