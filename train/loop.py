@@ -169,9 +169,10 @@ def _train(
     config = record.config
     scorer = start_scorer(model_folder, record, data, ranks)
     roles = scorer.roles
-    memory.fit(scorer, data)
     if config.tune == "full":
         _log.info(cost(roles.peft, config, ranks.size))
+    memory.fit(scorer, data)
+    if config.tune == "full":
         scorer = _with_whole_cache(scorer, references or out / REFERENCES, data, record)
     optimizer = make_optimizer(roles.adapter().values(), config)
     done = checkpoint.restore(out, roles.adapter(), optimizer, record.fingerprint)
