@@ -59,7 +59,7 @@ def shard(peft: Any, device: torch.device, ranks: Ranks) -> None:
         UsageError: one rank alone has nobody to share with, or the model has no list of layers.
     """
     decoder = peft.get_base_model().get_decoder()
-    layers = _layers(decoder, ranks)
+    layers = _layers(decoder, peft.config.model_type, ranks)
     # the decoder holds nothing itself; it lets one layer come while one computes
     _divide(decoder, layers, {weight for weight in layers.parameters() if not weight.requires_grad}, device, ranks)
 
@@ -76,11 +76,11 @@ def shard_trained(decoder: Any, device: torch.device, ranks: Ranks) -> None:
     """
     if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
         raise UsageError(
-            f"tune=full with shard_weights=true needs torch 2.13, where ranks may use different experts, and this is "
+            "tune=full with shard_weights=true needs torch 2.13, where ranks may use different experts, and this is "
             f"{torch.__version__}; upgrade torch, or leave shard_weights off"
         )
     divided = {weight for weight in decoder.parameters() if weight.requires_grad}
-    _divide(decoder, _layers(decoder, ranks), divided, device, ranks)
+    _divide(decoder, _layers(decoder, decoder.config.model_type, ranks), divided, device, ranks)
     for part in decoder.modules():
         if isinstance(part, FSDPModule):
             # the loss is divided by the whole batch already, and FSDP's own mean over ranks would divide it again
@@ -90,12 +90,11 @@ def shard_trained(decoder: Any, device: torch.device, ranks: Ranks) -> None:
             part.set_reduce_scatter_unused_params(True, recurse=False)
 
 
-def _layers(decoder: Any, ranks: Ranks) -> nn.ModuleList:
+def _layers(decoder: Any, kind: str, ranks: Ranks) -> nn.ModuleList:
     if ranks.size == 1:
         raise UsageError("shard_weights divides the weights among ranks, and there is one; start several with torchrun")
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
-        kind = decoder.config.model_type
         raise UsageError(f"{kind} models have no list of layers to divide; leave shard_weights off")
     return layers
 
