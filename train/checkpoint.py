@@ -30,6 +30,7 @@ from dail.synth.core.errors import IntegrityError, StorageError, UsageError, des
 from dail.synth.core.files import replace
 from dail.train.optimizers import put_state, state_of
 from dail.train.record import RUN_FILE, RunRecord
+from dail.train.sharding import divided_as, gathered
 
 ADAPTER_FOLDER, MODEL_FOLDER = "adapter", "model"  # the run's last act is one of them
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -106,8 +107,14 @@ def _lock_file(out: Path) -> IO[str]:
         raise StorageError(f"cannot make the run folder {out}: {error.strerror}; give another --out") from None
 
 
-def save(out: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, step: int, run: str) -> None:
+def save(
+    out: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, step: int, run: str, is_first: bool = True
+) -> None:
     """Replaces the checkpoint. `step` counts finished steps; `run` is the run's fingerprint.
+
+    Args:
+        is_first: of the ranks, all of which call this; the others only give their parts of what is divided, so that a
+            run may go on with another number of ranks.
 
     Raises:
         StorageError: the disk refused; the last checkpoint is as it was.
@@ -115,8 +122,10 @@ def save(out: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, step: i
     tensors = {f"adapter.{name}": weight.detach() for name, weight in weights.items()}
     for name, weight in weights.items():
         tensors |= {f"{part}.{name}": tensor for part, tensor in state_of(optimizer, weight).items()}
+    tensors = gathered(tensors, is_first)
     header = {"step": str(step), "run": run}
-    replace(out / CHECKPOINT_FILE, lambda path: save_tensors(path, tensors, header))
+    if is_first:
+        replace(out / CHECKPOINT_FILE, lambda path: save_tensors(path, tensors, header))
 
 
 def restore(out: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, run: str) -> int:
@@ -139,7 +148,7 @@ def restore(out: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, run:
             by_weight: dict[str, dict[str, Tensor]] = {}
             for key in file.keys():  # noqa: SIM118 — no iterator
                 part, _, name = key.partition(".")
-                by_weight.setdefault(name, {})[part] = file.get_tensor(key)
+                by_weight.setdefault(name, {})[part] = divided_as(weights[name], file.get_tensor(key))
         step = int(header["step"])
         with torch.no_grad():
             for name, weight in weights.items():

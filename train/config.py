@@ -101,7 +101,7 @@ class TrainConfig(Config):
     tune: Literal["lora", "full"] = Field(
         "lora",
         description="what is trained: an adapter (the paper), or every weight but the head, as float32, of which each "
-        "rank holds all",
+        "rank holds all, or its part with shard_weights",
     )
     quantise: Literal["none", "nf4"] = Field(
         "none",
@@ -177,7 +177,9 @@ class TrainConfig(Config):
         description="join sequences without pads; auto: if each is proven to get what it gets alone; on: or refuse",
     )
     shard_weights: bool = Field(
-        False, description="divide the frozen weights among the ranks (FSDP2), for models that one card does not hold"
+        False,
+        description="divide the frozen weights among the ranks (FSDP2), for models that one card does not hold; with "
+        "tune=full what is trained, with gradients and moments",
     )
     trackers: tuple[Tracker, ...] = Field(
         ("tensorboard",),

@@ -22,6 +22,7 @@ import torch.distributed as dist
 import torch.distributed.nn
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
+from torch.distributed.tensor import DTensor
 
 from dail.train.data import Example
 
@@ -51,10 +52,13 @@ class Ranks:
         return sorted(batch, key=lambda example: -example.student_tokens)[self.rank :: self.size]
 
     def add_gradients(self, weights: Iterable[nn.Parameter]) -> None:
-        """Gives every rank the sum of all ranks' gradients, in one message. A rank without traces has none yet."""
-        if self.size == 1:
+        """Gives every rank the sum of all ranks' gradients, in one message. A rank without traces has none yet.
+
+        Weights that are divided have their part of the sum since the backward pass.
+        """
+        trained = [weight for weight in weights if not isinstance(weight, DTensor)]
+        if self.size == 1 or not trained:
             return
-        trained = list(weights)
         flat = torch.cat([(torch.zeros_like(w) if w.grad is None else w.grad).reshape(-1) for w in trained])
         dist.all_reduce(flat)
         for weight, gradient in zip(trained, flat.split([w.numel() for w in trained]), strict=True):

@@ -39,7 +39,7 @@ from dail.train.gate import look_at_traces
 from dail.train.given_adapters import check_start, read_given, take_given
 from dail.train.metrics import METRICS_FILE, Metrics, check_trackers, metrics
 from dail.train.model import check_roles, device_and_dtype, load_roles, read_limits
-from dail.train.optimizers import check_optimizer, make_optimizer, state_bytes
+from dail.train.optimizers import check_optimizer, make_optimizer
 from dail.train.packing import choose_packing
 from dail.train.positions import read_positions
 from dail.train.quantising import check_quantise
@@ -47,7 +47,7 @@ from dail.train.record import RUN_FILE, Given, RunRecord
 from dail.train.references import ReferenceCache, fill, made_with, own_folder
 from dail.train.step import GradientStep, has_kls, learning_rate, update
 from dail.train.targets import check_gradients
-from dail.train.whole import check_whole
+from dail.train.whole import as_one, check_whole, cost
 
 _log = logging.getLogger(__name__)
 
@@ -169,6 +169,8 @@ def _train(
     config = record.config
     scorer = start_scorer(model_folder, record, data, ranks)
     roles = scorer.roles
+    if config.tune == "full":
+        _log.info(cost(roles.peft, config, ranks.size))
     memory.fit(scorer, data)
     if config.tune == "full":
         scorer = _with_whole_cache(scorer, references or out / REFERENCES, data, record)
@@ -193,6 +195,8 @@ def _train(
     if steps < data.num_steps(config):
         _log.info(f"stopped behind step {steps} of {data.num_steps(config)}, which is saved; the same command goes on")
         return replace(result_of(out, record, data.num_steps(config), done), stopped_at=steps)
+    if config.tune == "full" and config.shard_weights:
+        roles = replace(roles, peft=as_one(roles.peft, model_folder, ranks.is_first))
     if ranks.is_first:
         adapter.save_adapter(out, roles, record, steps)
     return result_of(out, record, steps, done)
@@ -208,12 +212,6 @@ def _with_whole_cache(scorer: GradientStep, folder: Path, data: TrainingSet, rec
             f"tune=full reads references from a cache, and {scorer.roles.peft.config.model_type} models, which put a "
             "bias, a scale or a cap on their logits, have none; set tune=lora"
         )
-    numbers = sum(weight.numel() for weight in scorer.roles.adapter().values())
-    size = 8 * numbers + state_bytes(scorer.roles.adapter().values(), record.config)
-    _log.info(
-        f"tune=full: {numbers:,} weights are trained, which take {size / GIB:.3g} GiB as float32 with gradients and "
-        "moments; the head stays as it is, and an embedding that is tied to it"
-    )
     return replace(scorer, cache=cache)
 
 
@@ -269,8 +267,7 @@ def optimise(
             batch = data.batch(config.seed, step, config.batch_size)
             figures = scorer.gradients(batch, step, has_kls(config, step, total))
             if not math.isfinite(figures["loss"] + figures["grad_norm"]):
-                if is_first:
-                    checkpoint.save(out, weights, optimizer, step, record.fingerprint)
+                checkpoint.save(out, weights, optimizer, step, record.fingerprint, is_first)
                 raise _not_finite(step, batch, figures, out)
             if step == done:
                 alike = abs(figures["loss"]) < ROUNDING and reads_alike(batch, reference_names(config))
@@ -286,8 +283,8 @@ def optimise(
             shown: dict[str, Any] = {name: figures[name] for name in ("loss", "gap") if name in figures}
             bar.update(step + 1, **shown, tokens_per_s=speed)
             ends = step + 1 == total or any(scorer.ranks.gather(stop.is_set() or (log is not None and log.seen.stops)))
-            if is_first and (ends or (step + 1) % config.checkpoint_every == 0):
-                checkpoint.save(out, weights, optimizer, step + 1, record.fingerprint)
+            if ends or (step + 1) % config.checkpoint_every == 0:
+                checkpoint.save(out, weights, optimizer, step + 1, record.fingerprint, is_first)
             if ends:
                 return step + 1
     return total

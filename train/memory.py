@@ -139,7 +139,7 @@ def count(scorer: GradientStep, examples: Sequence[Example], again: bool = False
     loss = 4 * buffers * scorer.config.token_chunk * head_VD.shape[0]
     if head_VD.dtype == torch.bfloat16 and not head_VD.is_cuda:
         loss += 4 * head_VD.numel()  # a CPU multiplies it as float32
-    trained = scorer.roles.adapter().values()
+    trained = [own_part(weight) for weight in scorer.roles.adapter().values()]
     adapter = 4 * sum(weight.numel() for weight in trained) + state_bytes(trained, scorer.config)  # and the gradient
     if scorer.ranks.share_weights:
         passes = _of_shared_layers(scorer, longest)
@@ -226,11 +226,18 @@ def _piece(example: Example, tokens: int) -> Example:
 
 
 def _of_shared_layers(scorer: GradientStep, example: Example) -> Needs:
-    """Where weights are divided: what autograd keeps, and two layers that are whole at a time."""
+    """Where weights are divided: what autograd keeps, and two layers that are whole at a time.
+
+    Of what is trained, a gradient and what is sent of it are whole as well; of a trained embedding too.
+    """
     few, many = (_kept_bytes(scorer.roles, example, tokens) for tokens in _SHARED_PIECES)
     per_token = (many - few) / (_SHARED_PIECES[1] - _SHARED_PIECES[0])
     layers = scorer.roles.peft.config.get_text_config().num_hidden_layers
-    return Needs(2 * scorer.ranks.size * weights_bytes(scorer.roles) / layers, per_token)
+    if scorer.config.tune == "lora":
+        return Needs(2 * scorer.ranks.size * weights_bytes(scorer.roles) / layers, per_token)
+    sizes = {name: 4 * weight.numel() for name, weight in scorer.roles.adapter().items()}  # of the whole weights
+    in_layers = sum(size for name, size in sizes.items() if ".layers." in name)
+    return Needs(3 * (2 * in_layers / layers + sum(sizes.values()) - in_layers), per_token)
 
 
 def weights_bytes(roles: Roles) -> int:

@@ -28,7 +28,7 @@ from dail.train.lora import make_lean
 from dail.train.loss import Head
 from dail.train.quantising import loading_in_4_bits, settle
 from dail.train.rope import LongRope, take_over
-from dail.train.sharding import shard
+from dail.train.sharding import shard, shard_trained
 from dail.train.targets import Targets, describe, find_targets
 from dail.train.whole import Whole
 
@@ -159,6 +159,8 @@ def load_roles(folder: Path, config: TrainConfig, device: torch.device, ranks: R
     """
     if config.tune == "full":
         whole = Whole(load_base(folder, config.dtype)).eval()
+        if config.shard_weights:
+            shard_trained(Roles(whole, _head(whole), device).decoder, device, ranks)
         return Roles(whole.to(device), _head(whole), device, rope=take_over(whole))
     if config.quantise == "nf4":
         settle(base := load_base(folder, config.dtype, loading_in_4_bits(config.dtype, device)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from dail.train.comparison import NEGATIVE, PRIVILEGED, comparison_of, emphasis_names, reference_names
@@ -40,6 +40,7 @@ from dail.train.model import Roles
 from dail.train.objective import OBJECTIVES, is_own
 from dail.train.optimizers import quiet
 from dail.train.references import ReferenceCache
+from dail.train.sharding import whole
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class GradientStep:
                 counts.update({name: len(value) for name, value in figures.items()})
         weights = list(self.roles.adapter().values())
         self.ranks.add_gradients(weights)
-        norm = clip_grad_norm_(weights, self.config.max_grad_norm)
+        norm = whole(get_total_norm([weight.grad for weight in weights if weight.grad is not None]))
+        clip_grads_with_norm_(weights, self.config.max_grad_norm, norm)
         # here alone the host waits for the GPU, once for all numbers
         *read, norm_read = torch.stack([*sums.values(), norm.double()]).tolist()
         totals, numbers = Counter[str](), Counter[str]()

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from dail.synth.core.errors import UsageError
+from dail.train.sharding import whole
 
 _log = logging.getLogger(__name__)
 
@@ -260,8 +261,10 @@ def check_gradients(weights: Mapping[str, nn.Parameter], step: int, *, reads_ali
     """
     # the second matrices: as long as these are zero, as they are at first, the first ones get none
     second = {name: weight for name, weight in weights.items() if ".lora_B." in name} or dict(weights)
-    reached = torch.stack([w.new_zeros(()) if w.grad is None else w.grad.abs().amax() for w in second.values()])
-    dead = [name.partition(".lora_B.")[0] for name, size in zip(second, reached.tolist(), strict=True) if size == 0]
+    # sums, since of a small weight that is divided a rank may hold nothing
+    sizes = torch.stack([w.new_zeros(()) if w.grad is None else w.grad.abs().sum() for w in second.values()])
+    reached = dict(zip(second, whole(sizes).tolist(), strict=True))
+    dead = [name.partition(".lora_B.")[0] for name, size in reached.items() if size == 0]
     if len(dead) == len(second) and reads_alike:
         _log.warning(
             f"step {step + 1}: the loss and its gradient are 0, since student and references read the same contexts; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from dail.synth.core.errors import UsageError
+from dail.synth.schema.models import identify
 from dail.train import references as module
 from dail.train.checkpoint import steps_done
 from dail.train.config import TrainConfig
@@ -22,9 +24,10 @@ from dail.train.distributed import Ranks, joined
 from dail.train.loop import run
 from dail.train.record import Given
 from tests.conftest import ROOT
-from tests.train.conftest import MakeManifest
+from tests.train.conftest import MakeManifest, changed_model, trace_row, write_manifest
 from tests.train.test_data import example
 from tests.train.test_loop import SETTINGS, lines
+from tests.train.test_whole import FULL
 
 pytestmark = pytest.mark.timeout(240)
 NOTHING = Given()
@@ -106,6 +109,66 @@ def test_two_ranks_that_divide_the_weights_make_the_adapter_of_one(
 def test_one_rank_has_nobody_to_divide_weights_with(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path):
     with pytest.raises(UsageError, match="there is one; start several with torchrun"):
         run(tiny_model, make_manifest(4), tmp_path / "run", SETTINGS.model_copy(update={"shard_weights": True}))
+
+
+def test_two_ranks_that_divide_all_that_is_trained_make_the_model_of_one_and_either_goes_on_from_the_other_s_checkpoint(
+    tiny_model: Path, tmp_path: Path
+):
+    """An embedding of its own is trained and divided too; microbatches of one trace, and a last batch of 3. The ranks
+    are interrupted behind step 3, and go on from the checkpoint of step 2, as one rank does in a copy of the folder."""
+    model = changed_model(tiny_model, tmp_path / "untied", own_head, tie_word_embeddings=False)
+    identity = identify(model)
+    manifest = write_manifest(tmp_path / "shards", identity, [trace_row(f"{i:032x}", identity, i) for i in range(7)])
+    config = FULL.model_copy(update={"microbatch_tokens": 1, "max_grad_norm": 0.05})
+    alone = run(model, manifest, tmp_path / "alone", config)
+    script = tmp_path / "script.py"
+    script.write_text(_INTERRUPTED_AND_RESUMED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    command += [str(one) for one in (model, manifest, tmp_path / "two", tmp_path / "copy")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    settings = config.model_copy(update={"shard_weights": True}).model_dump_json()
+    done = subprocess.run([*command, settings], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"21,696 weights .* 0\.000323 GiB .* on one rank, and 0\.000162 on each of 2", done.stderr)
+    assert run(model, manifest, tmp_path / "copy", config).resumed_at == 2
+    wanted = [load_file(file) for file in sorted(alone.adapter.glob("*.safetensors"))]
+    for name in ("two", "copy"):
+        folder = tmp_path / name / "model"
+        assert {path.name for path in folder.iterdir()} == {path.name for path in alone.adapter.iterdir()}
+        for theirs, ours in zip(
+            wanted, [load_file(file) for file in sorted(folder.glob("*.safetensors"))], strict=True
+        ):
+            assert ours.keys() == theirs.keys()
+            assert all(torch.allclose(ours[key], theirs[key], rtol=0, atol=1e-5) for key in theirs), name
+    of_two = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    for ours, theirs in zip(lines(alone), of_two, strict=True):
+        assert all(ours[key] == pytest.approx(theirs[key], abs=1e-5) for key in ours.keys() - {"tokens_s"})
+
+
+def own_head(weights: dict[str, torch.Tensor]) -> None:
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+
+
+_INTERRUPTED_AND_RESUMED = """
+import logging, shutil, sys
+from pathlib import Path
+import pytest
+from dail.train.config import TrainConfig
+from dail.train.distributed import joined
+from dail.train.loop import run
+from tests.train.test_loop import interrupt_before
+logging.basicConfig(level=logging.INFO)
+model, manifest, out, copy = map(Path, sys.argv[1:5])
+config = TrainConfig.model_validate_json(sys.argv[5])
+with joined() as ranks:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_before(patch, 4, KeyboardInterrupt())
+        run(model, manifest, out, config, ranks=ranks)
+    if ranks.is_first:
+        shutil.copytree(out, copy)
+    ranks.gather(True)
+    assert run(model, manifest, out, config, ranks=ranks).resumed_at == 2
+"""
 
 
 def test_a_lost_rank_is_started_again_and_the_run_ends_the_same(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForCausalLM
 
 from dail.synth.core.errors import UsageError
@@ -15,6 +16,7 @@ from dail.synth.schema.models import identify
 from dail.train.checkpoint import CHECKPOINT_FILE
 from dail.train.config import TrainConfig
 from dail.train.data import load_examples
+from dail.train.distributed import Ranks
 from dail.train.loading import load_base
 from dail.train.loop import run
 from dail.train.model import load_roles, read_limits
@@ -108,7 +110,11 @@ def test_a_run_leaves_a_model_with_the_base_s_files_and_its_lineage_and_brings_t
     ("changes", "given", "says"),
     [
         ({"reference_states": "live"}, Given(), "reference_states=live"),
-        ({"shard_weights": True}, Given(), "shard_weights=true"),
+        (
+            {"shard_weights": True, "optimizer": "paged_adamw_8bit"},
+            Given(),
+            "optimizer=.* and shard_weights=true, whose .*",
+        ),
         ({"dtype": "bfloat16"}, Given(), "dtype=bfloat16"),
         ({"quantise": "nf4"}, Given(), "quantise=nf4"),
         ({}, Given(Path("a"), Path("b")), "--init-adapter, --reference-adapter"),
@@ -117,7 +123,18 @@ def test_a_run_leaves_a_model_with_the_base_s_files_and_its_lineage_and_brings_t
 def test_what_cannot_go_with_it_is_refused_by_name(
     tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path, changes: dict[str, object], given: Given, says: str
 ):
-    if "quantise" in changes:
+    if {"quantise", "optimizer"} & changes.keys():
         pytest.importorskip("bitsandbytes", reason="dail[bnb] is not installed")
     with pytest.raises(UsageError, match=f"it cannot go with {says}; leave that out, or set tune=lora"):
         run(tiny_model, make_manifest(4), tmp_path / "run", FULL.model_copy(update=changes), given=given)
+
+
+def test_one_rank_has_nobody_to_divide_it_with(tiny_model: Path, make_manifest: MakeManifest, tmp_path: Path):
+    with pytest.raises(UsageError, match="there is one; start several with torchrun"):
+        run(tiny_model, make_manifest(4), tmp_path / "run", FULL.model_copy(update={"shard_weights": True}))
+
+
+def test_a_torch_whose_ranks_must_all_use_every_expert_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(FSDPModule, "set_reduce_scatter_unused_params")
+    with pytest.raises(UsageError, match=r"needs torch 2\.13, .*; upgrade torch, or leave shard_weights off"):
+        load_roles(tiny_model, FULL.model_copy(update={"shard_weights": True}), CPU, Ranks(0, 2))
