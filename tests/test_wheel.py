@@ -33,9 +33,9 @@ CONFIGS = ROOT / "deploy" / "configs"
 # machine (deploy/setup.sh), and `dail train --ray-workers` asks for the extra with Ray.
 EXTRAS: list[tuple[str, list[str], set[str]]] = [
     ("worker", ["synth"], {"vllm", "torch", "datasets"}),
-    ("train", ["train"], {"ray"}),
+    ("train", ["train"], {"ray", "bitsandbytes"}),  # of the extra bnb
     ("cluster", ["serve"], set()),
-    ("train,cluster", ["train"], set()),
+    ("train,cluster", ["train"], {"bitsandbytes"}),
     ("data", ["synth/export"], {"transformers"}),  # tries texts with it, if a model is named
 ]
 # One wrong call of each verb, which gets past the reading of options.
