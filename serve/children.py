@@ -11,7 +11,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import IO
 
-from dail.synth.core.errors import EXIT_OK, DailError
+from dail.synth.core.errors import EXIT_GATE, EXIT_OK, DailError, GateStopped
 
 _STOP_S = 30.0  # a worker hands its units back and stops Ray in this time
 
@@ -65,9 +65,10 @@ class Children:
         return said
 
     def _ended(self, name: str, code: int, allowed: Container[int] = (EXIT_OK,)) -> None:
-        del self._running[name]
+        self._running.pop(name, None)
         if code not in allowed:
-            raise DailError(f"`dail {name}` ended with exit code {code}; the lines above say why")
+            kind = GateStopped if code == EXIT_GATE else DailError
+            raise kind(f"`dail {name}` ended with exit code {code}; the lines above say why")
 
     def check(self) -> None:
         """Raises DailError if a child in the background has ended, with the last lines of its log."""

@@ -43,7 +43,7 @@ from dail.synth.schema.selection import BY_VERDICT
 from dail.synth.schema.synthesis import Synthesis
 
 _MARKER, _SETTINGS, _DONE = "loop.json", "settings.toml", "round.json"
-_PASSED_ON = ("engine", "worker", "synthesis", "train")
+_PASSED_ON = ("engine", "worker", "synthesis", "train", "gate")
 _IN_EVERY_TRACE = ("student", "privileged", "negative")  # contexts that need no synthesis.contexts
 _OURS = ("student_adapter", "student_model", "privileged_adapter")  # of [worker]: which students there are, rounds say
 
@@ -161,6 +161,7 @@ def _plan(chosen: Chosen, files: Sequence[str], reading: Reading, out: Path, ray
     engine: Any = chosen.load(model_of("engine"), "engine")
     chosen.load(model_of("worker"), "worker", engine=engine)
     training: Any = chosen.load(model_of("train"), "train")
+    chosen.load(model_of("gate"), "gate")
     strategy = chosen.values.get("worker", {}).get("strategy")
     if settings.rounds > 1 and settings.reference != "frozen" and strategy == "draft_verify":
         raise UsageError(

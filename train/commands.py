@@ -34,7 +34,7 @@ from dail.train.record import Given
 def _of_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that both verbs have."""
     for option in (
-        click.option("--reference-adapter", type=click.Path(path_type=Path), help="Frozen adapter of both references."),
+        click.option("--reference-adapter", type=click.Path(path_type=Path), help="Frozen adapter of the references."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
         click.option("--manifest", type=click.Path(path_type=Path), required=True, help="Manifest of the shards."),
         click.option("--model", "model_folder", type=click.Path(path_type=Path), required=True, help="Model folder."),

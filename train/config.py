@@ -106,7 +106,7 @@ class TrainConfig(Config):
     quantise: Literal["none", "nf4"] = Field(
         "none",
         description="frozen weights in 4 bits (QLoRA), for models that the card does not hold otherwise (dail[bnb]); "
-        "both references are of these weights then; the paper's are whole",
+        "the references are of these weights then; the paper's are whole",
     )
     longest: int | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""The adapters that a run is given: what training starts from, and the frozen one that both references have on.
+"""The adapters that a run is given: what training starts from, and the frozen one that the references have on.
 
 The paper has neither: training starts from fresh LoRA layers, and the references are the bare model. Rounds have both:
 a round goes on from the adapter of the one before, and its references may have that adapter on too.

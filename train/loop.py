@@ -96,7 +96,7 @@ def train(
         references: folder of the reference cache, which several runs may share; OUT/references if left out.
         init_adapter: folder of an adapter to start from, of the same model, rank, alpha and layers; fresh LoRA layers
             if left out.
-        reference_adapter: folder of a frozen adapter that both references have on; they are the bare model if left
+        reference_adapter: folder of a frozen adapter that the references have on; they are the bare model if left
             out.
         on_progress: called in the thread that does the work; what it raises ends the run.
         stop: `set()` from another thread, it ends the run behind the step that is being done, which is kept.

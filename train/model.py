@@ -1,4 +1,4 @@
-"""One frozen copy of the weights in three roles (paper §2.2): adapter on is the student, adapter off both references.
+"""One frozen copy of the weights in three roles (paper §2.2): adapter on is the student, adapter off the references.
 
 Axes: B rows of sequences, T tokens of the longest, R trace tokens joined, D hidden size, V vocabulary.
 """

@@ -18,7 +18,7 @@ RUN_FILE, PROVENANCE_FILE = "run.json", "dail.json"
 
 
 class Given(NamedTuple):
-    """Folders of the adapters that a run is given: what training starts from, and what both references have on."""
+    """Folders of the adapters that a run is given: what training starts from, and what the references have on."""
 
     init_adapter: Path | None = None
     reference_adapter: Path | None = None

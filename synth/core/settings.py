@@ -55,7 +55,7 @@ TABLES = {
     "loop": Table("dail.serve.loop:LoopConfig", ("loop",), "rounds of synthesis and training"),
     "eval": Table("dail.train.evals.config:EvalConfig", ("eval",), "how completions are drawn and judged"),
     "gate": Table(
-        "dail.train.gate:GateConfig", ("train", "eval"), "which signs of a collapse warn of a run, or stop it"
+        "dail.train.gate:GateConfig", ("train", "eval", "loop"), "which signs of a collapse warn of a run, or stop it"
     ),
 }
 _SUFFIX = ".toml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from dail.serve import loop as loop_module
+from dail.serve.children import Children
 from dail.serve.cli import dail
-from dail.synth.core.errors import DailError
+from dail.synth.core.errors import EXIT_GATE, DailError, GateStopped
 from tests.conftest import DEMO_MODEL
 
 
@@ -172,6 +174,22 @@ def test_what_changes_no_adapter_may_change(items, tmp_path, verbs):
     run(items, tmp_path / "out", "loop.rounds=2", "engine.rows=8", "microbatch_tokens=512")
     settings = (tmp_path / "out" / "settings.toml").read_text()
     assert "rows = 8" in settings and "microbatch_tokens = 512" in settings
+
+
+def test_the_gate_s_settings_reach_training_and_may_change(items, tmp_path, verbs):
+    out = tmp_path / "out"
+    run(items, out, "gate.action=stop", "gate.max_mentions=0.5")
+    settings = tomllib.loads((out / "settings.toml").read_text())
+    assert settings["gate"] == {"action": "stop", "max_mentions": 0.5}
+    assert after("--config", next(said for said in verbs.asked if said[0] == "train")) == [str(out / "settings.toml")]
+    run(items, out, "gate.action=warn", "loop.rounds=2")
+    assert tomllib.loads((out / "settings.toml").read_text())["gate"] == {"action": "warn"}
+
+
+def test_a_verb_that_the_gate_stopped_ends_the_loop_with_the_gate_s_exit_code(tmp_path):
+    with Children(tmp_path / "logs") as children, pytest.raises(GateStopped) as stopped:
+        children._ended("train", EXIT_GATE)
+    assert stopped.value.exit_code == EXIT_GATE == 6
 
 
 def test_other_items_and_another_model_s_rounds_are_told_apart(items, tmp_path):
