@@ -36,6 +36,7 @@ bench: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.where
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.consistency
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.selection
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.world reference_temperature=0.6 --seeds 0 1
 
 # the GPU column, on one card, with made-up weights of the paper's shapes: nothing is downloaded. Goes on where it was
 # stopped; the steps are in tests/gpu/plans.py
