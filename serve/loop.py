@@ -40,11 +40,10 @@ from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import resolve
 from dail.synth.schema.models import identify
 from dail.synth.schema.selection import BY_VERDICT
-from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.synthesis import COLUMNS, Synthesis
 
 _MARKER, _SETTINGS, _DONE = "loop.json", "settings.toml", "round.json"
 _PASSED_ON = ("engine", "worker", "synthesis", "train", "gate")
-_IN_EVERY_TRACE = ("student", "privileged", "negative")  # contexts that need no synthesis.contexts
 _OURS = ("student_adapter", "student_model", "privileged_adapter")  # of [worker]: which students there are, rounds say
 
 
@@ -81,13 +80,14 @@ class Round(Frozen):
 
 @dataclass(frozen=True)
 class Plan:
-    """What all rounds share. `files`: `settings.toml` holds the tables of the verbs."""
+    """What all rounds share."""
 
     out: Path
     model: Path
     items: tuple[ExpertSolution, ...]
     loop: LoopConfig
     synthesis: Synthesis
+    training: Any  # [train]; its model is a room's beside this one
     ray_workers: int | None
 
     def folder(self, number: int) -> Path:
@@ -98,9 +98,9 @@ class Plan:
         size = self.loop.items_per_round or len(self.items)
         if size == len(self.items):
             return list(self.items)
-        places = range((number - 1) * size, number * size)
-        chosen = {place: self._order(place // len(self.items))[place % len(self.items)] for place in places}
-        return list({self.items[i].id: self.items[i] for i in chosen.values()}.values())
+        first_pass, start = divmod((number - 1) * size, len(self.items))
+        places = [*self._order(first_pass), *self._order(first_pass + 1)][start : start + size]
+        return [self.items[place] for place in dict.fromkeys(places)]  # the end of a pass may be the next one's start
 
     def _order(self, number: int) -> list[int]:
         """By hash, so that no library's generator can change it between versions."""
@@ -159,10 +159,17 @@ def _plan(chosen: Chosen, files: Sequence[str], reading: Reading, out: Path, ray
     settings = chosen.load(LoopConfig, "loop")
     synthesis = chosen.load(Synthesis, "synthesis")
     engine: Any = chosen.load(model_of("engine"), "engine")
-    chosen.load(model_of("worker"), "worker", engine=engine)
+    worker: Any = chosen.load(model_of("worker"), "worker", engine=engine)
     training: Any = chosen.load(model_of("train"), "train")
     chosen.load(model_of("gate"), "gate")
-    strategy = chosen.values.get("worker", {}).get("strategy")
+    _check_roles(settings, synthesis, worker.strategy, training)
+    items = read_solutions(files, reading).items
+    _check_items(settings, synthesis, items)
+    return Plan(out, Path(engine.model), tuple(items), settings, synthesis, training, ray_workers)
+
+
+def _check_roles(settings: LoopConfig, synthesis: Synthesis, strategy: str, training: Any) -> None:
+    """What a round's student and references are must be possible, and what they read be there."""
     if settings.rounds > 1 and settings.reference != "frozen" and strategy == "draft_verify":
         raise UsageError(
             f"worker.strategy=draft_verify reads what the student proposes, and no engine reads with an adapter, which "
@@ -170,13 +177,21 @@ def _plan(chosen: Chosen, files: Sequence[str], reading: Reading, out: Path, ray
         )
     if training.tune != "lora":
         raise UsageError(f"train.tune={training.tune} makes no adapter for the next round; set tune=lora")
-    contexts = {*_IN_EVERY_TRACE, *synthesis.contexts}
+    contexts = {*COLUMNS, *synthesis.contexts}
     if unknown := sorted(set(training.references) - contexts):
         raise UsageError(
             f"train.references names {few(unknown)}, which the traces of these rounds will not have; they will have "
             f"{', '.join(sorted(contexts))}; take of these, or set synthesis.contexts"
         )
-    items = read_solutions(files, reading).items
+    if settings.rounds > 1 and settings.reference == "frozen" and synthesis.method in ("direct", "expert"):
+        say(
+            f"note: with method={synthesis.method} and reference=frozen no student has a part in the traces: later "
+            "rounds draw what the first could have drawn"
+        )
+
+
+def _check_items(settings: LoopConfig, synthesis: Synthesis, items: Sequence[ExpertSolution]) -> None:
+    """Rounds must find among them what they keep and how many they take."""
     if settings.keep in BY_VERDICT and all(resolve(one, synthesis.lone_box).kind == "proof" for one in items):
         raise UsageError(
             f"loop.keep={settings.keep} keeps correct traces, and none of the {len(items)} expert solutions has an "
@@ -192,17 +207,11 @@ def _plan(chosen: Chosen, files: Sequence[str], reading: Reading, out: Path, ray
             f"loop.items_per_round is {settings.items_per_round}, and there are {len(items)} expert solutions; leave "
             "it out for all"
         )
-    if settings.rounds > 1 and settings.reference == "frozen" and synthesis.method in ("direct", "expert"):
-        say(
-            f"note: with method={synthesis.method} and reference=frozen no student has a part in the traces: later "
-            "rounds draw what the first could have drawn"
-        )
-    return Plan(out, Path(engine.model), tuple(items), settings, synthesis, ray_workers)
 
 
 def _begin(plan: Plan, chosen: Chosen) -> None:
     """The folder is ours, and of these settings; else UsageError."""
-    decided = _decided(plan, chosen)
+    decided = _decided(plan)
     marker = plan.out / _MARKER
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
@@ -220,7 +229,7 @@ def _begin(plan: Plan, chosen: Chosen) -> None:
         raise IntegrityError(f"{marker} is damaged ({error}); choose another --out") from None
 
 
-def _decided(plan: Plan, chosen: Chosen) -> dict[str, Any]:
+def _decided(plan: Plan) -> dict[str, Any]:
     """What the rounds depend on, by the name of a setting or of an input. Their number is free."""
     found: dict[str, Any] = {
         "model": identify(plan.model).identity(),
@@ -229,12 +238,10 @@ def _decided(plan: Plan, chosen: Chosen) -> dict[str, Any]:
         **{f"synthesis.{name}": value for name, value in plan.synthesis.pinned().identity().items()},
         "synthesis.samples_per_item": plan.synthesis.samples_per_item,
     }
-    training = chosen.load(model_of("train"), "train")
-    found |= {
-        f"train.{name}": value
-        for name, value in training.model_dump(mode="json", exclude=set(free_on_resume(training))).items()
+    free = set(free_on_resume(plan.training))
+    return found | {
+        f"train.{name}": value for name, value in plan.training.model_dump(mode="json", exclude=free).items()
     }
-    return found
 
 
 def _check_same(theirs: Any, ours: dict[str, Any], out: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from dail.synth.core.errors import IntegrityError
-from dail.synth.core.files import open_by_umask, refused, sync, without_folders
+from dail.synth.core.files import new_folder, without_folders
 from dail.synth.schema.adapters import ADAPTER_CONFIG, in_order
 from dail.synth.schema.manifest import output_root
 from dail.synth.schema.tensors import tensors_of
@@ -50,7 +49,7 @@ def save_adapter(out: Path, roles: Roles, record: RunRecord, steps: int) -> None
         StorageError: the disk refused.
     """
     name = result_folder(record)
-    folder, staged = out / name, out / f".{name}.new"
+    folder = out / name
     provenance = Provenance(
         run=_portable(record),
         fingerprint=record.fingerprint,
@@ -58,8 +57,7 @@ def save_adapter(out: Path, roles: Roles, record: RunRecord, steps: int) -> None
         metrics=os.path.join("..", METRICS_FILE),
         finished_at=dt.datetime.now(dt.UTC),
     )
-    try:
-        shutil.rmtree(staged, ignore_errors=True)
+    with new_folder(folder, SafetensorError) as staged:
         if record.config.tune == "full":
             _write_model(staged, roles, Path(record.model_folder))
         else:
@@ -68,13 +66,6 @@ def save_adapter(out: Path, roles: Roles, record: RunRecord, steps: int) -> None
             _finish_config(staged / ADAPTER_CONFIG, record)
         (staged / "README.md").write_text(card(provenance, record), "utf-8")
         (staged / PROVENANCE_FILE).write_text(provenance.model_dump_json(indent=1) + "\n", "utf-8")
-        for file in [path for path in staged.rglob("*") if path.is_file()]:
-            open_by_umask(file)
-            sync(file)
-        os.rename(staged, folder)
-        sync(out)
-    except (OSError, SafetensorError) as error:
-        raise refused(folder, error) from error
 
 
 def result_folder(record: RunRecord) -> str:

@@ -10,7 +10,6 @@ adapter's own A, and a B of zeros.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dail.synth.core.errors import UsageError
-from dail.synth.core.files import refused, sync
+from dail.synth.core.files import new_folder
 from dail.synth.schema.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_digest
 from dail.train.checkpoint import save_tensors
 from dail.train.given_adapters import adapter_folder
@@ -56,19 +55,10 @@ def average(adapter: Path, before: Path | None, decay: float, out: Path) -> Path
         "before": adapter_digest(before) if before else None,
         "decay": decay,
     }
-    staged = out.with_name(f".{out.name}.new")
-    try:
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
+    with new_folder(out) as staged:
         save_tensors(staged / ADAPTER_WEIGHTS, mean)
         shutil.copyfile(adapter / ADAPTER_CONFIG, staged / ADAPTER_CONFIG)
         (staged / AVERAGE_FILE).write_text(json.dumps(made_of, indent=1) + "\n", "utf-8")
-        for file in staged.iterdir():
-            sync(file)
-        os.rename(staged, out)
-        sync(out.parent)
-    except (OSError, SafetensorError) as error:
-        raise refused(out, error) from error
     return out
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dail.synth.core.extensions import label
+from dail.synth.schema.synthesis import COLUMNS
 from dail.train.objective import is_own
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
 Divergence = Literal["reverse", "forward", "jsd"]
 TokenWeights = Literal["none", "entropy", "disagreement", "position"]
 
-STUDENT, PRIVILEGED, NEGATIVE = "student", "privileged", "negative"
-COLUMNS = (PRIVILEGED, NEGATIVE, STUDENT)  # contexts of every trace, in the order in which references are added up
+PRIVILEGED, NEGATIVE, STUDENT = COLUMNS  # in the order in which references are added up
 LEANING = 0.5  # of the positive weights: from there on the optimum leans to what the positive references find unlikely
 _ROUNDING = 1e-9  # of all weights: a sum nearer to 0 is 0
 

@@ -23,7 +23,8 @@ from dail.synth.core.progress import progress
 from dail.synth.schema.manifest import Manifest, read_manifest, read_rows
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceRow
-from dail.train.comparison import COLUMNS, NEGATIVE, PRIVILEGED, STUDENT
+from dail.synth.schema.synthesis import COLUMNS
+from dail.train.comparison import NEGATIVE, PRIVILEGED, STUDENT
 from dail.train.config import TooLong, TrainConfig
 from dail.train.positions import Positions
 

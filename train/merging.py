@@ -19,7 +19,6 @@ import datetime as dt
 import gc
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -37,7 +36,7 @@ from torch import Tensor
 
 from dail.synth.core.config import TOOL_VERSION, Frozen
 from dail.synth.core.errors import IntegrityError, StorageError, UsageError, few
-from dail.synth.core.files import open_by_umask, refused, sync
+from dail.synth.core.files import new_folder
 from dail.synth.core.machine import main_memory
 from dail.synth.core.progress import OnProgress, progress, told_to
 from dail.synth.schema.adapters import ADAPTER_WEIGHTS
@@ -101,21 +100,11 @@ def merge(adapter: str | Path, model: str | Path, out: str | Path, *, on_progres
     found = read_adapter(folder, base, identity)
     files = _weight_files(base)
     _check_room(base, target, files)
-    staged = target.with_name(f".{target.name}.new")
-    try:
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
-        with told_to(on_progress), torch.no_grad():
-            return _merge(found, base, identity, files, staged, target)
-    except (OSError, SafetensorError) as error:
-        raise refused(target, error) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    with new_folder(target, SafetensorError) as staged, told_to(on_progress), torch.no_grad():
+        return _merge(found, base, identity, files, staged)
 
 
-def _merge(
-    found: Adapter, base: Path, identity: ModelIdentity, files: list[Path], staged: Path, target: Path
-) -> Merged:
+def _merge(found: Adapter, base: Path, identity: ModelIdentity, files: list[Path], staged: Path) -> Merged:
     with _Sum.of(found.folder, base) as sums:
         wanted = sums.logits()
         sums.merge()
@@ -148,11 +137,6 @@ def _merge(
         made_at=dt.datetime.now(dt.UTC),
     )
     (staged / MERGED_FILE).write_text(merged.model_dump_json(indent=1) + "\n", "utf-8")
-    for path in [*(path for path in staged.rglob("*") if path.is_file())]:
-        open_by_umask(path)
-        sync(path)
-    os.rename(staged, target)
-    sync(target.parent)
     return merged
 
 

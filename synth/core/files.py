@@ -7,7 +7,9 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,34 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
         raise refused(path, error) from error
     finally:
         staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path, fault: type[Exception] = OSError) -> Iterator[Path]:
+    """Makes `path` of what is written into a folder of another name meanwhile: durably, and whole or not at all.
+
+    Args:
+        path: not there yet, or an empty folder.
+        fault: what a library raises, beside OSError, when the disk refuses.
+
+    Raises:
+        StorageError: the disk refused; `path` is as it was.
+    """
+    staged = path.with_name(f".{path.name}.new")
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        staged.mkdir(parents=True)
+        yield staged
+        for written in staged.rglob("*"):
+            if written.is_file():
+                open_by_umask(written)
+            sync(written)
+        os.rename(staged, path)
+        sync(path.resolve().parent)
+    except (OSError, fault) as error:
+        raise refused(path, error) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def refused(path: Path, error: Exception) -> DailError:

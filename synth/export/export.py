@@ -14,11 +14,9 @@ As a verb and from Python:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +28,7 @@ import pyarrow.parquet as pq
 
 from dail.synth.core.config import TOOL_VERSION, Frozen
 from dail.synth.core.errors import UsageError
-from dail.synth.core.files import refused, sync
+from dail.synth.core.files import new_folder
 from dail.synth.core.progress import progress
 from dail.synth.export.forms import FORMS, Form, Given, Record
 from dail.synth.export.rebuild import SAME, Rebuilder, summary, switches
@@ -113,21 +111,11 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already; an export replaces nothing: choose another --out or remove it")
     wanted = _Source(path, read_manifest(path), Rebuilder(Path(model)) if model else None, finished)
-    staged = out.with_name(f".{out.name}.new")
-    try:
-        with _removed_after(staged):
-            chosen, counts = _written(staged / file, chosen, wanted)
-            exported = _exported(form, file, counts, wanted.manifest)
-            (staged / EXPORT_FILE).write_text(exported.model_dump_json(indent=1) + "\n", "utf-8")
-            (staged / CARD).write_text(_card(exported, chosen, counts, wanted.manifest), "utf-8")
-            for written in staged.rglob("*"):
-                sync(written)
-            if out.exists():
-                out.rmdir()
-            os.rename(staged, out)
-            sync(out.resolve().parent)
-    except OSError as error:
-        raise refused(out, error) from error
+    with new_folder(out) as staged:
+        chosen, counts = _written(staged / file, chosen, wanted)
+        exported = _exported(form, file, counts, wanted.manifest)
+        (staged / EXPORT_FILE).write_text(exported.model_dump_json(indent=1) + "\n", "utf-8")
+        (staged / CARD).write_text(_card(exported, chosen, counts, wanted.manifest), "utf-8")
     _tell(exported, chosen)
     return exported
 
@@ -159,16 +147,6 @@ def _chosen(form: str, format: str | None) -> tuple[Form, str]:
     if format is not None and format not in formats:
         raise UsageError(f"{form} is not read from {format}; wanted {' or '.join(formats)}")
     return FORMS[form], f"data/train.{format or formats[0]}"
-
-
-@contextlib.contextmanager
-def _removed_after(folder: Path) -> Iterator[None]:
-    """What is left of a pass that failed, also of an earlier one, is no export."""
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _written(file: Path, form: Form, source: _Source) -> tuple[Form, _Counts]:

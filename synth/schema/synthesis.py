@@ -19,6 +19,7 @@ Role = Literal["student", "privileged"]
 ContextName = Literal["waypoints", "answer_only", "wrong_hint", "reference_only", "other_solution"]
 Shown = Literal["solution", "nothing", "other_solution"]
 PAPER = "paper"
+COLUMNS = ("privileged", "negative", "student")  # contexts that every trace has, besides synthesis.contexts
 RULES = ("absolute", "relative", "topk")
 PROMPTS = Extension("set of prompts", "dail.prompts", (PAPER,), files="*.jinja")
 EXTRACTORS = (PAPER, "paper-sorted", "official", "rhs")

@@ -126,3 +126,10 @@ def test_the_verb_writes_it(adapters, tmp_path):
     result = CliRunner().invoke(dail, words)
     assert result.exit_code == 0 and json.loads(result.stdout) == {"mean": str(mean)}
     assert adapter_digest(mean) == adapter_digest(average(adapters[1], adapters[0], 0.5, tmp_path / "same"))
+
+
+def test_its_files_are_as_readable_as_other_new_files(adapters, tmp_path):
+    """safetensors keeps its own to their owner; on a cluster another user's engine may read them."""
+    (tmp_path / "other").touch()
+    mean = average(adapters[0], None, 0.5, tmp_path / "mean")
+    assert {file.stat().st_mode for file in mean.iterdir()} == {(tmp_path / "other").stat().st_mode}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dail.synth.core.errors import IntegrityError, StorageError
-from dail.synth.core.files import Objects, sha256
+from dail.synth.core.files import Objects, new_folder, sha256
 
 KEY, DATA = "shards/b/u/e0-0123.parquet", b"some bytes"
 
@@ -160,3 +160,36 @@ def test_an_object_that_cannot_be_read_is_refused_naming_the_file(objects: Objec
     objects.path(KEY).mkdir(parents=True)
     with pytest.raises(IntegrityError, match=f"{KEY} cannot be read: Is a directory"):
         objects.get(KEY, size=1, digest=sha256(DATA))
+
+
+def test_a_new_folder_appears_whole_and_readable_and_nothing_lies_beside_it(tmp_path: Path):
+    (tmp_path / ".out.new").mkdir()
+    (tmp_path / ".out.new" / "of an earlier try").touch()
+    (tmp_path / "out").mkdir()  # an empty one may be there
+    with new_folder(tmp_path / "out") as staged:
+        (staged / "deep").mkdir()
+        (staged / "deep" / "file").write_text("x")
+        (staged / "deep" / "file").chmod(0o600)
+        assert not any((tmp_path / "out").iterdir())
+    (tmp_path / "other").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "file", "other", "out"]
+    assert (tmp_path / "out" / "deep" / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [(OSError(errno.ENOSPC, "no"), StorageError), (EOFError("no"), StorageError), (KeyError, KeyError)],
+)
+def test_a_new_folder_that_could_not_be_written_is_not_there(tmp_path: Path, raised: Exception, told: type[Exception]):
+    with pytest.raises(told), new_folder(tmp_path / "out", EOFError) as staged:
+        (staged / "file").touch()
+        raise raised
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_something_is_not_replaced(tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(StorageError, match="what was there before is kept"), new_folder(tmp_path / "out"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
