@@ -25,7 +25,18 @@ from torch.nn.functional import kl_div, log_softmax
 
 from dail.train.comparison import Comparison
 from dail.train.loss import Head, divergence_loss, floors, folded_kl_loss, reference_of
-from tests.bench.loss import CHUNK, DEVICE, Way, extra_of, given, gradient, in_a_process_each, inputs, seconds
+from tests.bench.loss import (
+    CHUNK,
+    DEVICE,
+    Way,
+    extra_of,
+    given,
+    gradient,
+    in_a_process_each,
+    inputs,
+    options_of,
+    seconds,
+)
 from tests.bench.shapes import machine
 
 BETA, SECOND = 0.5, 0.3  # the second reference's weight
@@ -126,14 +137,7 @@ def extra_mib(name: str, options: argparse.Namespace) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--width", type=int, default=896)
-    parser.add_argument("--vocabulary", type=int, default=32000)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--memory-tokens", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
+    options = options_of(__doc__)
     student, *others = given(options, options.tokens)
     found: dict[str, Way] = {}
     missing: dict[str, str] = {}
