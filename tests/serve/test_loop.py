@@ -135,6 +135,8 @@ def test_rounds_of_some_items_go_through_all_of_them_in_an_order_of_each_pass(it
     seen = [used(out, number) for number in range(1, 6)]
     assert all(len(set(one)) == len(one) <= 2 for one in seen)
     assert sorted([*seen[0], *seen[1], seen[2][0]]) == [f"sum-{n}" for n in range(5)]
+    # the second pass begins in the third round, whose two items may be one
+    assert sorted([*seen[2][-1:], *seen[3], *seen[4]]) == [f"sum-{n}" for n in range(5)]
     again = tmp_path / "again"
     run(items, again, "loop.rounds=3", "loop.items_per_round=2")
     assert [used(again, number) for number in range(1, 4)] == seen[:3]

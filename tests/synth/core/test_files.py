@@ -176,6 +176,16 @@ def test_a_new_folder_appears_whole_and_readable_and_nothing_lies_beside_it(tmp_
     assert (tmp_path / "out" / "deep" / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
+def test_a_new_folder_is_synced_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: list[tuple[str, bool]] = []
+    monkeypatch.setattr(
+        "dail.synth.core.files.sync", lambda path: synced.append((path.name, (tmp_path / "out").exists()))
+    )
+    with new_folder(tmp_path / "out") as staged:
+        (staged / "file").touch()
+    assert synced == [("file", False), (tmp_path.name, True)]
+
+
 @pytest.mark.parametrize(
     ("raised", "told"),
     [(OSError(errno.ENOSPC, "no"), StorageError), (EOFError("no"), StorageError), (KeyError, KeyError)],
