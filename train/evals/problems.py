@@ -86,6 +86,9 @@ class NamedSource:
     benchmark: Benchmark | None = None
 
 
+ProblemSource = Source | Iterable[str | Path | NamedSource]
+
+
 class SourceRef(Frozen):
     """Where problems of an evaluation come from. `sha256`: of the file; none of a set of the hub.
 
@@ -146,7 +149,7 @@ def _grouped(text: str) -> NamedSource:
     return NamedSource(name, group)
 
 
-def read_problems(source: Source | Sequence[NamedSource], reading: Reading | None = None) -> ReadProblems:
+def read_problems(source: ProblemSource, reading: Reading | None = None) -> ReadProblems:
     """Reads problems as expert solutions are read: files, folders, hub sets, or the objects themselves.
 
     A name for a source is the group of all its problems, whatever their own metadata say; these stay where there is no

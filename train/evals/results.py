@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import platform
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
@@ -16,13 +16,13 @@ from dail.synth.method.grading import BY_BOX, CUT_IN_THOUGHT, TIMEOUT
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.arms import ADAPTER, BASE, Arm, Subject
 from dail.train.evals.config import EvalConfig
+from dail.train.evals.contamination import Contamination
 from dail.train.evals.passk import bootstrap, ks, pass_at_k
-from dail.train.evals.problems import EvalProblem
+from dail.train.evals.problems import ALL as ALL
+from dail.train.evals.problems import EvalProblem, SourceRef
 from dail.train.evals.run import Judged
 from dail.train.gate import GateRecord
 from dail.train.record import Provenance
-
-ALL = "all problems"
 
 _PACKAGES = ("dail", "math-verify", "transformers", "torch", "numpy")
 
@@ -138,6 +138,7 @@ class Evaluation(Frozen):
     arms: tuple[ArmRef, ...] = Field(min_length=1)
     problems_file: str | None
     problems_digest: str
+    sources: tuple[SourceRef, ...] = Field((), description="files and sets of the problems; none of objects")
     engines: tuple[str, ...]
     versions: dict[str, str]
     started_at: dt.datetime
@@ -150,6 +151,10 @@ class Evaluation(Frozen):
     problems: tuple[ProblemResult, ...]
     gate: dict[str, GateRecord] = Field(
         default_factory=dict, description="signs of a collapse, of each arm that is held against another"
+    )
+    contamination: Contamination | None = Field(None, description="none if no subject's training set is known of")
+    without: tuple[GroupResult, ...] = Field(
+        (), description="groups of which some problems were trained on, without these"
     )
 
     @property
@@ -164,7 +169,18 @@ class Evaluation(Frozen):
     def warning(self) -> str | None:
         """Why the figures may not be what they seem."""
         found = [sentence for arm in self.arms for sentence in (self._nothing_changed(arm), self._collapsed(arm))]
-        return " ".join(filter(None, (self._given_up(), *found))) or None
+        noted = [f"{one.file}: {note}." for one in self.sources for note in one.notes]
+        return " ".join(filter(None, (self._given_up(), *found, *noted, self._trained_on()))) or None
+
+    def _trained_on(self) -> str | None:
+        """Such figures say what was learnt, not what carries over."""
+        found = self.contamination
+        if found is None or not found.problem_ids:
+            return None
+        return (
+            f"{len(found.problem_ids)} of {found.num_problems} problems were trained on, as far as wording tells; "
+            "contamination in eval.json names them."
+        )
 
     def _nothing_changed(self, arm: ArmRef) -> str | None:
         """Arms share their seeds, so an adapter that changes nothing at all was hardly applied."""
@@ -226,18 +242,50 @@ def count(problems: Sequence[EvalProblem], judged: Sequence[Judged]) -> tuple[Pr
     )
 
 
-def by_group(problems: Sequence[ProblemResult], arms: Sequence[ArmRef], config: EvalConfig) -> tuple[GroupResult, ...]:
-    """All problems first, then each group in the order of the file; a group that holds all of them is not repeated."""
+def by_group(
+    problems: Sequence[ProblemResult],
+    arms: Sequence[ArmRef],
+    config: EvalConfig,
+    trained_on: Collection[str] = (),
+) -> tuple[GroupResult, ...]:
+    """All problems first, then each group in the order of the file; a group that holds all of them is not repeated.
+
+    Args:
+        trained_on: ids of problems that were trained on.
+    """
+    return tuple(
+        _group(name, some, arms, config, is_trained_on=all(one.id in trained_on for one in some))
+        for name, some in _members(problems).items()
+    )
+
+
+def without(
+    problems: Sequence[ProblemResult], arms: Sequence[ArmRef], config: EvalConfig, trained_on: Collection[str]
+) -> tuple[GroupResult, ...]:
+    """The groups of which some problems, but not all, were trained on, without these (paper Fig. 14)."""
+    found: list[GroupResult] = []
+    for name, some in _members(problems).items():
+        others = [one for one in some if one.id not in trained_on]
+        if 0 < len(others) < len(some):
+            found.append(_group(name, others, arms, config))
+    return tuple(found)
+
+
+def _members(problems: Sequence[ProblemResult]) -> dict[str, list[ProblemResult]]:
+    found = {ALL: list(problems)}
     names = list(dict.fromkeys(problem.group for problem in problems))
-    groups = [_group(ALL, problems, arms, config)]
     if len(names) > 1:
-        groups += [
-            _group(name, [p for p in problems if p.group == name], arms, config) for name in names if name is not None
-        ]
-    return tuple(groups)
+        found |= {name: [one for one in problems if one.group == name] for name in names if name is not None}
+    return found
 
 
-def _group(name: str, problems: Sequence[ProblemResult], arms: Sequence[ArmRef], config: EvalConfig) -> GroupResult:
+def _group(
+    name: str,
+    problems: Sequence[ProblemResult],
+    arms: Sequence[ArmRef],
+    config: EvalConfig,
+    is_trained_on: bool = False,
+) -> GroupResult:
     passes: dict[str, list[PassAtK]] = defaultdict(list)
     difference: dict[str, list[PassAtK]] = defaultdict(list)
     num_samples = min(len(found) for problem in problems for found in problem.judgements.values())
@@ -258,6 +306,7 @@ def _group(name: str, problems: Sequence[ProblemResult], arms: Sequence[ArmRef],
         passes={who: tuple(points) for who, points in passes.items()},
         difference={who: tuple(points) for who, points in difference.items()},
         summary=summarise(problems, config.grader),
+        is_trained_on=is_trained_on,
     )
 
 

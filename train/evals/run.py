@@ -73,7 +73,7 @@ def evaluate(
         if missing := [draw for draw in draws if draw.key not in file.kept]:
             _sample(config, missing, file, prompts, make_engine or start_engine)
         in_thought = {model: of_it.is_in_thought(config) for model, of_it in prompts.items()}
-        answered = [(file.kept[draw.key], draw.problem.answer, in_thought[draw.arm.subject.folder]) for draw in draws]
+        answered = [(file.kept[draw.key], draw.problem, in_thought[draw.arm.subject.folder]) for draw in draws]
         return _judge(grader, answered)
 
 
@@ -196,20 +196,20 @@ def _completion(draw: _Draw, sampled: Sampled, prompts: Prompts, engine: str, da
     )
 
 
-def _judge(grader: Grader, completions: list[tuple[Completion, str, bool]]) -> list[Judged]:
+def _judge(grader: Grader, completions: list[tuple[Completion, EvalProblem, bool]]) -> list[Judged]:
     judged: list[Judged] = []
     num_correct = 0
     with progress("judging", len(completions)) as bar:
-        for completion, answer, in_thought in completions:
-            judged.append(Judged(completion, _verdict(grader, completion, answer, in_thought)))
+        for completion, problem, in_thought in completions:
+            judged.append(Judged(completion, _verdict(grader, completion, problem, in_thought)))
             num_correct += judged[-1].verdict.correct
             bar.update(len(judged), correct=num_correct)
     return judged
 
 
-def _verdict(grader: Grader, completion: Completion, answer: str, in_thought: bool) -> Verdict:
+def _verdict(grader: Grader, completion: Completion, problem: EvalProblem, in_thought: bool) -> Verdict:
     try:
-        return grader.grade(completion.text, answer, in_thought)
+        return grader.grade(completion.text, problem.answer, in_thought, problem.choices)
     except UsageError as error:
         where = f"problem {completion.problem_id}, sample {completion.sample} of {completion.arm}"
         raise UsageError(f"{where}: {error}; the completions are kept") from None
