@@ -45,6 +45,11 @@ class EvalConfig(Rendering):
         description="seconds for one completion, of the grader's own time, whatever else the machine does; one that "
         "takes it longer is given up, which is counted and warned of",
     )
+    marks: Reference | None = Field(
+        None,
+        description="who finds shortcuts, which are counted beside pass@k and marked in the report: your own function, "
+        "FILE.py:NAME, MODULE:NAME, or an entry point of dail.marks",
+    )
     gate: GateConfig = Field(default_factory=GateConfig, description="the table [gate]")
 
     @field_validator("temperatures", "budgets")

@@ -58,7 +58,7 @@ class TrainedGroup(Frozen):
 
 
 class Contamination(Frozen):
-    """What was found. `groups`: those that problems were found of; all problems are one of them."""
+    """What was found. `groups`: those that problems were found of, a blank name for problems without one."""
 
     num_problems: int
     sets: tuple[TrainingSet, ...]

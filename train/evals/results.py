@@ -17,12 +17,15 @@ from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.arms import ADAPTER, BASE, Arm, Subject
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.contamination import Contamination
+from dail.train.evals.marks import Spans
 from dail.train.evals.passk import bootstrap, ks, pass_at_k
 from dail.train.evals.problems import ALL as ALL
 from dail.train.evals.problems import EvalProblem, SourceRef
 from dail.train.evals.run import Judged
 from dail.train.gate import GateRecord
 from dail.train.record import Provenance
+
+EVALUATION_FILE = "eval.json"
 
 _PACKAGES = ("dail", "math-verify", "transformers", "torch", "numpy")
 
@@ -37,6 +40,7 @@ class Judgement(Frozen):
     num_tokens: int
     finish_reason: str
     forced: bool = False
+    num_marks: int | None = Field(None, description="shortcuts that eval.marks found")
 
 
 class ProblemResult(Frozen):
@@ -57,6 +61,14 @@ class PassAtK(Frozen):
     high: float
 
 
+class Estimate(Frozen):
+    """A mean over a group's problems with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
 class ArmSummary(Frozen):
     """What an arm's completions were like. An own grader looks for no box or thought: none."""
 
@@ -69,6 +81,8 @@ class ArmSummary(Frozen):
     forced_share: float
     num_without_box: int | None
     num_cut_in_thought: int | None = Field(description="the thought never ended, so there is no answer")
+    num_marked: int | None = Field(None, description="with a shortcut that eval.marks found; none if nobody looked")
+    mean_marks: float | None = Field(None, description="shortcuts a completion")
     num_given_up: int = Field(description="the grader took too long: nobody knows, and pass@k counts them as wrong")
 
 
@@ -83,6 +97,10 @@ class GroupResult(Frozen):
     passes: dict[str, tuple[PassAtK, ...]]
     difference: dict[str, tuple[PassAtK, ...]] = Field(default_factory=dict)
     summary: dict[str, ArmSummary]
+    marked: dict[str, Estimate] = Field(
+        default_factory=dict, description="share of completions with a shortcut; empty if nobody looked"
+    )
+    marked_difference: dict[str, Estimate] = Field(default_factory=dict)
     is_trained_on: bool = False
 
 
@@ -217,7 +235,9 @@ def _the(name: str) -> str:
     return f"the {name}" if name == ADAPTER else name
 
 
-def count(problems: Sequence[EvalProblem], judged: Sequence[Judged]) -> tuple[ProblemResult, ...]:
+def count(
+    problems: Sequence[EvalProblem], judged: Sequence[Judged], marks: Spans | None = None
+) -> tuple[ProblemResult, ...]:
     by_problem: dict[str, dict[str, list[Judgement]]] = defaultdict(lambda: defaultdict(list))
     for one in judged:
         judgement = Judgement(
@@ -228,6 +248,7 @@ def count(problems: Sequence[EvalProblem], judged: Sequence[Judged]) -> tuple[Pr
             num_tokens=one.completion.num_tokens,
             finish_reason=one.completion.finish_reason,
             forced=one.completion.forced,
+            num_marks=len(marks[one.completion.key]) if marks is not None else None,
         )
         by_problem[one.completion.problem_id][one.completion.arm].append(judgement)
     return tuple(
@@ -251,10 +272,10 @@ def by_group(
     """All problems first, then each group in the order of the file; a group that holds all of them is not repeated.
 
     Args:
-        trained_on: ids of problems that were trained on.
+        trained_on: ids of the problems that somebody was trained on.
     """
     return tuple(
-        _group(name, some, arms, config, is_trained_on=all(one.id in trained_on for one in some))
+        _group(name, some, arms, config, all(problem.id in trained_on for problem in some))
         for name, some in _members(problems).items()
     )
 
@@ -267,24 +288,20 @@ def without(
     for name, some in _members(problems).items():
         others = [one for one in some if one.id not in trained_on]
         if 0 < len(others) < len(some):
-            found.append(_group(name, others, arms, config))
+            found.append(_group(name, others, arms, config, is_trained_on=False))
     return tuple(found)
 
 
 def _members(problems: Sequence[ProblemResult]) -> dict[str, list[ProblemResult]]:
-    found = {ALL: list(problems)}
-    names = list(dict.fromkeys(problem.group for problem in problems))
-    if len(names) > 1:
-        found |= {name: [one for one in problems if one.group == name] for name in names if name is not None}
-    return found
+    by_name: dict[str | None, list[ProblemResult]] = defaultdict(list)
+    for problem in problems:
+        by_name[problem.group].append(problem)
+    named = {name: some for name, some in by_name.items() if name is not None} if len(by_name) > 1 else {}
+    return {ALL: list(problems), **named}
 
 
 def _group(
-    name: str,
-    problems: Sequence[ProblemResult],
-    arms: Sequence[ArmRef],
-    config: EvalConfig,
-    is_trained_on: bool = False,
+    name: str, problems: Sequence[ProblemResult], arms: Sequence[ArmRef], config: EvalConfig, is_trained_on: bool
 ) -> GroupResult:
     passes: dict[str, list[PassAtK]] = defaultdict(list)
     difference: dict[str, list[PassAtK]] = defaultdict(list)
@@ -307,7 +324,33 @@ def _group(
         difference={who: tuple(points) for who, points in difference.items()},
         summary=summarise(problems, config.grader),
         is_trained_on=is_trained_on,
+        **_marked(problems, arms, config.seed),
     )
+
+
+def _marked(problems: Sequence[ProblemResult], arms: Sequence[ArmRef], seed: int) -> dict[str, dict[str, Estimate]]:
+    """Of each arm the share of completions with a shortcut, and how much that is more than what it is held against."""
+    if any(one.num_marks is None for problem in problems for found in problem.judgements.values() for one in found):
+        return {}
+    shares = {arm.name: [_marked_share(problem.judgements[arm.name]) for problem in problems] for arm in arms}
+    rises = {
+        arm.name: [after - before for before, after in zip(shares[arm.against], shares[arm.name], strict=True)]
+        for arm in arms
+        if arm.against is not None
+    }
+    return {
+        "marked": {who: _estimate(share, seed, 0.0) for who, share in shares.items()},
+        "marked_difference": {who: _estimate(rise, seed, -1.0) for who, rise in rises.items()},
+    }
+
+
+def _marked_share(judgements: Sequence[Judgement]) -> float:
+    return sum(bool(one.num_marks) for one in judgements) / len(judgements)
+
+
+def _estimate(values: Sequence[float], seed: int, least: float) -> Estimate:
+    interval = bootstrap(values, seed, least)
+    return Estimate(mean=interval.mean, low=interval.low, high=interval.high)
 
 
 def _point(k: int, values: Sequence[float], seed: int, least: float = 0.0) -> PassAtK:
@@ -330,6 +373,7 @@ def _summary(judgements: Sequence[Judgement], is_by_box: bool) -> ArmSummary:
         sum(one.forced for one in judgements),
     )
     methods = Counter(one.method for one in judgements)
+    marks = [one.num_marks for one in judgements if one.num_marks is not None]
     return ArmSummary(
         num_completions=num,
         num_correct=sum(one.correct for one in judgements),
@@ -340,6 +384,8 @@ def _summary(judgements: Sequence[Judgement], is_by_box: bool) -> ArmSummary:
         forced_share=num_forced / num,
         num_without_box=methods["none"] if is_by_box else None,
         num_cut_in_thought=methods[CUT_IN_THOUGHT] if is_by_box else None,
+        num_marked=sum(map(bool, marks)) if marks else None,
+        mean_marks=sum(marks) / num if marks else None,
         num_given_up=methods[TIMEOUT],
     )
 
