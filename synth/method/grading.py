@@ -352,10 +352,23 @@ def _math_verify_equal(given: str, wanted: str) -> bool:
 
 
 def _parsed(text: str) -> list[Any]:
-    from math_verify import parse
+    """What math-verify reads. Left to itself it takes what looks like a unit from the end, also variables: 2 - 2m is 0,
+    and 2ab is 2 to it. Units that are marked as words, or stand behind a number, were taken before (`answers.py`).
+    """
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
+    reading = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
+    )
     # without raise_on_error, its default here, whatever a parse or a comparison raises reads as "not equal"
-    return list(parse(rf"\boxed{{{text}}}", parsing_timeout=None))
+    return list(
+        parse(
+            rf"\boxed{{{text}}}",
+            extraction_config=[LatexExtractionConfig(normalization_config=reading), ExprExtractionConfig()],
+            parsing_timeout=None,
+        )
+    )
 
 
 def _verified(gold: list[Any], prediction: list[Any], digits: dict[str, int], near: float) -> bool:
