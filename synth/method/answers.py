@@ -301,8 +301,8 @@ def _ratio(value: Fraction) -> str:
 
 
 def _without_unit(text: str) -> tuple[str, Unit]:
-    """`2\\sqrt{3}\\text{ cm}` and `2\\pi cm` are cut before their units; a lone letter, or letters that are no unit, are
-    variables where no \\text{} marks them."""
+    """`2\\sqrt{3}\\text{ cm}` and `2\\pi cm` are cut before their units; a lone letter, or letters that are no unit,
+    are variables where no \\text{} marks them."""
     if text.endswith("°"):
         return text[:-1].strip(), Unit(Fraction(1), (("angle", 1),))
     place = text.find(START)

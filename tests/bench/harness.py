@@ -4,10 +4,10 @@ r"""Our pass@k and our verdicts beside those of lm-evaluation-harness and lighte
     python -m pip install --no-deps --target light latex2sympy2_extended==1.0.6 antlr4-python3-runtime==4.13.2
     python -m tests.bench.harness --lm-eval site --lighteval light:site
 
-Neither is a dependency of ours: each runs in a process of its own, whose PYTHONPATH begins with what is given. What they
-need besides, their ImportErrors name; it goes to `site` in the same way. `harness_completions.tsv` has the completions,
-each with what is right by reading it. Prints Markdown: how often each grader is right and says what ours says, and each
-completion about which one of them is wrong.
+Neither is a dependency of ours: each runs in a process of its own, whose PYTHONPATH begins with what is given. What
+they need besides, their ImportErrors name; it goes to `site` in the same way. `harness_completions.tsv` has the
+completions, each with what is right by reading it. Prints Markdown: how often each grader is right and says what ours
+says, and each completion about which one of them is wrong.
 """
 
 from __future__ import annotations
