@@ -28,7 +28,7 @@ from dail.train.record import Provenance, RunRecord
 from tests.conftest import DEMO_MODEL
 from tests.train.evals.conftest import HOSTILE, NOW, TableEngine, write_adapter
 
-NUM_PROBLEMS, NUM_SAMPLES = 4, 4
+NUM_PROBLEMS, NUM_SAMPLES = 10, 4  # of fewer problems a gain of half of all is within noise
 
 
 @pytest.fixture
@@ -62,10 +62,7 @@ def make_adapter(tmp_path: Path, model: ModelIdentity) -> Make:
 
 @pytest.fixture
 def problems(tmp_path: Path) -> Path:
-    lines = [
-        {"id": f"p{n}", "problem": f"Say {n}.", "answer": n, "metadata": {"group": ("even", "odd")[n % 2]}}
-        for n in range(NUM_PROBLEMS)
-    ]
+    lines = [{"id": f"p{n}", "problem": f"Say {n}.", "answer": n} for n in range(NUM_PROBLEMS)]
     path = tmp_path / "problems.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
@@ -75,14 +72,15 @@ def problems(tmp_path: Path) -> Path:
 def engines(monkeypatch: pytest.MonkeyPatch, prompts: Prompts) -> list[tuple[EngineConfig, int | None, TableEngine]]:
     """How many of four samples each is right in, on every problem: the base 1, adapter "good" 3, "bad" 0, any other as
     the base, another model 2. Which sample it is, is told by a table of seeds."""
-    problem_of = {tuple(prompts.student_ids(f"Say {n}.")): n for n in range(NUM_PROBLEMS)}
     made: list[tuple[EngineConfig, int | None, TableEngine]] = []
 
     def start(config: EngineConfig, rank: int | None) -> Engine:
         seen: dict[tuple[Any, ...], int] = {}
 
         def answer(row: TokenSequence) -> list[int]:
-            number = problem_of[tuple(row.prompt_ids)]
+            found = re.search(r"Say (\d+)\.", prompts.text(list(row.prompt_ids)))
+            assert found is not None
+            number = int(found[1])
             who = Path(row.adapter).parent.name if row.adapter else config.model.name
             place = (who, row.temperature, number)
             seen[place] = seen.get(place, -1) + 1
@@ -166,8 +164,8 @@ def test_adapters_and_models_side_by_side_each_with_its_difference(
     }  # fmt: skip
     assert [(config.model.name, rank) for config, rank, _ in engines] == [("model", 4), ("other-model", None)]
     assert {row.adapter for row in engines[0][2].asked} == {None, str(good), str(bad), str(same)}
-    for shown in ("good − base", "worse − base", "other-model − base", "cut"):
-        assert shown in said.stdout
+    assert re.findall(r"│ (\S+) −", said.stdout) == ["good", "worse", "same", "other-model"]
+    assert "cut" in said.stdout
 
 
 def test_what_arms_share_is_drawn_once_and_a_new_name_draws_nothing(
@@ -228,9 +226,9 @@ def test_an_adapter_that_changes_nothing_is_named_among_others(
 
     monkeypatch.setattr(run, "start_engine", lambda *_: TableEngine(answer))
     said = dail_eval("--adapter", make_adapter("good"), "--adapter", make_adapter("idle")).stderr
-    assert "All 16 completions of idle equal the base model's, word for word" in said
+    assert "All 40 completions of idle equal the base model's, word for word" in said
     assert "completions of good" not in said
-    assert read(tmp_path).num_same_text == {"good": 0, "idle": 16}
+    assert read(tmp_path).num_same_text == {"good": 0, "idle": 40}
 
 
 def test_dail_and_its_controls_may_be_judged_in_one_evaluation(
@@ -330,7 +328,7 @@ def test_an_adapter_of_the_second_model_is_refused_with_the_way_out(
     adapter = make_adapter("good", of=identify(other_model))
     with pytest.raises(IntegrityError, match=r"was trained on .*; it fits other-model, and adapters are judged on the"):
         dail_eval("--model", other_model, "--adapter", adapter)
-    with pytest.raises(IntegrityError, match="give the base model that it was trained on$"):
+    with pytest.raises(IntegrityError, match=r"give the base model that it was trained on$"):
         dail_eval("--adapter", adapter)
     assert not engines
 
