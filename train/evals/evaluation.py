@@ -15,6 +15,7 @@ import datetime as dt
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,9 @@ def _evaluate(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {out} cannot be made: {error.strerror}; give a folder that can be written") from None
-    judged = run.evaluate(config, problems, arms, out / SAMPLES_FILE)
-    marks = find_marks(config.marks, judged, problems) if config.marks else None
+    with Marker(config.marks) if config.marks else nullcontext() as marker:  # refuses what cannot be loaded
+        judged = run.evaluate(config, problems, arms, out / SAMPLES_FILE)
+        marks = find_marks(marker, judged, problems) if marker else None
     counted = count(problems, judged, marks)
     refs = tuple(map(ArmRef.of, arms))
     evaluation = Evaluation(
@@ -156,12 +158,11 @@ def _evaluate(
 
 
 def _pinned(config: EvalConfig) -> EvalConfig:
-    """With the digests of what the user brought along. ExtensionError: there is no such thing, or it cannot be loaded:
-    refused now, rather than when all is drawn."""
+    """With the digests of what the user brought along. ExtensionError: there is no such thing."""
+    brought = {"grader": GRADERS.pin(config.grader), "prompts": PROMPTS.pin(config.prompts)}
     if config.marks:
-        with Marker(marks := MARKS.pin(config.marks)):
-            config = config.model_copy(update={"marks": marks})
-    return config.model_copy(update={"grader": GRADERS.pin(config.grader), "prompts": PROMPTS.pin(config.prompts)})
+        brought["marks"] = MARKS.pin(config.marks)
+    return config.model_copy(update=brought)
 
 
 def _rendered(config: EvalConfig, subjects: Sequence[Subject], today: dt.date) -> EvalConfig:
