@@ -293,9 +293,10 @@ def decoder(model: Path) -> Callable[[Sequence[int]], str]:
 
 @dataclass(frozen=True)
 class Closing:
-    """How a model's thoughts end: the mark, and the ids that are it where somebody else ends one."""
+    """How a model's thoughts end: the mark, which may be one `token`, and the ids by which somebody else ends one."""
 
     mark: str
+    token: int | None
     ids: tuple[int, ...]
 
 
@@ -433,7 +434,9 @@ class Prompts:
             )
         # some models end a message in front of the mark and begin another
         before, found, _ = between_thought_and_answer(self.tokenizer).partition(mark)
-        return Closing(mark, tuple(self._ids_of((before + found).strip() or mark)))
+        alone = self._ids_of(mark)
+        ids = self._ids_of((before + found).strip() or mark)
+        return Closing(mark, alone[0] if len(alone) == 1 else None, tuple(ids))
 
     def appended_ids(self, text: str) -> list[int]:
         """A text that is put behind what a model wrote, as ids of its own: what was written is never tokenised again.
@@ -452,7 +455,9 @@ class Prompts:
         ids = [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
         back = str(self.tokenizer.decode(ids, skip_special_tokens=False))
         if back.strip() != text.strip():
-            raise UsageError(f"this model's tokenizer makes {back!r:.200} of {text!r:.200}; give a text that it can spell")
+            raise UsageError(
+                f"this model's tokenizer makes {back!r:.200} of {text!r:.200}; give a text that it can spell"
+            )
         return ids
 
     def solution_ids(self, item: ExpertSolution) -> list[int]:

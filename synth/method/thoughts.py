@@ -58,7 +58,7 @@ def behind_thought(completion: str, is_open: bool = False) -> str | None:
 
 
 def closing_mark(prompt: str, template: str, tokens: Collection[str]) -> str | None:
-    """The mark by which a model ends its thoughts; none if neither its prompts nor its template nor its tokens have one.
+    """The mark by which a model ends its thoughts; none if prompts, template and tokens have none.
 
     Of the thought that the prompt leaves open, if it does. Else the first that the chat template spells, one that is a
     token before one that is not; else the first of the known marks that is a token.
