@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _LOAD = 1.25  # of the rows of an engine: the rest waits, so freed rows are taken at once
 
 
-def draw(config: EvalConfig, works: Sequence[Work], make_engine: MakeEngine | None = None) -> None:
+def draw(config: EvalConfig, works: Sequence[Work], make_engine: MakeEngine = start_engine) -> None:
     """Draws all that is missing.
 
     Args:
@@ -47,13 +47,13 @@ def draw(config: EvalConfig, works: Sequence[Work], make_engine: MakeEngine | No
             engine = config.engine.model_copy(update={"model": work.folder})
             _log.info(f"starting the engine of {work.folder.name}")
             settings = SynthConfig(engine=engine, actors=config.actors)
-            one_after_another(settings, work, shown, make_engine or start_engine)
+            one_after_another(settings, work, shown, make_engine)
 
 
-def wants_ray(config: EvalConfig, num_models: int, make_engine: MakeEngine | None = None) -> bool:
+def wants_ray(config: EvalConfig, num_models: int, make_engine: MakeEngine = start_engine) -> bool:
     """Whether engines are actors of a pool: so many are asked for, a cluster is named, or several real ones come one
     after the other, of which only a process that ends gives all of its memory back."""
-    is_real = config.engine.kind == "vllm" and make_engine is None
+    is_real = config.engine.kind == "vllm" and make_engine is start_engine
     return config.actors is not None or "RAY_ADDRESS" in os.environ or (num_models > 1 and is_real)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dail.synth.core.errors import UsageError
 from dail.synth.core.progress import progress
+from dail.synth.engine.start import start_engine
 from dail.synth.method.grading import Grader, Verdict
 from dail.synth.method.prompts import Prompts
 from dail.train.evals.arms import Arm
@@ -69,7 +70,7 @@ def evaluate(
     ):
         for work in works:
             work.open(file)
-        draw(config, works, make_engine)
+        draw(config, works, make_engine or start_engine)
         found = {place: completion for work in works for place, completion in work.completions()}
         in_thought = {folder: of_it.is_in_thought(config) for folder, of_it in prompts.items()}
         return _judge(
