@@ -250,13 +250,23 @@ class Work:
     def _settle(self, plan: Plan, beginning: Beginning) -> None:
         """Finds or writes what is whole with it; if something is not, its answers are next."""
         assert self._file is not None, "nothing is settled before it was opened"
+        parts = self._parts(plan, _first_of(beginning))
+        keys = [_key(plan, arm, part, self._config) for arm, part in parts]
+        answered = {
+            _answer_id(plan, part, self._config): self._file.kept[key]
+            for (_, part), key in zip(parts, keys, strict=True)
+            if key in self._file.kept
+        }
         is_missing = False
-        for arm, part in self._parts(plan, _first_of(beginning)):
-            key = _key(plan, arm, part, self._config)
+        for (arm, part), key in zip(parts, keys, strict=True):
+            alike = answered.get(_answer_id(plan, part, self._config))
             if key in self._file.kept:
                 self._found(plan, arm, key)
             elif part.is_whole:
                 self._write(plan, arm, part, beginning.engine)
+            elif alike:  # of another budget that the thought did not reach
+                self._file.add(alike.model_copy(update={"key": key, "arm": arm.name}))
+                self._found(plan, arm, key)
             else:
                 is_missing = True
         if is_missing:
