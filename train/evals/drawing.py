@@ -5,6 +5,7 @@ Of several models one has its engines after the other, so that the memory is fre
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -21,6 +22,7 @@ from dail.train.evals.work import Work
 
 _log = logging.getLogger(__name__)
 
+_POLL_S = 0.5
 _LOAD = 1.25  # of the rows of an engine: the rest waits, so freed rows are taken at once
 
 
@@ -101,13 +103,13 @@ async def _draw_in_pool(config: SynthConfig, work: Work, shown: _Shown, make_eng
     make = partial(start_completer, max_rank=work.max_rank, make_engine=make_engine)
     async with Pool(config, make, rows) as pool:
         work.check(await pool.ready())
-        num_inside = 0
         while not work.is_done:
-            # one, while nothing is inside: an engine that starts again has no room yet, and nothing would come of none
-            new = work.next(max(pool.room(), int(not num_inside)))
-            pool.submit(new)
-            results = await pool.next_results()
-            num_inside += len(new) - len(results.finished) - len(results.failed)
+            pool.submit(work.next(pool.room()))
+            try:
+                async with asyncio.timeout(_POLL_S):  # further engines may have started, and have room
+                    results = await pool.next_results()
+            except TimeoutError:
+                continue
             for failure in results.failed:
                 work.lost(failure.unit_id, failure.detail, failure.retryable)
             for drawn in results.finished:
