@@ -90,6 +90,11 @@ class EvalConfig(Rendering):
         description="engines on Ray, as worker.actors; left out, one engine in this process, or, with RAY_ADDRESS or "
         "several models, one per GPU of the cluster",
     )
+    marks: Reference | None = Field(
+        None,
+        description="who finds shortcuts, which are counted beside pass@k and marked in the report: your own function, "
+        "FILE.py:NAME, MODULE:NAME, or an entry point of dail.marks",
+    )
     gate: GateConfig = Field(default_factory=GateConfig, description="the table [gate]")
 
     @model_validator(mode="before")

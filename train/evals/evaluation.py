@@ -31,13 +31,17 @@ from dail.train.evals import run
 from dail.train.evals.arms import BASE, Named, Subject, arms_of, name_adapters, name_models, read_subjects
 from dail.train.evals.completions import day_begun
 from dail.train.evals.config import EvalConfig
+from dail.train.evals.controls import compare_within
 from dail.train.evals.examples import choose
 from dail.train.evals.gate import compare
+from dail.train.evals.marks import MARKS, Marker, find_marks
 from dail.train.evals.problems import EvalProblem, check_for_math, read_problems
+from dail.train.evals.protocols import departures
 from dail.train.evals.report import render, trace_lineages
+from dail.train.evals.results import EVALUATION_FILE as EVALUATION_FILE
 from dail.train.evals.results import ArmRef, Evaluation, SubjectRef, by_group, count, same_text, summarise, versions
 
-EVALUATION_FILE, SAMPLES_FILE, REPORT_FILE = "eval.json", "samples.jsonl", "report.html"
+SAMPLES_FILE, REPORT_FILE = "samples.jsonl", "report.html"
 
 
 def evaluate(
@@ -112,8 +116,7 @@ def _evaluate(
     config: EvalConfig,
 ) -> Evaluation:
     started = dt.datetime.now(dt.UTC)
-    brought = {"grader": GRADERS.pin(config.grader), "prompts": PROMPTS.pin(config.prompts)}
-    config = config.model_copy(update=brought)
+    config = _pinned(config)
     role_templates(config.prompts)  # refused now, rather than after the engine's start
     if config.grader in BY_BOX:
         check_for_math(problems)
@@ -125,10 +128,12 @@ def _evaluate(
     except OSError as error:
         raise UsageError(f"--out {out} cannot be made: {error.strerror}; give a folder that can be written") from None
     judged = run.evaluate(config, problems, arms, out / SAMPLES_FILE)
-    counted = count(problems, judged)
+    marks = find_marks(config.marks, judged, problems) if config.marks else None
+    counted = count(problems, judged, marks)
     refs = tuple(map(ArmRef.of, arms))
     evaluation = Evaluation(
         settings=config,
+        departs=departures(config.protocol, config) if config.protocol else {},
         subjects=tuple(map(SubjectRef.of, subjects)),
         arms=refs,
         problems_file=", ".join(source.file for source in read.sources) or None,
@@ -147,8 +152,18 @@ def _evaluate(
         out / EVALUATION_FILE, json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
     )
     lineages = trace_lineages(subjects)
-    write_whole(out / REPORT_FILE, render(evaluation, lineages, choose(problems, judged, refs)))
+    examples = choose(problems, judged, refs, marks)
+    write_whole(out / REPORT_FILE, render(evaluation, lineages, examples, compare_within(evaluation)))
     return evaluation
+
+
+def _pinned(config: EvalConfig) -> EvalConfig:
+    """With the digests of what the user brought along. ExtensionError: there is no such thing, or it cannot be loaded:
+    refused now, rather than when all is drawn."""
+    if config.marks:
+        with Marker(marks := MARKS.pin(config.marks)):
+            config = config.model_copy(update={"marks": marks})
+    return config.model_copy(update={"grader": GRADERS.pin(config.grader), "prompts": PROMPTS.pin(config.prompts)})
 
 
 def _rendered(config: EvalConfig, subjects: Sequence[Subject], today: dt.date) -> EvalConfig:

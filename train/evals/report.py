@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
@@ -28,13 +28,16 @@ from dail.synth.schema.trace_tokens import student_share
 from dail.train.charts import curves_of, training_curves
 from dail.train.comparison import facts_of
 from dail.train.evals.arms import Subject
-from dail.train.evals.charts import Chart, legend_of, looks_of, pass_curves
+from dail.train.evals.charts import Chart, legend_of, looks_of, pass_curves, sweeps
 from dail.train.evals.examples import ProblemExamples
-from dail.train.evals.formulas import as_formula, visible, with_formulas
+from dail.train.evals.formulas import as_formula, marked, visible, with_formulas
 from dail.train.evals.lineage import Adapter
 from dail.train.evals.results import Evaluation, GroupResult, PassAtK
 from dail.train.evals.traces import Trace, some_traces
 from dail.train.record import Provenance
+
+if TYPE_CHECKING:
+    from dail.train.evals.controls import Comparison  # which words its sentences with the words of this page
 
 _HERE = Path(__file__).parent
 _MANY_PROBLEMS = 400  # the table of single problems holds no more; eval.json has all
@@ -89,13 +92,18 @@ def page_environment() -> jinja2.Environment:
     )  # fmt: skip
     environment.filters |= {
         "percent": percent, "points": points, "formulas": with_formulas, "formula": as_formula, "visible": visible,
-        "figure": figure,
+        "figure": figure, "marked": marked, "label": label,
     }  # fmt: skip
     return environment
 
 
-def render(evaluation: Evaluation, lineages: Mapping[str, Lineage], examples: Sequence[ProblemExamples] = ()) -> str:
-    """The page. `lineages` are the adapters', by subject."""
+def render(
+    evaluation: Evaluation,
+    lineages: Mapping[str, Lineage],
+    examples: Sequence[ProblemExamples] = (),
+    comparison: Comparison | None = None,
+) -> str:
+    """The page. `lineages` are the adapters', by subject; `comparison` is of DAIL with its controls among them."""
     style = page_style()
     return (
         page_environment()
@@ -111,6 +119,11 @@ def render(evaluation: Evaluation, lineages: Mapping[str, Lineage], examples: Se
             # our own files and matplotlib's drawing, whose texts matplotlib escapes; all else is escaped here
             style=Markup(style),
             pass_curves=[_as_markup(pass_curves(evaluation, group)) for group in evaluation.groups],
+            sweeps=[
+                [(sweep.title, _as_markup(sweep.charts)) for sweep in sweeps(evaluation, group)]
+                for group in evaluation.groups
+            ],
+            comparison=comparison,
             training_curves={name: _training(lineage) for name, lineage in lineages.items()},
             examples=examples,
             policy=page_policy(style),
