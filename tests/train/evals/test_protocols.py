@@ -91,7 +91,7 @@ def test_dail_eval_says_its_protocol_and_what_departs_from_it(tmp_path: Path, to
     common = ["--model", str(DEMO_MODEL), "--problems", str(tmp_path / "p.jsonl"), "--out", str(tmp_path)]
     small = ["engine.kind=fake", "engine.model_tokens=600", "eval.budgets=4,8", "eval.answer_tokens=5"]
     asked = [*common, "--protocol", "official", "--samples", "2", *(word for one in small for word in ("--set", one))]
-    with pytest.raises(UsageError, match="model model: .*say --thinking or --no-thinking"):
+    with pytest.raises(UsageError, match=r"model model: .*say --thinking or --no-thinking"):
         paper = [*common, "--protocol", "paper", "--set", "engine.kind=fake"]
         CliRunner().invoke(evaluate, paper, catch_exceptions=False)
     assert CliRunner().invoke(evaluate, [*asked, "--thinking"], catch_exceptions=False).exit_code == 0
