@@ -37,6 +37,7 @@ from dail.train.evals.examples import choose
 from dail.train.evals.gate import compare
 from dail.train.evals.marks import MARKS, Marker, find_marks
 from dail.train.evals.problems import EvalProblem, check_for_math, read_problems
+from dail.train.evals.protocols import departures
 from dail.train.evals.report import render, trace_lineages
 from dail.train.evals.results import EVALUATION_FILE as EVALUATION_FILE
 from dail.train.evals.results import ArmRef, Evaluation, SubjectRef, by_group, count, same_text, summarise, versions
@@ -134,6 +135,7 @@ def _evaluate(
     refs = tuple(map(ArmRef.of, arms))
     evaluation = Evaluation(
         settings=config,
+        departs=departures(config.protocol, config) if config.protocol else {},
         subjects=tuple(map(SubjectRef.of, subjects)),
         arms=refs,
         problems_file=", ".join(source.file for source in read.sources) or None,

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from dail.synth.core.config import Frozen
 from dail.synth.method.grading import BY_BOX, CUT_IN_THOUGHT, TIMEOUT
@@ -152,6 +152,9 @@ class ArmRef(Frozen):
 class Evaluation(Frozen):
     format: Literal["dail.eval/3"] = "dail.eval/3"
     settings: EvalConfig
+    departs: dict[str, tuple[JsonValue, JsonValue]] = Field(
+        default_factory=dict, description="settings that are not those of eval.protocol: what it says, and what is set"
+    )
     subjects: tuple[SubjectRef, ...] = Field(min_length=1, description="the first is the base of all comparisons")
     arms: tuple[ArmRef, ...] = Field(min_length=1)
     problems_file: str | None
