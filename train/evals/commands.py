@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.shell_completion import CompletionItem
@@ -22,6 +22,7 @@ from dail.train.evals.benchmarks import HELP as BENCHMARKS_HELP
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.evaluation import evaluate as run_evaluation
 from dail.train.evals.problems import named_sources
+from dail.train.evals.protocols import ProtocolName, protocolled
 from dail.train.evals.report import percent, points
 from dail.train.evals.results import ArmRef, Estimate, Evaluation, GroupResult, PassAtK
 from dail.train.gate import GateConfig
@@ -72,6 +73,11 @@ class NamedFolder(click.ParamType):
 )
 @options.reading("OUT/invalid.jsonl")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the results.")
+@click.option(
+    "--protocol",
+    type=click.Choice(get_args(ProtocolName)),
+    help="The paper's evaluation, or that of its authors' code: sets what no other option and no --set does.",
+)
 @click.option("--samples", type=int, help="As --set eval.samples=….")
 @click.option("--temperature", type=float, help="As --set eval.temperature=….")
 @click.option("--max-tokens", type=int, help="As --set eval.max_tokens=….")
@@ -88,6 +94,7 @@ def evaluate(
     reading: Reading,
     out: Path,
     as_json: bool,
+    protocol: ProtocolName | None,
     **flags: Any,
 ) -> int:
     """pass@k of models and adapters, and a report with pictures.
@@ -99,8 +106,9 @@ def evaluate(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sources = named_sources(problems, benchmark)
     models, adapters = name_models(model), name_adapters(adapter)
+    chosen = protocolled(chosen, protocol, flags)
     engine = load_engine(chosen, next(iter(models.values()), None))
-    config = chosen.told("eval", **flags).load(EvalConfig, "eval", engine=engine, gate=chosen.load(GateConfig, "gate"))
+    config = chosen.load(EvalConfig, "eval", engine=engine, gate=chosen.load(GateConfig, "gate"))
     evaluation = run_evaluation(
         sources,
         out,

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from dail.train.evals.examples import choose
 from dail.train.evals.gate import compare
 from dail.train.evals.marks import MARKS, Marker, find_marks
 from dail.train.evals.problems import ProblemSource, ReadProblems, check_for_math, read_problems
+from dail.train.evals.protocols import departures
 from dail.train.evals.report import render, trace_lineages
 from dail.train.evals.results import EVALUATION_FILE as EVALUATION_FILE
 from dail.train.evals.results import (
@@ -148,12 +150,14 @@ def _evaluate(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {out} cannot be made: {error.strerror}; give a folder that can be written") from None
-    judged = run.evaluate(config, problems, arms, out / SAMPLES_FILE)
-    marks = find_marks(config.marks, judged, problems) if config.marks else None
+    with Marker(config.marks) if config.marks else nullcontext() as marker:  # refuses what cannot be loaded
+        judged = run.evaluate(config, problems, arms, out / SAMPLES_FILE)
+        marks = find_marks(marker, judged, problems) if marker else None
     counted = count(problems, judged, marks)
     refs = tuple(map(ArmRef.of, arms))
     evaluation = Evaluation(
         settings=config,
+        departs=departures(config.protocol, config) if config.protocol else {},
         subjects=tuple(map(SubjectRef.of, subjects)),
         arms=refs,
         problems_file=", ".join(source.file for source in read.account.sources) or None,
@@ -175,18 +179,17 @@ def _evaluate(
         out / EVALUATION_FILE, json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
     )
     lineages = trace_lineages(subjects)
-    examples = choose(problems, judged, refs, marks)
+    examples = choose(problems, judged, evaluation.shown_arms, marks)
     write_whole(out / REPORT_FILE, render(evaluation, lineages, examples, compare_within(evaluation)))
     return evaluation
 
 
 def _pinned(config: EvalConfig) -> EvalConfig:
-    """With the digests of what the user brought along. ExtensionError: there is no such thing, or it cannot be loaded:
-    refused now, rather than when all is drawn."""
+    """With the digests of what the user brought along. ExtensionError: there is no such thing."""
+    brought = {"grader": GRADERS.pin(config.grader), "prompts": PROMPTS.pin(config.prompts)}
     if config.marks:
-        with Marker(marks := MARKS.pin(config.marks)):
-            config = config.model_copy(update={"marks": marks})
-    return config.model_copy(update={"grader": GRADERS.pin(config.grader), "prompts": PROMPTS.pin(config.prompts)})
+        brought["marks"] = MARKS.pin(config.marks)
+    return config.model_copy(update=brought)
 
 
 def _rendered(config: EvalConfig, subjects: Sequence[Subject], today: dt.date) -> EvalConfig:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from dail.synth.core.config import Frozen
 from dail.synth.method.grading import BY_BOX, CUT_IN_THOUGHT, TIMEOUT
@@ -26,6 +26,7 @@ from dail.train.gate import GateRecord
 from dail.train.record import Provenance
 
 EVALUATION_FILE = "eval.json"
+_FEW_ARMS, _MOST_SHOWN = 4, 6
 
 _PACKAGES = ("dail", "math-verify", "transformers", "torch", "numpy")
 
@@ -152,6 +153,9 @@ class ArmRef(Frozen):
 class Evaluation(Frozen):
     format: Literal["dail.eval/3"] = "dail.eval/3"
     settings: EvalConfig
+    departs: dict[str, tuple[JsonValue, JsonValue]] = Field(
+        default_factory=dict, description="settings that are not those of eval.protocol: what it says, and what is set"
+    )
     subjects: tuple[SubjectRef, ...] = Field(min_length=1, description="the first is the base of all comparisons")
     arms: tuple[ArmRef, ...] = Field(min_length=1)
     problems_file: str | None
@@ -179,6 +183,17 @@ class Evaluation(Frozen):
     def model(self) -> ModelIdentity:
         """Of the base that all others are held against."""
         return self.subjects[0].model
+
+    @property
+    def main_arms(self) -> list[ArmRef]:
+        """One of each subject: at the first temperature, and the largest budget."""
+        budget = max((arm.budget for arm in self.arms if arm.budget is not None), default=None)
+        return [arm for arm in self.arms if arm.temperature == self.arms[0].temperature and arm.budget == budget]
+
+    @property
+    def shown_arms(self) -> list[ArmRef]:
+        """Those of which single problems and completions can be shown: all if they are few."""
+        return list(self.arms) if len(self.arms) <= _FEW_ARMS else self.main_arms[:_MOST_SHOWN]
 
     def subject_of(self, arm: ArmRef) -> SubjectRef:
         return next(one for one in self.subjects if one.name == arm.subject)
