@@ -99,13 +99,13 @@ def summary(cases: Sequence[Case], verdicts: Mapping[str, Sequence[bool | None]]
 def differences(cases: Sequence[Case], verdicts: Mapping[str, Sequence[bool | None]]) -> Iterator[str]:
     """The completions about which some grader is wrong by reading."""
     names = list(verdicts)
-    yield f"| answer | completion | by reading | {' | '.join(names)} |"
+    yield f"| answer | completion | by reading | {' | '.join(name.replace('lm_eval', 'lm') for name in names)} |"
     yield "|---" * (len(names) + 3) + "|"
     for number, case in enumerate(cases):
         said = [verdicts[name][number] for name in names]
         if any(one is not None and one != case.right for one in said):
             right = "right" if case.right else "no box" if case.is_without_box else "wrong"
-            cells = ["" if one is None else "right" if one else "wrong" for one in said]
+            cells = ["" if one is None else "✓" if one else "✗" for one in said]
             shown = rf"\boxed{{{case.box}}}" if case.box else case.completion
             yield f"| {_code(case.answer)} | {_code(shown)} | {right} | {' | '.join(cells)} |"
 
