@@ -47,7 +47,7 @@ class Rollout:
     tokens: Tokens
     reason: FinishReason
     strategy: str
-    rows: int = 0
+    rows: int = field(default=0, compare=False)  # one trace is one trace, whatever it took
 
 
 class Strategy(Protocol):
