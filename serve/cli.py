@@ -34,6 +34,10 @@ VERBS = {
         "What is found as waypoints, and what the negative reference is told.",
     ),
     "prompts": ("dail.synth.commands:prompts", "Import the authors' prompts from a checkout of their repository."),
+    "calibrate": (
+        "dail.train.studies.calibration_commands:calibrate",
+        "Which tau to draw traces with, measured on the training set.",
+    ),
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
     "cache": ("dail.train.commands:cache", "Compute the references of a manifest's traces once, for runs to come."),
     "loop": ("dail.serve.loop:loop", "Rounds of synth, select and train: each adapter is the next round's student."),

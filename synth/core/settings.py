@@ -41,16 +41,21 @@ class Table:
 
 TABLES = {
     "engine": Table(
-        "dail.synth.config:EngineConfig", ("worker", "synth", "doctor", "eval", "loop"), "what draws tokens"
+        "dail.synth.config:EngineConfig",
+        ("worker", "synth", "doctor", "calibrate", "eval", "loop"),
+        "what draws tokens",
     ),
     "worker": Table(
-        "dail.synth.config:SynthConfig", ("worker", "synth", "doctor", "loop"), "how many engines, and the student"
+        "dail.synth.config:SynthConfig",
+        ("worker", "synth", "doctor", "calibrate", "loop"),
+        "how many engines, and the student",
     ),
     "synthesis": Table(
         "dail.synth.schema.synthesis:Synthesis",
-        ("submit", "synth", "doctor", "waypoints", "loop"),
+        ("submit", "synth", "doctor", "waypoints", "calibrate", "loop"),
         "how traces are drawn, batch by batch",
     ),
+    "calibrate": Table("dail.train.studies.taus:CalibrateConfig", ("calibrate",), "which values of tau are tried"),
     "train": Table("dail.train.config:TrainConfig", ("train", "cache", "loop"), "how an adapter is trained"),
     "loop": Table("dail.serve.loop:LoopConfig", ("loop",), "rounds of synthesis and training"),
     "eval": Table("dail.train.evals.config:EvalConfig", ("eval",), "how completions are drawn and judged"),

@@ -60,6 +60,7 @@ class Drawn:
 
     batch: Batch
     result: SynthesisResult
+    shards: tuple[ShardRef, ...]
     rows: int
     row_tokens: int
 
@@ -208,4 +209,6 @@ def _run(source: SeveralSources, batches: list[Batch], config: SynthConfig, out:
 def _drawn(source: LocalSource, batch: Batch, out: Path, interrupted: bool) -> Drawn:
     result = conclude(source, batch, out, interrupted)
     known = [(rows, shard.tokens) for rows, shard in zip(source.rows, source.shards, strict=True) if rows]
-    return Drawn(batch, result, sum(rows for rows, _ in known), sum(tokens for _, tokens in known))
+    return Drawn(
+        batch, result, tuple(source.shards), sum(rows for rows, _ in known), sum(tokens for _, tokens in known)
+    )
