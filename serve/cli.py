@@ -54,7 +54,7 @@ VERBS = {
 }
 # What each package, or one verb of it, needs beyond `pip install dail`: a missing import is answered with the line that
 # cures it.
-_EXTRAS = {"synth": "worker", "train": "train", "push": "data"}
+_EXTRAS = {"synth": "worker", "train": "train", "push": "data", "calibrate": "worker,train"}
 
 
 class Verbs(click.Group):

@@ -1,1 +1,36 @@
-"""Long experiments made of the verbs' functions: which problems are worth training on (`dail curate`)."""
+"""Long experiments made of the verbs' functions.
+
+The door for Python; a name is imported when it is used:
+
+    from dail.train.studies import CalibrateConfig, calibrate
+
+    found = calibrate("solutions.jsonl", "runs/tau", CalibrateConfig(items=64), model="models/qwen3-8b")
+    print(found.recommendation.tau, *found.recommendation.reason)
+
+Functions print nothing: what they have to say goes to the loggers under `dail`, how far they are to `on_progress`.
+"""
+
+from typing import TYPE_CHECKING
+
+from dail.synth.core.door import opener as _opener
+
+__all__ = ["CalibrateConfig", "Calibration", "calibrate"]
+
+if TYPE_CHECKING:
+    from dail.train.studies.calibration import calibrate
+    from dail.train.studies.calibration_record import Calibration
+    from dail.train.studies.taus import CalibrateConfig
+else:
+    __getattr__ = _opener(
+        __name__,
+        {
+            "CalibrateConfig": "dail.train.studies.taus",
+            "Calibration": "dail.train.studies.calibration_record",
+            "calibrate": "dail.train.studies.calibration",
+        },
+        extra="worker,train",
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

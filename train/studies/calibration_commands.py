@@ -22,6 +22,7 @@ from dail.train.studies.taus import GRIDS, CalibrateConfig
 
 if TYPE_CHECKING:
     from dail.train.studies.calibration_record import Calibration
+    from dail.train.studies.measures import Estimate, Figures
 
 # What this verb decides itself, and where it is said instead.
 _ELSEWHERE = {"tau": "--grid", "samples_per_item": "--samples"}
@@ -82,20 +83,42 @@ def calibrate(
 
 
 def _print_table(found: Calibration) -> None:
+    """As wide as a terminal: the figures, and of the two that decide their intervals too."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from dail.train.studies.calibration_page import MEASURES
-
     items = f"{found.items.drawn} items, {found.items.verifiable} verifiable, {found.settings.samples} traces of each"
-    table = Table(title=items, title_justify="left")
-    table.add_column("")
-    for measure in MEASURES:
-        table.add_column(f"{measure.name}{', ' + measure.unit if measure.unit else ''}", justify="right")
-    table.add_column("rows a token", justify="right")
+    table = Table(title=items, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("tau", "correct %", "cite %", "student %", "markers", "length ÷", "cut %", "rows"):
+        table.add_column(name, justify="left" if name == "tau" else "right", no_wrap=True)
     for arm in found.arms:
-        cells = [f"{value}\n[dim]{interval}[/dim]" for value, interval in (one.shown(arm.figures) for one in MEASURES)]
-        rows = "–" if arm.rows_per_token is None else f"{arm.rows_per_token:.2f}"
+        name = arm.name.removeprefix("tau ")
         is_named = arm.tau is not None and arm.tau == found.recommendation.tau
-        table.add_row(f"[bold]{arm.name}[/bold]" if is_named else arm.name, *cells, rows)
+        table.add_row(f"[bold]{name}[/bold]" if is_named else name, *_cells(arm.figures), _plain(arm.rows_per_token))
     Console().print(table)
+
+
+def _cells(figures: Figures | None) -> list[str]:
+    if figures is None:
+        return ["–"] * 6
+    decide = [_interval(figures.correct), _interval(figures.leak)]
+    share = figures.student_share
+    return [
+        *decide,
+        "–" if share is None else f"{100 * share.value:.1f}",
+        _plain(figures.markers.value),
+        _plain(figures.length.value),
+        f"{100 * figures.cut.value:.1f}",
+    ]
+
+
+def _interval(share: Estimate | None) -> str:
+    if share is None:
+        return "–"
+    ends = "" if share.low is None or share.high is None else f"{100 * share.low:.0f} to {100 * share.high:.0f}"
+    return f"{100 * share.value:.1f}\n[dim]{ends}[/dim]"
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

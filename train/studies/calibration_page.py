@@ -29,7 +29,11 @@ _ITEMS_SHOWN = 2
 _TICKS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999)
 _DECADE = 0.33  # how wide a factor of ten in 1 - tau is drawn, above 0.5, beside a width of 1 for tau itself below
 _AWAY = 0.14  # of what stands beside, from the nearest value
-_MARKS = "\nmark { background: none; color: inherit; font-weight: 700; border-bottom: 3px solid var(--privileged); }\n"
+_SHEET = """
+mark { background: none; color: inherit; font-weight: 700; border-bottom: 3px solid var(--privileged); }
+tbody th, .numbers small { white-space: nowrap; }
+.numbers.narrow th:not(:first-child), .numbers.narrow td { padding-left: .8rem; }
+"""
 
 Pick = Callable[[Figures], Estimate | None]
 
@@ -88,7 +92,7 @@ class Reading:
 
 def render(found: Calibration, seen: Sequence[Sequence[Seen]]) -> str:
     """The page. `seen`: the traces of each arm."""
-    sheet = page_style() + _MARKS
+    sheet = page_style() + _SHEET
     pages = page_environment().overlay(loader=jinja2.FileSystemLoader(Path(__file__).parent))
     return pages.get_template("calibration.html.jinja").render(
         run=found,
@@ -155,7 +159,7 @@ def charts(found: Calibration) -> list[str]:
 
 
 def _chart(found: Calibration, measures: Sequence[Measure]) -> str:
-    figure, (panel,) = panels(1, share_y=False, size=(6.2, 3.0) if len(measures) > 1 else PANEL_IN)
+    figure, (panel,) = panels(1, share_y=False, size=(5.6, 3.0) if len(measures) > 1 else PANEL_IN)
     for measure, colour in zip(measures, (ADAPTER, BASE), strict=False):
         _draw(panel, found, measure, colour)
     _axis(panel, found, wide=len(measures) > 1)
@@ -163,7 +167,7 @@ def _chart(found: Calibration, measures: Sequence[Measure]) -> str:
         panel.axvline(place(found.recommendation.tau), color=INK, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)
     if len(measures) > 1:
         panel.legend(frameon=False, labelcolor=INK, loc="best")
-    panel.set_ylabel(measures[0].unit or "times")
+        panel.set_ylabel(measures[0].unit)
     panel.set_ylim(bottom=0)
     return svg(figure, f"{' and '.join(one.name for one in measures)} over tau")
 

@@ -153,15 +153,17 @@ def _decided(
 ) -> list[str]:
     outside = "of the values that do not cite too much" if excluded else "of all values"
     said = [f"{best.tau:g} is the most correct {outside}: {_share(_mean(best))}."]
-    if chosen is not best:
-        names = ", ".join(f"{one.tau:g}" for one in sorted(tied, key=lambda one: one.tau) if one is not best)
-        said.append(
-            f"Within one standard error of it {'lies' if len(tied) == 2 else 'lie'} {names}; of these and it, "
-            f"{chosen.tau:g} is taken, where the student wrote most"
-            + ("." if chosen.student_share is None else f" ({_share(chosen.student_share)} of the tokens).")
+    if len(tied) > 1:
+        others = sorted(one.tau for one in tied if one is not best)
+        why = (
+            "the smallest, as it is not known who wrote what"
+            if chosen.student_share is None
+            else f"where the student wrote most ({_share(chosen.student_share)} of the tokens)"
         )
-    elif len(tied) > 1:
-        said.append("Where others are within one standard error of it, the student wrote less.")
+        said.append(
+            f"Within one standard error of it {'lies' if len(others) == 1 else 'lie'} "
+            f"{', '.join(f'{tau:g}' for tau in others)}; of these and it, {chosen.tau:g} is taken, {why}."
+        )
     clear = [one.tau for one in shortfalls if one.is_clear]
     said.append(f"Clearly less correct, paired by item: {', '.join(f'{tau:g}' for tau in clear)}.")
     return said
