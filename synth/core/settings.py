@@ -55,9 +55,9 @@ TABLES = {
         ("submit", "synth", "doctor", "waypoints", "calibrate", "loop"),
         "how traces are drawn, batch by batch",
     ),
-    "calibrate": Table("dail.train.studies.taus:CalibrateConfig", ("calibrate",), "which values of tau are tried"),
     "train": Table("dail.train.config:TrainConfig", ("train", "cache", "loop"), "how an adapter is trained"),
     "loop": Table("dail.serve.loop:LoopConfig", ("loop",), "rounds of synthesis and training"),
+    "calibrate": Table("dail.train.studies.taus:CalibrateConfig", ("calibrate",), "which values of tau are tried"),
     "eval": Table("dail.train.evals.config:EvalConfig", ("eval",), "how completions are drawn and judged"),
     "gate": Table(
         "dail.train.gate:GateConfig", ("train", "eval", "loop"), "which signs of a collapse warn of a run, or stop it"

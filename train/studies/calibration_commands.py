@@ -1,6 +1,8 @@
 """`dail calibrate`: which tau to draw traces with, measured on the training set.
 
-dail calibrate deploy/demo/expert_solutions.jsonl --model deploy/demo/model --config cpu-tiny --out runs/tau
+    dail calibrate deploy/demo/expert_solutions.jsonl --model deploy/demo/model --config cpu-tiny --out runs/tau
+
+Rooms with Ray and transformers are imported on use.
 """
 
 from __future__ import annotations
