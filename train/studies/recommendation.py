@@ -5,18 +5,21 @@ those of direct sampling and cite the reference solution. Here, step by step:
 
 1. A value whose traces cite more often than `max_leak` is out.
 2. Of the others the one with the best correctness is the best.
-3. If no other is clearly worse (95 % interval of the difference, paired by item), nothing can be told: the paper's 0.8.
+3. If no other is clearly worse, nothing can be told: the paper's 0.8. Clearly: the 95 % interval of the difference,
+   paired by item, lies above zero. The intervals hold for all pairs of values together (by bootstrap, after Tukey): of
+   twenty values that are alike the best one looks better than some others by chance alone.
 4. Else, of those within one standard error of the best, the one where the student wrote most: a trace that is nearer to
    what the student would write is nearer to what it can learn, which is what mixed rollouts are for.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dail.synth.core.config import Frozen
-from dail.train.evals.passk import Interval, bootstrap, resampled
+from dail.train.evals.passk import LEVEL, Interval, bootstrap, resampled
 from dail.train.studies.taus import PAPERS
 
 
@@ -37,7 +40,10 @@ class Excluded(Frozen):
 
 
 class Shortfall(Frozen):
-    """By how much a value's correctness is below the best one's, paired by item; `error`: its standard error."""
+    """By how much a value's correctness is below the best one's, paired by item; `error`: its standard error.
+
+    The 95 % intervals hold for all pairs of values together.
+    """
 
     tau: float
     mean: float
@@ -72,14 +78,15 @@ def recommend(candidates: Sequence[Candidate], max_leak: float, seed: int) -> Re
         max_leak: the largest share of traces that may cite.
         seed: of the bootstrap over items.
     """
-    excluded = tuple(Excluded(tau=one.tau, why=why) for one in candidates if (why := _why_out(one, max_leak)))
+    most = max((len(one.correct) for one in candidates), default=0)
+    excluded = tuple(Excluded(tau=one.tau, why=why) for one in candidates if (why := _why_out(one, max_leak, most)))
     out = {one.tau for one in excluded}
     left = [one for one in candidates if one.tau not in out]
     if not left:
         why = "No value is left to recommend: each was left out. Read the traces that cite before taking any."
         return Recommendation(tau=None, decided=False, reason=(why,), excluded=excluded)
     best = max(left, key=lambda one: (_mean(one), _by_student(one)))
-    shortfalls = tuple(_shortfall(one, best, seed) for one in left if one is not best)
+    shortfalls = _shortfalls(left, best, seed)
     known = {"best": best.tau, "shortfalls": shortfalls, "excluded": excluded}
     if not any(one.is_clear for one in shortfalls):
         return _undecided(left, best, excluded, known)
@@ -91,9 +98,11 @@ def recommend(candidates: Sequence[Candidate], max_leak: float, seed: int) -> Re
     )  # fmt: skip
 
 
-def _why_out(one: Candidate, max_leak: float) -> str | None:
+def _why_out(one: Candidate, max_leak: float, num_items: int) -> str | None:
     if not one.correct:
         return "it has no trace whose answer could be judged"
+    if 2 * len(one.correct) < num_items:
+        return f"it has judged traces of {len(one.correct)} of {num_items} items, too few to compare"
     if one.leak.mean <= max_leak:
         return None
     sure = "clearly" if one.leak.low > max_leak else "by its estimate, if not clear of chance,"
@@ -103,14 +112,39 @@ def _why_out(one: Candidate, max_leak: float) -> str | None:
     )
 
 
-def _shortfall(one: Candidate, best: Candidate, seed: int) -> Shortfall:
-    both = sorted(best.correct.keys() & one.correct.keys())
-    lost = [best.correct[item] - one.correct[item] for item in both]
-    if not lost:
-        return Shortfall(tau=one.tau, mean=0.0, low=-1.0, high=1.0, error=1.0)
-    interval = bootstrap(lost, seed, least=-1.0)
-    error = float((resampled(lost, seed) / len(lost)).std()) if len(lost) > 1 else 1.0
-    return Shortfall(tau=one.tau, mean=interval.mean, low=interval.low, high=interval.high, error=error)
+def _shortfalls(left: Sequence[Candidate], best: Candidate, seed: int) -> tuple[Shortfall, ...]:
+    """Of all but the best, on the items that all have."""
+    items = sorted(set[str].intersection(*(set(one.correct) for one in left)))
+    others = [one for one in left if one is not best]
+    if len(items) < 2:
+        return tuple(Shortfall(tau=one.tau, mean=0.0, low=-1.0, high=1.0, error=1.0) for one in others)
+    widest, found = _widest(left, items, seed), []
+    for one in others:
+        lost = [best.correct[item] - one.correct[item] for item in items]
+        alone, error = bootstrap(lost, seed, least=-1.0), float((resampled(lost, seed) / len(items)).std())
+        found.append(
+            Shortfall(
+                tau=one.tau,
+                mean=alone.mean,
+                low=max(-1.0, min(alone.low, alone.mean - widest * error)),
+                high=min(1.0, max(alone.high, alone.mean + widest * error)),
+                error=error,
+            )
+        )
+    return tuple(found)
+
+
+def _widest(left: Sequence[Candidate], items: Sequence[str], seed: int) -> float:
+    """How many standard errors the difference of some pair is from its mean, at most, in 95 of 100 resamples."""
+    import numpy as np
+
+    means_KB = np.stack([resampled([one.correct[item] for item in items], seed) for one in left])
+    means_KB = means_KB - means_KB.mean(1, keepdims=True)
+    most_B = np.zeros(means_KB.shape[1])
+    for one_B, other_B in itertools.combinations(means_KB, 2):
+        if (error := (one_B - other_B).std()) > 0:
+            most_B = np.maximum(most_B, np.abs(one_B - other_B) / error)
+    return float(np.quantile(most_B, LEVEL))
 
 
 def _is_tied(short: Shortfall) -> bool:
@@ -165,7 +199,7 @@ def _decided(
             f"{', '.join(f'{tau:g}' for tau in others)}; of these and it, {chosen.tau:g} is taken, {why}."
         )
     clear = [one.tau for one in shortfalls if one.is_clear]
-    said.append(f"Clearly less correct, paired by item: {', '.join(f'{tau:g}' for tau in clear)}.")
+    said.append(f"Clearly less correct than it, paired by item: {', '.join(f'{tau:g}' for tau in clear)}.")
     return said
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from dail.train.evals.passk import Interval
+from dail.train.evals.passk import Interval, bootstrap
 from dail.train.studies.recommendation import Candidate, Recommendation, recommend
 
 ITEMS = [f"i{n:03d}" for n in range(100)]
@@ -35,7 +36,7 @@ def test_the_best_outside_the_region_that_cites_is_taken():
     assert "clearly more than calibrate.max_leak, 2.0 %" in found.excluded[0].why
     assert found.reason == (
         "0.8 is the most correct of the values that do not cite too much: 60.0 %.",
-        "Clearly less correct, paired by item: 0.5.",
+        "Clearly less correct than it, paired by item: 0.5.",
     )
 
 
@@ -108,12 +109,36 @@ def test_one_item_tells_nothing():
     assert (found.tau, found.decided) == (0.8, False)
 
 
-def test_items_are_compared_that_both_have():
-    half = Candidate(0.5, dict.fromkeys(ITEMS[:50], 0.0), Interval(0, 0, 0), 0.9)
-    found = chosen(half, candidate(0.8, 50))
+def test_items_are_compared_that_all_have():
+    most = Candidate(0.5, dict.fromkeys(ITEMS[:60], 0.0), Interval(0, 0, 0), 0.9)
+    found = chosen(most, candidate(0.8, 60))
     assert (found.shortfalls[0].mean, found.tau) == (1.0, 0.8)
-    apart = chosen(Candidate(0.5, {"another": 0.0}, Interval(0, 0, 0), 0.9), candidate(0.8, 50))
+    apart = chosen(Candidate(0.5, dict.fromkeys("abcdef" * 20, 0.0) | dict.fromkeys(map(str, range(60)), 0.0),
+                             Interval(0, 0, 0), 0.9), candidate(0.8, 50))  # fmt: skip
     assert not apart.decided
+
+
+def test_a_value_with_few_traces_does_not_narrow_the_others_items():
+    few = Candidate(0.5, dict.fromkeys(ITEMS[:3], 1.0), Interval(0, 0, 0), 0.9)
+    found = chosen(few, candidate(0.7, 20), candidate(0.8, 80))
+    assert (found.tau, found.decided) == (0.8, True)
+    assert found.excluded[0].why == "it has judged traces of 3 of 100 items, too few to compare"
+
+
+def test_of_values_that_are_alike_none_is_clearly_worse_though_some_pair_alone_would_be():
+    """With intervals for each pair alone, most such draws would have a value that is clearly worse than the best."""
+    decided, alone = 0, 0
+    for draw in range(40):
+        values = np.random.default_rng(draw).random((20, 60)) < 0.9
+        alike = [
+            Candidate(0.05 * (1 + n), dict(zip(ITEMS, map(float, row), strict=False)), Interval(0, 0, 0), 0.5)
+            for n, row in enumerate(values)
+        ]
+        found = recommend(alike, 0.02, seed=0)
+        decided += found.decided
+        best = values[np.argmax(values.mean(1))]
+        alone += any(bootstrap((best.astype(float) - row).tolist(), 0, -1.0).low > 0 for row in values)
+    assert alone > 20 and decided <= 6  # of 40: 5 % are 2
 
 
 def test_a_value_without_a_judged_trace_is_left_out():
