@@ -1,1 +1,36 @@
-"""Long experiments made of the verbs' functions: which problems are worth training on (`dail curate`)."""
+"""Long experiments made of the verbs' functions.
+
+The door for Python; a name is imported when it is used:
+
+    from dail.train.studies import CurateConfig, curate
+
+    curated = curate("pool.jsonl", "runs/curated", CurateConfig(attempts=8, validation=20), model="models/qwen3-8b")
+    print([(step.step, step.num_out) for step in curated.steps])
+
+Functions print nothing: what they have to say goes to the loggers under `dail`, how far they are to `on_progress`.
+"""
+
+from typing import TYPE_CHECKING
+
+from dail.synth.core.door import opener as _opener
+
+__all__ = ["CurateConfig", "Curated", "curate"]
+
+if TYPE_CHECKING:
+    from dail.train.studies.curated import Curated
+    from dail.train.studies.curation import curate
+    from dail.train.studies.curation_config import CurateConfig
+else:
+    __getattr__ = _opener(
+        __name__,
+        {
+            "CurateConfig": "dail.train.studies.curation_config",
+            "Curated": "dail.train.studies.curated",
+            "curate": "dail.train.studies.curation",
+        },
+        extra="train",
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
