@@ -97,7 +97,7 @@ def _print(curated: Curated) -> None:
     table.add_column("left out, and besides")
     for step in curated.steps:
         published = ["" if step.published is None else str(step.published)] if has_published else []
-        notes = [*(f"{count} {why}" for why, count in step.dropped.items()), *step.told]
+        notes = [*(f"{why}: {count}" for why, count in step.dropped.items()), *step.told]
         # Text, since an id may hold what rich takes for markup
         cells = [step.step, str(step.num_in), str(step.num_out), *published, "\n".join(notes)]
         table.add_row(*map(Text, cells))

@@ -169,7 +169,7 @@ class _Run:
         if self.config.without_year == "drop":
             why |= dict.fromkeys(without, "no year")
         found = Counter(one.year_found for one in problems)
-        told = [f"{found['column']} years from a column, {found['id']} from an id, {found['nowhere']} without one"]
+        told = [f"years from a column: {found['column']}, from an id: {found['id']}, without one: {found['nowhere']}"]
         return self.funnel.drop("years", problems, why, "set other curate.years", told)
 
     def answers(self, problems: list[PoolProblem]) -> list[PoolProblem]:
@@ -239,9 +239,7 @@ class _Run:
                 [*texts.values(), *(text for others in sets.values() for text in others.values())]
             )
             if cut:
-                told.append(
-                    f"{cut} texts are longer than the {by.embedder.ref.max_tokens} tokens that the embedder reads"
-                )
+                told.append(f"texts longer than the {by.embedder.ref.max_tokens} tokens that the embedder reads: {cut}")
         why = {near.id: f"near to a problem of {near.of}" for near in reversed(found)}
         return self.funnel.drop(
             "similarity",
@@ -266,10 +264,7 @@ class _Run:
         solved = [one for one in problems if made.num_correct[one.id] > most]
         reason = f"solved in more than {most} of {made.num_attempts} attempts"
         advice = "take harder problems, fewer attempts, or a higher curate.keep_solved_at_most"
-        by = "before" if made.given else "now"
-        told = [
-            f"{made.num_attempts} attempts a problem of {made.model.name}, revision {made.model.revision}, made {by}"
-        ]
+        told = [f"attempts of {made.model.name}{', made before' if made.given else ''}: {made.num_attempts} a problem"]
         train = self.funnel.drop("attempts", problems, dict.fromkeys((one.id for one in solved), reason), advice, told)
         if not self.config.validation:
             return train, []
@@ -277,8 +272,11 @@ class _Run:
         validation = solved[: self.config.validation]
         told = []
         if len(validation) < self.config.validation:
-            told = [f"{self.config.validation} were wanted, and {len(solved)} are solved"]
-            _log.warning(f"the validation split has {len(validation)} problems: {told[0]}")
+            told = [f"wanted: {self.config.validation}"]
+            _log.warning(
+                f"the validation split has {len(validation)} problems, wanted {self.config.validation}: no more are "
+                "left of those that the model solves; take a larger pool, or set curate.validation"
+            )
         easier = len(solved) - len(validation)
         self.funnel.count("validation", len(solved), len(validation), {"easier": easier} if easier else {}, told)
         return train, validation

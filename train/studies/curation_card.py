@@ -64,7 +64,7 @@ def steps_table(steps: Sequence[Step]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for step in steps:
         published = [str(step.published if step.published is not None else "")] if has_published else []
-        dropped = "; ".join(f"{count} {why}" for why, count in step.dropped.items())
+        dropped = "; ".join(f"{why}: {count}" for why, count in step.dropped.items())
         cells = [step.step, str(step.num_in), str(step.num_out), *published, dropped, "; ".join(step.told)]
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |")
     return "\n".join(lines)

@@ -89,6 +89,7 @@ class Embedder:
             UsageError: there is no such model, it cannot be loaded, or sentence-transformers is not installed.
         """
         folder = find_embedder(named)
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which is imported too and tells of its kernels
         try:
             from sentence_transformers import SentenceTransformer
         except ModuleNotFoundError as error:
@@ -96,12 +97,13 @@ class Embedder:
                 f"curate.embedder needs the package {error.name}; run: pip install 'dail[curate]', or leave the "
                 "setting out, and runs of eight words are compared"
             ) from None
+        from safetensors import SafetensorError
         from transformers.utils import logging as told
 
         told.disable_progress_bar()
         try:
             model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UsageError(f"curate.embedder: {named} cannot be loaded: {reason}; copy the model anew") from None
         ref = EmbedderRef(

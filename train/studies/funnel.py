@@ -71,8 +71,8 @@ class Funnel:
         left = [problem for problem in problems if problem.id not in why]
         reasons = Counter(why[problem.id] for problem in problems if problem.id in why)
         if not left:
-            counted = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
-            raise InputError(f"no problem is left at the step {step}: of {len(problems)}, {counted}; {advice}")
+            counted = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
+            raise InputError(f"no problem is left behind the step {step}, of {len(problems)} ({counted}); {advice}")
         self.count(step, len(problems), len(left), reasons, told)
         for problem in problems:
             if problem.id in why:
@@ -82,5 +82,5 @@ class Funnel:
 
 
 def listed(names: Sequence[str], what: str) -> list[str]:
-    """`3 WHAT: a, b and 1 more`, or nothing of none."""
-    return [f"{len(names)} {what}: {few(names, 5)}"] if names else []
+    """`WHAT: 3 (a, b and 1 more)`, or nothing of none."""
+    return [f"{what}: {len(names)} ({few(names, 5)})"] if names else []

@@ -223,9 +223,8 @@ class _Groups:
             alike = next((one for one in known[name] if self._are_alike(one, number)), None)
             if alike is not None:
                 self._unite(alike, number)
-            elif same := next((one for one in known[name] if self._rows[one].place.file == placed.place.file), None):
-                self._refuse(name, self._rows[same].place, placed.place)
             elif known[name]:
+                self._check_other_file(name, known[name], number)
                 apart[name] = None
             known[name].append(number)
         return list(apart)
@@ -239,12 +238,15 @@ class _Groups:
             return False
         return difflib.SequenceMatcher(None, first, second, autojunk=False).ratio() >= _ALIKE
 
-    @staticmethod
-    def _refuse(name: str, first: Place, other: Place) -> None:
-        raise InputError(
-            f"{first} and {other} have the id {name!r} and are different problems; wanted one id a problem, or none: "
-            "mend them, or name another column with --map id=COLUMN"
-        )
+    def _check_other_file(self, name: str, known: Sequence[int], number: int) -> None:
+        """Files may each count their problems; within one, an id is a promise."""
+        place = self._rows[number].place
+        for first in (self._rows[one].place for one in known):
+            if first.file == place.file:
+                raise InputError(
+                    f"{first} and {place} have the id {name!r} and are different problems; wanted one id a problem, or "
+                    "none: mend them, or name another column with --map id=COLUMN"
+                )
 
     def by_near_wording(self) -> list[tuple[str, str, float]]:
         """Joins problems of different files, most of whose wording and whose answers are the same."""
