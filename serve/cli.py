@@ -35,7 +35,7 @@ VERBS = {
     ),
     "prompts": ("dail.synth.commands:prompts", "Import the authors' prompts from a checkout of their repository."),
     "calibrate": (
-        "dail.train.studies.calibration_commands:calibrate",
+        "dail.train.studies.calibrate_commands:calibrate",
         "Which tau to draw traces with, measured on the training set.",
     ),
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
@@ -44,6 +44,10 @@ VERBS = {
     "average": ("dail.train.commands:average", "The running mean of adapters, a reference that follows slowly."),
     "merge": ("dail.train.commands:merge", "An adapter into its base model's weights: a model that needs no adapter."),
     "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
+    "curate": (
+        "dail.train.studies.curate_commands:curate",
+        "Choose the problems of a pool that a model fails at: a training set and a validation split.",
+    ),
     "compare": ("dail.train.evals.commands:compare", "DAIL beside its control runs: what they explain of its gain."),
     "export": (
         "dail.synth.export.commands:export",

@@ -103,7 +103,7 @@ HEADS = (
     "train/loop.py",
     "train/merging.py",
     "train/studies/calibration.py",
-    "train/studies/calibration_commands.py",
+    "train/studies/calibrate_commands.py",
     "serve/app.py",
     "serve/cli.py",
     "serve/demo.py",

@@ -97,7 +97,8 @@ VERBS_OWN = {
     "serve/listing.py",
     "train/commands.py",
     "train/evals/commands.py",
-    "train/studies/calibration_commands.py",
+    "train/studies/calibrate_commands.py",
+    "train/studies/curate_commands.py",
 }
 EXCEPTIONS = {
     "synth/method/grading.py": {"print", "signal.setitimer"},

@@ -42,7 +42,7 @@ class Table:
 TABLES = {
     "engine": Table(
         "dail.synth.config:EngineConfig",
-        ("worker", "synth", "doctor", "calibrate", "eval", "loop"),
+        ("worker", "synth", "doctor", "calibrate", "eval", "curate", "loop"),
         "what draws tokens",
     ),
     "worker": Table(
@@ -57,8 +57,11 @@ TABLES = {
     ),
     "train": Table("dail.train.config:TrainConfig", ("train", "cache", "loop"), "how an adapter is trained"),
     "loop": Table("dail.serve.loop:LoopConfig", ("loop",), "rounds of synthesis and training"),
+    "eval": Table("dail.train.evals.config:EvalConfig", ("eval", "curate"), "how completions are drawn and judged"),
+    "curate": Table(
+        "dail.train.studies.curation_config:CurateConfig", ("curate",), "which problems of a pool are trained on"
+    ),
     "calibrate": Table("dail.train.studies.taus:CalibrateConfig", ("calibrate",), "which values of tau are tried"),
-    "eval": Table("dail.train.evals.config:EvalConfig", ("eval",), "how completions are drawn and judged"),
     "gate": Table(
         "dail.train.gate:GateConfig", ("train", "eval", "loop"), "which signs of a collapse warn of a run, or stop it"
     ),

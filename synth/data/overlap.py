@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 _WORDS = 8
 _NEAR = 0.7
@@ -71,9 +71,16 @@ class Problems:
         """The name of the same problem in the set, or none."""
         return self._equal.get(normal(problem))
 
-    def near(self, problem: str) -> tuple[str, float] | None:
-        """The name of the nearest problem and the share of its runs of words that are here too, or none."""
+    def near(self, problem: str, among: Container[str] | None = None) -> tuple[str, float] | None:
+        """The name of the nearest problem and the share of its runs of words that are here too, or none.
+
+        Args:
+            problem: its text.
+            among: names of the problems that count; all of them if left out.
+        """
         shared = Counter[int](number for run in _runs(problem) for number in self._having.get(run, ()))
+        if among is not None:
+            shared = Counter({number: count for number, count in shared.items() if self._names[number] in among})
         share, number = max(((count / self._num_runs[one], one) for one, count in shared.items()), default=(0.0, 0))
         return (self._names[number], share) if share >= _NEAR else None
 

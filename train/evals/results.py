@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dail.synth.core.config import Frozen
+from dail.synth.core.config import Frozen, fingerprint
 from dail.synth.method.grading import BY_BOX, CUT_IN_THOUGHT, TIMEOUT
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.completions import Subject
@@ -39,7 +39,10 @@ class Judgement(Frozen):
 
 
 class ProblemResult(Frozen):
+    """`problem_digest`: of its text; none in an eval.json of an older build."""
+
     id: str
+    problem_digest: str | None = None
     group: str | None
     answer: str
     num_correct: dict[Subject, int]
@@ -150,6 +153,7 @@ def count(problems: Sequence[EvalProblem], judged: Sequence[Judged]) -> tuple[Pr
     return tuple(
         ProblemResult(
             id=problem.id,
+            problem_digest=fingerprint(problem.problem),
             group=problem.group,
             answer=problem.answer,
             num_correct={who: sum(j.correct for j in found) for who, found in by_problem[problem.id].items()},

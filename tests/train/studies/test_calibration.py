@@ -20,8 +20,8 @@ from dail.synth.run import several
 from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Unit
+from dail.train.studies.calibrate_commands import calibrate as verb
 from dail.train.studies.calibration import calibrate
-from dail.train.studies.calibration_commands import calibrate as verb
 from dail.train.studies.calibration_page import marked, place
 from dail.train.studies.calibration_record import Arm, Calibration
 from dail.train.studies.taus import CalibrateConfig
