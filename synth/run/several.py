@@ -26,6 +26,7 @@ from dail.synth.core.errors import UsageError
 from dail.synth.core.progress import OnProgress, told_to
 from dail.synth.core.running import Stop
 from dail.synth.data.reader import Reading, Source, read_solutions
+from dail.synth.rollout.select import acceptance, lazy_is_exact
 from dail.synth.run.local import (
     Batch,
     Ledger,
@@ -165,9 +166,18 @@ def synthesise_several(
 def _batches(items: list[ExpertSolution], settings: Sequence[Synthesis], config: SynthConfig, out: Path) -> list[Batch]:
     model = identify(config.engine.model, student=config.student, privileged=config.privileged_adapter)
     batches = [make_batch(items, checked(one, config, model), model, out) for one in settings]
+    if config.strategy == "lazy" and (inexact := [one for one in settings if not _is_lazy_exact(one)]):
+        raise UsageError(
+            f"worker.strategy is lazy, which is not exact for acceptance={inexact[0].acceptance} with "
+            f"tau={inexact[0].tau:g}; set worker.strategy=auto, which takes lockstep there"
+        )
     if len({batch.batch_id for batch in batches}) < len(batches):
         raise UsageError("two of the batches have the same settings; name each once")
     return batches
+
+
+def _is_lazy_exact(synthesis: Synthesis) -> bool:
+    return synthesis.method != "mixed" or lazy_is_exact(acceptance(synthesis))
 
 
 def _draw(batches: list[Batch], config: SynthConfig, out: Path, order: Order, stop: Stop | None) -> Several:

@@ -44,7 +44,7 @@ from dail.train.evals.evaluation import write_whole
 from dail.train.evals.results import versions
 from dail.train.studies.calibration_page import render
 from dail.train.studies.calibration_record import Arm, Calibration, Drawing, Items
-from dail.train.studies.measures import Seen, correctness, leak_interval, measure, see
+from dail.train.studies.measures import Figures, Seen, correctness, leak_interval, measure, see
 from dail.train.studies.recommendation import Candidate, Recommendation, recommend
 from dail.train.studies.taus import CalibrateConfig
 
@@ -52,6 +52,7 @@ _log = logging.getLogger(__name__)
 
 CALIBRATION_FILE, PAGE_FILE = "calibration.json", "calibration.html"
 _FEW_ITEMS = 30
+_ATTRIBUTED = 0.9
 
 
 def calibrate(
@@ -219,12 +220,18 @@ def _recommend(
             arm.tau,
             correctness(traces),
             leak_interval(arm.figures),
-            arm.figures.student_share.value if arm.figures.student_share else None,
+            _known_share(arm.figures),
         )
         for arm, traces in zip(arms, seen, strict=True)
         if arm.tau is not None and arm.figures is not None
     ]
     return recommend(candidates, settings.max_leak, seed)
+
+
+def _known_share(figures: Figures) -> float | None:
+    """None where too few writers are known, as without worker.score_student, to say much of all tokens."""
+    is_known = figures.student_share is not None and figures.attributed >= _ATTRIBUTED
+    return figures.student_share.value if figures.student_share and is_known else None
 
 
 def _notes(arms: Sequence[Arm], verifiable: int) -> Iterable[str]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
+
 from dail.synth.core.config import Frozen
 from dail.synth.core.files import Objects
 from dail.synth.method.selection import Outcome
@@ -41,6 +43,7 @@ class Figures(Frozen):
     correct: Estimate | None
     judged: int
     given_up: int
+    attributed: float = Field(description="share of the tokens whose writer is known")
     leak: Estimate
     student_share: Estimate | None
     markers: Estimate
@@ -138,6 +141,7 @@ def measure(traces: Sequence[Seen], expert_tokens: Mapping[str, int], seed: int)
         correct=_estimate(bootstrap(right, seed)) if right else None,
         judged=sum(one.is_judged for one in traces),
         given_up=sum(one.outcome == "unknown" for one in traces),
+        attributed=sum(one.shard.attributed_tokens for one in traces) / (sum(tokens) or 1),
         leak=share("mentioning"),
         student_share=_quotient(
             [sum(one.shard.student_tokens for one in own) for own in by_item.values()],

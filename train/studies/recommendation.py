@@ -91,7 +91,8 @@ def recommend(candidates: Sequence[Candidate], max_leak: float, seed: int) -> Re
     if not any(one.is_clear for one in shortfalls):
         return _undecided(left, best, excluded, known)
     tied = [best, *(one for one in left for short in shortfalls if short.tau == one.tau and _is_tied(short))]
-    chosen = max(tied, key=_by_student)
+    is_known = all(one.student_share is not None for one in tied)
+    chosen = max(tied, key=_by_student) if is_known else min(tied, key=lambda one: one.tau)
     return Recommendation(
         tau=chosen.tau, decided=True, tied=tuple(sorted(one.tau for one in tied)),
         reason=tuple(_decided(chosen, best, tied, shortfalls, excluded)), **known,
@@ -189,11 +190,10 @@ def _decided(
     said = [f"{best.tau:g} is the most correct {outside}: {_share(_mean(best))}."]
     if len(tied) > 1:
         others = sorted(one.tau for one in tied if one is not best)
-        why = (
-            "the smallest, as it is not known who wrote what"
-            if chosen.student_share is None
-            else f"where the student wrote most ({_share(chosen.student_share)} of the tokens)"
-        )
+        share = chosen.student_share
+        why = "the smallest, as it is not known who wrote what"
+        if share is not None and all(one.student_share is not None for one in tied):
+            why = f"where the student wrote most ({_share(share)} of the tokens)"
         said.append(
             f"Within one standard error of it {'lies' if len(others) == 1 else 'lie'} "
             f"{', '.join(f'{tau:g}' for tau in others)}; of these and it, {chosen.tau:g} is taken, {why}."

@@ -36,16 +36,16 @@ def on_the_cluster(cluster: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     pools: list[int] = []
 
     def run(config: object, source: UnitSource, stop: Stop | None) -> bool:
+        if stop is not None and stop.is_set():
+            return True
+
         async def go() -> None:
             async with Pool(config) as engines:  # type: ignore[arg-type]
                 pools.append(engines.num_engines)
-                asked = asyncio.Event()
-                if stop is not None and stop.is_set():
-                    asked.set()
-                await Worker(source, engines, Prompts(DEMO_MODEL)).run(asked)
+                await Worker(source, engines, Prompts(DEMO_MODEL)).run(asyncio.Event())
 
         asyncio.run(go())
-        return stop is not None and stop.is_set()
+        return False
 
     monkeypatch.setattr(several, "run_worker", run)
     monkeypatch.setattr(local, "run_worker", run)
@@ -74,10 +74,14 @@ def test_all_batches_come_of_one_pool_and_dail_synth_finds_each_finished(
     assert (alone.batch_id, alone.manifest) == (manifests[1].batch_id, found.batches[1].result.manifest)
 
 
-def test_what_was_drawn_before_is_not_drawn_again(
+def test_a_run_that_was_stopped_goes_on_and_what_was_drawn_is_not_drawn_again(
     tmp_path: Path, on_the_cluster: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn(tmp_path, SETTINGS[:1])
+    stop = Stop()
+    stop.set()
+    stopped = synthesise_several(items(3), tmp_path, SETTINGS, fake_config(), stop=stop)
+    assert stopped.interrupted and [bool(batch.result.manifest) for batch in stopped.batches] == [True, False, False]
     more = drawn(tmp_path)
     assert more.tokens == sum(batch.result.tokens for batch in more.batches[1:])
     assert more.batches[0].rows == 2 * more.batches[0].row_tokens > 0  # which the ledger keeps
@@ -87,17 +91,15 @@ def test_what_was_drawn_before_is_not_drawn_again(
     assert [one.result.manifest for one in again.batches] == [one.result.manifest for one in more.batches]
 
 
-def test_a_run_that_was_stopped_has_no_manifest_and_goes_on(tmp_path: Path, on_the_cluster: list[int]) -> None:
-    stop = Stop()
-    stop.set()
-    stopped = synthesise_several(items(3), tmp_path, SETTINGS, fake_config(), stop=stop)
-    assert stopped.interrupted and all(batch.result.manifest is None for batch in stopped.batches)
-    assert all(batch.result.manifest for batch in drawn(tmp_path).batches)
-
-
 def test_the_same_settings_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="two of the batches have the same settings"):
         drawn(tmp_path, [SETTINGS[0], SETTINGS[0]])
+
+
+def test_lazy_is_refused_for_values_for_which_it_is_not_exact(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"not exact for acceptance=absolute with tau=0.2; set worker.strategy=auto"):
+        synthesise_several(items(1), tmp_path / "out", SETTINGS, fake_config(strategy="lazy"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,11 @@ def test_where_nobody_knows_who_wrote_what_the_smaller_tau_is_taken():
     )
 
 
+def test_where_it_is_known_of_some_alone_the_smaller_tau_is_taken():
+    found = chosen(candidate(0.2, 10), candidate(0.7, 80, share=None), candidate(0.9, 80, share=0.9))
+    assert found.tau == 0.7 and "it is not known who wrote what" in found.reason[1]
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_where_no_difference_is_clear_the_paper_s_value_is_named_whatever_came_first(order: int):
     found = chosen(*[candidate(0.5, 80), candidate(0.8, 79), candidate(0.9, 80)][::order])
@@ -128,7 +133,7 @@ def test_a_value_with_few_traces_does_not_narrow_the_others_items():
 def test_of_values_that_are_alike_none_is_clearly_worse_though_some_pair_alone_would_be():
     """With intervals for each pair alone, most such draws would have a value that is clearly worse than the best."""
     decided, alone = 0, 0
-    for draw in range(40):
+    for draw in range(20):
         values = np.random.default_rng(draw).random((20, 60)) < 0.9
         alike = [
             Candidate(0.05 * (1 + n), dict(zip(ITEMS, map(float, row), strict=False)), Interval(0, 0, 0), 0.5)
@@ -138,7 +143,7 @@ def test_of_values_that_are_alike_none_is_clearly_worse_though_some_pair_alone_w
         decided += found.decided
         best = values[np.argmax(values.mean(1))]
         alone += any(bootstrap((best.astype(float) - row).tolist(), 0, -1.0).low > 0 for row in values)
-    assert alone > 20 and decided <= 6  # of 40: 5 % are 2
+    assert alone > 10 and decided <= 4  # of 20: 5 % are 1
 
 
 def test_a_value_without_a_judged_trace_is_left_out():
