@@ -161,7 +161,7 @@ def bring_back(folder: Path) -> None:
     if not aside:
         return
     lines: dict[str, None] = {}
-    for file in [folder / SAMPLES_FILE, *aside]:
+    for file in [*aside, folder / SAMPLES_FILE]:  # of two lines with one key the later counts
         if file.is_file():
             lines.update(
                 dict.fromkeys(line for line in file.read_text("utf-8", errors="replace").split("\n") if _is_whole(line))

@@ -179,7 +179,7 @@ class _Run:
             if len(SOLUTION_JOIN.join(one.solutions).encode()) > SOLUTION_BYTES:
                 why[one.id] = f"solutions of more than {SOLUTION_BYTES} bytes together"
         told: list[str] = []
-        if self.config.kind == "verifiable":
+        if self.config.item_kind == "verifiable":
             for one in problems:
                 if one.row.kind == "proof":
                     why.setdefault(one.id, "said to be a proof")
@@ -192,8 +192,8 @@ class _Run:
             told += listed(list(conflicts), "problems whose rows give different answers")
         advice = (
             "a verifiable problem wants a solution, and an answer or a box in it: name the columns with --map, or set "
-            "kind=proof"
-            if self.config.kind == "verifiable"
+            "item_kind=proof"
+            if self.config.item_kind == "verifiable"
             else "name the column of the solutions with --map solution=COLUMN"
         )
         return self.funnel.drop("answers", problems, why, advice, told)
@@ -268,7 +268,7 @@ class _Run:
         train = self.funnel.drop("attempts", problems, dict.fromkeys((one.id for one in solved), reason), advice, told)
         if not self.config.validation:
             return train, []
-        solved.sort(key=lambda one: (made.num_correct[one.id], _lot(self.config.seed, one.id)))
+        solved.sort(key=lambda one: (made.num_correct[one.id], _lot(self.config.split_seed, one.id)))
         validation = solved[: self.config.validation]
         told = []
         if len(validation) < self.config.validation:

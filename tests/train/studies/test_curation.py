@@ -145,7 +145,7 @@ def test_a_smaller_validation_split_than_wanted_is_told(
 def test_ties_are_decided_by_the_seed_and_not_by_the_order(tmp_path: Path, scripted: Scripted):
     def chosen(seed: int, rows: list[dict[str, Any]]) -> set[str]:
         scripted(dict.fromkeys(range(1, 12), 2))
-        run(rows, tmp_path / f"out-{seed}-{rows[0]['id']}", config(seed=seed, validation=4))
+        run(rows, tmp_path / f"out-{seed}-{rows[0]['id']}", config(split_seed=seed, validation=4))
         return set(ids(tmp_path / f"out-{seed}-{rows[0]['id']}" / "validation.jsonl"))
 
     rows = [say(number) for number in range(12)]
@@ -173,7 +173,7 @@ NO_ENGINE: list[tuple[str, list[dict[str, Any]], dict[str, Any], str]] = [
     ("bad years", [say(1)], {"years": "85-23"}, "such as 1985-2023"),
     ("conflict", [say(1), say(1, answer="2")], {}, "rows whose answers are not the same: p1: '1' and '2'"),
     ("boxes", [say(1, answer=None), say(1, answer=None, solution="\\boxed{3}")], {}, "p1: '1' and '3'"),
-    ("proof attempts", [say(1)], {"kind": "proof"}, "attempts at proofs have no answer"),
+    ("proof attempts", [say(1)], {"item_kind": "proof"}, "attempts at proofs have no answer"),
     ("validation", [say(1)], {"attempts": 0}, "set validation=0, or attempts above 0"),
     ("all kept", [say(1)], {"keep_solved_at_most": 4}, "keeps every problem, as there are 4 attempts"),
     ("published", [say(1)], {"published": {"tried": 1}}, "names tried; the steps are read, joined"),
@@ -264,7 +264,7 @@ def test_near_problems_of_the_pool_are_listed_and_dropped_if_settings_say_so(tmp
 
 def test_proofs_are_all_kept_without_attempts_and_marked_as_proofs(tmp_path: Path):
     rows = [{"problem_id": 1, "problem": "Prove it.", "solution": "So it is \\boxed{1}."}]
-    curated = curate(rows, tmp_path / "out", config(kind="proof", attempts=0, validation=0))
+    curated = curate(rows, tmp_path / "out", config(item_kind="proof", attempts=0, validation=0))
     (item,) = load_items(tmp_path / "out" / "train.jsonl")
     assert (item.kind, item.id, item.answer) == ("proof", "1", None) and curated.attempts is None
 
