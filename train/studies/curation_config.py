@@ -65,7 +65,8 @@ class CurateConfig(Config):
             Years.parse(self.years)
         if self.item_kind == "proof" and self.attempts:
             raise UsageError(
-                "curate.item_kind=proof: attempts at proofs have no answer to be judged by; set attempts=0 and validation=0"
+                "curate.item_kind=proof: attempts at proofs have no answer to be judged by; set attempts=0 and "
+                "validation=0"
             )
         if self.validation and not self.attempts:
             raise UsageError(
