@@ -121,6 +121,11 @@ def _evaluation(
     elif model is not None:
         engine = evaluation.engine.model_copy(update={"model": model})
         evaluation = evaluation.model_copy(update={"engine": engine})
+    if len(evaluation.drawn_at) * max(1, len(evaluation.budgets)) > 1:
+        raise UsageError(
+            "attempts are made in one way, and eval.temperatures or eval.budgets name several; set eval.temperature, and "
+            "at most one of eval.budgets"
+        )
     return evaluation.model_copy(update={"samples": config.attempts})
 
 

@@ -35,6 +35,17 @@ def run(pool: Any, out: Path, settings: CurateConfig | None = None, **more: Any)
     return curate(pool, out, settings or config(), evaluation=EVALUATION, **more)
 
 
+def copied_model(folder: Path) -> Path:
+    """The demo's with another chat template, so that it is another model."""
+    folder.mkdir()
+    for file in DEMO_MODEL.iterdir():
+        (folder / file.name).symlink_to(file)
+    template = folder / "chat_template.jinja"
+    template.unlink()
+    template.write_text((DEMO_MODEL / "chat_template.jinja").read_text() + " ")
+    return folder
+
+
 def ids(path: Path) -> list[str]:
     return [row["id"] for row in lines(path)]
 
@@ -296,17 +307,32 @@ def test_attempts_that_do_not_fit_are_refused(pool: Path, tmp_path: Path, script
 
     rows = lines(pool)
     refused(rows, r"has no attempts at 1 of 6 problems \(p5\)")
-    refused(rows[:5], "has 4 attempts of the base model at p0, and curate.attempts=8", settings=config(attempts=8))
+    refused(rows[:5], "has 4 attempts of base at p0, and curate.attempts=8", settings=config(attempts=8))
     refused([say(1, answer="one")], "has judged by another answer: p1")
     refused(rows[:5], "curate.attempts=0 takes none", settings=config(attempts=0, validation=0))
-    other = tmp_path / "model"
-    other.mkdir()
-    for file in DEMO_MODEL.iterdir():
-        os.symlink(file, other / file.name) if file.name != "chat_template.jinja" else None
-    (other / "chat_template.jinja").write_text((DEMO_MODEL / "chat_template.jinja").read_text() + " ")
-    refused(rows[:5], "--model is .*, another one", model=other)
+    refused(rows[:5], "--model is .*, another one", model=copied_model(tmp_path / "model"))
     refused(rows[:5], "cannot be read", attempts=tmp_path / "none.json")
     refused(rows[:5], "is no evaluation that this version reads", IntegrityError, attempts=pool)
+
+
+def test_attempts_are_of_one_temperature_and_budget(pool: Path, tmp_path: Path, scripted: Scripted):
+    scripted(HARD)
+    several = EVALUATION.model_copy(update={"temperatures": (0.6, 1.0), "samples": 4})
+    with pytest.raises(UsageError, match=r"eval\.temperatures or eval\.budgets name several"):
+        curate(pool, tmp_path / "out", config(), evaluation=several)
+    evaluate([EvalProblem(id="p", problem="Say 1.", answer="1")], tmp_path / "eval", config=several)
+    with pytest.raises(UsageError, match=r"several temperatures or budgets \(base, temperature 0\.6, base, temp"):
+        curate([say(1)], tmp_path / "out", config(), attempts=tmp_path / "eval")
+
+
+def test_attempts_of_the_base_are_taken_whatever_else_was_judged(tmp_path: Path, scripted: Scripted):
+    scripted({1: 8})
+    other = copied_model(tmp_path / "other")
+    problems = [EvalProblem(id=f"p{n}", problem=f"Say {n}.", answer=str(n)) for n in range(3)]
+    settings = EVALUATION.model_copy(update={"samples": 4})
+    evaluate(problems, tmp_path / "eval", config=settings, models={"mine": DEMO_MODEL, "other": other})
+    curate([say(n) for n in range(3)], tmp_path / "out", config(), attempts=tmp_path / "eval")
+    assert ids(tmp_path / "out" / "train.jsonl") == ["p0", "p2"]
 
 
 def test_a_folder_that_is_not_ours_is_refused(pool: Path, tmp_path: Path, scripted: Scripted):
