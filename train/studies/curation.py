@@ -123,8 +123,8 @@ def _evaluation(
         evaluation = evaluation.model_copy(update={"engine": engine})
     if len(evaluation.drawn_at) * max(1, len(evaluation.budgets)) > 1:
         raise UsageError(
-            "attempts are made in one way, and eval.temperatures or eval.budgets name several; set eval.temperature, and "
-            "at most one of eval.budgets"
+            "attempts are made in one way, and eval.temperatures or eval.budgets name several; set eval.temperature, "
+            "and at most one of eval.budgets"
         )
     return evaluation.model_copy(update={"samples": config.attempts})
 
@@ -157,7 +157,8 @@ class _Run:
         told = listed([pair[1] for pair in joined.near], "rows joined by most of their wording and their answer")
         told += listed(joined.apart, "ids that different problems have in different files, kept apart")
         told += listed([one.id for one in joined.problems if len(one.solutions) > 1], "problems with several solutions")
-        self.funnel.count("joined", len(pool.rows), num, {"further rows of a problem": len(pool.rows) - num}, told)
+        further = {"further rows of a problem": len(pool.rows) - num} if len(pool.rows) > num else {}
+        self.funnel.count("joined", len(pool.rows), num, further, told)
         return joined.problems
 
     def years(self, problems: list[PoolProblem]) -> list[PoolProblem]:
