@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from pydantic import ValidationError
 
@@ -26,7 +25,6 @@ from dail.train.studies.pool import PoolProblem
 
 _log = logging.getLogger(__name__)
 
-_BASE: Final = "base"
 _ASIDE = "samples-until-*.jsonl"  # where an evaluation puts completions that it has no use for
 
 
@@ -68,8 +66,8 @@ def attempt(problems: Sequence[PoolProblem], config: EvalConfig, folder: Path) -
     """Draws what was not drawn before into the folder, which then is that of an evaluation, with its report."""
     bring_back(folder)
     evaluation = evaluate(asked(problems), folder, config=config)
-    results = {result.id: result for result in evaluation.problems}
-    counts = {problem.id: _correct(results[problem.id], config.samples) for problem in problems}
+    arm, file = _arm(evaluation, folder), folder / EVALUATION_FILE
+    counts = {result.id: _correct(result, arm, config.samples, file) for result in evaluation.problems}
     return _attempts(evaluation, counts, config.samples, given=False)
 
 
@@ -108,7 +106,8 @@ def read_attempts(path: Path, problems: Sequence[PoolProblem], num_attempts: int
             f"{file} has judged by another answer: {few(others)}; mend the answer there or here, and rerun "
             "`dail eval`, which judges anew and draws nothing"
         )
-    counts = {name: _correct(result, num_attempts, file) for name, result in results.items()}
+    arm = _arm(evaluation, file)
+    counts = {name: _correct(result, arm, num_attempts, file) for name, result in results.items()}
     return _attempts(evaluation, counts, num_attempts, given=True)
 
 
@@ -128,13 +127,25 @@ def _read(file: Path) -> Evaluation:
         ) from None
 
 
-def _correct(result: ProblemResult, num_attempts: int, file: Path | None = None) -> int:
+def _arm(evaluation: Evaluation, file: Path) -> str:
+    """The name under which the base model was judged."""
+    base = evaluation.subjects[0].name
+    arms = [arm.name for arm in evaluation.arms if arm.subject == base]
+    if len(arms) > 1:
+        raise UsageError(
+            f"{file} has attempts of {base} at several temperatures or budgets ({few(arms)}), and one is wanted; set "
+            "eval.temperature and at most one of eval.budgets"
+        )
+    return arms[0]
+
+
+def _correct(result: ProblemResult, arm: str, num_attempts: int, file: Path) -> int:
     """Of the first attempts, whatever their number: the others were not asked for."""
-    judged = sorted(result.judgements.get(_BASE, ()), key=lambda one: one.sample)
+    judged = sorted(result.judgements.get(arm, ()), key=lambda one: one.sample)
     if len(judged) < num_attempts:
         raise UsageError(
-            f"{file} has {len(judged)} attempts of the base model at {result.id}, and curate.attempts={num_attempts} "
-            f"are wanted; set curate.attempts={len(judged)}, or draw more with `dail eval --samples {num_attempts}`"
+            f"{file} has {len(judged)} attempts of {arm} at {result.id}, and curate.attempts={num_attempts} are "
+            f"wanted; set curate.attempts={len(judged)}, or draw more with `dail eval --samples {num_attempts}`"
         )
     return sum(one.correct for one in judged[:num_attempts])
 
@@ -161,7 +172,7 @@ def bring_back(folder: Path) -> None:
     if not aside:
         return
     lines: dict[str, None] = {}
-    for file in [folder / SAMPLES_FILE, *aside]:
+    for file in [*aside, folder / SAMPLES_FILE]:  # of two lines with one key the later counts
         if file.is_file():
             lines.update(
                 dict.fromkeys(line for line in file.read_text("utf-8", errors="replace").split("\n") if _is_whole(line))

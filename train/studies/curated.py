@@ -144,9 +144,9 @@ def item_of(problem: PoolProblem, settings: CurateConfig, attempts: Attempts | N
         problem=row.problem,
         solution=solutions if as_list else solutions[0],
         # what a box of a proof holds, nobody has said to be its answer
-        answer=problem.answer if settings.kind == "verifiable" else next(iter(problem.answers), None),
+        answer=problem.answer if settings.item_kind == "verifiable" else next(iter(problem.answers), None),
         id=problem.id,
-        kind=settings.kind,
+        kind=settings.item_kind,
         waypoints=row.waypoints,
         privileged=row.privileged,
         wrong_answer=row.wrong_answer,

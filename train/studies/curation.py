@@ -121,6 +121,11 @@ def _evaluation(
     elif model is not None:
         engine = evaluation.engine.model_copy(update={"model": model})
         evaluation = evaluation.model_copy(update={"engine": engine})
+    if len(evaluation.drawn_at) * max(1, len(evaluation.budgets)) > 1:
+        raise UsageError(
+            "attempts are made in one way, and eval.temperatures or eval.budgets name several; set eval.temperature, "
+            "and at most one of eval.budgets"
+        )
     return evaluation.model_copy(update={"samples": config.attempts})
 
 
@@ -152,7 +157,8 @@ class _Run:
         told = listed([pair[1] for pair in joined.near], "rows joined by most of their wording and their answer")
         told += listed(joined.apart, "ids that different problems have in different files, kept apart")
         told += listed([one.id for one in joined.problems if len(one.solutions) > 1], "problems with several solutions")
-        self.funnel.count("joined", len(pool.rows), num, {"further rows of a problem": len(pool.rows) - num}, told)
+        further = {"further rows of a problem": len(pool.rows) - num} if len(pool.rows) > num else {}
+        self.funnel.count("joined", len(pool.rows), num, further, told)
         return joined.problems
 
     def years(self, problems: list[PoolProblem]) -> list[PoolProblem]:
@@ -179,7 +185,7 @@ class _Run:
             if len(SOLUTION_JOIN.join(one.solutions).encode()) > SOLUTION_BYTES:
                 why[one.id] = f"solutions of more than {SOLUTION_BYTES} bytes together"
         told: list[str] = []
-        if self.config.kind == "verifiable":
+        if self.config.item_kind == "verifiable":
             for one in problems:
                 if one.row.kind == "proof":
                     why.setdefault(one.id, "said to be a proof")
@@ -192,8 +198,8 @@ class _Run:
             told += listed(list(conflicts), "problems whose rows give different answers")
         advice = (
             "a verifiable problem wants a solution, and an answer or a box in it: name the columns with --map, or set "
-            "kind=proof"
-            if self.config.kind == "verifiable"
+            "item_kind=proof"
+            if self.config.item_kind == "verifiable"
             else "name the column of the solutions with --map solution=COLUMN"
         )
         return self.funnel.drop("answers", problems, why, advice, told)
@@ -268,7 +274,7 @@ class _Run:
         train = self.funnel.drop("attempts", problems, dict.fromkeys((one.id for one in solved), reason), advice, told)
         if not self.config.validation:
             return train, []
-        solved.sort(key=lambda one: (made.num_correct[one.id], _lot(self.config.seed, one.id)))
+        solved.sort(key=lambda one: (made.num_correct[one.id], _lot(self.config.split_seed, one.id)))
         validation = solved[: self.config.validation]
         told = []
         if len(validation) < self.config.validation:

@@ -18,7 +18,7 @@ def card(curated: Curated, items: Sequence[ExpertSolution]) -> str:
     licences = {licence for _, licence in origins}
     return f"""{front_matter({"default": [TRAIN]}, len(items), licences, validation)}
 
-# {"Problems with expert solutions" if curated.settings.kind == "verifiable" else "Problems with expert proofs"}
+# {"Problems with expert solutions" if curated.settings.item_kind == "verifiable" else "Problems with expert proofs"}
 
 {_about(curated)} Made by `dail curate` {curated.tool_version}.
 

@@ -17,7 +17,7 @@ STEPS = ("read", "joined", "years", "answers", "similarity", "repeats", "attempt
 class CurateConfig(Config):
     """`[curate]` of a config file. The defaults are the paper's e1-verifiable, but for its years."""
 
-    kind: Kind = Field("verifiable", description="what is collected: problems with an answer, or proofs")
+    item_kind: Kind = Field("verifiable", description="what is collected: problems with an answer, or proofs")
     join: Literal["equal", "near"] = Field(
         "equal",
         description="rows of several files are one problem if their ids or texts are equal, case, spacing and empty "
@@ -54,7 +54,7 @@ class CurateConfig(Config):
     validation: int = Field(
         100, ge=0, description="size of the validation split: the next hardest ones, by their correct attempts"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="decides between equally hard problems")
+    split_seed: int = Field(0, ge=0, lt=2**63, description="decides between equally hard problems")
     published: dict[str, int] = Field(
         {}, description="problems that a publication has left, by step, to be shown beside what came"
     )
@@ -63,9 +63,10 @@ class CurateConfig(Config):
         """Raises UsageError if these settings contradict each other."""
         if self.years is not None:
             Years.parse(self.years)
-        if self.kind == "proof" and self.attempts:
+        if self.item_kind == "proof" and self.attempts:
             raise UsageError(
-                "curate.kind=proof: attempts at proofs have no answer to be judged by; set attempts=0 and validation=0"
+                "curate.item_kind=proof: attempts at proofs have no answer to be judged by; set attempts=0 and "
+                "validation=0"
             )
         if self.validation and not self.attempts:
             raise UsageError(

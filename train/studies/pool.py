@@ -186,27 +186,23 @@ def join(rows: Sequence[Placed], near: bool = False) -> Joined:
 
 
 class _Groups:
-    """Which rows are one problem: each row points at an earlier one, the first at itself."""
+    """Which rows are one problem, each group under the number of its first row."""
 
     def __init__(self, rows: Sequence[Placed]) -> None:
         self._rows = rows
         self._first = list(range(len(rows)))
-
-    def _root(self, number: int) -> int:
-        while self._first[number] != number:
-            self._first[number] = self._first[self._first[number]]
-            number = self._first[number]
-        return number
+        self._members = {number: [number] for number in self._first}
 
     def _unite(self, one: int, other: int) -> None:
-        first, later = sorted((self._root(one), self._root(other)))
-        self._first[later] = first
+        first, later = sorted((self._first[one], self._first[other]))
+        if first != later:
+            moved = self._members.pop(later)
+            self._members[first] += moved
+            for number in moved:
+                self._first[number] = first
 
     def members(self) -> list[list[int]]:
-        groups: dict[int, list[int]] = defaultdict(list)
-        for number in range(len(self._rows)):
-            groups[self._root(number)].append(number)
-        return list(groups.values())
+        return [sorted(found) for _, found in sorted(self._members.items())]
 
     def by_wording(self) -> None:
         known: dict[str, int] = {}
@@ -231,7 +227,7 @@ class _Groups:
 
     def _are_alike(self, one: int, other: int) -> bool:
         """Whether two rows of one id are one problem: worded alike, with the same numbers in it."""
-        if self._root(one) == self._root(other):
+        if self._first[one] == self._first[other]:
             return True
         first, second = (normal(self._rows[number].row.text) for number in (one, other))
         if _NUMBER.findall(first) != _NUMBER.findall(second):
@@ -263,14 +259,14 @@ class _Groups:
         texts: dict[str, str] = {}
         for number, placed in enumerate(self._rows):
             if placed.place.file in files:
-                texts.setdefault(str(self._root(number)), placed.row.text)
+                texts.setdefault(str(self._first[number]), placed.row.text)
         return texts
 
     def _join_near(self, known: Mapping[str, str], others: Mapping[str, str]) -> list[tuple[str, str, float]]:
         index, found = Problems(known), list[tuple[str, str, float]]()
         for number, text in others.items():
             near = index.near(text)
-            if near is None or self._root(int(near[0])) == self._root(int(number)):
+            if near is None or self._first[int(near[0])] == self._first[int(number)]:
                 continue
             one, other = int(near[0]), int(number)
             if self._same_answer(one, other):
@@ -283,7 +279,7 @@ class _Groups:
         return first is not None and second is not None and compare(second, first) is True
 
     def _answer(self, number: int) -> str | None:
-        members = [self._rows[one].row for one in range(len(self._rows)) if self._root(one) == self._root(number)]
+        members = [self._rows[one].row for one in sorted(self._members[self._first[number]])]
         given = (stated_answer(row.answer) for row in members)
         boxed = (stated_answer(final_answer(text)) for row in members for text in row.solutions)
         return next((one for one in (*given, *boxed) if one is not None), None)

@@ -35,6 +35,17 @@ def run(pool: Any, out: Path, settings: CurateConfig | None = None, **more: Any)
     return curate(pool, out, settings or config(), evaluation=EVALUATION, **more)
 
 
+def copied_model(folder: Path) -> Path:
+    """The demo's with another chat template, so that it is another model."""
+    folder.mkdir()
+    for file in DEMO_MODEL.iterdir():
+        (folder / file.name).symlink_to(file)
+    template = folder / "chat_template.jinja"
+    template.unlink()
+    template.write_text((DEMO_MODEL / "chat_template.jinja").read_text() + " ")
+    return folder
+
+
 def ids(path: Path) -> list[str]:
     return [row["id"] for row in lines(path)]
 
@@ -145,7 +156,7 @@ def test_a_smaller_validation_split_than_wanted_is_told(
 def test_ties_are_decided_by_the_seed_and_not_by_the_order(tmp_path: Path, scripted: Scripted):
     def chosen(seed: int, rows: list[dict[str, Any]]) -> set[str]:
         scripted(dict.fromkeys(range(1, 12), 2))
-        run(rows, tmp_path / f"out-{seed}-{rows[0]['id']}", config(seed=seed, validation=4))
+        run(rows, tmp_path / f"out-{seed}-{rows[0]['id']}", config(split_seed=seed, validation=4))
         return set(ids(tmp_path / f"out-{seed}-{rows[0]['id']}" / "validation.jsonl"))
 
     rows = [say(number) for number in range(12)]
@@ -173,7 +184,7 @@ NO_ENGINE: list[tuple[str, list[dict[str, Any]], dict[str, Any], str]] = [
     ("bad years", [say(1)], {"years": "85-23"}, "such as 1985-2023"),
     ("conflict", [say(1), say(1, answer="2")], {}, "rows whose answers are not the same: p1: '1' and '2'"),
     ("boxes", [say(1, answer=None), say(1, answer=None, solution="\\boxed{3}")], {}, "p1: '1' and '3'"),
-    ("proof attempts", [say(1)], {"kind": "proof"}, "attempts at proofs have no answer"),
+    ("proof attempts", [say(1)], {"item_kind": "proof"}, "attempts at proofs have no answer"),
     ("validation", [say(1)], {"attempts": 0}, "set validation=0, or attempts above 0"),
     ("all kept", [say(1)], {"keep_solved_at_most": 4}, "keeps every problem, as there are 4 attempts"),
     ("published", [say(1)], {"published": {"tried": 1}}, "names tried; the steps are read, joined"),
@@ -264,7 +275,7 @@ def test_near_problems_of_the_pool_are_listed_and_dropped_if_settings_say_so(tmp
 
 def test_proofs_are_all_kept_without_attempts_and_marked_as_proofs(tmp_path: Path):
     rows = [{"problem_id": 1, "problem": "Prove it.", "solution": "So it is \\boxed{1}."}]
-    curated = curate(rows, tmp_path / "out", config(kind="proof", attempts=0, validation=0))
+    curated = curate(rows, tmp_path / "out", config(item_kind="proof", attempts=0, validation=0))
     (item,) = load_items(tmp_path / "out" / "train.jsonl")
     assert (item.kind, item.id, item.answer) == ("proof", "1", None) and curated.attempts is None
 
@@ -296,17 +307,32 @@ def test_attempts_that_do_not_fit_are_refused(pool: Path, tmp_path: Path, script
 
     rows = lines(pool)
     refused(rows, r"has no attempts at 1 of 6 problems \(p5\)")
-    refused(rows[:5], "has 4 attempts of the base model at p0, and curate.attempts=8", settings=config(attempts=8))
+    refused(rows[:5], "has 4 attempts of base at p0, and curate.attempts=8", settings=config(attempts=8))
     refused([say(1, answer="one")], "has judged by another answer: p1")
     refused(rows[:5], "curate.attempts=0 takes none", settings=config(attempts=0, validation=0))
-    other = tmp_path / "model"
-    other.mkdir()
-    for file in DEMO_MODEL.iterdir():
-        os.symlink(file, other / file.name) if file.name != "chat_template.jinja" else None
-    (other / "chat_template.jinja").write_text((DEMO_MODEL / "chat_template.jinja").read_text() + " ")
-    refused(rows[:5], "--model is .*, another one", model=other)
+    refused(rows[:5], "--model is .*, another one", model=copied_model(tmp_path / "model"))
     refused(rows[:5], "cannot be read", attempts=tmp_path / "none.json")
     refused(rows[:5], "is no evaluation that this version reads", IntegrityError, attempts=pool)
+
+
+def test_attempts_are_of_one_temperature_and_budget(pool: Path, tmp_path: Path, scripted: Scripted):
+    scripted(HARD)
+    several = EVALUATION.model_copy(update={"temperatures": (0.6, 1.0), "samples": 4})
+    with pytest.raises(UsageError, match=r"eval\.temperatures or eval\.budgets name several"):
+        curate(pool, tmp_path / "out", config(), evaluation=several)
+    evaluate([EvalProblem(id="p", problem="Say 1.", answer="1")], tmp_path / "eval", config=several)
+    with pytest.raises(UsageError, match=r"several temperatures or budgets \(base, temperature 0\.6, base, temp"):
+        curate([say(1)], tmp_path / "out", config(), attempts=tmp_path / "eval")
+
+
+def test_attempts_of_the_base_are_taken_whatever_else_was_judged(tmp_path: Path, scripted: Scripted):
+    scripted({1: 8})
+    other = copied_model(tmp_path / "other")
+    problems = [EvalProblem(id=f"p{n}", problem=f"Say {n}.", answer=str(n)) for n in range(3)]
+    settings = EVALUATION.model_copy(update={"samples": 4})
+    evaluate(problems, tmp_path / "eval", config=settings, models={"mine": DEMO_MODEL, "other": other})
+    curate([say(n) for n in range(3)], tmp_path / "out", config(), attempts=tmp_path / "eval")
+    assert ids(tmp_path / "out" / "train.jsonl") == ["p0", "p2"]
 
 
 def test_a_folder_that_is_not_ours_is_refused(pool: Path, tmp_path: Path, scripted: Scripted):

@@ -25,14 +25,14 @@ def settings_of(recipe: str) -> CurateConfig:
 
 def test_the_recipes_are_the_paper_s():
     verifiable, proof = settings_of("e1-verifiable"), settings_of("e1-proof")
-    assert (verifiable.kind, verifiable.years, verifiable.attempts, verifiable.keep_solved_at_most) == (
+    assert (verifiable.item_kind, verifiable.years, verifiable.attempts, verifiable.keep_solved_at_most) == (
         "verifiable", "1985-2023", 32, 0
     )  # fmt: skip
     assert (verifiable.validation, verifiable.published) == (100, {"years": 903, "attempts": 417, "validation": 100})
     assert verifiable.against == () and verifiable.repeats == "keep"  # "not initially perform deduplication"
     drawn = read("curate", "e1-verifiable").told("engine", model="folder")
     assert drawn.load(EvalConfig, "eval", engine={"model": "folder"}).temperature == 0.6  # type: ignore[arg-type]
-    assert (proof.kind, proof.similarity, proof.similar, proof.attempts) == ("proof", 0.7, "drop", 0)
+    assert (proof.item_kind, proof.similarity, proof.similar, proof.attempts) == ("proof", 0.7, "drop", 0)
     assert proof.embedder and "hf:emendes3/imo_answer" in proof.against
     assert proof.published == {"joined": 683, "similarity": 669}
     for one in (verifiable, proof):
