@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from dail.synth.config import SynthConfig
 from dail.synth.core.errors import UsageError
 from dail.synth.core.running import Stop
 from dail.synth.method.prompts import Prompts
 from dail.synth.run import local, pool, several
 from dail.synth.run.local import LocalSource, make_batch, open_ledger, synthesise
-from dail.synth.run.pool import Pool
+from dail.synth.run.pool import rollout_pool
 from dail.synth.run.several import Order, Several, SeveralSources, synthesise_several
 from dail.synth.run.unit_source import UnitSource
 from dail.synth.run.worker import Worker
@@ -35,12 +36,12 @@ def on_the_cluster(cluster: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(pool, "EXCHANGE_S", 0.05)
     pools: list[int] = []
 
-    def run(config: object, source: UnitSource, stop: Stop | None) -> bool:
+    def run(config: SynthConfig, source: UnitSource, stop: Stop | None) -> bool:
         if stop is not None and stop.is_set():
             return True
 
         async def go() -> None:
-            async with Pool(config) as engines:  # type: ignore[arg-type]
+            async with rollout_pool(config) as engines:
                 pools.append(engines.num_engines)
                 await Worker(source, engines, Prompts(DEMO_MODEL)).run(asyncio.Event())
 
