@@ -30,7 +30,6 @@ _TICKS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999)
 _DECADE = 0.33  # how wide a factor of ten in 1 - tau is drawn, above 0.5, beside a width of 1 for tau itself below
 _AWAY = 0.14  # of what stands beside, from the nearest value
 _SHEET = """
-mark { background: none; color: inherit; font-weight: 700; border-bottom: 3px solid var(--privileged); }
 tbody th, .numbers small { white-space: nowrap; }
 .numbers.narrow th:not(:first-child), .numbers.narrow td { padding-left: .8rem; }
 """
