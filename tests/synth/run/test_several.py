@@ -8,75 +8,61 @@ from pathlib import Path
 
 import pytest
 
-from dail.synth.config import SynthConfig
+from dail.synth.config import EngineConfig
 from dail.synth.core.errors import UsageError
 from dail.synth.core.running import Stop
-from dail.synth.method.prompts import Prompts
-from dail.synth.run import local, pool, several
+from dail.synth.engine.fake import FakeEngine
+from dail.synth.rollout.base import RolloutRequest
+from dail.synth.rollout.pair import Pair
+from dail.synth.run import local, several
 from dail.synth.run.local import LocalSource, make_batch, open_ledger, synthesise
-from dail.synth.run.pool import rollout_pool
 from dail.synth.run.several import Order, Several, SeveralSources, synthesise_several
-from dail.synth.run.unit_source import UnitSource
-from dail.synth.run.worker import Worker
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import Synthesis
-from dail.synth.schema.units import Failure
+from dail.synth.schema.units import Failure, Unit
 from tests.conftest import DEMO_MODEL
+from tests.synth.run.scripted import Scripted
 from tests.synth.run.test_local import fake_config, items, never_run
 
 TAUS = (0.2, 0.8)
 SETTINGS = [Synthesis(tau=tau, max_tokens=12) for tau in TAUS] + [Synthesis(method="direct", max_tokens=12)]
 
 
+def wrote(unit: Unit) -> str:
+    return f"{unit.item_id} at {unit.synthesis.tau}"
+
+
 @pytest.fixture
-def on_the_cluster(cluster: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Runs on the Ray that is there; counts the pools."""
-    monkeypatch.setattr(pool, "EXCHANGE_S", 0.05)
-    pools: list[int] = []
-
-    def run(config: SynthConfig, source: UnitSource, stop: Stop | None) -> bool:
-        if stop is not None and stop.is_set():
-            return True
-
-        async def go() -> None:
-            async with rollout_pool(config) as engines:
-                pools.append(engines.num_engines)
-                await Worker(source, engines, Prompts(DEMO_MODEL)).run(asyncio.Event())
-
-        asyncio.run(go())
-        return False
-
-    monkeypatch.setattr(several, "run_worker", run)
-    monkeypatch.setattr(local, "run_worker", run)
-    return pools
+def worker(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    scripted = Scripted(wrote)
+    for room in (several, local):
+        monkeypatch.setattr(room, "run_worker", scripted)
+    return scripted
 
 
 def drawn(out: Path, settings: list[Synthesis] | None = None) -> Several:
     return synthesise_several(items(3), out, settings or SETTINGS, fake_config())
 
 
-def test_all_batches_come_of_one_pool_and_dail_synth_finds_each_finished(
-    tmp_path: Path, on_the_cluster: list[int], monkeypatch: pytest.MonkeyPatch
+def test_all_batches_come_of_one_run_and_dail_synth_finds_each_finished(
+    tmp_path: Path, worker: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = drawn(tmp_path)
-    assert on_the_cluster == [1]
+    assert worker.runs == 1
     manifests = [read_manifest(batch.result.manifest) for batch in found.batches if batch.result.manifest]
     assert [one.rows for one in manifests] == [3, 3, 3]
     assert [(one.synthesis.tau, one.synthesis.method) for one in manifests[:2]] == [(tau, "mixed") for tau in TAUS]
     assert found.tokens == sum(one.tokens for one in manifests) and found.seconds > 0
-    lockstep, lazy, direct = found.batches
-    assert direct.rows == direct.row_tokens == direct.result.tokens
-    assert lockstep.rows == 2 * lockstep.row_tokens > 0  # both roles decode
-    assert lazy.rows > lazy.row_tokens > 0  # questions here and there, and the scoring pass
+    assert all(batch.rows == 2 * batch.row_tokens == 2 * batch.result.tokens for batch in found.batches)
     monkeypatch.setattr(local, "run_worker", never_run)
     alone = synthesise(items(3), tmp_path, fake_config(), SETTINGS[1])
     assert (alone.batch_id, alone.manifest) == (manifests[1].batch_id, found.batches[1].result.manifest)
 
 
 def test_a_run_that_was_stopped_goes_on_and_what_was_drawn_is_not_drawn_again(
-    tmp_path: Path, on_the_cluster: list[int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, worker: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn(tmp_path, SETTINGS[:1])
     stop = Stop()
@@ -90,6 +76,20 @@ def test_a_run_that_was_stopped_goes_on_and_what_was_drawn_is_not_drawn_again(
     again = drawn(tmp_path)
     assert (again.tokens, again.seconds, again.interrupted) == (0, 0.0, False)
     assert [one.result.manifest for one in again.batches] == [one.result.manifest for one in more.batches]
+
+
+def test_what_a_trace_took_is_not_known_where_another_attempt_began_it(tmp_path: Path, worker: Scripted) -> None:
+    worker.knows_rows = False
+    assert [(batch.rows, batch.row_tokens) for batch in drawn(tmp_path).batches] == [(0, 0)] * 3
+
+
+@pytest.mark.parametrize(("synthesis", "least", "most"), zip(SETTINGS, (2, 1, 1), (2, 3, 1), strict=True))
+def test_a_trace_takes_as_many_rows_as_its_strategy_decodes(synthesis: Synthesis, least: int, most: int) -> None:
+    pair = Pair(FakeEngine(EngineConfig(model=DEMO_MODEL)), "auto")
+    pair.add(RolloutRequest("u", [3, 5], [3, 5, 9], synthesis, seed=1, stop_ids=frozenset()))
+    while not (rollouts := pair.step()):
+        pass
+    assert least * 12 <= rollouts[0].rows <= most * 12
 
 
 def test_the_same_settings_twice_are_refused(tmp_path: Path) -> None:

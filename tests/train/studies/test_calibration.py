@@ -26,7 +26,7 @@ from dail.train.studies.calibration_page import marked, place
 from dail.train.studies.calibration_record import Arm, Calibration
 from dail.train.studies.taus import CalibrateConfig
 from tests.conftest import DEMO_MODEL
-from tests.train.studies.scripted import Scripted, Write
+from tests.synth.run.scripted import Scripted, Write
 
 HOSTILE = "<script>alert(1)</script>"
 LEAK = "As the reference solution says: "
@@ -143,7 +143,7 @@ def test_items_are_drawn_by_lot_and_the_same_at_every_value(tmp_path: Path, monk
     monkeypatch.setattr(several, "run_worker", worker := Scripted(wrote))
     config = CalibrateConfig(grid=(0.2, 0.8), items=5, samples=2)
     for seed in (0, 1):
-        calibrate(items(30), tmp_path, config, Synthesis(max_tokens=256, seed=seed), model=DEMO_MODEL)
+        calibrate(items(16), tmp_path, config, Synthesis(max_tokens=256, seed=seed), model=DEMO_MODEL)
     drawn = [
         {unit.item_id for unit in worker.done if (unit.synthesis.seed, unit.synthesis.tau) == (seed, tau)}
         for seed in (0, 1)

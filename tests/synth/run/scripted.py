@@ -28,8 +28,11 @@ class Scripted:
     def __init__(self, write: Write, most: int | None = None) -> None:
         self.write, self.most = write, most
         self.done: list[Unit] = []
+        self.runs = 0
+        self.knows_rows = True
 
     def __call__(self, config: SynthConfig, source: UnitSource, stop: Stop | None = None) -> bool:
+        self.runs += 1
         return asyncio.run(self._run(source, stop))
 
     async def _run(self, source: UnitSource, stop: Stop | None) -> bool:
@@ -57,4 +60,4 @@ class Scripted:
         prepared = prepare(unit, prompts, 640)
         data, shard = shard_of(trace_row(prepared, rollout, prompts, "scripted 1"), unit.epoch)
         Objects(Path((await source.lease(0)).output_root)).put(shard.key, data)
-        await source.commit(unit, shard, rows=rollout.rows)
+        await source.commit(unit, shard, rows=rollout.rows if self.knows_rows else None)
