@@ -158,8 +158,8 @@ def _verifiable(items: Sequence[ExpertSolution], lone_box: LoneBox) -> int:
     count = sum(one.kind == "verifiable" and one.answer is not None for one in found)
     if not count:
         raise UsageError(
-            f"no item of the {len(items)} drawn on has an answer that a trace could be held against, in a field or in a "
-            "box of its solution, so that no value of tau can be told from another; give verifiable items"
+            f"no item of the {len(items)} drawn on has an answer that a trace could be held against, in a field or in "
+            "a box of its solution, so that no value of tau can be told from another; give verifiable items"
         )
     return count
 
