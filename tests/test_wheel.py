@@ -56,6 +56,7 @@ WRONG = {
     "loop": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
     "average": ["nowhere", "--out", "out"],
     "merge": ["nowhere", "--model", "nowhere", "--out", "out"],
+    "calibrate": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
     "eval": ["--model", "taken", "--problems", "nowhere", "--out", "out"],
     "compare": ["nowhere", "other"],
     "export": ["nowhere", "--for", "trl-sft", "--out", "out"],

@@ -41,19 +41,27 @@ class Table:
 
 TABLES = {
     "engine": Table(
-        "dail.synth.config:EngineConfig", ("worker", "synth", "doctor", "eval", "loop"), "what draws tokens"
+        "dail.synth.config:EngineConfig",
+        ("worker", "synth", "doctor", "calibrate", "eval", "curate", "loop"),
+        "what draws tokens",
     ),
     "worker": Table(
-        "dail.synth.config:SynthConfig", ("worker", "synth", "doctor", "loop"), "how many engines, and the student"
+        "dail.synth.config:SynthConfig",
+        ("worker", "synth", "doctor", "calibrate", "loop"),
+        "how many engines, and the student",
     ),
     "synthesis": Table(
         "dail.synth.schema.synthesis:Synthesis",
-        ("submit", "synth", "doctor", "waypoints", "loop"),
+        ("submit", "synth", "doctor", "waypoints", "calibrate", "loop"),
         "how traces are drawn, batch by batch",
     ),
     "train": Table("dail.train.config:TrainConfig", ("train", "cache", "loop"), "how an adapter is trained"),
     "loop": Table("dail.serve.loop:LoopConfig", ("loop",), "rounds of synthesis and training"),
-    "eval": Table("dail.train.evals.config:EvalConfig", ("eval",), "how completions are drawn and judged"),
+    "eval": Table("dail.train.evals.config:EvalConfig", ("eval", "curate"), "how completions are drawn and judged"),
+    "curate": Table(
+        "dail.train.studies.curation_config:CurateConfig", ("curate",), "which problems of a pool are trained on"
+    ),
+    "calibrate": Table("dail.train.studies.taus:CalibrateConfig", ("calibrate",), "which values of tau are tried"),
     "gate": Table(
         "dail.train.gate:GateConfig", ("train", "eval", "loop"), "which signs of a collapse warn of a run, or stop it"
     ),

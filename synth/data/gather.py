@@ -144,14 +144,14 @@ class Gathered:
             if isinstance(name := row.values.get("id"), str):
                 owner = owners.setdefault(name, row.source)
                 shared |= {owner, row.source} if owner != row.source else set()
-        stems = {number: valid_id(_stem(self._sources[number].name)) for number in shared}
+        stems = {number: valid_id(stem(self._sources[number].name)) for number in shared}
         if len(set(stems.values())) < len(stems):
             return  # which only `leave_out_same_ids` can tell
         for row in self.rows:
             if row.source in shared and isinstance(name := row.values.get("id"), str):
                 row.values["id"] = valid_id(f"{stems[row.source]}:{name}")
-        for number, stem in stems.items():
-            self._sources[number].noted.add(f"id: {stem}: put before, as another source has the same ids")
+        for number, short in stems.items():
+            self._sources[number].noted.add(f"id: {short}: put before, as another source has the same ids")
 
     def leave_out_repeated(self, same: tuple[str, ...]) -> None:
         """Finds rows that say what an earlier one says, blanks at the ends of their texts aside."""
@@ -231,7 +231,8 @@ def _named(name: str) -> str:
     return f"name it with --map {name.partition('|')[0]}=COLUMN"
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
+    """A source's name in short: a file's without folder and ending, a set's without `hf:`."""
     return Path(name).name.partition(".")[0] if not name.startswith("hf:") else name.removeprefix("hf:")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 _WORDS = 8
@@ -82,9 +82,15 @@ class Problems:
         """The name of the same problem in the set, or none."""
         return next(iter(self._equal.get(normal(problem), ())), None)
 
-    def near(self, problem: str) -> tuple[str, float] | None:
-        """The name of the nearest problem and the share of its runs of words that are here too, or none."""
-        near = max(self._near(problem), key=lambda one: (one[1], one[0]), default=None)
+    def near(self, problem: str, among: Container[str] | None = None) -> tuple[str, float] | None:
+        """The name of the nearest problem and the share of its runs of words that are here too, or none.
+
+        Args:
+            problem: its text.
+            among: names of the problems that count; all of them if left out.
+        """
+        found = [one for one in self._near(problem) if among is None or self._names[one[0]] in among]
+        near = max(found, key=lambda one: (one[1], one[0]), default=None)
         return near and (self._names[near[0]], near[1])
 
     def alike(self, problem: str) -> list[Alike]:

@@ -170,7 +170,7 @@ def read_problems(source: ProblemSource, reading: Reading | None = None) -> Read
     try:
         read = read_items(
             list(named) if named else plain, reading or Reading(), _checked, ("problem", "answer|solution"), _SAME,
-            mend if named else None,
+            mend=mend if named else None,
         )  # fmt: skip
     except HubError as error:
         benchmark = named[error.set_name].benchmark if error.set_name in named else None
@@ -180,7 +180,7 @@ def read_problems(source: ProblemSource, reading: Reading | None = None) -> Read
     sources = _references(read, named)
     for line in (*mend.lines(), *(f"{one.file}: {note}" for one in sources for note in one.notes)):
         _log.info(f"note: {line}")
-    return ReadProblems(read.items, read.account, sources)
+    return ReadProblems(read.items, read.account, read.places, sources)
 
 
 def _named(source: Any) -> tuple[dict[str, NamedSource], Any]:

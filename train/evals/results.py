@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from dail.synth.core.config import Frozen
+from dail.synth.core.config import Frozen, fingerprint
 from dail.synth.method.grading import BY_BOX, CUT_IN_THOUGHT, TIMEOUT
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.arms import ADAPTER, BASE, Arm, Subject
@@ -45,7 +45,10 @@ class Judgement(Frozen):
 
 
 class ProblemResult(Frozen):
+    """`problem_digest`: of its text; none in an eval.json of an older build."""
+
     id: str
+    problem_digest: str | None = None
     group: str | None
     answer: str
     num_correct: dict[str, int]
@@ -269,6 +272,7 @@ def count(
     return tuple(
         ProblemResult(
             id=problem.id,
+            problem_digest=fingerprint(problem.problem),
             group=problem.group,
             answer=problem.answer,
             num_correct={who: sum(j.correct for j in found) for who, found in by_problem[problem.id].items()},
