@@ -36,6 +36,7 @@ VERBS = {
     "prompts": ("dail.synth.commands:prompts", "Import the authors' prompts from a checkout of their repository."),
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
     "cache": ("dail.train.commands:cache", "Compute the references of a manifest's traces once, for runs to come."),
+    "grpo": ("dail.train.commands:grpo", "Train by rewards for right answers: GRPO, the paper's baseline."),
     "loop": ("dail.serve.loop:loop", "Rounds of synth, select and train: each adapter is the next round's student."),
     "average": ("dail.train.commands:average", "The running mean of adapters, a reference that follows slowly."),
     "merge": ("dail.train.commands:merge", "An adapter into its base model's weights: a model that needs no adapter."),

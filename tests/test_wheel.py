@@ -33,9 +33,10 @@ CONFIGS = ROOT / "deploy" / "configs"
 # machine (deploy/setup.sh), and `dail train --ray-workers` asks for the extra with Ray.
 EXTRAS: list[tuple[str, list[str], set[str]]] = [
     ("worker", ["synth"], {"vllm", "torch", "datasets"}),
-    ("train", ["train"], {"ray", "bitsandbytes"}),  # of the extra bnb
+    ("train", ["train"], {"ray", "bitsandbytes", "trl", "datasets"}),  # of the extras bnb and rl
+    ("rl", ["train"], {"ray", "bitsandbytes"}),
     ("cluster", ["serve"], set()),
-    ("train,cluster", ["train"], {"bitsandbytes"}),
+    ("train,cluster", ["train"], {"bitsandbytes", "trl", "datasets"}),
     ("data", ["synth/export"], {"transformers"}),  # tries texts with it, if a model is named
 ]
 # One wrong call of each verb, which gets past the reading of options.
@@ -53,6 +54,7 @@ WRONG = {
     "prompts": ["import", "nowhere", "--out", "out"],
     "train": ["--model", "nowhere", "--manifest", "nowhere", "--out", "out"],
     "cache": ["--model", "nowhere", "--manifest", "nowhere", "--references", "out"],
+    "grpo": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
     "loop": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
     "average": ["nowhere", "--out", "out"],
     "merge": ["nowhere", "--model", "nowhere", "--out", "out"],
@@ -136,7 +138,7 @@ def test_the_bare_wheel_is_whole_and_every_verb_answers(bare: Path, tmp_path: Pa
     assert missing(bare, needed("serve")) == set()
 
 
-@pytest.mark.parametrize(("verb", "extra"), [("synth", "worker"), ("train", "train"), ("cache", "train")])
+@pytest.mark.parametrize(("verb", "extra"), [("synth", "worker"), ("train", "train"), ("cache", "train"), ("grpo", "rl")])
 def test_without_its_extra_a_verb_says_which_one_it_needs(bare: Path, tmp_path: Path, verb: str, extra: str) -> None:
     ((_, code, said),) = calls(bare, tmp_path, [[verb, *WRONG[verb]]])
     assert code in (1, 2) and "Traceback" not in said

@@ -54,6 +54,7 @@ TABLES = {
     "train": Table("dail.train.config:TrainConfig", ("train", "cache", "loop"), "how an adapter is trained"),
     "loop": Table("dail.serve.loop:LoopConfig", ("loop",), "rounds of synthesis and training"),
     "eval": Table("dail.train.evals.config:EvalConfig", ("eval",), "how completions are drawn and judged"),
+    "grpo": Table("dail.train.grpo_config:GrpoConfig", ("grpo",), "how GRPO, a baseline, trains by rewards"),
     "gate": Table(
         "dail.train.gate:GateConfig", ("train", "eval", "loop"), "which signs of a collapse warn of a run, or stop it"
     ),
