@@ -138,7 +138,9 @@ def test_the_bare_wheel_is_whole_and_every_verb_answers(bare: Path, tmp_path: Pa
     assert missing(bare, needed("serve")) == set()
 
 
-@pytest.mark.parametrize(("verb", "extra"), [("synth", "worker"), ("train", "train"), ("cache", "train"), ("grpo", "rl")])
+@pytest.mark.parametrize(
+    ("verb", "extra"), [("synth", "worker"), ("train", "train"), ("cache", "train"), ("grpo", "rl")]
+)
 def test_without_its_extra_a_verb_says_which_one_it_needs(bare: Path, tmp_path: Path, verb: str, extra: str) -> None:
     ((_, code, said),) = calls(bare, tmp_path, [[verb, *WRONG[verb]]])
     assert code in (1, 2) and "Traceback" not in said

@@ -330,8 +330,11 @@ def _value(text: str) -> Any:
 
 
 def _tables_in(file: Path) -> dict[str, dict[str, Any]]:
-    """Every table of a file, each checked by its own model, whichever verb reads the file."""
-    tables = _toml(file)
+    return checked_tables(file, toml_of(file))
+
+
+def checked_tables(file: Path, tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every table of a file, each checked by its own model, whichever verb reads the file. Raises UsageError."""
     for table, values in tables.items():
         if table not in TABLES:
             raise UsageError(f"{file}: there is no table {table!r}{_other_table(table)}")
@@ -370,7 +373,8 @@ def _faults(table: str, faults: Iterable[ErrorDetails]) -> str:
     return "; ".join(f"{'.'.join(map(str, (table, *fault['loc'])))}: {plainly(fault)}" for fault in faults)
 
 
-def _toml(file: Path) -> dict[str, Any]:
+def toml_of(file: Path) -> dict[str, Any]:
+    """What a file says. Raises UsageError: it cannot be read, or is not TOML."""
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
