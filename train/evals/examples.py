@@ -1,4 +1,4 @@
-"""Completions to read in the report: a few problems, and of each subject one completion of every outcome.
+"""Completions to read in the report: a few problems, and of each arm one completion of every outcome.
 
 The choice looks at nothing but places: problems evenly over the file, completions by their sample number, so that it
 flatters nobody.
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dail.synth.method.grading import CUT_IN_THOUGHT, TIMEOUT
-from dail.train.evals.completions import Subject
 from dail.train.evals.problems import EvalProblem
+from dail.train.evals.results import ArmRef
 from dail.train.evals.run import Judged
 
 NUM_PROBLEMS = 24
@@ -24,7 +24,7 @@ _OUTCOMES = ("right", "wrong", "not judged")
 class Example:
     """One completion. `head` and `tail` are its text, with `num_left_out` characters between them."""
 
-    subject: Subject
+    arm: str
     outcome: str
     sample: int
     num_tokens: int
@@ -45,26 +45,22 @@ class ProblemExamples:
     examples: tuple[Example, ...]
 
 
-def choose(problems: Sequence[EvalProblem], judged: Sequence[Judged]) -> list[ProblemExamples]:
-    """At most `NUM_PROBLEMS` problems, in their order, and of each and each subject the first completion, by its
-    number, that is right, that is wrong, and that nobody judged."""
+def choose(problems: Sequence[EvalProblem], judged: Sequence[Judged], arms: Sequence[ArmRef]) -> list[ProblemExamples]:
+    """At most `NUM_PROBLEMS` problems, in their order, and of each and each arm the first completion, by its number,
+    that is right, that is wrong, and that nobody judged."""
     step = max(1.0, len(problems) / NUM_PROBLEMS)
     chosen = [problems[int(place * step)] for place in range(min(NUM_PROBLEMS, len(problems)))]
-    found: dict[str, dict[tuple[Subject, str], Judged]] = {problem.id: {} for problem in chosen}
+    found: dict[str, dict[tuple[str, str], Judged]] = {problem.id: {} for problem in chosen}
     for one in judged:
-        firsts, place = found.get(one.completion.problem_id), (one.completion.subject, _outcome(one))
+        firsts, place = found.get(one.completion.problem_id), (one.completion.arm, _outcome(one))
         if firsts is not None and (place not in firsts or one.completion.sample < firsts[place].completion.sample):
             firsts[place] = one
-    order = sorted({place for firsts in found.values() for place in firsts}, key=_by_subject)
+    order = [(arm.name, outcome) for arm in arms for outcome in _OUTCOMES]
     return [
         ProblemExamples(problem, tuple(_example(firsts[place]) for place in order if place in firsts))
         for problem in chosen
         for firsts in (found[problem.id],)
     ]
-
-
-def _by_subject(place: tuple[Subject, str]) -> tuple[bool, int]:
-    return place[0] == "adapter", _OUTCOMES.index(place[1])
 
 
 def _outcome(one: Judged) -> str:
@@ -84,7 +80,7 @@ def _example(one: Judged) -> Example:
     text, left_out = said.text, max(0, len(said.text) - _MOST_CHARS)
     end = _MOST_CHARS // 4 if left_out else 0  # where the answer is
     return Example(
-        said.subject,
+        said.arm,
         _outcome(one),
         said.sample,
         said.num_tokens,
