@@ -41,22 +41,26 @@ class Table:
 
 TABLES = {
     "engine": Table(
-        "dail.synth.config:EngineConfig", ("worker", "synth", "doctor", "eval", "loop"), "what draws tokens"
+        "dail.synth.config:EngineConfig", ("worker", "synth", "doctor", "eval", "loop", "paper"), "what draws tokens"
     ),
     "worker": Table(
-        "dail.synth.config:SynthConfig", ("worker", "synth", "doctor", "loop"), "how many engines, and the student"
+        "dail.synth.config:SynthConfig",
+        ("worker", "synth", "doctor", "loop", "paper"),
+        "how many engines, and the student",
     ),
     "synthesis": Table(
         "dail.synth.schema.synthesis:Synthesis",
-        ("submit", "synth", "doctor", "waypoints", "loop"),
+        ("submit", "synth", "doctor", "waypoints", "loop", "paper"),
         "how traces are drawn, batch by batch",
     ),
-    "train": Table("dail.train.config:TrainConfig", ("train", "cache", "loop"), "how an adapter is trained"),
+    "train": Table("dail.train.config:TrainConfig", ("train", "cache", "loop", "paper"), "how an adapter is trained"),
     "loop": Table("dail.serve.loop:LoopConfig", ("loop",), "rounds of synthesis and training"),
-    "eval": Table("dail.train.evals.config:EvalConfig", ("eval",), "how completions are drawn and judged"),
-    "grpo": Table("dail.train.grpo_config:GrpoConfig", ("grpo",), "how GRPO, a baseline, trains by rewards"),
+    "eval": Table("dail.train.evals.config:EvalConfig", ("eval", "paper"), "how completions are drawn and judged"),
+    "grpo": Table("dail.train.grpo_config:GrpoConfig", ("grpo", "paper"), "how GRPO, a baseline, trains by rewards"),
     "gate": Table(
-        "dail.train.gate:GateConfig", ("train", "eval", "loop"), "which signs of a collapse warn of a run, or stop it"
+        "dail.train.gate:GateConfig",
+        ("train", "eval", "loop", "paper"),
+        "which signs of a collapse warn of a run, or stop it",
     ),
 }
 _SUFFIX = ".toml"
