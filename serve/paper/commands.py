@@ -21,6 +21,7 @@ from typing import cast
 import click
 
 from dail.serve.children import Children
+from dail.serve.paper import results as paper_results
 from dail.serve.paper.contents import PRESETS, Exhibit, Study, contents, exhibit
 from dail.serve.paper.plan import Plan, begin_in, by_themselves, plan_of, shared, study_of
 from dail.serve.paper.results import (
@@ -112,7 +113,7 @@ def paper(
 
 
 def _print_contents(out: Path | None, markdown: bool, as_json: bool) -> int:
-    results = read_results((out or Path("runs/paper")) / RESULTS_FILE)
+    results = read_results(out / RESULTS_FILE if out else paper_results.PUBLISHED)
     if as_json:
         emit([
             {**one.model_dump(mode="json"), "command": one.command or f"dail paper {one.flags}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from dail.synth.core.errors import IntegrityError, describe
 from dail.synth.core.settings import model_of, read
 
 RESULTS_FILE = "results.json"
+PUBLISHED = Path(str(resources.files("dail.paper"))) / "ours.json"  # results.json of runs that README shows
 _EVAL_FORMAT = "dail.eval/3"
 
 
@@ -92,13 +94,15 @@ def collect(
         said = json.loads(path.read_text("utf-8"))
         if said["format"] != _EVAL_FORMAT:
             raise ValueError(f"its format is {said['format']}, wanted {_EVAL_FORMAT}")
+        groups = [(judged_on, group) for group in said["groups"]]
+        groups += [("deduplicated", group) for group in said.get("without", ())]
         found = [
             Judged(
-                run=run, judged_on=judged_on, group=group["group"], num_problems=group["num_problems"],
+                run=run, judged_on=place, group=group["group"], num_problems=group["num_problems"],
                 temperature=arm["temperature"], budget=arm["budget"], **point, report=page,
                 cut_share=group["summary"][arm["name"]]["cut_share"],
             )
-            for group in said["groups"]
+            for place, group in groups
             for arm in said["arms"]
             for run in runs.get(arm["subject"], ())
             for point in group["passes"][arm["name"]]

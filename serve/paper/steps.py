@@ -23,7 +23,7 @@ from dail.serve.paper.plan import GROWS, SOLUTIONS, TRAINED_ON, Plan, digest, wh
 from dail.serve.paper.results import RESULTS_FILE, Results, collect, read_results, write_results
 from dail.synth.core.config import Frozen, fingerprint
 from dail.synth.core.console import say
-from dail.synth.core.errors import EXIT_GATE, EXIT_OK, EXIT_SOME_FAILED, IntegrityError
+from dail.synth.core.errors import EXIT_GATE, EXIT_OK, EXIT_SOME_FAILED, IntegrityError, describe
 from dail.synth.core.settings import free_on_resume, model_of
 from dail.synth.schema.manifest import read_manifest
 
@@ -33,9 +33,9 @@ _BUDGETS, _ANSWER_TOKENS = (512, 1024, 2048, 4096), 2048  # §3.3, Table 1
 
 
 class Step(Frozen):
-    """step.json: a step that is done, and what it left."""
+    """step.json: a step that is done, and what it left, relative to OUT."""
 
-    result: Path
+    result: str
 
 
 class Printed:
@@ -72,22 +72,28 @@ class Steps:
                 self._calibration(one)
             elif one.shows == "curve":
                 self._curve(one)
-        for place in dict.fromkeys(place for one in plan.exhibits for place in one.judged_in(plan.study)):
-            self._judge(place)
+        places = dict.fromkeys(place for one in plan.exhibits for place in one.judged_in(plan.study))
+        places.pop("deduplicated", None)  # a part of what is judged anyway
+        trained = {place: self._runs_judged_on(place) for place in places}  # all of them, before anything is judged
+        for place, runs in trained.items():
+            self._judge(place, runs)
         return self._results
 
     # --- traces ------------------------------------------------------------------------------------------------------
 
-    def _traces(self, run: NamedRun) -> Path:
-        """The manifest of a run's traces, which other runs that draw alike share."""
+    def _traces_folder(self, run: NamedRun) -> Path:
         plan, synthesis = self._plan, self._plan.synthesis(run)
         inputs = [plan.identity, digest(plan.items), synthesis.pinned().identity()]
         inputs += [synthesis.samples_per_item, synthesis.enough, synthesis.grader]
         kind = f"{synthesis.method}-of-answers" if synthesis.shown == "answer" else synthesis.method
-        folder = self._folder("traces", kind, inputs)
+        return self._folder("traces", kind, inputs)
+
+    def _traces(self, run: NamedRun) -> Path:
+        """The manifest of a run's traces, which other runs that draw alike share."""
+        plan, folder = self._plan, self._traces_folder(run)
 
         def draw() -> str:
-            say(f"traces, {kind}: {len(plan.items)} expert solutions")
+            say(f"traces, {folder.name}: {len(plan.items)} expert solutions")
             drawn = self._children.result(
                 "synth", "synth", plan.out / SOLUTIONS, "--out", folder, *self._shared(run), "--json",
                 allowed=(EXIT_OK, EXIT_SOME_FAILED),
@@ -101,7 +107,7 @@ class Steps:
         manifest = self._traces(run)
         if run.sheet.keep == "all":
             return manifest
-        folder = self._folder("selected", run.name, [str(manifest), run.sheet.keep])
+        folder = self._folder("selected", run.name, [self._traces_folder(run).name, run.sheet.keep])
         return self._once(
             folder, lambda: self._children.result("select", "select", manifest, "--keep", run.sheet.keep).strip()
         )
@@ -114,10 +120,11 @@ class Steps:
     def _trained_on_traces(self, run: NamedRun) -> Path:
         manifest, settings = self._chosen(run), self._plan.settings(run).load(model_of("train"), "train")
         decisive = settings.model_dump(mode="json", exclude=set(free_on_resume(settings)))
-        folder = self._folder("train", run.name, [str(manifest), decisive], of_run=False)
+        traces = [self._traces_folder(run).name, run.sheet.keep]
+        folder = self._folder("train", run.name, [*traces, decisive], of_run=False)
         ranks = ("--ray-workers", self._plan.ray_workers) if self._plan.ray_workers else ()
         # one cache of references for all runs on the same traces
-        references = self._plan.out / "references" / fingerprint(str(manifest))[7:15]
+        references = self._plan.out / "references" / fingerprint(traces)[7:15]
 
         def train() -> str:
             say(f"training: {run.name}, {run.sheet.title}")
@@ -135,7 +142,9 @@ class Steps:
         files = plan.deepscaler if run.sheet.items == "deepscaler" else (plan.out / SOLUTIONS,)
         before = self._trained_by_rewards(runs_named(run.sheet.after)[0]).parent if run.sheet.after else None
         after = ("--after", before) if before else ()
-        folder = self._folder("train", run.name, [list(map(str, files)), digest(plan.items), decisive, str(before)])
+        folder = self._folder(
+            "train", run.name, [list(map(str, files)), digest(plan.items), decisive, before and before.name]
+        )
 
         def train() -> str:
             say(f"training: {run.name}, {run.sheet.title}")
@@ -149,18 +158,14 @@ class Steps:
 
     # --- judging -----------------------------------------------------------------------------------------------------
 
-    def _judge(self, place: JudgedOn) -> None:
+    def _judge(self, place: JudgedOn, trained: dict[str, Path]) -> None:
         """One evaluation of all runs beside each other that are to be judged there, and those that were before."""
         plan = self._plan
-        if place == "deduplicated":
-            say("deduplicated: `dail eval` says which problems are those of the training set (contamination in its "
-                "report); no run without them is made here yet")  # fmt: skip
-            return
         problems = ("--problems", f"train={plan.out / TRAINED_ON}") if place == "train" else plan.judge
         given = {key: value for key, value in plan.chosen.values["eval"].items() if key not in GROWS}
         more = self._condition(place)
         folder = self._folder("eval", place, [plan.identity, given, more, list(problems)])
-        subjects = self._subjects(place, folder)
+        subjects = self._subjects(folder, trained)
         runs: dict[Path, list[str]] = {}  # two runs of a sweep may be one adapter, which is judged once
         for name, where in subjects.items():
             runs.setdefault(where, []).append(name)
@@ -185,17 +190,23 @@ class Steps:
             return [f"eval.{key}={value}" for key, value in own.items() if not said.has("eval", key)]
         return []
 
-    def _subjects(self, place: JudgedOn, folder: Path) -> dict[str, Path]:
-        """The trained runs by name, those of earlier calls first: their completions are kept, and shown again."""
+    def _runs_judged_on(self, place: JudgedOn) -> dict[str, Path]:
+        """By name, what was trained; temperatures are of the base model alone (§3.1)."""
+        asked = [one for one in self._plan.exhibits if place in one.judged_in(self._plan.study)]
+        runs = {run.name: run for one in asked for run in one.runs_of(self._plan.study) if place != "temperatures"}
+        return {
+            name: self._trained(run)
+            for name, run in runs.items()
+            if run.sheet.trains_on != "nothing" and self._can_run(run)
+        }
+
+    def _subjects(self, folder: Path, trained: dict[str, Path]) -> dict[str, Path]:
+        """With the runs of earlier calls first: their completions are kept, and shown again."""
         known = folder / "subjects.json"
-        found = {name: Path(where) for name, where in _json(known).items()}
-        if place != "temperatures":  # of the base model alone (§3.1)
-            for one in (one for one in self._plan.exhibits if place in one.judged_in(self._plan.study)):
-                for run in one.runs_of(self._plan.study):
-                    if run.sheet.trains_on != "nothing" and self._can_run(run):
-                        found[run.name] = self._trained(run)
+        found = {name: self._plan.out / where for name, where in _json(known).items()} | trained
         if not self._dry_run:
-            write(known, json.dumps({name: str(where) for name, where in found.items()}, indent=1) + "\n")
+            lines = {name: self._relative(where) for name, where in found.items()}
+            write(known, json.dumps(lines, indent=1) + "\n")
         return found
 
     def _can_run(self, run: NamedRun) -> bool:
@@ -227,16 +238,17 @@ class Steps:
         for run in one.runs_of(self._plan.study):
             folder = self._trained(run).parent
             if not self._dry_run:
-                self._figure(one.key, {"losses": (folder / "curves.svg").relative_to(self._plan.out).as_posix()})
+                self._figure(one.key, {"losses": self._relative(folder / "curves.svg")})
 
     def _calibration(self, one: Exhibit) -> None:
         out = self._plan.out / "calibration"
         self._children.result(
-            "calibrate", "calibrate", self._plan.out / SOLUTIONS, "--out", out, "--model", self._plan.model, "--config",
-            self._plan.settings_file("shared"), "--json",
+            "calibrate", "calibrate", self._plan.out / SOLUTIONS, "--out", out, "--model", self._plan.model,
+            "--grid", "paper", "--config", self._plan.settings_file("shared"), "--json",
         )  # fmt: skip
         if not self._dry_run:
-            self._figure(one.key, {"report": "calibration/calibration.html"})
+            found = _json(out / "calibration.json").get("recommendation", {})
+            self._figure(one.key, {"tau": found.get("tau"), "report": "calibration/calibration.html"})
 
     # --- the folders -------------------------------------------------------------------------------------------------
 
@@ -261,19 +273,24 @@ class Steps:
     def _made(self, path: Path, work: Callable[[], str]) -> Path:
         left = Path(work())
         if not self._dry_run:
-            write(path, Step(result=left).model_dump_json() + "\n")
+            write(path, Step(result=self._relative(left)).model_dump_json() + "\n")
         return left
 
     def _left(self, path: Path) -> Path | None:
         try:
-            left = Step.model_validate_json(path.read_bytes()).result
+            left = self._plan.out / Step.model_validate_json(path.read_bytes()).result
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            raise IntegrityError(f"{path} cannot be read ({error}); remove it to do the step again") from None
+            why = describe(error) if isinstance(error, ValidationError) else str(error)
+            raise IntegrityError(f"{path} cannot be read ({why}); remove it to do the step again") from None
         if not left.exists():
             raise IntegrityError(f"{path} names {left}, which is gone; remove {path.parent} to do the step again")
         return left
+
+    def _relative(self, path: Path) -> str:
+        """To OUT, which may be moved."""
+        return path.relative_to(self._plan.out).as_posix() if path.is_relative_to(self._plan.out) else str(path)
 
     def _shared(self, run: NamedRun) -> tuple[object, ...]:
         return "--model", self._plan.model, "--config", self._plan.settings_file(run.name)
@@ -287,7 +304,7 @@ class Steps:
         write_results(self._plan.out / RESULTS_FILE, results)
 
 
-def _json(path: Path) -> dict[str, str]:
+def _json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
