@@ -23,7 +23,7 @@ from dail.serve.paper.plan import GROWS, SOLUTIONS, TRAINED_ON, Plan, digest, wh
 from dail.serve.paper.results import RESULTS_FILE, Results, collect, read_results, write_results
 from dail.synth.core.config import Frozen, fingerprint
 from dail.synth.core.console import say
-from dail.synth.core.errors import EXIT_GATE, EXIT_OK, EXIT_SOME_FAILED, IntegrityError, describe
+from dail.synth.core.errors import EXIT_GATE, EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, IntegrityError, describe
 from dail.synth.core.settings import free_on_resume, model_of
 from dail.synth.schema.manifest import read_manifest
 
@@ -46,10 +46,14 @@ class Printed:
         click.echo(" ".join(["dail", *(word if "*" in word else shlex.quote(word) for word in words)]))
         out = Path(words[words.index("--out") + 1]) if "--out" in words else Path()
         if name == "select":
-            return f"{Path(words[1]).with_name('*.json')}\n"
+            return json.dumps({"manifest": str(Path(words[1]).with_name("*.json"))})
         return json.dumps(
             {"manifest": f"{out}/manifests/*/v1.json", "adapter": f"{out}/adapter", "folder": f"{out}/adapter"}
         )
+
+
+class _NothingLeft(Exception):
+    """No trace is one that the run is trained on: a result, and no fault. STaR may find no right rationalisation."""
 
 
 class Steps:
@@ -108,9 +112,18 @@ class Steps:
         if run.sheet.keep == "all":
             return manifest
         folder = self._folder("selected", run.name, [self._traces_folder(run).name, run.sheet.keep])
-        return self._once(
-            folder, lambda: self._children.result("select", "select", manifest, "--keep", run.sheet.keep).strip()
-        )
+
+        def select() -> str:
+            said = json.loads(
+                self._children.result(
+                    "select", "select", manifest, "--keep", run.sheet.keep, "--json", allowed=(EXIT_OK, EXIT_USAGE)
+                )
+            )
+            if "error" in said:
+                raise _NothingLeft(said["message"])
+            return str(said["manifest"])
+
+        return self._once(folder, select)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -194,11 +207,14 @@ class Steps:
         """By name, what was trained; temperatures are of the base model alone (§3.1)."""
         asked = [one for one in self._plan.exhibits if place in one.judged_in(self._plan.study)]
         runs = {run.name: run for one in asked for run in one.runs_of(self._plan.study) if place != "temperatures"}
-        return {
-            name: self._trained(run)
-            for name, run in runs.items()
-            if run.sheet.trains_on != "nothing" and self._can_run(run)
-        }
+        found = {}
+        for name, run in runs.items():
+            if run.sheet.trains_on != "nothing" and self._can_run(run):
+                try:
+                    found[name] = self._trained(run)
+                except _NothingLeft as error:
+                    say(f"{name} is not run: {error}")
+        return found
 
     def _subjects(self, folder: Path, trained: dict[str, Path]) -> dict[str, Path]:
         """With the runs of earlier calls first: their completions are kept, and shown again."""

@@ -31,6 +31,7 @@ class Verbs:
 
     asked: ClassVar[list[tuple[str, ...]]] = []
     dies_at: str | None = None
+    none_is_right = False
 
     def __init__(self, logs: Path, **env: str) -> None:
         pass
@@ -50,7 +51,9 @@ class Verbs:
         if name == "select":
             chosen = Path(said[1]).with_name("chosen.json")
             chosen.touch()
-            return f"{chosen}\n"
+            nothing = {"error": "usage", "message": "no trace is correct", "exit_code": 2}
+            assert 2 in allowed
+            return json.dumps(nothing if Verbs.none_is_right else {"manifest": str(chosen)})
         out = Path(said[said.index("--out") + 1])
         out.mkdir(parents=True, exist_ok=True)
         return str(
@@ -91,7 +94,7 @@ class Verbs:
 
 @pytest.fixture(autouse=True)
 def verbs(monkeypatch: pytest.MonkeyPatch) -> type[Verbs]:
-    Verbs.asked, Verbs.dies_at = [], None
+    Verbs.asked, Verbs.dies_at, Verbs.none_is_right = [], None, False
     monkeypatch.setattr(commands, "Children", Verbs)
     return Verbs
 
@@ -292,7 +295,7 @@ def test_star_is_shown_the_answer_and_keeps_what_is_right_and_temperatures_are_t
     star = tomllib.loads((tmp_path / "out" / "settings" / "star.toml").read_text())
     assert (star["synthesis"]["shown"], star["synthesis"]["max_tokens"]) == ("answer", 8192)
     (select,) = (words for words in verbs.asked if words[0] == "select")
-    assert select[2:] == ("--keep", "first_correct")
+    assert select[2:] == ("--keep", "first_correct", "--json")
     assert after("--manifest", verbs.asked[6]) == [select[1].replace("v1.json", "chosen.json")]
     temperatures = verbs.asked[-1]
     assert after("--set", temperatures) == ["eval.temperatures=[0.8, 1.0, 1.2]"] and not after(
@@ -303,6 +306,13 @@ def test_star_is_shown_the_answer_and_keeps_what_is_right_and_temperatures_are_t
     assert {(one.run, one.temperature) for one in found.judged if one.judged_on == "temperatures"} == {
         ("base", 0.8), ("base", 1.0), ("base", 1.2)
     }  # fmt: skip
+
+
+def test_a_run_of_which_no_trace_is_left_is_said_and_the_others_go_on(items, tmp_path, verbs):
+    verbs.none_is_right = True
+    told = run(items, tmp_path / "out", "--figure", 3)
+    assert "star is not run: no trace is correct" in told.stderr
+    assert [one.partition("=")[0] for one in after("--adapter", verbs.asked[-2])] == ["direct", "sft"]
 
 
 def test_nurl_goes_on_from_grpo_and_deepscaler_is_said_where_it_is_not_given(items, tmp_path, verbs):
