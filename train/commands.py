@@ -139,7 +139,7 @@ def grpo(
     """Train by rewards for right answers: GRPO, the paper's baseline, on the problems in FILEs, by TRL.
 
     The prompts are those of `dail eval`, and its grader rewards. OUT receives grpo.json (settings), metrics.jsonl,
-    rollouts.jsonl (how many of a problem were right, step by step), checkpoints, and at the end adapter/, or model/
+    rollouts-0.jsonl (how many of a problem were right, step by step), checkpoints, and at the end adapter/, or model/
     with tune=full. With --after RUN it goes on from another run, and with grpo.hints=waypoints problems that this
     one's last rollouts did not solve are asked with a hint (NuRL-style). On several GPUs: torchrun --nproc-per-node 4
     $(which dail) grpo ….

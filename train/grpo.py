@@ -11,6 +11,7 @@ hint, and gives it to a group of rollouts when all of it fails.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import logging
 from collections import defaultdict
@@ -24,31 +25,29 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
 from dail.synth.core.config import TOOL_VERSION, fingerprint
 from dail.synth.core.errors import IntegrityError, UsageError, few
 from dail.synth.core.files import new_folder, replace
-from dail.synth.data.reader import Reading, read_solutions
+from dail.synth.data.reader import Reading
 from dail.synth.method.grading import GRADERS, Grader
 from dail.synth.method.prompts import Prompts
-from dail.synth.method.waypoints import waypoints_of
-from dail.synth.schema.adapters import ADAPTER_CONFIG, in_order
+from dail.synth.schema.adapters import ADAPTER_CONFIG, adapter_rank, in_order
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.synthesis import PROMPTS
 from dail.train.checkpoint import ADAPTER_FOLDER, MODEL_FOLDER
-from dail.train.evals.problems import EvalProblem, read_problems
+from dail.train.grpo_asked import ROLLOUTS_FILE, Asked, asked_of, check_room, check_steps, unsolved
 from dail.train.grpo_config import FREE_ON_RESUME, GrpoConfig
 from dail.train.loading import load_base, read_config
 from dail.train.merging import copy_others
+from dail.train.model import read_limits
 from dail.train.record import PROVENANCE_FILE
 from dail.train.targets import describe, find_targets
 
 _log = logging.getLogger(__name__)
 
-RUN_FILE, METRICS_FILE, ROLLOUTS_FILE = "grpo.json", "metrics.jsonl", "rollouts.jsonl"
-_HINT = "Hint, some results along the way: {}"
+RUN_FILE, METRICS_FILE = "grpo.json", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,6 @@ class Trained:
     problems: int
     solved: int
     hinted: int
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A problem as the model sees it. `hint`: what was put behind it, if anything."""
-
-    problem: EvalProblem
-    ids: list[int]
-    hint: str | None
 
 
 class _Trainer(GRPOTrainer):
@@ -141,9 +131,12 @@ def run(
     """
     config = config.model_copy(update={"grader": GRADERS.pin(config.grader), "prompts": PROMPTS.pin(config.prompts)})
     identity, prompts = identify(model), Prompts(model)
+    config = config.dated(identity.template_reads, _day_begun(out) or dt.date.today())
     config.check(identity.template_reads)
-    asked = _asked(files, prompts, config, after, (reading or Reading()).writing_to(out))
-    _check(asked, config)
+    asked = asked_of(files, prompts, config, after, (reading or Reading()).writing_to(out))
+    check_steps(asked, config, PartialState().num_processes)
+    check_room(asked, config, read_limits(model).context_tokens)
+    _check_start(config, after)
     record = _record(identity, config, asked, after)
     _claim(out, record)
     folder = out / (MODEL_FOLDER if config.tune == "full" else ADAPTER_FOLDER)
@@ -151,71 +144,43 @@ def run(
         _log.info(f"this run is finished: {folder}")
         return _told(folder, asked, out)
     with Grader(config.grade_timeout_s, config.grader) as grader:
-        rollouts = out / (ROLLOUTS_FILE if PartialState().is_main_process else f"{PartialState().process_index}.jsonl")
+        rollouts = out / ROLLOUTS_FILE.format(PartialState().process_index)
         reward = _Reward(grader, prompts, asked, prompts.is_in_thought(config), rollouts)
         trainer = _trainer(model, out, config, asked, after, prompts, reward)
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out)))
+        trainer.train(resume_from_checkpoint=_last_checkpoint(out))
     if PartialState().is_main_process:
         _save(trainer, model, folder, {**record, "steps": trainer.state.global_step})
     return _told(folder, asked, out)
 
 
-def unsolved(run: Path) -> set[str]:
-    """The problems of which none was right when a run last drew rollouts of them."""
-    last: dict[str, tuple[int, int]] = {}
+def _day_begun(out: Path) -> dt.date | None:
+    """The date that a run's prompts print, so that it goes on under the same on another day."""
     try:
-        lines = (run / ROLLOUTS_FILE).read_text("utf-8").splitlines()
-    except OSError:
-        raise UsageError(f"{run} is no run of `dail grpo`: it has no {ROLLOUTS_FILE}; give the --out of one") from None
-    for line in lines:
-        try:
-            told = json.loads(line)
-        except ValueError:
-            continue  # the line that a crash tore
-        step, before = told["step"], last.get(told["problem"], (-1, 0))
-        last[told["problem"]] = (step, told["right"] + (before[1] if before[0] == step else 0))
-    return {name for name, (_, right) in last.items() if not right}
+        said = json.loads((out / RUN_FILE).read_text("utf-8"))["settings"]["date"]
+        return dt.date.fromisoformat(said) if said else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # there is none, or it is damaged, which is said where the folder is claimed
 
 
-def _asked(
-    files: Sequence[str], prompts: Prompts, config: GrpoConfig, after: Path | None, reading: Reading
-) -> list[Asked]:
-    problems = read_problems(files, reading).items
-    hints = dict[str, str]()
-    if config.hints == "waypoints":
-        if after is None:
-            raise UsageError(
-                "grpo.hints=waypoints hints at what a run before did not solve; name that run, --after FOLDER"
-            )
-        missed = unsolved(after)
-        for item, problem in zip(read_solutions(files, reading).items, problems, strict=True):
-            if problem.id in missed and (found := waypoints_of(item)):
-                hints[problem.id] = _HINT.format(", ".join(found))
-        _log.info(f"{len(missed)} problems were solved by none of the last rollouts; {len(hints)} get a hint")
-    return [
-        Asked(one, prompts.student_ids(_with_hint(one.problem, hints.get(one.id)), config, config.prompts),
-              hints.get(one.id))
-        for one in problems
-    ]  # fmt: skip
+def _last_checkpoint(out: Path) -> str | None:
+    """The newest whole one: a kill may have left the next in part, whose last file is missing."""
+    whole = {
+        int(path.parent.name.rpartition("-")[2]): path.parent for path in out.glob("checkpoint-*/trainer_state.json")
+    }
+    return str(whole[max(whole)]) if whole else None
 
 
-def _with_hint(problem: str, hint: str | None) -> str:
-    return problem if hint is None else f"{problem}\n\n{hint}"
-
-
-def _check(asked: Sequence[Asked], config: GrpoConfig) -> None:
-    if len(asked) < config.batch_size:
+def _check_start(config: GrpoConfig, after: Path | None) -> None:
+    """What it goes on from is there, and of its own kind."""
+    if after is None:
+        return
+    folder = after / (MODEL_FOLDER if config.tune == "full" else ADAPTER_FOLDER)
+    if not folder.is_dir():
+        raise UsageError(f"{after} has no finished {folder.name}; let that run end, or set grpo.tune as it was there")
+    if config.tune == "lora" and (rank := adapter_rank(folder)) != config.lora_rank:
         raise UsageError(
-            f"grpo.batch_size is {config.batch_size}, and there are {len(asked)} problems; lower it, as to {len(asked)}"
+            f"the adapter in {after} has rank {rank}, and grpo.lora_rank is {config.lora_rank}; set {rank}"
         )
-    size, ranks = config.batch_size * config.rollouts, PartialState().num_processes
-    if size % (config.microbatch * ranks):
-        raise UsageError(
-            f"a step has {size} completions (batch_size times rollouts), which {ranks} processes of "
-            f"grpo.microbatch={config.microbatch} do not divide; set microbatch=1, or another batch_size"
-        )
-    if left := len(asked) % config.batch_size:
-        _log.info(f"note: a pass takes whole steps alone, so that {left} of {len(asked)} problems wait for another one")
 
 
 def _record(identity: ModelIdentity, config: GrpoConfig, asked: Sequence[Asked], after: Path | None) -> dict[str, Any]:
@@ -273,8 +238,6 @@ def _trainer(
     dtype = {"auto": "bfloat16" if on_gpu else "float32"}.get(config.dtype, config.dtype)
     is_full = config.tune == "full"
     start = after / MODEL_FOLDER if after and is_full else model
-    if after and not (after / (MODEL_FOLDER if is_full else ADAPTER_FOLDER)).is_dir():
-        raise UsageError(f"{after} has no finished {'model' if is_full else 'adapter'}; let that run end, or set tune")
     base = load_base(start, "float32" if is_full else dtype)
     base.generation_config.eos_token_id = sorted(prompts.stop_ids)  # a rollout ends where a completion does
     learner = base if is_full else _adapted(base, config, after)

@@ -92,12 +92,15 @@ def paper(
     --config, or the paper's preset without it. Ctrl-C loses nothing: the same command goes on.
     """
     asked = [*(f"table-{number}" for number in tables), *(f"figure-{number}" for number in figures)]
-    exhibits = [*(exhibit(key) for key in asked), *by_themselves(runs)]
+    exhibits = list({one.key: one for one in (*(exhibit(key) for key in asked), *by_themselves(runs))}.values())
     if not exhibits:
-        given = {"--model": model, "--solutions": solutions, "--problems": problems, "--benchmark": benchmark}
+        given = {"--model": model, "--solutions": solutions, "--problems": problems, "--benchmark": benchmark,
+                 "--study": study, "--deepscaler": deepscaler, "--dry-run": dry_run}  # fmt: skip
         if named := [name for name, value in given.items() if value]:
             raise UsageError(f"{named[0]} is given, and nothing to run; name --table, --figure or --run")
         return _print_contents(out, markdown, as_json)
+    if markdown:
+        raise UsageError("--markdown is the table of contents, without --table, --figure and --run; leave it out")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, with all children
     chosen = shared(chosen.told("engine", model=model and model.resolve()), study := study_of(exhibits, study))
     if all(one.shows == "settings" for one in exhibits):

@@ -78,9 +78,14 @@ class Steps:
                 self._curve(one)
         places = dict.fromkeys(place for one in plan.exhibits for place in one.judged_in(plan.study))
         places.pop("deduplicated", None)  # a part of what is judged anyway
-        trained = {place: self._runs_judged_on(place) for place in places}  # all of them, before anything is judged
+        # the base model first: what cannot be judged is found before anything is trained
+        alone = [place for place in places if not (self._judged_in(place) / "eval.json").exists()]
+        for place in alone:
+            self._judge(place, {})
+        trained = {place: self._runs_judged_on(place) for place in places}
         for place, runs in trained.items():
-            self._judge(place, runs)
+            if runs or place not in alone:
+                self._judge(place, runs)
         return self._results
 
     # --- traces ------------------------------------------------------------------------------------------------------
@@ -171,23 +176,27 @@ class Steps:
 
     # --- judging -----------------------------------------------------------------------------------------------------
 
+    def _problems(self, place: JudgedOn) -> tuple[str, ...]:
+        return ("--problems", f"train={self._plan.out / TRAINED_ON}") if place == "train" else self._plan.judge
+
+    def _judged_in(self, place: JudgedOn) -> Path:
+        plan = self._plan
+        given = {key: value for key, value in plan.chosen.values["eval"].items() if key not in GROWS}
+        return self._folder("eval", place, [plan.identity, given, self._condition(place), list(self._problems(place))])
+
     def _judge(self, place: JudgedOn, trained: dict[str, Path]) -> None:
         """One evaluation of all runs beside each other that are to be judged there, and those that were before."""
-        plan = self._plan
-        problems = ("--problems", f"train={plan.out / TRAINED_ON}") if place == "train" else plan.judge
-        given = {key: value for key, value in plan.chosen.values["eval"].items() if key not in GROWS}
-        more = self._condition(place)
-        folder = self._folder("eval", place, [plan.identity, given, more, list(problems)])
+        plan, folder = self._plan, self._judged_in(place)
         subjects = self._subjects(folder, trained)
         runs: dict[Path, list[str]] = {}  # two runs of a sweep may be one adapter, which is judged once
         for name, where in subjects.items():
             runs.setdefault(where, []).append(name)
         named = [word for where, (name, *_) in runs.items() for word in (self._as_subject(name), f"{name}={where}")]
+        more = [word for setting in self._condition(place) for word in ("--set", setting)]
         say(f"judging on {place}: {', '.join([BASE, *subjects])}")
         self._children.result(
-            "eval", "eval", "--model", f"{BASE}={plan.model}", *named, *problems, "--out", folder, "--config",
-            plan.settings_file("shared"), *(word for setting in more for word in ("--set", setting)), "--json",
-            allowed=(EXIT_OK, EXIT_GATE),
+            "eval", "eval", "--model", f"{BASE}={plan.model}", *named, *self._problems(place), "--out", folder,
+            "--config", plan.settings_file("shared"), *more, "--json", allowed=(EXIT_OK, EXIT_GATE),
         )  # fmt: skip
         if not self._dry_run:
             found = collect(folder, place, {BASE: [BASE], **{names[0]: names for names in runs.values()}}, plan.out)

@@ -16,7 +16,7 @@ from dail.serve.paper import commands, results
 from dail.serve.paper.contents import PRESETS, all_runs, contents, runs_named
 from dail.serve.paper.results import Results, read_results, setting_of
 from dail.synth.core.errors import DailError, IntegrityError, UsageError
-from dail.synth.core.settings import model_of, read, settings_of
+from dail.synth.core.settings import read, settings_of
 from dail.synth.schema.synthesis import Synthesis
 from dail.train.config import TrainConfig
 from dail.train.grpo_config import GrpoConfig
@@ -248,7 +248,8 @@ def test_ours_is_read_from_results_that_runs_have_left(items: Path, tmp_path: Pa
 def test_table_4_is_one_set_of_traces_three_trainings_and_one_evaluation(items, tmp_path, verbs):
     out = tmp_path / "out"
     told = json.loads(run(items, out, "--table", 4).stdout)
-    assert verbs_asked(verbs) == ["synth", "train", "train", "train", "eval"]
+    assert verbs_asked(verbs) == ["eval", "synth", "train", "train", "train", "eval"]
+    assert not after("--adapter", verbs.asked[0]) and after("--out", verbs.asked[0]) == after("--out", verbs.asked[-1])
     trained = [words for words in verbs.asked if words[0] == "train"]
     assert len({*after("--manifest", trained[0]), *after("--manifest", trained[2])}) == 1
     assert len({after("--references", words)[0] for words in trained}) == 1
@@ -291,13 +292,13 @@ def test_a_value_of_a_sweep_that_is_another_run_is_trained_and_judged_once(items
 
 def test_star_is_shown_the_answer_and_keeps_what_is_right_and_temperatures_are_the_base_model_s(items, tmp_path, verbs):
     run(items, tmp_path / "out", "--figure", 3)
-    assert verbs_asked(verbs) == ["synth", "train", "synth", "train", "synth", "select", "train", "eval", "eval"]
+    assert verbs_asked(verbs) == ["eval"] * 2 + ["synth", "train"] * 2 + ["synth", "select", "train", "eval"]
     star = tomllib.loads((tmp_path / "out" / "settings" / "star.toml").read_text())
     assert (star["synthesis"]["shown"], star["synthesis"]["max_tokens"]) == ("answer", 8192)
     (select,) = (words for words in verbs.asked if words[0] == "select")
     assert select[2:] == ("--keep", "first_correct", "--json")
-    assert after("--manifest", verbs.asked[6]) == [select[1].replace("v1.json", "chosen.json")]
-    temperatures = verbs.asked[-1]
+    assert after("--manifest", verbs.asked[-2]) == [select[1].replace("v1.json", "chosen.json")]
+    temperatures = verbs.asked[1]
     assert after("--set", temperatures) == ["eval.temperatures=[0.8, 1.0, 1.2]"] and not after(
         "--adapter", temperatures
     )
@@ -312,12 +313,12 @@ def test_a_run_of_which_no_trace_is_left_is_said_and_the_others_go_on(items, tmp
     verbs.none_is_right = True
     told = run(items, tmp_path / "out", "--figure", 3)
     assert "star is not run: no trace is correct" in told.stderr
-    assert [one.partition("=")[0] for one in after("--adapter", verbs.asked[-2])] == ["direct", "sft"]
+    assert [one.partition("=")[0] for one in after("--adapter", verbs.asked[-1])] == ["direct", "sft"]
 
 
 def test_nurl_goes_on_from_grpo_and_deepscaler_is_said_where_it_is_not_given(items, tmp_path, verbs):
     told = run(items, tmp_path / "out", "--figure", 2)
-    assert verbs_asked(verbs) == ["synth", "train", "grpo", "grpo", "eval"]
+    assert verbs_asked(verbs) == ["eval", "synth", "train", "grpo", "grpo", "eval"]
     first, second = (words for words in verbs.asked if words[0] == "grpo")
     assert not after("--after", first) and after("--after", second) == after("--out", first)
     assert first[1] == str(tmp_path / "out" / "solutions.jsonl")
@@ -344,7 +345,7 @@ def test_figure_14_is_the_evaluation_without_what_was_trained_on(items, tmp_path
     told = json.loads(run(items, tmp_path / "out", "--figure", 14).stdout)
     rows = {(row["run"], row["judged_on"]): row["problems"] for row in told["exhibits"]["figure-14"]}
     assert rows["direct", "test"] == 10 and rows["direct", "deduplicated"] == 8
-    assert verbs_asked(verbs).count("eval") == 1
+    assert verbs_asked(verbs).count("eval") == 2
 
 
 def test_calibration_and_losses_are_pointed_at(items, tmp_path, verbs):
@@ -399,17 +400,14 @@ def test_a_dry_run_writes_the_settings_prints_every_command_and_runs_none(items,
     out = tmp_path / "out"
     lines = run(items, out, "--table", 4, "--figure", 3, "--dry-run").stdout.splitlines()
     assert not verbs.asked and [line.split()[:2] for line in lines] == [
-        ["dail", verb] for verb in (*["synth", "train", "train", "train"], *["synth", "train"] * 2,
-                                    "synth", "select", "train", "eval", "eval")
+        ["dail", verb] for verb in ("eval", "eval", "synth", *["train"] * 3, *["synth", "train"] * 2,
+                                    "synth", "select", "train", "eval")
     ]  # fmt: skip
     for name in re.findall(r"--config (\S+)", "\n".join(lines)):
         read("paper", name)
-    assert (
-        sorted(one.name for one in out.iterdir())
-        == ["logs", "paper.json", "settings", "solutions.jsonl", "trained-on.jsonl"][1:]
-    )
+    assert {one.name for one in out.iterdir()} == {"paper.json", "settings", "solutions.jsonl", "trained-on.jsonl"}
     run(items, out, "--table", 4)
-    assert f"--out {after('--out', verbs.asked[1])[0]} " in lines[1]  # where it said
+    assert f"--out {after('--out', verbs.asked[2])[0]} " in lines[3]  # where it said
 
 
 @pytest.mark.parametrize(
@@ -508,5 +506,9 @@ def test_a_run_that_trains_whole_models_is_judged_as_models(items, tmp_path, ver
     assert [one.partition("=")[0] for one in after("--model", verbs.asked[-1])] == ["base", "sft"]
 
 
-def test_the_models_of_the_tables_exist():
-    assert {model_of(table).__name__ for table in ("grpo", "train")} == {"GrpoConfig", "TrainConfig"}
+def test_options_of_a_run_without_one_and_of_the_contents_with_one_are_refused(items, tmp_path):
+    for words in (("--dry-run",), ("--study", "proof"), ("--deepscaler", "x")):
+        with pytest.raises(UsageError, match=f"{words[0]} is given, and nothing to run"):
+            said(*words)
+    with pytest.raises(UsageError, match="--markdown is the table of contents"):
+        run(items, tmp_path / "out", "--table", 4, "--markdown")

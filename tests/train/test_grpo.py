@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ pytest.importorskip("trl", reason="dail grpo needs trl; run: pip install 'dail[r
 from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import identify
-from dail.train import grpo
+from dail.train import grpo, grpo_asked
 from dail.train.evals.lineage import read_adapter
 from dail.train.grpo_config import GrpoConfig
 from tests.conftest import DEMO_MODEL, Told
@@ -63,7 +64,7 @@ def test_the_model_is_asked_with_the_ids_of_an_evaluation(items: Path, tmp_path:
 
 def test_the_grader_rewards_and_what_was_right_is_kept(trained: Path):
     metrics = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    rollouts = [json.loads(line) for line in (trained / "rollouts.jsonl").read_text().splitlines()]
+    rollouts = [json.loads(line) for line in (trained / "rollouts-0.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == [1, 2]
     for step in (0, 1):
         of_step = [line for line in rollouts if line["step"] == step]
@@ -71,7 +72,7 @@ def test_the_grader_rewards_and_what_was_right_is_kept(trained: Path):
         assert {line["of"] for line in of_step} == {4}
         assert metrics[step]["reward"] == pytest.approx(sum(line["right"] for line in of_step) / 16)
     assert 0 < rollouts[0]["right"] < 4, "without a rollout of each kind there is nothing to learn"
-    assert grpo.unsolved(trained) >= {f"wrong-{n}" for n in range(3)}
+    assert grpo_asked.unsolved(trained) >= {f"wrong-{n}" for n in range(3)}
 
 
 def test_its_adapter_is_one_that_an_evaluation_takes_and_says_where_it_is_from(trained: Path):
@@ -98,7 +99,7 @@ def test_a_finished_run_is_not_begun_again_and_another_one_is_refused(items: Pat
 def test_problems_that_were_not_solved_are_asked_with_a_hint_from_the_adapter_before(
     items: Path, trained: Path, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(grpo, "unsolved", lambda run: {"lock"})  # which of them is chance
+    monkeypatch.setattr(grpo_asked, "unsolved", lambda run: {"lock"})  # which of them is chance
     asked: list[Any] = []
     inner = grpo._trainer
     monkeypatch.setattr(grpo, "_trainer", lambda *args: asked.extend(args[3]) or inner(*args))
@@ -119,6 +120,8 @@ def test_problems_that_were_not_solved_are_asked_with_a_hint_from_the_adapter_be
         (ITEMS, {"hints": "waypoints"}, None, "name that run, --after FOLDER"),
         (ITEMS, {"hints": "waypoints"}, "nowhere", "is no run of `dail grpo`"),
         (ITEMS, {"grader": "nobody"}, None, "there is no grader 'nobody'"),
+        (ITEMS, {"max_tokens": 2040}, None, r"its prompt has 35 tokens, which leaves 2013 of the model's 2048"),
+        (ITEMS, {}, "empty", "has no finished adapter; let that run end"),
         (ITEMS, {"template_args": {"mood": 1}}, None, "does not read"),
     ],
 )  # fmt: skip
@@ -133,6 +136,22 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(
             after=tmp_path / after if after else None,
         )  # fmt: skip
     assert not (tmp_path / "out" / "grpo.json").exists()
+
+
+def test_what_was_solved_is_read_of_all_ranks_and_of_the_last_rollouts_alone(tmp_path: Path):
+    def told(*rows: tuple[int, str, int]) -> str:
+        return "".join(json.dumps({"step": s, "problem": p, "right": r, "of": 2}) + "\n" for s, p, r in rows)
+
+    (tmp_path / "rollouts-0.jsonl").write_text(
+        told((0, "a", 1), (3, "a", 0), (3, "b", 0), (0, "c", 2), (2, "c", 0)) + '{"st'
+    )
+    (tmp_path / "rollouts-1.jsonl").write_text(told((0, "b", 2), (3, "b", 1), (2, "c", 0), (3, "a", 0)))
+    assert grpo_asked.unsolved(tmp_path) == {"a", "c"}
+
+
+def test_another_rank_of_the_adapter_before_is_refused(items: Path, trained: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match=r"has rank 32, and grpo\.lora_rank is 8; set 32"):
+        grpo.run([str(items)], DEMO_MODEL, tmp_path / "out", SMALL.model_copy(update={"lora_rank": 8}), after=trained)
 
 
 def test_problems_without_an_answer_and_foreign_or_damaged_folders_are_refused(items: Path, tmp_path: Path):
@@ -161,8 +180,10 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(items: Path, tmp_path:
         patched.setattr(grpo._Reward, "__call__", dies)
         grpo.run([str(items)], DEMO_MODEL, out, SMALL)
     assert not (out / "adapter").exists()
+    shutil.copytree(out / "checkpoint-1", out / "checkpoint-9")
+    (out / "checkpoint-9" / "trainer_state.json").unlink()  # what a kill leaves of one that is being written
     assert grpo.run([str(items)], DEMO_MODEL, out, SMALL).steps == 2
-    steps = [json.loads(line)["step"] for line in (out / "rollouts.jsonl").read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in (out / "rollouts-0.jsonl").read_text().splitlines()]
     assert steps == [0] * 4 + [1] * 4  # the first step was not taken again
 
 
