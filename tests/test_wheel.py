@@ -34,9 +34,8 @@ DATA = ("configs", "paper")  # folders of deploy/ that are packages
 EXTRAS: list[tuple[str, list[str], set[str]]] = [
     ("worker", ["synth"], {"vllm", "torch", "datasets"}),
     ("train", ["train"], {"ray", "bitsandbytes", "trl", "datasets"}),  # of the extras bnb and rl
-    ("rl", ["train"], {"ray", "bitsandbytes"}),
     ("cluster", ["serve"], set()),
-    ("train,cluster", ["train"], {"bitsandbytes", "trl", "datasets"}),
+    ("rl,cluster", ["train"], {"bitsandbytes"}),  # rl holds train
     ("data", ["synth/export"], {"transformers"}),  # tries texts with it, if a model is named
 ]
 # One wrong call of each verb, which gets past the reading of options.
