@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,6 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PrinterCallback, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
 
 from dail.synth.core.config import TOOL_VERSION, fingerprint
 from dail.synth.core.errors import IntegrityError, UsageError, few
@@ -37,13 +37,17 @@ from dail.synth.schema.adapters import ADAPTER_CONFIG, adapter_rank, in_order
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.synthesis import PROMPTS
 from dail.train.checkpoint import ADAPTER_FOLDER, MODEL_FOLDER
-from dail.train.grpo_asked import ROLLOUTS_FILE, Asked, asked_of, check_room, check_steps, unsolved
+from dail.train.grpo_asked import ROLLOUTS_FILE, Asked, asked_of, check_room, check_steps, last_rollouts
 from dail.train.grpo_config import FREE_ON_RESUME, GrpoConfig
 from dail.train.loading import load_base, read_config
 from dail.train.merging import copy_others
 from dail.train.model import read_limits
 from dail.train.record import PROVENANCE_FILE
 from dail.train.targets import describe, find_targets
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "TRL currently supports vLLM")  # which is not used unless engine=vllm
+    from trl import GRPOConfig, GRPOTrainer
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +56,8 @@ RUN_FILE, METRICS_FILE = "grpo.json", "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Trained:
-    """`folder`: adapter/ or model/. `steps` were taken; `solved` of `problems` were right at least once."""
+    """`folder`: adapter/ or model/. Of the `problems` that the steps came to, `solved` had a right one among their last
+    rollouts; `hinted` were asked with a hint."""
 
     folder: Path
     steps: int
@@ -143,6 +148,10 @@ def run(
     if folder.is_dir():
         _log.info(f"this run is finished: {folder}")
         return _told(folder, asked, out)
+    if config.engine == "vllm":
+        _log.info(
+            "note: grpo.engine=vllm is TRL's own way, which nobody here has run; TRL 1.16 names vLLM 0.22 to 0.31"
+        )
     with Grader(config.grade_timeout_s, config.grader) as grader:
         rollouts = out / ROLLOUTS_FILE.format(PartialState().process_index)
         reward = _Reward(grader, prompts, asked, prompts.is_in_thought(config), rollouts)
@@ -256,7 +265,10 @@ def _trainer(
 
 def _adapted(base: Any, config: GrpoConfig, after: Path | None) -> Any:
     if after is not None:
-        return PeftModel.from_pretrained(base, after / ADAPTER_FOLDER, is_trainable=True)
+        started = PeftModel.from_pretrained(base, after / ADAPTER_FOLDER, is_trainable=True)
+        # by its folder here: PEFT looks for the bare name that is written there on the hub
+        started.peft_config["default"].base_model_name_or_path = base.name_or_path
+        return started
     targets = find_targets(base, "all-linear")
     torch.manual_seed(config.seed)
     adapted = get_peft_model(
@@ -316,9 +328,9 @@ def _save(trainer: _Trainer, base: Path, folder: Path, record: dict[str, Any]) -
 def _told(folder: Path, asked: Sequence[Asked], out: Path) -> Trained:
     metrics = out / METRICS_FILE
     lines = metrics.read_text("utf-8").splitlines() if metrics.is_file() else []
-    missed = unsolved(out)
-    solved = sum(one.problem.id not in missed for one in asked)
+    last = last_rollouts(out)
+    solved = sum(right > 0 for right in last.values())
     if not solved:
         _log.warning("no rollout was right: every advantage was 0, and nothing was learned")
     steps = max((json.loads(line)["step"] for line in lines), default=0)
-    return Trained(folder, steps, len(asked), solved, sum(one.hint is not None for one in asked))
+    return Trained(folder, steps, len(last), solved, sum(one.hint is not None for one in asked))

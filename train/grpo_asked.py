@@ -44,7 +44,7 @@ def asked_of(
             raise UsageError(
                 "grpo.hints=waypoints hints at what a run before did not solve; name that run, --after FOLDER"
             )
-        missed = unsolved(after)
+        missed = {name for name, right in last_rollouts(after).items() if not right}
         for item, problem in zip(read_solutions(files, reading).items, problems, strict=True):
             if problem.id in missed and (found := waypoints_of(item)):
                 hints[problem.id] = _HINT.format(", ".join(found))
@@ -84,8 +84,12 @@ def check_room(asked: Sequence[Asked], config: GrpoConfig, context_tokens: int) 
         )
 
 
-def unsolved(run: Path) -> set[str]:
-    """The problems of which none was right when a run last drew rollouts of them."""
+def last_rollouts(run: Path) -> dict[str, int]:
+    """By problem, how many were right when a run last drew rollouts of it; without those that it never came to.
+
+    Raises:
+        UsageError: it is no folder of `dail grpo`.
+    """
     files = sorted(run.glob(ROLLOUTS_FILE.format("*")))
     if not files:
         raise UsageError(f"{run} is no run of `dail grpo`: it has no {ROLLOUTS_FILE.format(0)}; give its --out")
@@ -98,4 +102,4 @@ def unsolved(run: Path) -> set[str]:
         step, right = last.get(told["problem"], (-1, 0))
         if told["step"] >= step:
             last[told["problem"]] = (told["step"], told["right"] + (right if told["step"] == step else 0))
-    return {name for name, (_, right) in last.items() if not right}
+    return {name: right for name, (_, right) in last.items()}

@@ -43,7 +43,8 @@ def written(path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.fixture(scope="module")
 def trained(items: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("grpo") / "run"
-    assert grpo.run([str(items)], DEMO_MODEL, out, SMALL).steps == 2
+    done = grpo.run([str(items)], DEMO_MODEL, out, SMALL)
+    assert (done.steps, done.problems, done.solved, done.hinted) == (2, 4, 1, 0)
     return out
 
 
@@ -72,7 +73,8 @@ def test_the_grader_rewards_and_what_was_right_is_kept(trained: Path):
         assert {line["of"] for line in of_step} == {4}
         assert metrics[step]["reward"] == pytest.approx(sum(line["right"] for line in of_step) / 16)
     assert 0 < rollouts[0]["right"] < 4, "without a rollout of each kind there is nothing to learn"
-    assert grpo_asked.unsolved(trained) >= {f"wrong-{n}" for n in range(3)}
+    last = grpo_asked.last_rollouts(trained)
+    assert last.keys() == {item["id"] for item in ITEMS} and not any(last[f"wrong-{n}"] for n in range(3))
 
 
 def test_its_adapter_is_one_that_an_evaluation_takes_and_says_where_it_is_from(trained: Path):
@@ -99,7 +101,8 @@ def test_a_finished_run_is_not_begun_again_and_another_one_is_refused(items: Pat
 def test_problems_that_were_not_solved_are_asked_with_a_hint_from_the_adapter_before(
     items: Path, trained: Path, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(grpo_asked, "unsolved", lambda run: {"lock"})  # which of them is chance
+    # which of them is chance
+    monkeypatch.setattr(grpo_asked, "last_rollouts", lambda run: {"lock": 0, "wrong-0": 1, "wrong-1": 2})
     asked: list[Any] = []
     inner = grpo._trainer
     monkeypatch.setattr(grpo, "_trainer", lambda *args: asked.extend(args[3]) or inner(*args))
@@ -146,7 +149,7 @@ def test_what_was_solved_is_read_of_all_ranks_and_of_the_last_rollouts_alone(tmp
         told((0, "a", 1), (3, "a", 0), (3, "b", 0), (0, "c", 2), (2, "c", 0)) + '{"st'
     )
     (tmp_path / "rollouts-1.jsonl").write_text(told((0, "b", 2), (3, "b", 1), (2, "c", 0), (3, "a", 0)))
-    assert grpo_asked.unsolved(tmp_path) == {"a", "c"}
+    assert grpo_asked.last_rollouts(tmp_path) == {"a": 0, "b": 1, "c": 0}
 
 
 def test_another_rank_of_the_adapter_before_is_refused(items: Path, trained: Path, tmp_path: Path):
