@@ -17,6 +17,7 @@ import logging
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from dail.synth.method.prompts import Prompts
 from dail.synth.schema.adapters import ADAPTER_CONFIG, adapter_rank, in_order
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.synthesis import PROMPTS
-from dail.train.checkpoint import ADAPTER_FOLDER, MODEL_FOLDER
+from dail.train.checkpoint import ADAPTER_FOLDER, MODEL_FOLDER, held
 from dail.train.grpo_asked import ROLLOUTS_FILE, Asked, asked_of, check_room, check_steps, last_rollouts
 from dail.train.grpo_config import FREE_ON_RESUME, GrpoConfig
 from dail.train.loading import load_base, read_config
@@ -152,7 +153,8 @@ def run(
         _log.info(
             "note: grpo.engine=vllm is TRL's own way, which nobody here has run; TRL 1.16 names vLLM 0.22 to 0.31"
         )
-    with Grader(config.grade_timeout_s, config.grader) as grader:
+    lock = held(out) if PartialState().is_main_process else nullcontext()
+    with lock, Grader(config.grade_timeout_s, config.grader) as grader:
         rollouts = out / ROLLOUTS_FILE.format(PartialState().process_index)
         reward = _Reward(grader, prompts, asked, prompts.is_in_thought(config), rollouts)
         trainer = _trainer(model, out, config, asked, after, prompts, reward)

@@ -7,7 +7,7 @@
                                           GRPO, on problems and answers ───────┼─▶ one eval of all beside each other
                                                               untrained model ─┘
 
-What a run is, its file in deploy/paper/runs says; everything else is shared: `--config`, or the paper's own preset. In
+What a run is, its file in deploy/paper says; everything else is shared: `--config`, or the paper's own preset. In
 one OUT further tables and figures take what is there. Each step goes on where it was stopped.
 """
 
@@ -88,7 +88,7 @@ def paper(
 
     Without a table, figure or run: what there is, the command for each, the paper's numbers, and ours where OUT has
     some. With them: the traces, trainings and evaluations that they are made of, as the verbs you would type, and a
-    table of ours beside the paper's. Settings that make a run what it is are its own (deploy/paper/runs); the rest is
+    table of ours beside the paper's. Settings that make a run what it is are its own (deploy/paper); the rest is
     --config, or the paper's preset without it. Ctrl-C loses nothing: the same command goes on.
     """
     asked = [*(f"table-{number}" for number in tables), *(f"figure-{number}" for number in figures)]

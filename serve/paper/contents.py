@@ -1,4 +1,4 @@
-"""What the paper shows, and the runs it is made of: deploy/paper/contents.toml and deploy/paper/runs, read and checked.
+"""What the paper shows, and the runs it is made of: the files of deploy/paper, read and checked.
 
 direct = runs_named("direct")[0]
 direct.own["train"]["gamma"]     0.1
@@ -26,7 +26,8 @@ Study = Literal["verifiable", "proof"]
 JudgedOn = Literal["test", "train", "temperatures", "budgets", "deduplicated"]
 BASE = "base"
 PRESETS: Mapping[Study, str] = {"verifiable": "qwen2.5-7b-paper-v1", "proof": "qwen3-8b-paper-v1"}
-_RUN = "run"
+_RUN = "run"  # the table of a run's file that is of no verb
+_CONTENTS = "contents.toml"  # the one file of that folder that is no run
 
 
 class Sheet(Frozen):
@@ -130,7 +131,7 @@ class Exhibit(Frozen):
 @cache
 def contents() -> tuple[Exhibit, ...]:
     """Everything, in the paper's order."""
-    text = (resources.files("dail.paper") / "contents.toml").read_text("utf-8")
+    text = (resources.files("dail.paper") / _CONTENTS).read_text("utf-8")
     return tuple(Exhibit.model_validate(one) for one in tomllib.loads(text)["exhibit"])
 
 
@@ -148,11 +149,11 @@ def exhibit(key: str) -> Exhibit:
 
 
 def _files() -> dict[str, Path]:
-    folder = resources.files("dail.paper") / "runs"
+    files = sorted(resources.files("dail.paper").iterdir(), key=lambda file: file.name)
     return {
         file.name.removesuffix(".toml"): Path(str(file))
-        for file in sorted(folder.iterdir(), key=lambda file: file.name)
-        if file.name.endswith(".toml")
+        for file in files
+        if file.name.endswith(".toml") and file.name != _CONTENTS
     }
 
 

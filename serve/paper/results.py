@@ -159,8 +159,9 @@ def ours_says(one: Exhibit, results: Results | None) -> str:
     by_place: dict[tuple[Any, ...], list[Judged]] = defaultdict(list)
     for judged in found:
         if judged.group == found[0].group and judged.k == max(other.k for other in found):
-            by_place[judged.k, judged.judged_on, judged.num_problems, judged.temperature, judged.budget].append(judged)
-    for (k, place, problems, temperature, budget), there in by_place.items():
+            condition = (judged.judged_on, judged.num_problems, judged.temperature, judged.budget)
+            by_place[judged.report, judged.k, *condition].append(judged)
+    for (_, k, place, problems, temperature, budget), there in by_place.items():
         at = f"temperature {temperature:g}" + (f", {budget} tokens" if budget else "")
         runs = ", ".join(f"{judged.run} {100 * judged.mean:.1f}" for judged in there)
         said.append(f"pass@{k} of {problems} problems ({place}, {at}): {runs}")
@@ -201,7 +202,7 @@ def beside(one: Exhibit, results: Results) -> list[dict[str, JsonValue]]:
     """Ours and the paper's, line by line: a run on a group, at pass@1 and the largest k there is."""
     rows: dict[tuple[Any, ...], dict[str, JsonValue]] = {}
     for found in results.of(one):
-        key = (found.judged_on, found.group, found.run, found.temperature, found.budget)
+        key = (found.report, found.judged_on, found.group, found.run, found.temperature, found.budget)
         row = rows.setdefault(key, {
             "run": found.run, "judged_on": found.judged_on, "group": found.group, "problems": found.num_problems,
             "temperature": found.temperature, "budget": found.budget, "cut_share": found.cut_share, "pass": {},
@@ -217,7 +218,11 @@ def beside(one: Exhibit, results: Results) -> list[dict[str, JsonValue]]:
 
 def _beside_number(number: Number, rows: dict[tuple[Any, ...], dict[str, JsonValue]], one: Exhibit) -> None:
     """Into the row of its group, which a benchmark's name gives, else into that of all problems of a run."""
-    of_run = [row for row in rows.values() if row["run"] == number.run and row["budget"] == number.budget]
+    of_run = [
+        row
+        for row in rows.values()
+        if (row["run"], row["budget"]) == (number.run, number.budget) and row["judged_on"] in ("test", "budgets")
+    ]
     same = [row for row in of_run if row["group"] == number.group] or of_run[:1]
     for row in same:
         paper = row.setdefault("paper", {})

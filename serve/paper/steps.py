@@ -266,10 +266,11 @@ class Steps:
                 self._figure(one.key, {"losses": self._relative(folder / "curves.svg")})
 
     def _calibration(self, one: Exhibit) -> None:
+        (run,) = one.runs_of(self._plan.study)  # whose settings, but for tau, all values share
         out = self._plan.out / "calibration"
         self._children.result(
             "calibrate", "calibrate", self._plan.out / SOLUTIONS, "--out", out, "--model", self._plan.model,
-            "--grid", "paper", "--config", self._plan.settings_file("shared"), "--json",
+            "--grid", "paper", "--config", self._plan.settings_file(run.name), "--json",
         )  # fmt: skip
         if not self._dry_run:
             found = _json(out / "calibration.json").get("recommendation", {})

@@ -199,7 +199,7 @@ def test_the_paper_s_printed_numbers_are_there():
 
 
 def test_every_setting_of_a_run_s_file_has_its_source_and_every_file_says_where_the_paper_has_it():
-    for path in sorted((PAPER / "runs").glob("*.toml")):
+    for path in sorted(set(PAPER.glob("*.toml")) - {PAPER / "contents.toml"}):
         text = path.read_text("utf-8")
         head, _, tables = text.partition("[run]")
         assert "§" in head or "App." in head, path
@@ -351,6 +351,8 @@ def test_figure_14_is_the_evaluation_without_what_was_trained_on(items, tmp_path
 def test_calibration_and_losses_are_pointed_at(items, tmp_path, verbs):
     told = json.loads(run(items, tmp_path / "out", "--figure", 11, "--figure", 13, "--study", "verifiable").stdout)
     assert verbs_asked(verbs) == ["calibrate", "synth", "train"]
+    drawn = tomllib.loads(Path(after("--config", verbs.asked[0])[0]).read_text())["synthesis"]
+    assert drawn["method"] == "mixed" and after("--grid", verbs.asked[0]) == ["paper"]
     assert told["figures"]["figure-11"] == {"tau": 0.8, "report": "calibration/calibration.html"}
     losses = tmp_path / "out" / told["figures"]["figure-13"]["losses"]
     assert losses.name == "curves.svg" and losses.parent == Path(after("--out", verbs.asked[-1])[0])

@@ -15,6 +15,7 @@ from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import identify
 from dail.train import grpo, grpo_asked
+from dail.train.checkpoint import held
 from dail.train.evals.lineage import read_adapter
 from dail.train.grpo_config import GrpoConfig
 from tests.conftest import DEMO_MODEL, Told
@@ -169,6 +170,17 @@ def test_problems_without_an_answer_and_foreign_or_damaged_folders_are_refused(i
     (tmp_path / "damaged" / "grpo.json").write_text("{")
     with pytest.raises(IntegrityError, match="is damaged"):
         grpo.run([str(items)], DEMO_MODEL, tmp_path / "damaged", SMALL)
+
+
+def test_two_runs_cannot_be_at_work_in_one_folder(items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(grpo, "load_base", full)
+    with pytest.raises(MemoryError):
+        grpo.run([str(items)], DEMO_MODEL, tmp_path / "run", SMALL)
+    with held(tmp_path / "run"), pytest.raises(UsageError, match="another run .* is at work"):
+        grpo.run([str(items)], DEMO_MODEL, tmp_path / "run", SMALL)
 
 
 def test_a_run_that_died_goes_on_from_its_last_checkpoint(items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
