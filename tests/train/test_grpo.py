@@ -179,7 +179,7 @@ def test_two_runs_cannot_be_at_work_in_one_folder(items: Path, tmp_path: Path, m
     monkeypatch.setattr(grpo, "load_base", full)
     with pytest.raises(MemoryError):
         grpo.run([str(items)], DEMO_MODEL, tmp_path / "run", SMALL)
-    with held(tmp_path / "run"), pytest.raises(UsageError, match="another run .* is at work"):
+    with held(tmp_path / "run"), pytest.raises(UsageError, match=r"another run .* is at work"):
         grpo.run([str(items)], DEMO_MODEL, tmp_path / "run", SMALL)
 
 
