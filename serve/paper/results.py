@@ -236,15 +236,15 @@ def as_table(one: Exhibit, rows: Iterable[Mapping[str, Any]]) -> Any:
     from rich.text import Text
 
     table = Table(title=Text(f"{one.name}: {one.title}"), title_justify="left")
-    for column in ("run", "on", "group", "pass@1", "pass@most", "cut", "paper"):
+    for column in ("run", "on", "temperature", "group", "pass@1", "pass@most", "cut", "paper"):
         table.add_column(column, justify="left" if column in ("run", "on", "group", "paper") else "right")
     for row in rows:
         ks = sorted(row["pass"], key=int)
-        at = [f"temperature {row['temperature']:g}", *([f"{row['budget']} tokens"] if row["budget"] else [])]
+        place = f"{row['judged_on']}, {row['budget']} tokens" if row["budget"] else row["judged_on"]
         most = f"{_points(row['pass'][ks[-1]])} @{ks[-1]}" if len(ks) > 1 else ""
         paper = ", ".join(f"{name} {value:.1f}" for name, value in row.get("paper", {}).items())
         cut = "" if row["cut_share"] is None else f"{100 * row['cut_share']:.0f} %"
-        cells = (row["run"], f"{row['judged_on']}, {', '.join(at)}", f"{row['group']}, {row['problems']}",
+        cells = (row["run"], place, f"{row['temperature']:g}", f"{row['group']}, {row['problems']}",
                  _points(row["pass"][ks[0]]), most, cut, paper)  # fmt: skip
         table.add_row(*(Text(cell) for cell in cells))
     return table

@@ -348,6 +348,15 @@ def test_figure_14_is_the_evaluation_without_what_was_trained_on(items, tmp_path
     assert verbs_asked(verbs).count("eval") == 2
 
 
+def test_two_sets_of_problems_in_one_folder_are_not_taken_for_one(items, tmp_path):
+    out = tmp_path / "out"
+    run(items, out, "--table", 4)
+    told = json.loads(run(items, out, "--table", 4, "--problems", "more=q.jsonl").stdout)
+    assert len(told["exhibits"]["table-4"]) == 2 * 4
+    text = said("--table", 4, "--model", DEMO_MODEL, "--solutions", items, "--problems", "hard=p.jsonl", "--out", out)
+    assert "beyond-aime pass@128 38.1" in text.stdout and "13.0 (0 to 50) @4" in text.stdout
+
+
 def test_calibration_and_losses_are_pointed_at(items, tmp_path, verbs):
     told = json.loads(run(items, tmp_path / "out", "--figure", 11, "--figure", 13, "--study", "verifiable").stdout)
     assert verbs_asked(verbs) == ["calibrate", "synth", "train"]
