@@ -22,7 +22,9 @@ from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import Synthesis
 
 MARKER, SOLUTIONS, TRAINED_ON = "paper.json", "solutions.jsonl", "trained-on.jsonl"
-GROWS = frozenset({"samples", "grader", "grade_timeout_s", "actors"})  # of [eval]: no completion is another for them
+GROWS = frozenset(
+    {"samples", "grader", "grade_timeout_s", "actors", "marks"}
+)  # of [eval]: no completion is another for them
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,8 @@ class Steps:
             return [f"eval.temperatures=[{', '.join(map(str, _TEMPERATURES))}]"]
         if place == "budgets":
             own = {"budgets": f"[{', '.join(map(str, _BUDGETS))}]", "answer_tokens": _ANSWER_TOKENS}
-            return [f"eval.{key}={value}" for key, value in own.items() if not said.has("eval", key)]
+            is_said = said.has("eval", "protocol")  # which has budgets of its own
+            return [f"eval.{key}={value}" for key, value in own.items() if not (is_said or said.has("eval", key))]
         return []
 
     def _runs_judged_on(self, place: JudgedOn) -> dict[str, Path]:

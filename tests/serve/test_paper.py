@@ -335,10 +335,14 @@ def test_the_training_set_is_judged_on_itself(items, tmp_path, verbs):
 
 
 def test_thinking_models_are_judged_at_budgets(items, tmp_path, verbs):
-    told = json.loads(run(items, tmp_path / "out", "--table", 1, "--study", "proof").stdout)
+    (tmp_path / "mine.toml").write_text("[synthesis]\nmax_tokens = 256\n")  # the preset may say so itself
+    words = ("--table", 1, "--study", "proof", "--config", tmp_path / "mine.toml")
+    told = json.loads(run(items, tmp_path / "out", *words).stdout)
     assert after("--set", verbs.asked[-1]) == ["eval.budgets=[512, 1024, 2048, 4096]", "eval.answer_tokens=2048"]
     rows = {(row["run"], row["budget"]): row["paper"] for row in told["exhibits"]["table-1"]}
     assert rows["mixed", 512] == {"gpqa-diamond pass@1": 46.9, "gpqa-diamond pass@128": 96.5} and len(rows) == 8
+    run(items, tmp_path / "fewer", *words, "--set", "eval.budgets=[64]")
+    assert after("--set", verbs.asked[-1]) == ["eval.answer_tokens=2048"]
 
 
 def test_figure_14_is_the_evaluation_without_what_was_trained_on(items, tmp_path, verbs):
