@@ -126,7 +126,7 @@ class EvalConfig(Rendering):
 
     @model_validator(mode="after")
     def _says_how_a_thought_ends(self) -> Self:
-        if self.budgets and self.thinking is False:
+        if self.budgets and self.thinking is False and not self.opening:
             raise ValueError(
                 "budgets end a thought, and thinking=false asks for none; leave one of them out (announce alone is for "
                 "models that do not think)"
