@@ -18,7 +18,7 @@ Everything is linear in the text, but for nesting, which is bounded. Nothing is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -40,7 +40,7 @@ from dail.synth.method.regions import Region, as_interval, interval, is_inequali
 from dail.synth.method.units import DEGREE, NO_UNIT, PERCENT, Unit, unit
 
 _LABEL = re.compile(
-    r"(?:(?i:option|choice|answer)\s*+)?(?:\(\s*+([A-Ja-j])\s*+\)|([A-J])(?:\s*+[).:](?![0-9])|$))[.:]?\s*+"
+    r"(?:(?i:(?:the\s++)?(?:correct\s++|final\s++|right\s++)?(?:option|choice|answer|letter)(?:\s++is)?)\s*+:?\s*+)?(?:\(\s*+([A-Ja-j])\s*+\)|([A-J])(?:\s*+[).:](?![0-9])|$))[.:]?\s*+"
 )
 
 _DEGREES = re.compile(r"([0-9]++(?:\.[0-9]++)?)\s*+°(?!\s?[CF])")
@@ -79,6 +79,17 @@ def compare(given: str, wanted: str) -> bool | tuple[str, str]:
         return decided
     first, second = labelled
     return _compare(first.text or ours if first else ours, second.text or theirs if second else theirs)
+
+
+def chosen(given: str, choices: Sequence[str]) -> str | None:
+    r"""The letter of the one choice whose text an answer is; none if it names a letter itself, or fits none or several.
+
+    chosen(r"12\text{ cm}", ["11", "12"])     "B"
+    """
+    if _choice(clean(given)) is not None:
+        return None
+    same = [place for place, text in enumerate(choices) if compare(given, text) is True]
+    return "ABCDEFGHIJ"[same[0]] if len(same) == 1 and same[0] < 10 else None
 
 
 def _ink(text: str) -> str:

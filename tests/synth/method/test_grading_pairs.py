@@ -182,6 +182,23 @@ B == \textbf{(B)}\ 42
 B != C
 B != 42
 \text{(C) } 42 != B
+\text{Answer: B} == B
+\text{The answer is B} == B
+\text{The correct option is (B)} == B
+\text{letter B} == B
+\textbf{B.} 42 == B
+\text{choice (b)} == B
+{B} == B
+\text{B. It increases} == B
+\text{(B)}\,42 == B
+b == B
+(b) == B
+\text{Bob} != B
+AB != B
+A, B != B
+\text{B or C} != B
+\text{The answer is C} != B
+\text{Answer: 42} == 42
 # intervals and inequalities
 2\le x<3 == [2,3)
 2 \leq x < 3 == \left[2, 3\right)
