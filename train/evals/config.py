@@ -139,6 +139,14 @@ class EvalConfig(Rendering):
         return self
 
     @property
+    def cuts(self) -> list[str]:
+        """What else than the temperature shapes the draws, for people."""
+        named = {"top-p": self.top_p, "top-k": self.top_k, "presence penalty": self.presence_penalty}
+        without = {"top-p": 1, "top-k": 0, "presence penalty": 0}
+        found = [f"{name} {value:g}" for name, value in named.items() if value != without[name]]
+        return [*found, *(f"stop at {text!r}" for text in self.stop)]
+
+    @property
     def drawn_at(self) -> tuple[float, ...]:
         """The temperatures, also where it is one."""
         return self.temperatures or (self.temperature,)
