@@ -199,8 +199,10 @@ class SampleFile:
             _log.info(f"reusing {len(self.kept)} of {num_wanted} completions from {path}{thoughts}")
 
     def _start_clean(self, num_lines: int, num_of_use: int) -> None:
-        """Sets the old file aside, since what was drawn may have been dear, and starts one with what is wanted. The name
-        is never without a file: a run that is killed meanwhile loses nothing."""
+        """Sets the old file aside, since what was drawn may have been dear, and starts one with what is wanted.
+
+        The name is never without a file: a run that is killed meanwhile loses nothing.
+        """
         if num_lines > num_of_use:
             aside = self.path.with_name(f"samples-until-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
             try:
