@@ -98,6 +98,8 @@ class AttemptsRef(Frozen):
     settings: dict[str, Any]
     digest: str
     num_correct: dict[int, int]
+    num_cut: int = Field(description="attempts that ended at a limit of tokens")
+    given_up: tuple[str, ...] = Field(description="problems with an attempt that the grader gave up")
     warning: str | None
 
 
@@ -217,6 +219,8 @@ def _ref(made: Attempts) -> AttemptsRef:
         settings=made.settings,
         digest=made.digest,
         num_correct=dict(Counter(counts)),
+        num_cut=made.num_cut,
+        given_up=tuple(sorted(made.given_up)),
         warning=made.warning,
     )
 

@@ -34,8 +34,8 @@ from dail.train.studies.curated import Curated, Flagged, Set, begin, write
 from dail.train.studies.curation_config import CurateConfig
 from dail.train.studies.embedder import Embedder, find_embedder
 from dail.train.studies.funnel import Funnel, listed
-from dail.train.studies.pool import Pool, PoolProblem, join, read_pool, short_name
-from dail.train.studies.similarity import ByEmbedding, ByWording, Near, Similarity
+from dail.train.studies.pool import Pool, PoolProblem, join, read_pool
+from dail.train.studies.similarity import RUNS, ByEmbedding, ByWording, Near, Similarity
 from dail.train.studies.years import Years
 
 _log = logging.getLogger(__name__)
@@ -149,12 +149,11 @@ class _Run:
             for one in account.sources
         ]
         joined = join(pool.rows, near=self.config.join == "near")
-        texts = {name: problem.text for problem in joined.problems for name in _names(problem)}
-        for first, other, share in joined.near:
-            near = Near(other, "", first, round(share, 4), "runs of eight words")
-            self.flagged.append(Flagged.of_pair("joined", near, texts.get(other, ""), texts.get(first, "")))
+        for pair in joined.near:
+            near = Near(pair.name, "", pair.other, round(pair.share, 4), RUNS)
+            self.flagged.append(Flagged.of_pair("joined", near, pair.text, pair.other_text))
         num = len(joined.problems)
-        told = listed([pair[1] for pair in joined.near], "rows joined by most of their wording and their answer")
+        told = listed([pair.name for pair in joined.near], "rows joined by most of their wording and their answer")
         told += listed(joined.apart, "ids that different problems have in different files, kept apart")
         told += listed([one.id for one in joined.problems if len(one.solutions) > 1], "problems with several solutions")
         further = {"further rows of a problem": len(pool.rows) - num} if len(pool.rows) > num else {}
@@ -187,7 +186,7 @@ class _Run:
         told: list[str] = []
         if self.config.item_kind == "verifiable":
             for one in problems:
-                if one.row.kind == "proof":
+                if one.is_proof:
                     why.setdefault(one.id, "said to be a proof")
                 elif one.answer is None:
                     why.setdefault(one.id, "neither an answer nor a box")
@@ -217,8 +216,13 @@ class _Run:
 
     def not_similar(self, problems: list[PoolProblem], kept: Path) -> list[PoolProblem]:
         """Those that no evaluation has, and if settings say so, one of those that are near to each other."""
-        sets = {name: problems_of(name) for name in self.config.against}
-        self._against = [Set.of_texts(name, texts) for name, texts in sets.items()]
+        sets = dict[str, Mapping[str, str]]()  # by a name that is no other one's
+        for name in dict.fromkeys(self.config.against):
+            one = Set.of_texts(name, texts := problems_of(name))
+            if one.name in sets:
+                one = one.model_copy(update={"name": f"{one.name} ({len(sets) + 1})"})
+            self._against.append(one)
+            sets[one.name] = texts
         by = self._similarity = self._compared(kept)
         drops = self.config.repeats == "drop"
         if isinstance(by, ByWording) and (sets or drops):
@@ -236,9 +240,8 @@ class _Run:
         self, by: Similarity, problems: list[PoolProblem], sets: Mapping[str, Mapping[str, str]]
     ) -> list[PoolProblem]:
         texts = {one.id: one.text for one in problems}
-        found = [near for name, others in sets.items() for near in by.flagged(texts, short_name(name), others)]
-        of = {short_name(name): others for name, others in sets.items()}
-        self.flagged += [Flagged.of_pair("similarity", one, texts[one.id], of[one.of][one.other]) for one in found]
+        found = [near for name, others in sets.items() for near in by.flagged(texts, name, others)]
+        self.flagged += [Flagged.of_pair("similarity", one, texts[one.id], sets[one.of][one.other]) for one in found]
         told = [f"by {by.told}", *listed(list(dict.fromkeys(near.id for near in found)), "problems flagged")]
         if isinstance(by, ByEmbedding):
             cut = by.embedder.num_cut(
@@ -271,6 +274,10 @@ class _Run:
         reason = f"solved in more than {most} of {made.num_attempts} attempts"
         advice = "take harder problems, fewer attempts, or a higher curate.keep_solved_at_most"
         told = [f"attempts of {made.model.name}{', made before' if made.given else ''}: {made.num_attempts} a problem"]
+        if made.num_cut:
+            told.append(f"attempts that ended at a limit of tokens: {made.num_cut} of {made.num}")
+        unknown = [one.id for one in problems if made.num_correct[one.id] <= most and one.id in made.given_up]
+        told += listed(unknown, "problems kept of which the grader gave up an attempt, which may be right")
         train = self.funnel.drop("attempts", problems, dict.fromkeys((one.id for one in solved), reason), advice, told)
         if not self.config.validation:
             return train, []
@@ -324,11 +331,6 @@ def _later(repeats: Sequence[Near]) -> list[str]:
         if near.other not in gone:
             gone[near.id] = None
     return list(gone)
-
-
-def _names(problem: PoolProblem) -> set[str]:
-    """Under which a message may call it."""
-    return {problem.id, *(name for one in problem.origins for name in (one.id, f"{one.file} {one.row}") if name)}
 
 
 def _lot(seed: int, name: str) -> bytes:

@@ -392,3 +392,75 @@ def test_curated_json_is_there_only_if_all_else_is_its_own(
     run(pool, tmp_path / "out", config(keep_solved_at_most=1))
     told = json.loads((tmp_path / "out" / files.CURATED).read_text())
     assert told["files"]["train.jsonl"]["rows"] == 3
+
+
+def step(curated: Curated, name: str) -> tuple[str, ...]:
+    return next(one.told for one in curated.steps if one.step == name)
+
+
+def test_problems_that_nobody_could_judge_are_named_among_those_that_are_kept(tmp_path: Path, scripted: Scripted):
+    scripted({})
+    grader = tmp_path / "slow.py"
+    grader.write_text(
+        "import time\ndef grade(completion, answer):\n    while answer == '1':\n        pass\n    return False\n"
+    )
+    settings = EVALUATION.model_copy(update={"grader": f"{grader}:grade", "grade_timeout_s": 0.2})
+    pool = [say(1), say(2)]
+    curated = curate(pool, tmp_path / "out", config(attempts=1, validation=0), evaluation=settings)
+    assert "problems kept of which the grader gave up an attempt, which may be right: 1 (p1)" in step(
+        curated, "attempts"
+    )
+    assert curated.attempts and curated.attempts.given_up == ("p1",) and "gave up 1 of" in str(curated.attempts.warning)
+
+
+def test_attempts_that_were_cut_are_counted(tmp_path: Path):
+    engine = EngineConfig(model=DEMO_MODEL, kind="fake")
+    settings = EvalConfig(engine=engine, max_tokens=1)
+    curated = curate([say(1), say(2)], tmp_path / "out", config(attempts=2, validation=0), evaluation=settings)
+    assert "attempts that ended at a limit of tokens: 4 of 4" in step(curated, "attempts")
+
+
+def test_sets_of_one_file_name_are_told_apart(tmp_path: Path, scripted: Scripted):
+    scripted({})
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    first = write(tmp_path / "a" / "test.jsonl", [{"id": "x", "problem": "Say 1.", "answer": 1}])
+    other = write(tmp_path / "b" / "test.jsonl", [{"id": "y", "problem": "Say 2.", "answer": 2}])
+    curated = run([say(n) for n in range(4)], tmp_path / "out", config(against=(str(first), str(other), str(first))))
+    assert [one.name for one in curated.against] == ["test.jsonl", "test.jsonl (2)"]
+    found = [(row["id"], row["of"], row["other"]) for row in lines(tmp_path / "out" / "flagged.jsonl")]
+    assert found == [("p1", "test.jsonl", "x"), ("p2", "test.jsonl (2)", "y")]
+
+
+def test_a_year_may_be_a_number_in_a_file(tmp_path: Path):
+    file = tmp_path / "a.toml"
+    file.write_text("[curate]\nyears = 2024\n")
+    assert read("curate", file).load(CurateConfig, "curate").years == "2024"
+
+
+def test_a_problem_whose_answer_is_the_word_proof_is_none_with_an_answer(tmp_path: Path, scripted: Scripted):
+    scripted({})
+    rows = [say(1, answer="proof"), say(2, answer="notfound"), say(3)]
+    run(rows, tmp_path / "out")
+    assert ids(tmp_path / "out" / "train.jsonl") == ["p2", "p3"]
+    assert lines(tmp_path / "out" / "dropped.jsonl")[0]["why"] == "said to be a proof"
+
+
+def test_a_pair_that_wording_joined_is_there_to_be_looked_at_with_both_texts(tmp_path: Path):
+    text = "Find the number of positive integers less than one thousand whose digits sum to a prime number."
+    first = write(tmp_path / "a.jsonl", [say(1, problem=text)])
+    other = write(tmp_path / "b.jsonl", [say(1, id="q", problem=text + " Now.")])
+    curate([first, other], tmp_path / "out", config(join="near", attempts=0, validation=0))
+    (pair,) = lines(tmp_path / "out" / "flagged.jsonl")
+    assert (pair["step"], pair["id"], pair["other"]) == ("joined", "q", "p1")
+    assert (pair["problem"], pair["other_problem"]) == (text + " Now.", text)
+
+
+def test_a_curated_set_may_be_curated_again_and_keeps_where_it_came_from(
+    pool: Path, tmp_path: Path, scripted: Scripted
+):
+    scripted(HARD)
+    run(pool, tmp_path / "out")
+    run(tmp_path / "out" / "train.jsonl", tmp_path / "again")
+    told: Any = load_items(tmp_path / "again" / "train.jsonl")[0].metadata["curation"]
+    assert told["rows"][0]["file"] == "train.jsonl" and told["before"]["rows"][0]["file"] == "pool.jsonl"
