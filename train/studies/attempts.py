@@ -80,17 +80,23 @@ def attempt(problems: Sequence[PoolProblem], config: EvalConfig, folder: Path) -
     return _attempts(evaluation, results, config.samples, folder / EVALUATION_FILE, given=False)
 
 
-def read_attempts(path: Path, problems: Sequence[PoolProblem], num_attempts: int, model: Path | None) -> Attempts:
-    """The first attempts of each problem in an eval.json, or in a folder that has one.
+@dataclass(frozen=True)
+class Given:
+    """Attempts that were made before: an evaluation and where it was read."""
+
+    file: Path
+    evaluation: Evaluation
+
+
+def given_in(path: Path, model: Path | None) -> Given:
+    """An eval.json, or that of a folder.
 
     Args:
         path: file or folder.
-        problems: found in it by their text, whatever their ids there.
-        num_attempts: of each.
         model: whose attempts they must be; anybody's if none.
 
     Raises:
-        UsageError: they are another model's, or too few, or problems are not in it or have another answer there.
+        UsageError: it cannot be read, or they are another model's.
         IntegrityError: it is no evaluation.
     """
     file = path / EVALUATION_FILE if path.is_dir() else path
@@ -100,6 +106,21 @@ def read_attempts(path: Path, problems: Sequence[PoolProblem], num_attempts: int
             f"{file} has the attempts of {evaluation.model.name}, revision {evaluation.model.revision}, and --model is "
             f"{model}, another one; leave --model out, or draw attempts of its own without --attempts"
         )
+    return Given(file, evaluation)
+
+
+def read_attempts(given: Given, problems: Sequence[PoolProblem], num_attempts: int) -> Attempts:
+    """The first attempts of each problem.
+
+    Args:
+        given: where they are.
+        problems: found in it by their text, whatever their ids there.
+        num_attempts: of each.
+
+    Raises:
+        UsageError: they are too few, or problems are not in it or have another answer there.
+    """
+    file, evaluation = given.file, given.evaluation
     by_text: dict[str | None, ProblemResult] = {one.problem_digest: one for one in evaluation.problems}
     found = {ask.id: by_text.get(fingerprint(ask.problem)) for ask in asked(problems)}
     missing = [name for name, result in found.items() if result is None]

@@ -62,7 +62,8 @@ def curate(
     from dail.train.studies.curation_config import CurateConfig
 
     config = chosen.told("curate", against=against or None).load(CurateConfig, "curate")
-    evaluation = _evaluation(chosen, model) if config.attempts and attempts is None else None
+    has_model = model is not None or chosen.has("engine", "model")
+    evaluation = _evaluation(chosen, model) if config.attempts and attempts is None and has_model else None
     curated = run(files, out, config, model=model, evaluation=evaluation, attempts=attempts, reading=reading)
     if as_json:
         emit(curated.model_dump(mode="json"))
@@ -75,7 +76,7 @@ def curate(
 
 
 def _evaluation(chosen: Chosen, model: Path | None) -> EvalConfig:
-    """How attempts are drawn. Raises UsageError: no model is named, or there are two words on their number."""
+    """How attempts are drawn. Raises UsageError: there are two words on their number."""
     from dail.synth.config import load_engine
     from dail.synth.core.errors import UsageError
     from dail.train.evals.config import EvalConfig

@@ -174,7 +174,7 @@ def begin(out: Path, settings: CurateConfig, drawn: EvalConfig | None) -> None:
             text += "\n" + as_toml("eval", drawn.model_dump(mode="json", exclude={"engine", "gate", "samples"}))
         _write(out / SETTINGS, text)
         (out / CURATED).unlink(missing_ok=True)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    except OSError as error:
         raise UsageError(f"--out {out} cannot be written: {error.strerror}; choose another one") from None
 
 

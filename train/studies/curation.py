@@ -26,6 +26,7 @@ from dail.synth.core.progress import OnProgress, told_to
 from dail.synth.data.reader import Reading, Source
 from dail.synth.method.data_check import Equal, equal_answers, problems_of
 from dail.synth.schema.items import SOLUTION_BYTES, SOLUTION_JOIN
+from dail.synth.schema.models import identify
 from dail.train.evals.config import EvalConfig
 from dail.train.studies import attempts as trying
 from dail.train.studies.agreement import disagreement
@@ -74,9 +75,10 @@ def curate(
         DailError: of the kind that fits; before an engine is started, unless the attempts are the reason.
     """
     config, out = config or CurateConfig(), Path(out)
-    given = None if attempts is None else Path(attempts)
-    drawn = _evaluation(config, evaluation, None if model is None else Path(model), given)
+    of_model = None if model is None else Path(model)
     config.check()
+    given = _given(config, attempts, of_model)
+    drawn = _evaluation(config, evaluation, of_model) if config.attempts and given is None else None
     if config.embedder is not None:
         find_embedder(config.embedder)
     with told_to(on_progress):
@@ -86,30 +88,25 @@ def curate(
         begin(out, config, drawn)
         problems = run.not_similar(problems, out / EMBEDDINGS)
         made = None
-        if config.attempts:
-            made = (
-                trying.attempt(problems, drawn, out / ATTEMPTS)
-                if given is None and drawn is not None
-                else trying.read_attempts(
-                    given or out, problems, config.attempts, None if model is None else Path(model)
-                )
-            )
+        if given is not None:
+            made = trying.read_attempts(given, problems, config.attempts)
+        elif drawn is not None:
+            made = trying.attempt(problems, drawn, out / ATTEMPTS)
         train, validation = run.split(problems, made)
         return write(out, run.found(), train, validation, run.flagged, run.funnel.dropped, made)
 
 
-def _evaluation(
-    config: CurateConfig, evaluation: EvalConfig | None, model: Path | None, given: Path | None
-) -> EvalConfig | None:
-    """How attempts are drawn; none if none are. Raises UsageError where it is not clear whether they are."""
+def _given(config: CurateConfig, attempts: str | Path | None, model: Path | None) -> trying.Given | None:
+    """Attempts that were made before, if any are given. Raises UsageError where settings take none."""
+    if attempts is None:
+        return None
     if not config.attempts:
-        if given is not None:
-            raise UsageError(
-                f"attempts are given ({given}), and curate.attempts=0 takes none; set it to how many count"
-            )
-        return None
-    if given is not None:
-        return None
+        raise UsageError(f"attempts are given ({attempts}), and curate.attempts=0 takes none; set it to how many count")
+    return trying.given_in(Path(attempts), model)
+
+
+def _evaluation(config: CurateConfig, evaluation: EvalConfig | None, model: Path | None) -> EvalConfig:
+    """How attempts are drawn. Raises UsageError: nobody says of which model, it is none, or in several ways."""
     if evaluation is None and model is None:
         raise UsageError(
             "no model is named, of which the attempts are; give --model FOLDER, or --attempts with an eval.json of "
@@ -126,6 +123,7 @@ def _evaluation(
             "attempts are made in one way, and eval.temperatures or eval.budgets name several; set eval.temperature, "
             "and at most one of eval.budgets"
         )
+    identify(evaluation.engine.model)  # refused now, rather than when all else is done
     return evaluation.model_copy(update={"samples": config.attempts})
 
 

@@ -72,7 +72,7 @@ class Funnel:
         reasons = Counter(why[problem.id] for problem in problems if problem.id in why)
         if not left:
             counted = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
-            raise InputError(f"no problem is left behind the step {step}, of {len(problems)} ({counted}); {advice}")
+            raise InputError(f"no problem is left after the step {step}, of {len(problems)} ({counted}); {advice}")
         self.count(step, len(problems), len(left), reasons, told)
         for problem in problems:
             if problem.id in why:

@@ -176,7 +176,7 @@ def test_years_choose_and_rows_without_one_are_dropped_kept_or_refused(tmp_path:
 
 
 NO_ENGINE: list[tuple[str, list[dict[str, Any]], dict[str, Any], str]] = [
-    ("no answers", [{"problem": "Say 1.", "solution": "One."}], {}, r"behind the step answers, of 1 \(neither"),
+    ("no answers", [{"problem": "Say 1.", "solution": "One."}], {}, r"after the step answers, of 1 \(neither"),
     ("no solutions", [{"problem": "Say 1.", "answer": 1}], {}, r"no solution: 1\)"),
     ("proofs alone", [say(1, kind="proof")], {}, "said to be a proof: 1"),
     ("no years", [say(1)], {"years": "1985-2023", "without_year": "keep"}, "1 of 1 problems have no year"),
@@ -342,6 +342,16 @@ def test_a_folder_that_is_not_ours_is_refused(pool: Path, tmp_path: Path, script
     with pytest.raises(UsageError, match="holds something that is no curation"):
         run(pool, tmp_path / "out")
     assert asked == [] and (tmp_path / "out" / "README.md").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_refused(pool: Path):
+    with pytest.raises(UsageError, match=r"--out .*pool\.jsonl/out cannot be written: Not a directory"):
+        run(pool, pool / "out")
+
+
+def test_a_folder_without_a_model_is_an_error_before_anything_is_read(tmp_path: Path):
+    with pytest.raises(UsageError, match=str(tmp_path)):
+        curate(tmp_path / "none.jsonl", tmp_path / "out", config(), model=tmp_path)
 
 
 def test_no_model_is_an_error_before_anything_is_read(tmp_path: Path):
