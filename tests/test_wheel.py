@@ -33,9 +33,9 @@ CONFIGS = ROOT / "deploy" / "configs"
 # machine (deploy/setup.sh), and `dail train --ray-workers` asks for the extra with Ray.
 EXTRAS: list[tuple[str, list[str], set[str]]] = [
     ("worker", ["synth"], {"vllm", "torch", "datasets"}),
-    ("train", ["train"], {"ray", "bitsandbytes"}),  # of the extra bnb
+    ("train", ["train"], {"ray", "bitsandbytes", "sentence_transformers"}),  # of the extras bnb and curate
     ("cluster", ["serve"], set()),
-    ("train,cluster", ["train"], {"bitsandbytes"}),
+    ("train,cluster,curate", ["train"], {"bitsandbytes"}),
     ("data", ["synth/export"], {"transformers"}),  # tries texts with it, if a model is named
 ]
 # One wrong call of each verb, which gets past the reading of options.
@@ -57,6 +57,7 @@ WRONG = {
     "average": ["nowhere", "--out", "out"],
     "merge": ["nowhere", "--model", "nowhere", "--out", "out"],
     "eval": ["--model", "taken", "--problems", "nowhere", "--out", "out"],
+    "curate": ["nowhere.jsonl", "--out", "out", "--model", "taken"],
     "compare": ["nowhere", "other"],
     "export": ["nowhere", "--for", "trl-sft", "--out", "out"],
     "push": ["nowhere", "--to", "me/traces"],

@@ -152,7 +152,7 @@ def _evaluate(
         out / EVALUATION_FILE, json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
     )
     lineages = trace_lineages(subjects)
-    examples = choose(problems, judged, refs, marks)
+    examples = choose(problems, judged, evaluation.shown_arms, marks)
     write_whole(out / REPORT_FILE, render(evaluation, lineages, examples, compare_within(evaluation)))
     return evaluation
 

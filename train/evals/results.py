@@ -25,6 +25,7 @@ from dail.train.record import Provenance
 
 ALL = "all problems"
 EVALUATION_FILE = "eval.json"
+_FEW_ARMS, _MOST_SHOWN = 4, 6
 
 _PACKAGES = ("dail", "math-verify", "transformers", "torch", "numpy")
 
@@ -179,6 +180,17 @@ class Evaluation(Frozen):
     def model(self) -> ModelIdentity:
         """Of the base that all others are held against."""
         return self.subjects[0].model
+
+    @property
+    def main_arms(self) -> list[ArmRef]:
+        """One of each subject: at the first temperature, and the largest budget."""
+        budget = max((arm.budget for arm in self.arms if arm.budget is not None), default=None)
+        return [arm for arm in self.arms if arm.temperature == self.arms[0].temperature and arm.budget == budget]
+
+    @property
+    def shown_arms(self) -> list[ArmRef]:
+        """Those of which single problems and completions can be shown: all if they are few."""
+        return list(self.arms) if len(self.arms) <= _FEW_ARMS else self.main_arms[:_MOST_SHOWN]
 
     def subject_of(self, arm: ArmRef) -> SubjectRef:
         return next(one for one in self.subjects if one.name == arm.subject)

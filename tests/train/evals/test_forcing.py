@@ -158,6 +158,23 @@ def test_a_turn_that_ends_without_a_thought_has_answered(
     assert (one.text, one.forced, one.thought_tokens, len(engine.asked)) == ("So \\boxed{0}.", False, 0, 1)
 
 
+def test_an_answer_without_a_thought_and_a_box_is_announced(
+    tmp_path: Path, prompts: Prompts, model: ModelIdentity
+) -> None:
+    engine = Scripted(prompts, lambda prompt: "0}<|im_end|>" if prompt.endswith("boxed{") else "0!<|im_end|>")
+    one = run(config(budgets=(100,), opening="", announce=ANNOUNCED), tmp_path, model, engine)[100, "p0", 0]
+    assert (one.completion.text, one.verdict.correct) == (f"0!{ANNOUNCED}0}}", True)
+    assert (one.completion.thought_tokens, one.completion.announced) == (0, True)
+
+
+def test_a_stop_string_in_a_thought_ends_the_completion(tmp_path: Path, prompts: Prompts, model: ModelIdentity) -> None:
+    engine = Scripted(prompts, says("12345</think>", "\\boxed{0}<|im_end|>"))
+    found = run(config(budgets=(2, 100), stop=("34",)), tmp_path, model, engine)
+    whole, cut = found[100, "p0", 0].completion, found[2, "p0", 0].completion
+    assert (whole.text, whole.finish_reason, whole.thought_tokens) == ("1234", "stop", 4)
+    assert (cut.text, cut.forced) == ("12</think>\\boxed{0}", True)
+
+
 @pytest.mark.parametrize(("budget", "forced"), [(2, True), (3, False), (4, False)])
 def test_a_mark_that_is_the_budgets_last_token_ends_the_thought_by_itself(
     tmp_path: Path, prompts: Prompts, model: ModelIdentity, budget: int, forced: bool
