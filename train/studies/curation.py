@@ -281,6 +281,7 @@ class _Run:
             return train, []
         solved.sort(key=lambda one: (made.num_correct[one.id], _lot(self.config.split_seed, one.id)))
         validation = solved[: self.config.validation]
+        self.funnel.take_back(validation)
         told = []
         if len(validation) < self.config.validation:
             told = [f"wanted: {self.config.validation}"]

@@ -80,6 +80,11 @@ class Funnel:
                 self.dropped.append(Dropped(id=problem.id, step=step, why=why[problem.id], rows=rows))
         return left
 
+    def take_back(self, problems: Sequence[PoolProblem]) -> None:
+        """These were left out of one split and are in another."""
+        found = {problem.id for problem in problems}
+        self.dropped = [one for one in self.dropped if one.id not in found]
+
 
 def listed(names: Sequence[str], what: str) -> list[str]:
     """`WHAT: 3 (a, b and 1 more)`, or nothing of none."""
