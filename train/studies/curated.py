@@ -23,6 +23,7 @@ from dail.synth.core.config import TOOL_VERSION, Frozen, fingerprint
 from dail.synth.core.errors import UsageError
 from dail.synth.core.files import replace, sha256, without_folders
 from dail.synth.core.settings import as_toml
+from dail.synth.data.reader import INVALID_FILE
 from dail.synth.schema.card import CARD
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import ModelIdentity
@@ -167,7 +168,7 @@ def begin(out: Path, settings: CurateConfig, drawn: EvalConfig | None) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not (out / SETTINGS).is_file() and any(one.name != "invalid.jsonl" for one in out.iterdir()):
+        if not (out / SETTINGS).is_file() and any(not one.name.endswith(INVALID_FILE) for one in out.iterdir()):
             raise UsageError(f"{out} holds something that is no curation; give another --out")
         text = as_toml("curate", settings.model_dump(mode="json"))
         if drawn is not None:

@@ -1,9 +1,9 @@
 """Which problems of a pool are worth training on (paper App. A): those that a model fails in all of k attempts.
 
-    dail curate aime.csv harp.jsonl --model models/qwen2.5-7b --out runs/e1-verifiable --config e1-verifiable
+    dail curate aime.csv --solutions harp.jsonl --model models/qwen2.5-7b --out runs/e1 --config e1-verifiable
 
     from dail.train.studies import CurateConfig, curate
-    curated = curate(["aime.csv", "harp.jsonl"], "runs/e1", CurateConfig(years="1985-2023"), model="models/qwen2.5-7b")
+    curated = curate("aime.csv", "runs/e1", CurateConfig(years="2023"), model="models/qwen", solutions="harp.jsonl")
 
 The steps: rows are joined to problems; years; answers; similarity with the problems of evaluations; near ones in the
 pool; attempts of the model; and of the problems that it solves, the hardest are for validation. All but the attempts is
@@ -17,6 +17,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def curate(
     model: str | Path | None = None,
     evaluation: EvalConfig | None = None,
     attempts: str | Path | None = None,
+    solutions: Source | None = None,
     reading: Reading | None = None,
     on_progress: OnProgress | None = None,
 ) -> Curated:
@@ -68,6 +70,7 @@ def curate(
         model: folder of the model that makes the attempts, instead of the one in `evaluation`.
         evaluation: how attempts are drawn and judged; temperature 0.6 and the engine's own sizes if left out.
         attempts: an eval.json, or its folder, whose attempts are taken instead.
+        solutions: rows, named as those of the pool, that add solutions to its problems, and no problems of their own.
         reading: which columns are which fields, and what becomes of rows that cannot be used.
         on_progress: called in the thread that does the work; what it raises ends the curation.
 
@@ -83,7 +86,7 @@ def curate(
         find_embedder(config.embedder)
     with told_to(on_progress):
         run = _Run(config, Funnel(config.published))
-        problems = run.read(read_pool(pool, (reading or Reading()).writing_to(out)))
+        problems = run.read(*_pools(pool, solutions, (reading or Reading()).writing_to(out)))
         problems = run.answers(run.years(problems))
         begin(out, config, drawn)
         problems = run.not_similar(problems, out / EMBEDDINGS)
@@ -127,6 +130,16 @@ def _evaluation(config: CurateConfig, evaluation: EvalConfig | None, model: Path
     return evaluation.model_copy(update={"samples": config.attempts})
 
 
+def _pools(pool: Source, solutions: Source | None, reading: Reading) -> tuple[Pool, Pool | None]:
+    """Both, each with a file of its own for rows that cannot be used."""
+    read = read_pool(pool, reading)
+    if solutions is None:
+        return read, None
+    assert reading.invalid_to is not None, "named by `writing_to`"
+    aside = reading.invalid_to.with_name(f"solutions-{reading.invalid_to.name}")
+    return read, read_pool(solutions, replace(reading, invalid_to=aside))
+
+
 class _Run:
     """One curation: its steps, in order, and what they found out."""
 
@@ -137,16 +150,18 @@ class _Run:
         self._against: list[Set] = []
         self._similarity: Similarity | None = None
 
-    def read(self, pool: Pool) -> list[PoolProblem]:
-        """The problems, of which a row may be a part."""
-        account = pool.account
-        invalid = {"rows that cannot be used": account.invalid} if account.invalid else {}
-        self.funnel.count("read", account.rows, len(pool.rows), invalid)
+    def read(self, pool: Pool, others: Pool | None) -> list[PoolProblem]:
+        """The problems, of which a row may be a part, with what the others add to them."""
+        pools = [pool, others] if others else [pool]
+        num_rows, num_used = sum(one.account.rows for one in pools), sum(len(one.rows) for one in pools)
+        num_invalid = sum(one.account.invalid for one in pools)
+        self.funnel.count("read", num_rows, num_used, {"rows that cannot be used": num_invalid} if num_invalid else {})
         self._sources = [
-            Set.of_rows(one.file, [placed for placed in pool.rows if placed.place.file == one.file])
-            for one in account.sources
+            Set.of_rows(source.file, [placed for placed in one.rows if placed.place.file == source.file])
+            for one in pools
+            for source in one.account.sources
         ]
-        joined = join(pool.rows, near=self.config.join == "near")
+        joined = join(pool.rows, self.config.join == "near", others.rows if others else ())
         for pair in joined.near:
             near = Near(pair.name, "", pair.other, round(pair.share, 4), RUNS)
             self.flagged.append(Flagged.of_pair("joined", near, pair.text, pair.other_text))
@@ -154,8 +169,9 @@ class _Run:
         told = listed([pair.name for pair in joined.near], "rows joined by most of their wording and their answer")
         told += listed(joined.apart, "ids that different problems have in different files, kept apart")
         told += listed([one.id for one in joined.problems if len(one.solutions) > 1], "problems with several solutions")
-        further = {"further rows of a problem": len(pool.rows) - num} if len(pool.rows) > num else {}
-        self.funnel.count("joined", len(pool.rows), num, further, told)
+        further, unused = num_used - num - joined.num_unused, joined.num_unused
+        why = {"further rows of a problem": further, "solutions of no problem of the pool": unused}
+        self.funnel.count("joined", num_used, num, {reason: count for reason, count in why.items() if count}, told)
         return joined.problems
 
     def years(self, problems: list[PoolProblem]) -> list[PoolProblem]:

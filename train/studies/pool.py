@@ -148,11 +148,15 @@ class NearRows(NamedTuple):
 
 @dataclass
 class Joined:
-    """`near`: rows that wording and answer alone joined. `apart`: ids that several problems have."""
+    """`near`: rows that wording and answer alone joined. `apart`: ids that several problems have.
+
+    `num_unused`: of the other rows, those that belong to no problem of the pool.
+    """
 
     problems: list[PoolProblem]
     near: list[NearRows] = field(default_factory=list)
     apart: list[str] = field(default_factory=list)
+    num_unused: int = 0
 
 
 def read_pool(source: Source, reading: Reading | None = None) -> Pool:
@@ -181,12 +185,18 @@ def _checked(values: list[dict[str, Any]]) -> list[PoolRow]:
     return rows
 
 
-def join(rows: Sequence[Placed], near: bool = False) -> Joined:
+def join(rows: Sequence[Placed], near: bool = False, others: Sequence[Placed] = ()) -> Joined:
     """The problems of a pool, in the order of their first rows.
+
+    Args:
+        rows: of the pool.
+        near: join by most of the wording too, where the answers agree.
+        others: rows that add solutions and answers to problems of the pool, and no problems.
 
     Raises:
         InputError: one file gives one id to different problems.
     """
+    num_own, rows = len(rows), [*rows, *others]
     groups = _Groups(rows)
     groups.by_wording()
     apart = groups.by_id()
@@ -195,6 +205,9 @@ def join(rows: Sequence[Placed], near: bool = False) -> Joined:
         joined.near = groups.by_near_wording()
     taken: set[str] = set()
     for members in groups.members():
+        if members[0] >= num_own:
+            joined.num_unused += len(members)
+            continue
         problem = _problem([rows[number] for number in members], taken)
         taken.add(problem.id)
         joined.problems.append(problem)

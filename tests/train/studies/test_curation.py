@@ -16,7 +16,7 @@ import pytest
 from dail.synth import EngineConfig
 from dail.synth.core.errors import DailError, InputError, IntegrityError, UsageError
 from dail.synth.core.settings import read
-from dail.synth.data.reader import load_items
+from dail.synth.data.reader import Reading, load_items
 from dail.train.evals import EvalConfig, EvalProblem, evaluate
 from dail.train.studies import CurateConfig, Curated, curate
 from tests.conftest import DEMO_MODEL, ROOT
@@ -474,3 +474,14 @@ def test_a_curated_set_may_be_curated_again_and_keeps_where_it_came_from(
     run(tmp_path / "out" / "train.jsonl", tmp_path / "again")
     told: Any = load_items(tmp_path / "again" / "train.jsonl")[0].metadata["curation"]
     assert told["rows"][0]["file"] == "train.jsonl" and told["before"]["rows"][0]["file"] == "pool.jsonl"
+
+
+def test_invalid_rows_of_pool_and_solutions_lie_in_files_of_their_own(tmp_path: Path, scripted: Scripted):
+    scripted({})
+    out = tmp_path / "out"
+    pool = write(tmp_path / "a.jsonl", [{"problem": "Say 1.", "answer": 1}, {"problem": " "}])
+    solutions = write(tmp_path / "b.jsonl", [say(1, id=None), {"problem": "", "solution": "Seven."}])
+    curated = run(pool, out, config(validation=0), solutions=solutions, reading=Reading(skip_invalid=True))
+    assert counts(curated)["read"] == (4, 2) and counts(curated)["joined"] == (2, 1)
+    assert [lines(out / name)[0]["line"] for name in ("invalid.jsonl", "solutions-invalid.jsonl")] == [2, 2]
+    assert [one.name for one in curated.sources] == ["a.jsonl", "b.jsonl"]

@@ -130,3 +130,13 @@ def test_a_pool_without_problems_or_with_unknown_columns_is_refused(tmp_path: Pa
         read_pool(write(tmp_path / "a.jsonl", [{"problem": "Say 1.", "hardness": 3}]))
     with pytest.raises(InputError, match="holds nothing"):
         read_pool(write(tmp_path / "a.jsonl", []))
+
+
+def test_rows_of_solutions_add_to_problems_and_are_none(tmp_path: Path):
+    own = read_pool(
+        write(tmp_path / "a.jsonl", [{"problem": "Say 1.", "answer": 1}, {"problem": "Say 2.", "answer": 2}])
+    )
+    others = read_pool(write(tmp_path / "b.jsonl", [say(2, id=None), say(3), say(3, solution="Otherwise.")]))
+    found = join(own.rows, others=others.rows)
+    assert [(one.answer, len(one.solutions)) for one in found.problems] == [("1", 0), ("2", 1)]
+    assert found.num_unused == 2
