@@ -34,9 +34,18 @@ VERBS = {
         "What is found as waypoints, and what the negative reference is told.",
     ),
     "prompts": ("dail.synth.commands:prompts", "Import the authors' prompts from a checkout of their repository."),
+    "calibrate": (
+        "dail.train.studies.calibrate_commands:calibrate",
+        "Which tau to draw traces with, measured on the training set.",
+    ),
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
     "cache": ("dail.train.commands:cache", "Compute the references of a manifest's traces once, for runs to come."),
+    "grpo": ("dail.train.commands:grpo", "Train by rewards for right answers: GRPO, the paper's baseline."),
     "loop": ("dail.serve.loop:loop", "Rounds of synth, select and train: each adapter is the next round's student."),
+    "paper": (
+        "dail.serve.paper.commands:paper",
+        "The paper's tables and figures: runs of the other verbs, beside its numbers.",
+    ),
     "average": ("dail.train.commands:average", "The running mean of adapters, a reference that follows slowly."),
     "merge": ("dail.train.commands:merge", "An adapter into its base model's weights: a model that needs no adapter."),
     "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
@@ -54,7 +63,7 @@ VERBS = {
 }
 # What each package, or one verb of it, needs beyond `pip install dail`: a missing import is answered with the line that
 # cures it.
-_EXTRAS = {"synth": "worker", "train": "train", "push": "data"}
+_EXTRAS = {"synth": "worker", "train": "train", "push": "data", "calibrate": "worker,train"}
 
 
 class Verbs(click.Group):

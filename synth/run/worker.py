@@ -150,7 +150,9 @@ class Worker:
             return
         with contextlib.suppress(Fenced):
             async with self._calls:
-                await self._source.commit(prepared.unit, shard, correct)
+                # of a trace that another attempt began, that attempt took some too
+                rows = None if prepared.unit.prefix else rollout.rows
+                await self._source.commit(prepared.unit, shard, correct, rows)
             self.num_committed += 1
             self.tokens += shard.tokens
             self.attributed_tokens += shard.attributed_tokens

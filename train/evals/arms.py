@@ -64,7 +64,7 @@ def name_models(models: Sequence[Named]) -> dict[str, Path]:
 def name_adapters(adapters: Sequence[Named]) -> dict[str, Path]:
     """A lone one without a name is "adapter", others are called as their folders, `run/adapter` as its run. UsageError:
     a name twice."""
-    is_lone = sum(name is None for name, _ in adapters) == 1
+    is_lone = len(adapters) == 1
     return _by_name([
         (ADAPTER if is_lone else _folder_name(folder), folder) if name is None else (name, folder)
         for name, folder in adapters

@@ -27,7 +27,10 @@ from dail.train.record import RunRecord
 
 DAIL = "DAIL"
 # Of an evaluation's settings, those that its figures depend on. Two runs that differ in one cannot be compared.
-_COMPARED = ("samples", "max_tokens", "seed", "thinking", "template_args", "opening", "date")
+_COMPARED = (
+    "samples", "top_p", "top_k", "presence_penalty", "stop", "max_tokens", "answer_tokens", "announce", "seed",
+    "thinking", "template_args", "opening", "drop_empty_thought", "date",
+)  # fmt: skip
 
 
 class RunGain(Frozen):

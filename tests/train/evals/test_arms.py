@@ -119,7 +119,7 @@ def test_names_are_given_or_follow_from_the_folders():
     ]  # fmt: skip
     assert list(name_models([("qwen", Path("m"))])) == ["qwen"]
     assert list(name_adapters([(None, Path("runs/a/adapter"))])) == ["adapter"]
-    assert list(name_adapters([("mine", Path("runs/a/adapter")), (None, Path("b"))])) == ["mine", "adapter"]
+    assert list(name_adapters([("mine", Path("runs/a/adapter")), (None, Path("b"))])) == ["mine", "b"]
     several = [(None, Path("runs/gamma-0.1/adapter")), (None, Path("runs/gamma-0.2/adapter/")), (None, Path("mine"))]
     assert list(name_adapters(several)) == ["gamma-0.1", "gamma-0.2", "mine"]
     with pytest.raises(UsageError, match=r"called 'a'; give each a name of its own, as --model NAME=FOLDER"):
@@ -198,6 +198,29 @@ def test_temperatures_are_drawn_side_by_side(
     assert "<h2>By temperature</h2>" in page(tmp_path) and "What more tokens buy" not in page(tmp_path)
     dail_eval("--adapter", tmp_path / "good" / "adapter", "--temperature", "0.7")
     assert len(engines) == 1 and [arm.name for arm in read(tmp_path).arms] == ["base", "adapter"]
+
+
+def test_budgets_are_judged_side_by_side_with_what_they_forced(
+    dail_eval: Callable[..., Result], make_adapter: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    prompts: Prompts,
+):  # fmt: skip
+    """The thought has more than 4 tokens; who was made to end it does not know the answer."""
+
+    def answer(row: TokenSequence) -> list[int]:
+        thought = "" if prompts.text(list(row.prompt_ids)).endswith("</think>") else "hm, hm, hm, and hm</think> "
+        said = rf"{thought}\boxed{{{1 if thought and row.adapter else 77}}}"
+        return prompts.tokenizer.encode(said, add_special_tokens=False)[: row.max_tokens]
+
+    monkeypatch.setattr(run, "start_engine", lambda *_: TableEngine(answer))
+    told = ["--set", "eval.budgets=[4, 64]", "--set", "eval.opening=<think>", "--set", "eval.answer_tokens=20"]
+    said = dail_eval("--adapter", make_adapter("good"), *told)
+    evaluation = read(tmp_path)
+    assert {who: all_.forced_share for who, all_ in evaluation.summary.items()} == {
+        "base, 4 tokens": 1, "base, 64 tokens": 0, "adapter, 4 tokens": 1, "adapter, 64 tokens": 0,
+    }  # fmt: skip
+    gains = {who: points[0].mean for who, points in evaluation.groups[0].difference.items()}
+    assert gains == {"adapter, 4 tokens": 0, "adapter, 64 tokens": 0.1}  # one of ten answers is 1
+    assert "forced" in said.stdout and "<h2>What more tokens buy</h2>" in page(tmp_path)
 
 
 def test_the_gate_looks_at_each_arm_and_stops_for_any(

@@ -130,6 +130,20 @@ def test_budgets_that_a_thought_did_not_reach_share_its_answer(
     assert [line.get("arm") for line in lines(tmp_path)] == [None, *names]
 
 
+@pytest.mark.parametrize("thought", ["12</think>", "1234567890</think>", "12<|im_end|>", "xy 7"])
+@pytest.mark.parametrize("opening", ["", "<think>"])
+def test_samples_that_say_the_same_are_completions_of_their_own(
+    tmp_path: Path, prompts: Prompts, model: ModelIdentity, thought: str, opening: str
+) -> None:
+    def answer(prompt: str) -> str:
+        return "\\boxed{0}<|im_end|>" if "</think>" in prompt else thought
+
+    asked = config(budgets=(4, 9), samples=3, opening=opening, stop=("y",))
+    found = run(asked, tmp_path, model, Scripted(prompts, answer), PROBLEMS[:2])
+    assert len({one.completion.key for one in found.values()}) == len(found) == 12
+    assert len(lines(tmp_path)) == 18
+
+
 def test_the_announcement_stands_behind_every_thought_and_opens_the_box_that_is_judged(
     tmp_path: Path, prompts: Prompts, model: ModelIdentity
 ) -> None:
