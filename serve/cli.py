@@ -40,7 +40,12 @@ VERBS = {
     ),
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
     "cache": ("dail.train.commands:cache", "Compute the references of a manifest's traces once, for runs to come."),
+    "grpo": ("dail.train.commands:grpo", "Train by rewards for right answers: GRPO, the paper's baseline."),
     "loop": ("dail.serve.loop:loop", "Rounds of synth, select and train: each adapter is the next round's student."),
+    "paper": (
+        "dail.serve.paper.commands:paper",
+        "The paper's tables and figures: runs of the other verbs, beside its numbers.",
+    ),
     "average": ("dail.train.commands:average", "The running mean of adapters, a reference that follows slowly."),
     "merge": ("dail.train.commands:merge", "An adapter into its base model's weights: a model that needs no adapter."),
     "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),

@@ -27,6 +27,7 @@ from typing import Any, Literal
 import click
 from pydantic import Field, ValidationError
 
+from dail.serve.begun import begin
 from dail.serve.children import Children
 from dail.synth.core.config import Config, Frozen, fingerprint
 from dail.synth.core.console import emit, say
@@ -211,22 +212,8 @@ def _check_items(settings: LoopConfig, synthesis: Synthesis, items: Sequence[Exp
 
 def _begin(plan: Plan, chosen: Chosen) -> None:
     """The folder is ours, and of these settings; else UsageError."""
-    decided = _decided(plan)
-    marker = plan.out / _MARKER
-    try:
-        plan.out.mkdir(parents=True, exist_ok=True)
-        if marker.is_file():
-            _check_same(json.loads(marker.read_text("utf-8")), decided, plan.out)
-            say(f"going on with the rounds in {plan.out}")
-        elif any(one.name != "invalid.jsonl" for one in plan.out.iterdir()):
-            raise UsageError(f"{plan.out} holds something that is no loop; give another --out")
-        text = "\n".join(as_toml(table, chosen.values.get(table, {})) for table in _PASSED_ON)
-        replace(plan.out / _SETTINGS, lambda staged: staged.write_text(text, "utf-8"))
-        replace(marker, lambda staged: staged.write_text(json.dumps(decided, indent=1, default=str) + "\n", "utf-8"))
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise UsageError(f"{plan.out} cannot be written: {error.strerror}; choose another --out") from None
-    except ValueError as error:
-        raise IntegrityError(f"{marker} is damaged ({error}); choose another --out") from None
+    text = "\n".join(as_toml(table, chosen.values.get(table, {})) for table in _PASSED_ON)
+    begin(plan.out, _MARKER, "rounds", _decided(plan), {_SETTINGS: text})
 
 
 def _decided(plan: Plan) -> dict[str, Any]:
@@ -242,23 +229,6 @@ def _decided(plan: Plan) -> dict[str, Any]:
     return found | {
         f"train.{name}": value for name, value in plan.training.model_dump(mode="json", exclude=free).items()
     }
-
-
-def _check_same(theirs: Any, ours: dict[str, Any], out: Path) -> None:
-    if not isinstance(theirs, dict):
-        raise ValueError(f"it holds a {type(theirs).__name__}, wanted an object")
-    ours = json.loads(json.dumps(ours, default=str))
-    other = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-    if other:
-        said = [f"{name} {_short(theirs.get(name))} there, {_short(ours.get(name))} here" for name in other]
-        raise UsageError(
-            f"the rounds in {out} were begun otherwise: {few(said)}; give the same again, or another --out"
-        )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def _rounds(plan: Plan, children: Children) -> Iterator[Round]:

@@ -87,10 +87,14 @@ def test_a_door_says_what_to_install_where_a_package_is_missing(monkeypatch: pyt
 # Verbs and what is theirs may do all of it. Elsewhere there are two exceptions: a child process that is started to
 # grade, and Ray, which takes SIGTERM for itself and must give it back.
 VERBS_OWN = {
+    "serve/begun.py",
     "serve/cli.py",
     "serve/commands.py",
     "serve/demo.py",
     "serve/loop.py",
+    "serve/paper/commands.py",
+    "serve/paper/plan.py",
+    "serve/paper/steps.py",
     "synth/commands.py",
     "synth/core/console.py",
     "synth/export/commands.py",

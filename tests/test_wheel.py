@@ -28,14 +28,14 @@ from tests.conftest import DEMO_MODEL, ROOT
 pytestmark = pytest.mark.timeout(600)
 
 PACKAGES = ("synth", "train", "serve")
-CONFIGS = ROOT / "deploy" / "configs"
+DATA = ("configs", "paper")  # folders of deploy/ that are packages
 # Extras, the packages they are for, and what those import that another brings: vLLM, with torch, is chosen by the
 # machine (deploy/setup.sh), and `dail train --ray-workers` asks for the extra with Ray.
 EXTRAS: list[tuple[str, list[str], set[str]]] = [
     ("worker", ["synth"], {"vllm", "torch", "datasets"}),
-    ("train", ["train"], {"ray", "bitsandbytes"}),  # of the extra bnb
+    ("train", ["train"], {"ray", "bitsandbytes", "sentence_transformers", "trl", "datasets"}),  # of bnb, curate and rl
     ("cluster", ["serve"], set()),
-    ("train,cluster", ["train"], {"bitsandbytes"}),
+    ("rl,cluster,curate", ["train"], {"bitsandbytes"}),  # rl holds train
     ("data", ["synth/export"], {"transformers"}),  # tries texts with it, if a model is named
 ]
 # One wrong call of each verb, which gets past the reading of options.
@@ -53,11 +53,14 @@ WRONG = {
     "prompts": ["import", "nowhere", "--out", "out"],
     "train": ["--model", "nowhere", "--manifest", "nowhere", "--out", "out"],
     "cache": ["--model", "nowhere", "--manifest", "nowhere", "--references", "out"],
+    "grpo": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
     "loop": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
+    "paper": ["--table", "5"],
     "average": ["nowhere", "--out", "out"],
     "merge": ["nowhere", "--model", "nowhere", "--out", "out"],
     "calibrate": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
     "eval": ["--model", "taken", "--problems", "nowhere", "--out", "out"],
+    "curate": ["nowhere.jsonl", "--out", "out", "--model", "taken"],
     "compare": ["nowhere", "other"],
     "export": ["nowhere", "--for", "trl-sft", "--out", "out"],
     "push": ["nowhere", "--to", "me/traces"],
@@ -97,7 +100,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(CONFIGS, source / CONFIGS.relative_to(ROOT), ignore=shutil.ignore_patterns("__pycache__"))
+    for name in DATA:
+        shutil.copytree(ROOT / "deploy" / name, source / "deploy" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ".", cwd=source)
@@ -112,7 +116,12 @@ def test_the_wheel_holds_all_of_dail_and_nothing_else(wheel: Path) -> None:
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".md"
-    } | {f"dail/configs/{path.name}" for path in CONFIGS.iterdir() if path.is_file()}
+    } | {
+        f"dail/{path.relative_to(ROOT / 'deploy')}"
+        for name in DATA
+        for path in (ROOT / "deploy" / name).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     assert names == ours, "name new packages and files of data in pyproject.toml, [tool.setuptools]"
     assert {f"dail/{package}/py.typed" for package in PACKAGES} <= names
 
@@ -132,12 +141,15 @@ def test_the_bare_wheel_is_whole_and_every_verb_answers(bare: Path, tmp_path: Pa
     answers(bare, tmp_path)
     assert run(bare.parent / "dail", "--version", cwd=tmp_path).startswith("dail, version ")
     assert "qwen3-8b-paper-v1 " in run(bare.parent / "dail", "settings", cwd=tmp_path)
+    assert "Table 4: " in run(bare.parent / "dail", "paper", cwd=tmp_path)
     ((_, code, said),) = calls(bare, tmp_path, [["submit", "nowhere.jsonl", "--config", "qwen3-8b-paper-v1"]])
     assert code == 2 and "nowhere.jsonl" in said
     assert missing(bare, needed("serve")) == set()
 
 
-@pytest.mark.parametrize(("verb", "extra"), [("synth", "worker"), ("train", "train"), ("cache", "train")])
+@pytest.mark.parametrize(
+    ("verb", "extra"), [("synth", "worker"), ("train", "train"), ("cache", "train"), ("grpo", "rl")]
+)
 def test_without_its_extra_a_verb_says_which_one_it_needs(bare: Path, tmp_path: Path, verb: str, extra: str) -> None:
     ((_, code, said),) = calls(bare, tmp_path, [[verb, *WRONG[verb]]])
     assert code in (1, 2) and "Traceback" not in said

@@ -91,7 +91,7 @@ def held(out: Path) -> Iterator[None]:
             file.seek(0)
             whose = file.read().strip() or "of an unknown process"
             raise UsageError(
-                f"another `dail train` ({whose}) is at work in {out}; wait for it, stop it, or give another --out"
+                f"another run ({whose}) is at work in {out}; wait for it, stop it, or give another --out"
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {dt.datetime.now():%Y-%m-%d %H:%M:%S}\n")

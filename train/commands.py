@@ -1,4 +1,4 @@
-"""`dail train`, `dail cache` and `dail merge`.
+"""`dail train`, `dail cache`, `dail grpo`, `dail average` and `dail merge`.
 
 A run computes by itself what a cache lacks; `dail cache` does it beforehand, for several runs.
 
@@ -23,11 +23,14 @@ from dail.synth.core.console import all_on_stderr, emit, exit_on_sigterm, say, s
 from dail.synth.core.errors import EXIT_OK, UsageError
 from dail.synth.core.options import Numbers, verb
 from dail.synth.core.settings import Chosen
+from dail.synth.data import options
 from dail.synth.data.options import control_option
+from dail.synth.data.reader import Reading
 from dail.synth.schema.controls import check_drawn, controlled, told
 from dail.synth.schema.manifest import read_manifest
 from dail.train.config import TrainConfig
 from dail.train.gate import GateConfig
+from dail.train.grpo_config import GrpoConfig
 from dail.train.record import Given
 
 
@@ -117,6 +120,39 @@ def cache(
             emit({"references": references, "traces": held.num_traces, "size_bytes": held.size_bytes})
 
 
+@verb("grpo")
+@options.files()
+@options.reading("OUT/invalid.jsonl")
+@click.option("--model", "model_folder", type=click.Path(path_type=Path), required=True, help="Model folder.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; a stopped run goes on in it.")
+@click.option("--after", type=click.Path(path_type=Path), help="Run folder of `dail grpo` to go on from, with hints.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def grpo(
+    chosen: Chosen,
+    files: tuple[str, ...],
+    reading: Reading,
+    model_folder: Path,
+    out: Path,
+    after: Path | None,
+    as_json: bool,
+) -> None:
+    """Train by rewards for right answers: GRPO, the paper's baseline, on the problems in FILEs, by TRL.
+
+    The prompts are those of `dail eval`, and its grader rewards. OUT receives grpo.json (settings), metrics.jsonl,
+    rollouts-0.jsonl (how many of a problem were right, step by step), checkpoints, and at the end adapter/, or model/
+    with tune=full. With --after RUN it goes on from another run, and with grpo.hints=waypoints problems that this
+    one's last rollouts did not solve are asked with a hint (NuRL-style). On several GPUs: torchrun --nproc-per-node 4
+    $(which dail) grpo ….
+    """
+    config = chosen.load(GrpoConfig, "grpo")
+    with exit_on_sigterm(), all_on_stderr():
+        result = _room("grpo").run(files, model_folder, out, config, after=after, reading=reading)
+    if as_json:
+        emit(asdict(result))
+    say(f"{result.solved} of {result.problems} problems were solved in their last rollouts; {result.hinted} had a hint")
+    say(f"{result.folder.name}: {result.folder}")
+
+
 @click.command("average")
 @click.argument("adapter", metavar="RUN|ADAPTER", type=click.Path(path_type=Path))
 @click.option("--before", type=click.Path(path_type=Path), help="The mean so far; the bare model if left out.")
@@ -169,7 +205,7 @@ def _room(name: str) -> Any:
     try:
         return import_module(f"dail.train.{name}")
     except ModuleNotFoundError as error:
-        extra = "cluster" if name == "ray_train" else "train"
+        extra = {"ray_train": "cluster", "grpo": "rl"}.get(name, "train")
         raise UsageError(f"the trainer needs the package {error.name}; run: pip install 'dail[{extra}]'") from None
     except ImportError as error:  # Ray says so of its own extras
         raise UsageError(f"{error}; run: pip install 'dail[cluster]'") from None

@@ -42,28 +42,33 @@ class Table:
 TABLES = {
     "engine": Table(
         "dail.synth.config:EngineConfig",
-        ("worker", "synth", "doctor", "calibrate", "eval", "curate", "loop"),
+        ("worker", "synth", "doctor", "calibrate", "eval", "curate", "loop", "paper"),
         "what draws tokens",
     ),
     "worker": Table(
         "dail.synth.config:SynthConfig",
-        ("worker", "synth", "doctor", "calibrate", "loop"),
+        ("worker", "synth", "doctor", "calibrate", "loop", "paper"),
         "how many engines, and the student",
     ),
     "synthesis": Table(
         "dail.synth.schema.synthesis:Synthesis",
-        ("submit", "synth", "doctor", "waypoints", "calibrate", "loop"),
+        ("submit", "synth", "doctor", "waypoints", "calibrate", "loop", "paper"),
         "how traces are drawn, batch by batch",
     ),
-    "train": Table("dail.train.config:TrainConfig", ("train", "cache", "loop"), "how an adapter is trained"),
+    "train": Table("dail.train.config:TrainConfig", ("train", "cache", "loop", "paper"), "how an adapter is trained"),
     "loop": Table("dail.serve.loop:LoopConfig", ("loop",), "rounds of synthesis and training"),
-    "eval": Table("dail.train.evals.config:EvalConfig", ("eval", "curate"), "how completions are drawn and judged"),
+    "eval": Table(
+        "dail.train.evals.config:EvalConfig", ("eval", "curate", "paper"), "how completions are drawn and judged"
+    ),
     "curate": Table(
         "dail.train.studies.curation_config:CurateConfig", ("curate",), "which problems of a pool are trained on"
     ),
     "calibrate": Table("dail.train.studies.taus:CalibrateConfig", ("calibrate",), "which values of tau are tried"),
+    "grpo": Table("dail.train.grpo_config:GrpoConfig", ("grpo", "paper"), "how GRPO, a baseline, trains by rewards"),
     "gate": Table(
-        "dail.train.gate:GateConfig", ("train", "eval", "loop"), "which signs of a collapse warn of a run, or stop it"
+        "dail.train.gate:GateConfig",
+        ("train", "eval", "loop", "paper"),
+        "which signs of a collapse warn of a run, or stop it",
     ),
 }
 _SUFFIX = ".toml"
@@ -337,8 +342,11 @@ def _value(text: str) -> Any:
 
 
 def _tables_in(file: Path) -> dict[str, dict[str, Any]]:
-    """Every table of a file, each checked by its own model, whichever verb reads the file."""
-    tables = _toml(file)
+    return checked_tables(file, toml_of(file))
+
+
+def checked_tables(file: Path, tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every table of a file, each checked by its own model, whichever verb reads the file. Raises UsageError."""
     for table, values in tables.items():
         if table not in TABLES:
             raise UsageError(f"{file}: there is no table {table!r}{_other_table(table)}")
@@ -377,7 +385,8 @@ def _faults(table: str, faults: Iterable[ErrorDetails]) -> str:
     return "; ".join(f"{'.'.join(map(str, (table, *fault['loc'])))}: {plainly(fault)}" for fault in faults)
 
 
-def _toml(file: Path) -> dict[str, Any]:
+def toml_of(file: Path) -> dict[str, Any]:
+    """What a file says. Raises UsageError: it cannot be read, or is not TOML."""
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except OSError as error:

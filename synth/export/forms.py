@@ -102,9 +102,10 @@ def _sdft_record(row: TraceRow, given: Given) -> Record:
         "kind": row.kind,
         "solution": row.solution if row.privileged is None else row.privileged,
         "answer": row.answer,
+        "waypoints": [] if row.shown == "answer" else [*row.waypoints],
     }
     templates = role_templates(given.manifest.synthesis.prompts)
-    seen = fill(templates[privileged_template(row.shown, row.shown_share)], {**values, "waypoints": [*row.waypoints]})
+    seen = fill(templates[privileged_template(row.shown, row.shown_share)], values)
     return {"prompt": _prompt(row), "privileged_context": seen, "item_id": row.item_id}
 
 

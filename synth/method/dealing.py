@@ -43,7 +43,7 @@ def dealt(items: Sequence[ExpertSolution], synthesis: Synthesis) -> list[ExpertS
             a pointer to each.
     """
     found, faults = list(items), Faults()
-    if "answer_only" in synthesis.contexts:
+    if "answer_only" in synthesis.contexts or synthesis.shown == "answer":
         faults += _without_answer(found, synthesis)
     if synthesis.takes_another:
         found, missing = _with_others(found, synthesis.seed)
@@ -64,8 +64,9 @@ def shown_answer(item: ExpertSolution, synthesis: Synthesis) -> str | None:
 
 
 def _without_answer(items: Sequence[ExpertSolution], synthesis: Synthesis) -> Faults:
+    shows = "shown=answer" if synthesis.shown == "answer" else "the context answer_only"
     return [
-        (f"/items/{number}", "no_answer", f"the context answer_only shows the answer, and {_why_none(item, synthesis)}")
+        (f"/items/{number}", "no_answer", f"{shows} shows the answer, and {_why_none(item, synthesis)}")
         for number, item in enumerate(items)
         if shown_answer(item, synthesis) is None
     ]
@@ -73,7 +74,7 @@ def _without_answer(items: Sequence[ExpertSolution], synthesis: Synthesis) -> Fa
 
 def _why_none(item: ExpertSolution, synthesis: Synthesis) -> str:
     if resolve(item, synthesis.lone_box).answer is None:
-        return "this item has none; leave out the item or the context"
+        return "this item has none; leave out the item, or what shows it"
     return "this item is a proof, whose answer is shown with proof_answers=true only"
 
 

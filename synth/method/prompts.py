@@ -42,14 +42,14 @@ _JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
 # What a role's template may show: the student's nothing that only an expert's solution tells.
 _EVERYTHING = frozenset({"problem", "kind", "solution", "answer", "waypoints"})
 _SHOWN = {"student": frozenset({"problem", "kind"})}
-# What a further context, and a privileged student that is shown a part, is rendered by where no folder brings a
-# template of that name: one of ours, or that of a role, filled with other values.
-BEGINNING = "privileged_beginning"
+# What a further context, and a privileged student that is shown a part or the answer alone, is rendered by where no
+# folder brings a template of that name: one of ours, or that of a role, filled with other values.
+BEGINNING, ANSWER_ONLY = "privileged_beginning", "answer_only"
 _RENDERED_BY = {
     BEGINNING: BEGINNING,
     "reference_only": "reference_only",
     "waypoints": "negative_reference",
-    "answer_only": "negative_reference",
+    ANSWER_ONLY: "negative_reference",
     "wrong_hint": "negative_reference",
     "other_solution": "privileged_student",
 }
@@ -134,7 +134,18 @@ def told_of(item: ExpertSolution, asked: Synthesis) -> Told:
 def _privileged_text(item: ExpertSolution, asked: Synthesis) -> str | None:
     if asked.shown == "nothing":
         return None
+    if asked.shown == "answer":
+        return _answer(item, asked)
     return _other(item).shown_text if asked.shown == "other_solution" else item.shown_text
+
+
+def _answer(item: ExpertSolution, asked: Synthesis) -> str:
+    answer = shown_answer(item, asked)
+    if answer is None:
+        raise ItemError(
+            "no_answer", "the settings show the privileged student the answer, and this item has none to be shown"
+        )
+    return answer
 
 
 def _other(item: ExpertSolution) -> ExpertSolution:
@@ -164,12 +175,15 @@ def _conversations(item: ExpertSolution, asked: Synthesis, told: Told) -> dict[s
         before = [one for one in earlier if one.role == "system"] if name == "reference_only" else earlier
         return (*before, Message.model_construct(role=last.role, content=content))
 
+    privileged: dict[str, object] = {"solution": told.privileged}
+    if asked.shown == "answer":
+        privileged["waypoints"] = []
     conversations = {
         "student": said("student"),
-        "privileged_student": said(privileged_template(asked.shown, told.share), solution=told.privileged),
+        "privileged_student": said(privileged_template(asked.shown, told.share), **privileged),
         "negative_reference": said("negative_reference"),
     }
-    others: dict[str, dict[str, object]] = {"answer_only": {"waypoints": []}}
+    others: dict[str, dict[str, object]] = {ANSWER_ONLY: {"waypoints": []}}
     if "wrong_hint" in asked.contexts:
         others["wrong_hint"] = {"waypoints": [], "answer": _wrong_answer(item)}
     if "other_solution" in asked.contexts:
@@ -181,6 +195,8 @@ def privileged_template(shown: str, share: float) -> str:
     """Which template the privileged student's prompt is made by: of what it is shown, and how much of that."""
     if shown == "nothing":
         return "student"
+    if shown == "answer":
+        return ANSWER_ONLY
     return "privileged_student" if share == 1 else BEGINNING
 
 

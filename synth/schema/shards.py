@@ -63,7 +63,7 @@ class TraceRow(Frozen):
     waypoints: tuple[str, ...]
     privileged: str | None  # what the privileged student was shown instead of the solution
     dropped: tuple[str, ...]  # what the solution, or the one dealt, lost because it was too long, in order
-    shown: str = "solution"  # what the privileged student was shown: solution, nothing or other_solution
+    shown: str = "solution"  # what the privileged student was shown: solution, answer, nothing or other_solution
     shown_share: float = 1.0  # of that text, in characters; `privileged` has what was shown of it
     waypoints_from: str = "own"  # whose waypoints the negative reference was told: own or other
     other_item: str | None = None  # the item that was dealt: whose solution or waypoints were taken

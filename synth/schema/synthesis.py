@@ -17,7 +17,7 @@ from dail.synth.schema.texts import fault
 
 Role = Literal["student", "privileged"]
 ContextName = Literal["waypoints", "answer_only", "wrong_hint", "reference_only", "other_solution"]
-Shown = Literal["solution", "nothing", "other_solution"]
+Shown = Literal["solution", "answer", "nothing", "other_solution"]
 PAPER = "paper"
 COLUMNS = ("privileged", "negative", "student")  # contexts that every trace has, besides synthesis.contexts
 RULES = ("absolute", "relative", "topk")
@@ -74,8 +74,8 @@ class Synthesis(Rendering):
     )
     shown: Shown = Field(
         "solution",
-        description="what the privileged student is shown: the solution; nothing, so that it sees what the student "
-        "sees; or the solution of another problem of the batch",
+        description="what the privileged student is shown: the solution; the answer alone (STaR's rationalisation); "
+        "nothing, so that it sees what the student sees; or the solution of another problem of the batch",
     )
     exposure: float = Field(
         1.0,
@@ -194,8 +194,10 @@ class Synthesis(Rendering):
 
     @model_validator(mode="after")
     def _shows_a_part_of_something(self) -> Self:
-        if self.shown == "nothing" and self.exposure < 1:
-            raise ValueError(f"exposure={self.exposure} is a share of nothing, as shown=nothing; leave one of them out")
+        if self.shown in ("answer", "nothing") and self.exposure < 1:
+            raise ValueError(
+                f"exposure={self.exposure} is a share of a solution, and shown={self.shown}; leave one of them out"
+            )
         return self
 
     @property

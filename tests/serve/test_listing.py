@@ -60,7 +60,11 @@ def test_as_toml_it_is_a_file_of_the_defaults(tmp_path: Path):
 def test_as_json_it_holds_all_of_a_setting():
     found = json.loads(said("--json"))
     gamma = next(one for one in found["settings"] if one["name"] == "train.gamma")
-    assert (gamma["default"], gamma["takes"], gamma["verbs"]) == (0.1, "number >= 0, < 1", ["train", "cache", "loop"])
+    assert (gamma["default"], gamma["takes"], gamma["verbs"]) == (
+        0.1,
+        "number >= 0, < 1",
+        ["train", "cache", "loop", "paper"],
+    )
     assert found["environment"].keys() == environment().keys() and "cpu-tiny" in found["presets"]
     assert json.loads(said("train", "--json")).keys() == {"settings"}
 

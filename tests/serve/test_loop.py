@@ -235,7 +235,7 @@ def test_correct_traces_of_proofs_alone_are_refused_at_once(tmp_path, verbs):
 def test_a_folder_of_something_else_is_left_alone(items, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(DailError, match="holds something that is no loop"):
+    with pytest.raises(DailError, match="holds something that is not of this verb"):
         run(items, tmp_path / "mine")
     assert [one.name for one in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 

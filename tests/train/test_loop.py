@@ -211,9 +211,7 @@ def test_a_run_is_asked_to_stop_from_python(train: Train, tmp_path: Path):
 
 def test_two_runs_in_one_folder_are_refused_and_the_holder_is_named(train: Train, tmp_path: Path):
     with checkpoint.held(tmp_path / "run"):
-        why = (
-            rf"another `dail train` \(process {os.getpid()} on \S+ since .*\) is at work in .*run; wait for it, stop it"
-        )
+        why = rf"another run \(process {os.getpid()} on \S+ since .*\) is at work in .*run; wait for it, stop it"
         with pytest.raises(UsageError, match=why):
             train("run")
     assert train("run").steps == 6

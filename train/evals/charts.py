@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,14 +34,6 @@ class Panel:
 class Chart:
     condition: str
     svg: str
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a budget or a temperature does: `title` as the heading of its charts."""
-
-    title: str
-    charts: tuple[Chart, ...]
 
 
 @dataclass(frozen=True)
@@ -125,18 +117,26 @@ def pass_curves(evaluation: Evaluation, group: GroupResult) -> list[Chart]:
     return charts
 
 
-@style()
-def sweeps(evaluation: Evaluation, group: GroupResult) -> list[Sweep]:
-    """pass@k at the smallest and the largest k over the budget, over the tokens that were written, and over the
-    temperature, one line a subject; as far as there are several."""
-    found = []
+def sweeps_of(evaluation: Evaluation) -> dict[str, Callable[[Evaluation, GroupResult], list[Chart]]]:
+    """What draws pass@k at the smallest and the largest k over the budget and the tokens that were written, and over
+    the temperature, one line a subject; as far as there are several."""
+    found: dict[str, Callable[[Evaluation, GroupResult], list[Chart]]] = {}
     if len({arm.budget for arm in evaluation.arms}) > 1:
-        over = _over(evaluation, group, "budget", "budget of thought, tokens")
-        written = _over(evaluation, group, "budget", "tokens written, mean", by_tokens=True)
-        found.append(Sweep("What more tokens buy", (*over, *written)))
+        found["What more tokens buy"] = _over_tokens
     if len({arm.temperature for arm in evaluation.arms}) > 1:
-        found.append(Sweep("By temperature", tuple(_over(evaluation, group, "temperature", "temperature"))))
+        found["By temperature"] = _over_temperatures
     return found
+
+
+@style()
+def _over_tokens(evaluation: Evaluation, group: GroupResult) -> list[Chart]:
+    over = _over(evaluation, group, "budget", "budget of thought, tokens")
+    return [*over, *_over(evaluation, group, "budget", "tokens written, mean", by_tokens=True)]
+
+
+@style()
+def _over_temperatures(evaluation: Evaluation, group: GroupResult) -> list[Chart]:
+    return list(_over(evaluation, group, "temperature", "temperature"))
 
 
 def _over(

@@ -18,8 +18,10 @@ from dail.synth.core.settings import Chosen
 from dail.synth.data import options
 from dail.synth.data.reader import Reading
 from dail.train.evals.arms import BASE, Named, name_adapters, name_models
+from dail.train.evals.benchmarks import HELP as BENCHMARKS_HELP
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.evaluation import evaluate as run_evaluation
+from dail.train.evals.problems import named_sources
 from dail.train.evals.protocols import ProtocolName, protocolled
 from dail.train.evals.report import percent, points
 from dail.train.evals.results import ArmRef, Estimate, Evaluation, GroupResult, PassAtK
@@ -56,7 +58,18 @@ class NamedFolder(click.ParamType):
     help="LoRA adapter folder, on the first model; repeatable. The models alone without.",
 )
 @click.option(
-    "--problems", multiple=True, type=click.Path(), required=True, metavar="FILE", help=f"{options.FILES}; repeatable."
+    "--problems",
+    multiple=True,
+    type=click.Path(),
+    metavar="[GROUP=]FILE",
+    help=f"{options.FILES}; repeatable. GROUP: what its problems are reported under.",
+)
+@click.option("--benchmark", multiple=True, metavar="NAME[=FILE]", help=BENCHMARKS_HELP)
+@click.option(
+    "--trained-on",
+    multiple=True,
+    metavar="FILE",
+    help="A manifest, or problems, that a model was trained on; repeatable. Those of adapters are looked at anyway.",
 )
 @options.reading("OUT/invalid.jsonl")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the results.")
@@ -76,6 +89,8 @@ def evaluate(
     model: tuple[Named, ...],
     adapter: tuple[Named, ...],
     problems: tuple[str, ...],
+    benchmark: tuple[str, ...],
+    trained_on: tuple[str, ...],
     reading: Reading,
     out: Path,
     as_json: bool,
@@ -89,12 +104,19 @@ def evaluate(
     """
     # Read when torch is imported, which here the tokenizer does before the engine; spinning is 17 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sources = named_sources(problems, benchmark)
     models, adapters = name_models(model), name_adapters(adapter)
     chosen = protocolled(chosen, protocol, flags)
     engine = load_engine(chosen, next(iter(models.values()), None))
     config = chosen.load(EvalConfig, "eval", engine=engine, gate=chosen.load(GateConfig, "gate"))
     evaluation = run_evaluation(
-        problems, out, config=config, models=models or {BASE: engine.model}, adapters=adapters, reading=reading
+        sources,
+        out,
+        config=config,
+        models=models or {BASE: engine.model},
+        adapters=adapters,
+        trained_on=trained_on,
+        reading=reading,
     )
     if as_json:
         emit(_summary(evaluation, out))
@@ -150,6 +172,8 @@ def _summary(evaluation: Evaluation, out: Path) -> dict[str, Any]:
         "warning": evaluation.warning,
         "gate": {arm: seen.model_dump(mode="json") for arm, seen in evaluation.gate.items()},
         "groups": [group.model_dump(mode="json") for group in evaluation.groups],
+        "contamination": evaluation.contamination and evaluation.contamination.model_dump(mode="json"),
+        "without": [group.model_dump(mode="json") for group in evaluation.without],
     }
 
 
@@ -158,15 +182,17 @@ def _print_tables(evaluation: Evaluation) -> None:
 
     console = Console()
     for group in evaluation.groups:
-        console.print(_table(group, evaluation.arms))
+        console.print(_table(group, evaluation.arms, ", trained on" if group.is_trained_on else ""))
+    for group in evaluation.without:
+        console.print(_table(group, evaluation.arms, " that were not trained on"))
 
 
-def _table(group: GroupResult, arms: Sequence[ArmRef]) -> Any:
+def _table(group: GroupResult, arms: Sequence[ArmRef], which: str = "") -> Any:
     from rich.table import Table
     from rich.text import Text
 
     # Text, since a group's name, or an arm's, may hold what rich takes for markup
-    table = Table(title=Text(f"{group.group}, {group.num_problems} problems: pass@k in %"), title_justify="left")
+    table = Table(title=Text(f"{group.group}, {group.num_problems} problems{which}: pass@k in %"), title_justify="left")
     table.add_column("")
     is_forced = any(arm.budget for arm in arms)
     beside = ["cut", *(["forced"] if is_forced else []), *(["with a shortcut"] if group.marked else [])]

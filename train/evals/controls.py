@@ -27,7 +27,10 @@ from dail.train.record import RunRecord
 
 DAIL = "DAIL"
 # Of an evaluation's settings, those that its figures depend on. Two runs that differ in one cannot be compared.
-_COMPARED = ("samples", "max_tokens", "seed", "thinking", "template_args", "opening", "date")
+_COMPARED = (
+    "samples", "top_p", "top_k", "presence_penalty", "stop", "max_tokens", "answer_tokens", "announce", "seed",
+    "thinking", "template_args", "opening", "drop_empty_thought", "date",
+)  # fmt: skip
 
 
 class RunGain(Frozen):
@@ -148,14 +151,9 @@ def compare_runs(dail: str | Path, controls: Sequence[str | Path]) -> Comparison
 
 
 def compare_within(evaluation: Evaluation) -> Comparison | None:
-    """DAIL beside its controls among the adapters of one evaluation, at its first temperature and last budget; none
-    where there is not one DAIL and a control of it."""
-    held = evaluation.arms[0].temperature, evaluation.settings.budgets[-1:] or (None,)
-    runs = [
-        run
-        for arm in evaluation.arms
-        if (arm.temperature, (arm.budget,)) == held and (run := _run_of(evaluation, arm, arm.name)) is not None
-    ]
+    """DAIL beside its controls among the main arms of one evaluation; none where there is not one DAIL and a control
+    of it."""
+    runs = [run for arm in evaluation.main_arms if (run := _run_of(evaluation, arm, arm.name)) is not None]
     firsts, others = ([run for run in runs if (run.control == DAIL) is is_it] for is_it in (True, False))
     return _compared(firsts[0], others) if len(firsts) == 1 and others else None
 

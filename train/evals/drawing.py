@@ -56,7 +56,7 @@ def wants_ray(config: EvalConfig, num_models: int, make_engine: MakeEngine = sta
     """Whether engines are actors of a pool: so many are asked for, a cluster is named, or several real ones come one
     after the other, of which only a process that ends gives all of its memory back."""
     is_real = config.engine.kind == "vllm" and make_engine is start_engine
-    return config.actors is not None or "RAY_ADDRESS" in os.environ or (num_models > 1 and is_real)
+    return config.actors is not None or bool(os.environ.get("RAY_ADDRESS")) or (num_models > 1 and is_real)
 
 
 class _Shown:

@@ -10,13 +10,14 @@ smaller budget, and are the same if the seed is, so the budgets of one sample ar
 is every larger budget's, its answer too.
 
 A model that ends its turn inside the thought has it ended for it; one that ends its turn without a thought has
-answered, and nothing is put behind that. Ids are put behind ids: nothing that was drawn is tokenised again.
+answered, and that is as without budgets. A stop string ends all. Ids are put behind ids: nothing that was drawn is
+tokenised again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dail.synth.core.errors import UsageError
@@ -141,6 +142,8 @@ class Forcing:
         is_open = behind_thought(self.prompts.text(first.ids), self.is_in_thought) is None
         if first.ended == "turn" and is_open:
             return Part(first.ids, drawn, [*close, *self.announcement], False, "stop", thought_tokens=drawn)
+        if first.ended == "turn":
+            return replace(self._unforced(first), thought_tokens=0)
         return Part(first.ids, drawn, [], True, "stop", thought_tokens=drawn if is_open else 0)
 
 

@@ -101,6 +101,8 @@ def _provenance(folder: Path, model: ModelIdentity) -> tuple[Provenance | None, 
     run = written.get("run")
     run = run if isinstance(run, dict) else {}
     _check_base(folder, _base(path, run), model)
+    if run.get("method") == "grpo":
+        return None, f"The adapter was trained by rewards (`dail grpo`), as {path} says."
     try:
         return Provenance.model_validate(written), ""
     except ValidationError as error:

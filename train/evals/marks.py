@@ -19,16 +19,18 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from dail.synth.core.errors import UsageError
 from dail.synth.core.extensions import Extension
 from dail.synth.core.progress import progress
 from dail.train.evals.problems import EvalProblem
-from dail.train.evals.run import Judged
+
+if TYPE_CHECKING:
+    from dail.train.evals.run import Judged  # loads the engine, which the child has no use for
 
 MARKS = Extension("marks", "dail.marks", ())
-_LONGEST_S = 60.0  # for one completion; of importing it, twice as long
+_START_S, _LONGEST_S = 120.0, 60.0  # of importing it, and for one completion
 _LOOK_S = 0.5
 
 Span = tuple[int, int]  # of characters of a completion's text, the end left out
@@ -52,11 +54,11 @@ class Mark(Protocol):
     def __call__(self, completion: str, problem: EvalProblem, /) -> Sequence[Span]: ...
 
 
-def find_marks(pinned: str, judged: Sequence[Judged], problems: Sequence[EvalProblem]) -> Spans:
-    """The shortcuts of every completion, in their order. Raises UsageError: the function cannot be loaded, or erred."""
+def find_marks(marker: Marker, judged: Sequence[Judged], problems: Sequence[EvalProblem]) -> Spans:
+    """The shortcuts of every completion. Raises UsageError: the function erred."""
     by_id = {problem.id: problem for problem in problems}
     found: Spans = {}
-    with Marker(pinned) as marker, progress("looking for shortcuts", len(judged)) as bar:
+    with progress("looking for shortcuts", len(judged)) as bar:
         for done, said in enumerate((one.completion for one in judged), 1):
             try:
                 found[said.key] = marker.spans(said.text, by_id[said.problem_id])
@@ -87,7 +89,7 @@ class Marker:
             start_new_session=True,  # Ctrl-C is for us
         )
         try:
-            self._reply(2 * _LONGEST_S)
+            self._reply(_START_S)
         except BaseException:
             self.close()
             raise

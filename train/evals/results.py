@@ -16,15 +16,17 @@ from dail.synth.method.grading import BY_BOX, CUT_IN_THOUGHT, TIMEOUT
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.arms import ADAPTER, BASE, Arm, Subject
 from dail.train.evals.config import EvalConfig
+from dail.train.evals.contamination import Contamination
 from dail.train.evals.marks import Spans
 from dail.train.evals.passk import bootstrap, ks, pass_at_k
-from dail.train.evals.problems import EvalProblem
+from dail.train.evals.problems import ALL as ALL
+from dail.train.evals.problems import EvalProblem, SourceRef
 from dail.train.evals.run import Judged
 from dail.train.gate import GateRecord
 from dail.train.record import Provenance
 
-ALL = "all problems"
 EVALUATION_FILE = "eval.json"
+_FEW_ARMS, _MOST_SHOWN = 4, 6
 
 _PACKAGES = ("dail", "math-verify", "transformers", "torch", "numpy")
 
@@ -161,6 +163,7 @@ class Evaluation(Frozen):
     arms: tuple[ArmRef, ...] = Field(min_length=1)
     problems_file: str | None
     problems_digest: str
+    sources: tuple[SourceRef, ...] = Field((), description="files and sets of the problems; none of objects")
     engines: tuple[str, ...]
     versions: dict[str, str]
     started_at: dt.datetime
@@ -174,11 +177,26 @@ class Evaluation(Frozen):
     gate: dict[str, GateRecord] = Field(
         default_factory=dict, description="signs of a collapse, of each arm that is held against another"
     )
+    contamination: Contamination | None = Field(None, description="none if no subject's training set is known of")
+    without: tuple[GroupResult, ...] = Field(
+        (), description="groups of which some problems were trained on, without these"
+    )
 
     @property
     def model(self) -> ModelIdentity:
         """Of the base that all others are held against."""
         return self.subjects[0].model
+
+    @property
+    def main_arms(self) -> list[ArmRef]:
+        """One of each subject: at the first temperature, and the largest budget."""
+        budget = max((arm.budget for arm in self.arms if arm.budget is not None), default=None)
+        return [arm for arm in self.arms if arm.temperature == self.arms[0].temperature and arm.budget == budget]
+
+    @property
+    def shown_arms(self) -> list[ArmRef]:
+        """Those of which single problems and completions can be shown: all if they are few."""
+        return list(self.arms) if len(self.arms) <= _FEW_ARMS else self.main_arms[:_MOST_SHOWN]
 
     def subject_of(self, arm: ArmRef) -> SubjectRef:
         return next(one for one in self.subjects if one.name == arm.subject)
@@ -187,7 +205,18 @@ class Evaluation(Frozen):
     def warning(self) -> str | None:
         """Why the figures may not be what they seem."""
         found = [sentence for arm in self.arms for sentence in (self._nothing_changed(arm), self._collapsed(arm))]
-        return " ".join(filter(None, (self._given_up(), *found))) or None
+        noted = [f"{one.file}: {note}." for one in self.sources for note in one.notes]
+        return " ".join(filter(None, (self._given_up(), *found, *noted, self._trained_on()))) or None
+
+    def _trained_on(self) -> str | None:
+        """Such figures say what was learnt, not what carries over."""
+        found = self.contamination
+        if found is None or not found.problem_ids:
+            return None
+        return (
+            f"{len(found.problem_ids)} of {found.num_problems} problems were trained on, as far as wording tells; "
+            "contamination in eval.json names them."
+        )
 
     def _nothing_changed(self, arm: ArmRef) -> str | None:
         """Arms share their seeds, so an adapter that changes nothing at all was hardly applied."""
@@ -264,14 +293,30 @@ def by_group(
     Args:
         trained_on: ids of the problems that somebody was trained on.
     """
+    return tuple(
+        _group(name, some, arms, config, all(problem.id in trained_on for problem in some))
+        for name, some in _members(problems).items()
+    )
+
+
+def without(
+    problems: Sequence[ProblemResult], arms: Sequence[ArmRef], config: EvalConfig, trained_on: Collection[str]
+) -> tuple[GroupResult, ...]:
+    """The groups of which some problems, but not all, were trained on, without these (paper Fig. 14)."""
+    found: list[GroupResult] = []
+    for name, some in _members(problems).items():
+        others = [one for one in some if one.id not in trained_on]
+        if 0 < len(others) < len(some):
+            found.append(_group(name, others, arms, config, is_trained_on=False))
+    return tuple(found)
+
+
+def _members(problems: Sequence[ProblemResult]) -> dict[str, list[ProblemResult]]:
     by_name: dict[str | None, list[ProblemResult]] = defaultdict(list)
     for problem in problems:
         by_name[problem.group].append(problem)
     named = {name: some for name, some in by_name.items() if name is not None} if len(by_name) > 1 else {}
-    return tuple(
-        _group(name, some, arms, config, all(problem.id in trained_on for problem in some))
-        for name, some in [(ALL, problems), *named.items()]
-    )
+    return {ALL: list(problems), **named}
 
 
 def _group(

@@ -76,7 +76,7 @@ def evaluate(
         return _judge(
             grader,
             [
-                (found[arm.name, problem.id, sample], problem.answer, in_thought[arm.subject.folder])
+                (found[arm.name, problem.id, sample], problem, in_thought[arm.subject.folder])
                 for arm in arms
                 for problem in problems
                 for sample in range(config.samples)
@@ -101,20 +101,20 @@ def _check_protocol(config: EvalConfig, prompts: Mapping[Path, Prompts]) -> None
     _log.info(told(config.protocol, config))
 
 
-def _judge(grader: Grader, completions: list[tuple[Completion, str, bool]]) -> list[Judged]:
+def _judge(grader: Grader, completions: list[tuple[Completion, EvalProblem, bool]]) -> list[Judged]:
     judged: list[Judged] = []
     num_correct = 0
     with progress("judging", len(completions)) as bar:
-        for completion, answer, in_thought in completions:
-            judged.append(Judged(completion, _verdict(grader, completion, answer, in_thought)))
+        for completion, problem, in_thought in completions:
+            judged.append(Judged(completion, _verdict(grader, completion, problem, in_thought)))
             num_correct += judged[-1].verdict.correct
             bar.update(len(judged), correct=num_correct)
     return judged
 
 
-def _verdict(grader: Grader, completion: Completion, answer: str, in_thought: bool) -> Verdict:
+def _verdict(grader: Grader, completion: Completion, problem: EvalProblem, in_thought: bool) -> Verdict:
     try:
-        return grader.grade(completion.text, answer, in_thought)
+        return grader.grade(completion.text, problem.answer, in_thought, problem.choices)
     except UsageError as error:
         where = f"problem {completion.problem_id}, sample {completion.sample} of {completion.arm}"
         raise UsageError(f"{where}: {error}; the completions are kept") from None

@@ -371,7 +371,8 @@ def _first_of(beginning: Beginning) -> First:
 def _key(plan: Plan, arm: Arm, part: Part, config: EvalConfig) -> str:
     if part.is_whole and arm.budget is None:
         return plan.key
-    return digest("whole" if part.is_whole else _answer_id(plan, part, config), _spelled(part), arm.budget)
+    answer = "whole" if part.is_whole else _answer_id(plan, part, config)
+    return digest(plan.key, answer, _spelled(part), arm.budget)
 
 
 def _answer_id(plan: Plan, part: Part, config: EvalConfig) -> str:

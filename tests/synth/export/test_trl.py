@@ -161,6 +161,16 @@ def test_sdft_shows_what_the_privileged_student_was_shown(
     assert (student, teacher) == (list(row.student_prompt_ids), list(row.privileged_prompt_ids))
 
 
+def test_sdft_shows_the_answer_where_that_was_all(draw: Draw, weights: Any, tmp_path: Path):
+    shape = Shape(model_folder(tmp_path / "model", "demo"), None)
+    item = ExpertSolution(id="sum", problem="2 + 3 + 4?", solution="2 + 3 = 5, 5 + 4 = 9.", answer="9")
+    (row,) = drawn(root := draw(shape, items=[item], shown="answer"))
+    assert row.privileged == "9" and row.waypoints
+    export(root, "trl-sdft", tmp_path / "sdft")
+    ((student, teacher),) = sdft_prompts(tmp_path / "sdft", shape, weights, tmp_path, chat=True)
+    assert (student, teacher) == (list(row.student_prompt_ids), list(row.privileged_prompt_ids))
+
+
 def test_prompts_of_another_day_come_back_as_texts(draw: Draw, weights: Any, tmp_path: Path):
     folder = model_folder(tmp_path / "model", "llama3")
     template = (folder / "chat_template.jinja").read_text()

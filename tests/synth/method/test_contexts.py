@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from dail.synth.core.errors import ExtensionError, ItemError
+from dail.synth.core.errors import ExtensionError, InputError, ItemError
 from dail.synth.core.files import sha256
 from dail.synth.method.dealing import dealt
 from dail.synth.method.prompts import Prompts, role_messages, role_templates
@@ -109,6 +109,25 @@ def test_what_the_privileged_student_is_shown_is_in_the_row(
     assert made.negative_prompt_ids == row(prompts, Synthesis()).negative_prompt_ids
 
 
+def test_the_answer_alone_is_shown_in_the_words_of_the_context_of_that_name(prompts: Prompts):
+    made = row(prompts, Synthesis(shown="answer", contexts=("answer_only",)))
+    assert (made.shown, made.shown_share, made.privileged) == ("answer", 1.0, "9")
+    assert made.privileged_prompt_ids == made.contexts[0].ids
+    seen = prompts.tokenizer.decode(made.privileged_prompt_ids)
+    assert "The final answer: 9" in seen and "along the way" not in seen and "First 2" not in seen
+    assert made.negative_prompt_ids == row(prompts, Synthesis()).negative_prompt_ids
+
+
+def test_the_answer_of_a_proof_cannot_be_shown():
+    proof = ITEMS[0].model_copy(update={"kind": "proof"})
+    with pytest.raises(InputError, match="shown=answer shows the answer, and this item is a proof"):
+        dealt([proof], Synthesis(shown="answer"))
+    with pytest.raises(InputError, match="this item has none; leave out the item, or what shows it"):
+        dealt([ExpertSolution(problem="p", solution="s")], Synthesis(shown="answer"))
+    with pytest.raises(ItemError, match="this item has none to be shown"):
+        role_messages(proof, Synthesis(shown="answer"))
+
+
 def test_shuffled_waypoints_are_another_problem_s_beside_the_own_answer(prompts: Prompts):
     made = row(prompts, Synthesis(waypoints_from="other"))
     assert (made.waypoints, made.answer, made.other_item) == (("6", "7", "21"), "9", "product")
@@ -126,7 +145,7 @@ def test_a_proof_s_answer_is_told_where_that_is_set():
     "changed",
     [
         {"contexts": ("answer_only",)}, {"contexts": ("wrong_hint",)}, {"shown": "nothing"}, {"exposure": 0.5},
-        {"waypoints_from": "other"}, {"proof_answers": True},
+        {"shown": "answer"}, {"waypoints_from": "other"}, {"proof_answers": True},
     ],
 )  # fmt: skip
 def test_each_setting_makes_other_units_and_its_default_makes_the_same(changed: dict[str, Any]):
@@ -208,7 +227,8 @@ def test_what_was_never_dealt_is_an_error_of_the_item():
         ({"contexts": ["wrong_hint", "wrong_hint"]}, "wrong_hint is named twice"),
         ({"contexts": "wrong_hint"}, r"got the text 'wrong_hint'; wanted a list"),
         ({"contexts": ["student"]}, "Input should be 'waypoints'"),
-        ({"shown": "nothing", "exposure": 0.5}, "is a share of nothing"),
+        ({"shown": "nothing", "exposure": 0.5}, "is a share of a solution, and shown=nothing"),
+        ({"shown": "answer", "exposure": 0.5}, "is a share of a solution, and shown=answer"),
         ({"exposure": 0}, "greater than 0"),
         ({"exposure": 1.1}, "less than or equal to 1"),
     ],

@@ -50,7 +50,7 @@ def test_a_set_that_says_otherwise_is_refused_and_one_that_agrees_is_not():
     ):
         settings("no_solution", "shown=solution")
     assert settings("no_solution", "shown=nothing", "tau=0.9") == Synthesis(shown="nothing", tau=0.9)
-    with pytest.raises(UsageError, match="a share of nothing"):
+    with pytest.raises(UsageError, match="a share of a solution, and shown=nothing"):
         settings("no_solution", "exposure=0.5")
     with pytest.raises(UsageError, match=r"--control self sets train\.objective=nll"):
         controlled(read("train", None, ["objective=contrastive"]), "train", "self")

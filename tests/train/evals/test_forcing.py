@@ -130,6 +130,20 @@ def test_budgets_that_a_thought_did_not_reach_share_its_answer(
     assert [line.get("arm") for line in lines(tmp_path)] == [None, *names]
 
 
+@pytest.mark.parametrize("thought", ["12</think>", "1234567890</think>", "12<|im_end|>", "xy 7"])
+@pytest.mark.parametrize("opening", ["", "<think>"])
+def test_samples_that_say_the_same_are_completions_of_their_own(
+    tmp_path: Path, prompts: Prompts, model: ModelIdentity, thought: str, opening: str
+) -> None:
+    def answer(prompt: str) -> str:
+        return "\\boxed{0}<|im_end|>" if "</think>" in prompt else thought
+
+    asked = config(budgets=(4, 9), samples=3, opening=opening, stop=("y",))
+    found = run(asked, tmp_path, model, Scripted(prompts, answer), PROBLEMS[:2])
+    assert len({one.completion.key for one in found.values()}) == len(found) == 12
+    assert len(lines(tmp_path)) == 18
+
+
 def test_the_announcement_stands_behind_every_thought_and_opens_the_box_that_is_judged(
     tmp_path: Path, prompts: Prompts, model: ModelIdentity
 ) -> None:
@@ -156,6 +170,23 @@ def test_a_turn_that_ends_without_a_thought_has_answered(
     engine = Scripted(prompts, lambda prompt: "So \\boxed{0}.<|im_end|>")
     one = run(config(budgets=(100,), opening=""), tmp_path, model, engine)[100, "p0", 0].completion
     assert (one.text, one.forced, one.thought_tokens, len(engine.asked)) == ("So \\boxed{0}.", False, 0, 1)
+
+
+def test_an_answer_without_a_thought_and_a_box_is_announced(
+    tmp_path: Path, prompts: Prompts, model: ModelIdentity
+) -> None:
+    engine = Scripted(prompts, lambda prompt: "0}<|im_end|>" if prompt.endswith("boxed{") else "0!<|im_end|>")
+    one = run(config(budgets=(100,), opening="", announce=ANNOUNCED), tmp_path, model, engine)[100, "p0", 0]
+    assert (one.completion.text, one.verdict.correct) == (f"0!{ANNOUNCED}0}}", True)
+    assert (one.completion.thought_tokens, one.completion.announced) == (0, True)
+
+
+def test_a_stop_string_in_a_thought_ends_the_completion(tmp_path: Path, prompts: Prompts, model: ModelIdentity) -> None:
+    engine = Scripted(prompts, says("12345</think>", "\\boxed{0}<|im_end|>"))
+    found = run(config(budgets=(2, 100), stop=("34",)), tmp_path, model, engine)
+    whole, cut = found[100, "p0", 0].completion, found[2, "p0", 0].completion
+    assert (whole.text, whole.finish_reason, whole.thought_tokens) == ("1234", "stop", 4)
+    assert (cut.text, cut.forced) == ("12</think>\\boxed{0}", True)
 
 
 @pytest.mark.parametrize(("budget", "forced"), [(2, True), (3, False), (4, False)])
