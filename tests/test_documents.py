@@ -100,6 +100,7 @@ HEADS = (
     "synth/run/worker.py",
     "train/commands.py",
     "train/evals/evaluation.py",
+    "train/studies/curation.py",
     "train/loop.py",
     "train/merging.py",
     "train/studies/calibration.py",

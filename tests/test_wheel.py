@@ -33,9 +33,9 @@ DATA = ("configs", "paper")  # folders of deploy/ that are packages
 # machine (deploy/setup.sh), and `dail train --ray-workers` asks for the extra with Ray.
 EXTRAS: list[tuple[str, list[str], set[str]]] = [
     ("worker", ["synth"], {"vllm", "torch", "datasets"}),
-    ("train", ["train"], {"ray", "bitsandbytes", "trl", "datasets"}),  # of the extras bnb and rl
+    ("train", ["train"], {"ray", "bitsandbytes", "sentence_transformers", "trl", "datasets"}),  # of bnb, curate and rl
     ("cluster", ["serve"], set()),
-    ("rl,cluster", ["train"], {"bitsandbytes"}),  # rl holds train
+    ("rl,cluster,curate", ["train"], {"bitsandbytes"}),  # rl holds train
     ("data", ["synth/export"], {"transformers"}),  # tries texts with it, if a model is named
 ]
 # One wrong call of each verb, which gets past the reading of options.
@@ -60,6 +60,7 @@ WRONG = {
     "merge": ["nowhere", "--model", "nowhere", "--out", "out"],
     "calibrate": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
     "eval": ["--model", "taken", "--problems", "nowhere", "--out", "out"],
+    "curate": ["nowhere.jsonl", "--out", "out", "--model", "taken"],
     "compare": ["nowhere", "other"],
     "export": ["nowhere", "--for", "trl-sft", "--out", "out"],
     "push": ["nowhere", "--to", "me/traces"],

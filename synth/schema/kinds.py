@@ -73,7 +73,7 @@ def resolve(item: ExpertSolution, lone_box: LoneBox = "answer") -> Resolved:
     found: Found = "answer" if given else "box" if box else "nowhere"
     if item.kind is not None:
         return Resolved(item.kind, answer, found)
-    if given or (box and lone_box == "answer" and not _says_proof(item.answer)):
+    if given or (box and lone_box == "answer" and not says_proof(item.answer)):
         return Resolved("verifiable", answer, found)
     return Resolved("proof", answer, found)
 
@@ -85,7 +85,8 @@ def stated_answer(answer: str | None) -> str | None:
     return _peeled(answer, [one for one in _WRAPPINGS if one[0] not in _WORDS_ONLY]) or None
 
 
-def _says_proof(answer: str | None) -> bool:
+def says_proof(answer: str | None) -> bool:
+    """Whether the answer is the word that there is none, since the problem asks for a proof."""
     return answer is not None and _PROOF.fullmatch(_word(answer)) is not None
 
 

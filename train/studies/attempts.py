@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from pydantic import ValidationError
 from dail.synth.core.config import fingerprint
 from dail.synth.core.errors import InputError, IntegrityError, UsageError, few
 from dail.synth.core.files import replace
+from dail.synth.method.grading import TIMEOUT
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.evaluation import EVALUATION_FILE, SAMPLES_FILE, evaluate
 from dail.train.evals.problems import EvalProblem
-from dail.train.evals.results import Evaluation, ProblemResult
+from dail.train.evals.results import Evaluation, Judgement, ProblemResult
 from dail.train.studies.pool import PoolProblem
 
 _log = logging.getLogger(__name__)
@@ -30,15 +31,24 @@ _ASIDE = "samples-until-*.jsonl"  # where an evaluation puts completions that it
 
 @dataclass(frozen=True)
 class Attempts:
-    """`num_correct`: by problem, of `num_attempts`. `given`: they were made before this run, elsewhere."""
+    """`num_correct`: by problem, of `num_attempts`. `given`: they were made before this run, elsewhere.
+
+    `num_cut`: attempts that ended at a limit of tokens; `given_up`: problems with an attempt that the grader gave up.
+    """
 
     num_correct: dict[str, int]
     num_attempts: int
+    num_cut: int
+    given_up: frozenset[str]
     model: ModelIdentity
     settings: dict[str, object]
     digest: str
     given: bool
     warning: str | None
+
+    @property
+    def num(self) -> int:
+        return len(self.num_correct) * self.num_attempts
 
 
 def asked(problems: Sequence[PoolProblem]) -> list[EvalProblem]:
@@ -66,22 +76,27 @@ def attempt(problems: Sequence[PoolProblem], config: EvalConfig, folder: Path) -
     """Draws what was not drawn before into the folder, which then is that of an evaluation, with its report."""
     bring_back(folder)
     evaluation = evaluate(asked(problems), folder, config=config)
-    arm, file = _arm(evaluation, folder), folder / EVALUATION_FILE
-    counts = {result.id: _correct(result, arm, config.samples, file) for result in evaluation.problems}
-    return _attempts(evaluation, counts, config.samples, given=False)
+    results = {result.id: result for result in evaluation.problems}
+    return _attempts(evaluation, results, config.samples, folder / EVALUATION_FILE, given=False)
 
 
-def read_attempts(path: Path, problems: Sequence[PoolProblem], num_attempts: int, model: Path | None) -> Attempts:
-    """The first attempts of each problem in an eval.json, or in a folder that has one.
+@dataclass(frozen=True)
+class Given:
+    """Attempts that were made before: an evaluation and where it was read."""
+
+    file: Path
+    evaluation: Evaluation
+
+
+def given_in(path: Path, model: Path | None) -> Given:
+    """An eval.json, or that of a folder.
 
     Args:
         path: file or folder.
-        problems: found in it by their text, whatever their ids there.
-        num_attempts: of each.
         model: whose attempts they must be; anybody's if none.
 
     Raises:
-        UsageError: they are another model's, or too few, or problems are not in it or have another answer there.
+        UsageError: it cannot be read, or they are another model's.
         IntegrityError: it is no evaluation.
     """
     file = path / EVALUATION_FILE if path.is_dir() else path
@@ -91,6 +106,21 @@ def read_attempts(path: Path, problems: Sequence[PoolProblem], num_attempts: int
             f"{file} has the attempts of {evaluation.model.name}, revision {evaluation.model.revision}, and --model is "
             f"{model}, another one; leave --model out, or draw attempts of its own without --attempts"
         )
+    return Given(file, evaluation)
+
+
+def read_attempts(given: Given, problems: Sequence[PoolProblem], num_attempts: int) -> Attempts:
+    """The first attempts of each problem.
+
+    Args:
+        given: where they are.
+        problems: found in it by their text, whatever their ids there.
+        num_attempts: of each.
+
+    Raises:
+        UsageError: they are too few, or problems are not in it or have another answer there.
+    """
+    file, evaluation = given.file, given.evaluation
     by_text: dict[str | None, ProblemResult] = {one.problem_digest: one for one in evaluation.problems}
     found = {ask.id: by_text.get(fingerprint(ask.problem)) for ask in asked(problems)}
     missing = [name for name, result in found.items() if result is None]
@@ -106,9 +136,7 @@ def read_attempts(path: Path, problems: Sequence[PoolProblem], num_attempts: int
             f"{file} has judged by another answer: {few(others)}; mend the answer there or here, and rerun "
             "`dail eval`, which judges anew and draws nothing"
         )
-    arm = _arm(evaluation, file)
-    counts = {name: _correct(result, arm, num_attempts, file) for name, result in results.items()}
-    return _attempts(evaluation, counts, num_attempts, given=True)
+    return _attempts(evaluation, results, num_attempts, file, given=True)
 
 
 def _read(file: Path) -> Evaluation:
@@ -139,24 +167,30 @@ def _arm(evaluation: Evaluation, file: Path) -> str:
     return arms[0]
 
 
-def _correct(result: ProblemResult, arm: str, num_attempts: int, file: Path) -> int:
-    """Of the first attempts, whatever their number: the others were not asked for."""
+def _first(result: ProblemResult, arm: str, num_attempts: int, file: Path) -> list[Judgement]:
+    """The first attempts, whatever their number: the others were not asked for."""
     judged = sorted(result.judgements.get(arm, ()), key=lambda one: one.sample)
     if len(judged) < num_attempts:
         raise UsageError(
             f"{file} has {len(judged)} attempts of {arm} at {result.id}, and curate.attempts={num_attempts} are "
             f"wanted; set curate.attempts={len(judged)}, or draw more with `dail eval --samples {num_attempts}`"
         )
-    return sum(one.correct for one in judged[:num_attempts])
+    return judged[:num_attempts]
 
 
-def _attempts(evaluation: Evaluation, counts: dict[str, int], num: int, given: bool) -> Attempts:
-    settings = evaluation.settings.model_dump(mode="json", exclude={"samples", "gate"})
+def _attempts(
+    evaluation: Evaluation, results: Mapping[str, ProblemResult], num_attempts: int, file: Path, given: bool
+) -> Attempts:
+    arm = _arm(evaluation, file)
+    judged = {name: _first(result, arm, num_attempts, file) for name, result in results.items()}
+    counts = {name: sum(one.correct for one in of_it) for name, of_it in judged.items()}
     return Attempts(
         num_correct=counts,
-        num_attempts=num,
+        num_attempts=num_attempts,
+        num_cut=sum(one.finish_reason == "length" for of_it in judged.values() for one in of_it),
+        given_up=frozenset(name for name, of_it in judged.items() if any(one.method == TIMEOUT for one in of_it)),
         model=evaluation.model,
-        settings=settings,
+        settings=evaluation.settings.model_dump(mode="json", exclude={"samples", "gate"}),
         digest=fingerprint(sorted(counts.items())),
         given=given,
         warning=evaluation.warning,

@@ -1,6 +1,6 @@
 """`dail curate`: a pool of problems with solutions becomes a training set and a validation split.
 
-dail curate aime.csv harp.jsonl --out runs/e1 --model models/qwen2.5-7b --config e1-verifiable
+dail curate aime.csv --solutions harp.jsonl --out runs/e1 --model models/qwen2.5-7b --config e1-verifiable
 """
 
 from __future__ import annotations
@@ -34,6 +34,13 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     "--attempts", type=click.Path(exists=True, path_type=Path), help="An eval.json whose attempts are taken instead."
 )
 @click.option(
+    "--solutions",
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="Rows that add solutions to problems of the pool, and no problems; repeatable; as FILE....",
+)
+@click.option(
     "--against",
     multiple=True,
     metavar="PROBLEMS",
@@ -47,6 +54,7 @@ def curate(
     out: Path,
     model: Path | None,
     attempts: Path | None,
+    solutions: tuple[str, ...],
     against: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -62,8 +70,18 @@ def curate(
     from dail.train.studies.curation_config import CurateConfig
 
     config = chosen.told("curate", against=against or None).load(CurateConfig, "curate")
-    evaluation = _evaluation(chosen, model) if config.attempts and attempts is None else None
-    curated = run(files, out, config, model=model, evaluation=evaluation, attempts=attempts, reading=reading)
+    has_model = model is not None or chosen.has("engine", "model")
+    evaluation = _evaluation(chosen, model) if config.attempts and attempts is None and has_model else None
+    curated = run(
+        files,
+        out,
+        config,
+        model=model,
+        evaluation=evaluation,
+        attempts=attempts,
+        solutions=solutions or None,
+        reading=reading,
+    )
     if as_json:
         emit(curated.model_dump(mode="json"))
     else:
@@ -75,7 +93,7 @@ def curate(
 
 
 def _evaluation(chosen: Chosen, model: Path | None) -> EvalConfig:
-    """How attempts are drawn. Raises UsageError: no model is named, or there are two words on their number."""
+    """How attempts are drawn. Raises UsageError: there are two words on their number."""
     from dail.synth.config import load_engine
     from dail.synth.core.errors import UsageError
     from dail.train.evals.config import EvalConfig

@@ -23,6 +23,7 @@ from dail.synth.core.config import TOOL_VERSION, Frozen, fingerprint
 from dail.synth.core.errors import UsageError
 from dail.synth.core.files import replace, sha256, without_folders
 from dail.synth.core.settings import as_toml
+from dail.synth.data.reader import INVALID_FILE
 from dail.synth.schema.card import CARD
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import ModelIdentity
@@ -98,6 +99,8 @@ class AttemptsRef(Frozen):
     settings: dict[str, Any]
     digest: str
     num_correct: dict[int, int]
+    num_cut: int = Field(description="attempts that ended at a limit of tokens")
+    given_up: tuple[str, ...] = Field(description="problems with an attempt that the grader gave up")
     warning: str | None
 
 
@@ -165,14 +168,14 @@ def begin(out: Path, settings: CurateConfig, drawn: EvalConfig | None) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not (out / SETTINGS).is_file() and any(one.name != "invalid.jsonl" for one in out.iterdir()):
+        if not (out / SETTINGS).is_file() and any(not one.name.endswith(INVALID_FILE) for one in out.iterdir()):
             raise UsageError(f"{out} holds something that is no curation; give another --out")
         text = as_toml("curate", settings.model_dump(mode="json"))
         if drawn is not None:
             text += "\n" + as_toml("eval", drawn.model_dump(mode="json", exclude={"engine", "gate", "samples"}))
         _write(out / SETTINGS, text)
         (out / CURATED).unlink(missing_ok=True)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    except OSError as error:
         raise UsageError(f"--out {out} cannot be written: {error.strerror}; choose another one") from None
 
 
@@ -217,6 +220,8 @@ def _ref(made: Attempts) -> AttemptsRef:
         settings=made.settings,
         digest=made.digest,
         num_correct=dict(Counter(counts)),
+        num_cut=made.num_cut,
+        given_up=tuple(sorted(made.given_up)),
         warning=made.warning,
     )
 

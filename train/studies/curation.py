@@ -1,9 +1,9 @@
 """Which problems of a pool are worth training on (paper App. A): those that a model fails in all of k attempts.
 
-    dail curate aime.csv harp.jsonl --model models/qwen2.5-7b --out runs/e1-verifiable --config e1-verifiable
+    dail curate aime.csv --solutions harp.jsonl --model models/qwen2.5-7b --out runs/e1 --config e1-verifiable
 
     from dail.train.studies import CurateConfig, curate
-    curated = curate(["aime.csv", "harp.jsonl"], "runs/e1", CurateConfig(years="1985-2023"), model="models/qwen2.5-7b")
+    curated = curate("aime.csv", "runs/e1", CurateConfig(years="2023"), model="models/qwen", solutions="harp.jsonl")
 
 The steps: rows are joined to problems; years; answers; similarity with the problems of evaluations; near ones in the
 pool; attempts of the model; and of the problems that it solves, the hardest are for validation. All but the attempts is
@@ -17,6 +17,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from dail.synth.core.progress import OnProgress, told_to
 from dail.synth.data.reader import Reading, Source
 from dail.synth.method.data_check import Equal, equal_answers, problems_of
 from dail.synth.schema.items import SOLUTION_BYTES, SOLUTION_JOIN
+from dail.synth.schema.models import identify
 from dail.train.evals.config import EvalConfig
 from dail.train.studies import attempts as trying
 from dail.train.studies.agreement import disagreement
@@ -34,8 +36,8 @@ from dail.train.studies.curated import Curated, Flagged, Set, begin, write
 from dail.train.studies.curation_config import CurateConfig
 from dail.train.studies.embedder import Embedder, find_embedder
 from dail.train.studies.funnel import Funnel, listed
-from dail.train.studies.pool import Pool, PoolProblem, join, read_pool, short_name
-from dail.train.studies.similarity import ByEmbedding, ByWording, Near, Similarity
+from dail.train.studies.pool import Pool, PoolProblem, join, read_pool
+from dail.train.studies.similarity import RUNS, ByEmbedding, ByWording, Near, Similarity
 from dail.train.studies.years import Years
 
 _log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ def curate(
     model: str | Path | None = None,
     evaluation: EvalConfig | None = None,
     attempts: str | Path | None = None,
+    solutions: Source | None = None,
     reading: Reading | None = None,
     on_progress: OnProgress | None = None,
 ) -> Curated:
@@ -67,6 +70,7 @@ def curate(
         model: folder of the model that makes the attempts, instead of the one in `evaluation`.
         evaluation: how attempts are drawn and judged; temperature 0.6 and the engine's own sizes if left out.
         attempts: an eval.json, or its folder, whose attempts are taken instead.
+        solutions: rows, named as those of the pool, that add solutions to its problems, and no problems of their own.
         reading: which columns are which fields, and what becomes of rows that cannot be used.
         on_progress: called in the thread that does the work; what it raises ends the curation.
 
@@ -74,42 +78,38 @@ def curate(
         DailError: of the kind that fits; before an engine is started, unless the attempts are the reason.
     """
     config, out = config or CurateConfig(), Path(out)
-    given = None if attempts is None else Path(attempts)
-    drawn = _evaluation(config, evaluation, None if model is None else Path(model), given)
+    of_model = None if model is None else Path(model)
     config.check()
+    given = _given(config, attempts, of_model)
+    drawn = _evaluation(config, evaluation, of_model) if config.attempts and given is None else None
     if config.embedder is not None:
         find_embedder(config.embedder)
     with told_to(on_progress):
         run = _Run(config, Funnel(config.published))
-        problems = run.read(read_pool(pool, (reading or Reading()).writing_to(out)))
+        problems = run.read(*_pools(pool, solutions, (reading or Reading()).writing_to(out)))
         problems = run.answers(run.years(problems))
         begin(out, config, drawn)
         problems = run.not_similar(problems, out / EMBEDDINGS)
         made = None
-        if config.attempts:
-            made = (
-                trying.attempt(problems, drawn, out / ATTEMPTS)
-                if given is None and drawn is not None
-                else trying.read_attempts(
-                    given or out, problems, config.attempts, None if model is None else Path(model)
-                )
-            )
+        if given is not None:
+            made = trying.read_attempts(given, problems, config.attempts)
+        elif drawn is not None:
+            made = trying.attempt(problems, drawn, out / ATTEMPTS)
         train, validation = run.split(problems, made)
         return write(out, run.found(), train, validation, run.flagged, run.funnel.dropped, made)
 
 
-def _evaluation(
-    config: CurateConfig, evaluation: EvalConfig | None, model: Path | None, given: Path | None
-) -> EvalConfig | None:
-    """How attempts are drawn; none if none are. Raises UsageError where it is not clear whether they are."""
+def _given(config: CurateConfig, attempts: str | Path | None, model: Path | None) -> trying.Given | None:
+    """Attempts that were made before, if any are given. Raises UsageError where settings take none."""
+    if attempts is None:
+        return None
     if not config.attempts:
-        if given is not None:
-            raise UsageError(
-                f"attempts are given ({given}), and curate.attempts=0 takes none; set it to how many count"
-            )
-        return None
-    if given is not None:
-        return None
+        raise UsageError(f"attempts are given ({attempts}), and curate.attempts=0 takes none; set it to how many count")
+    return trying.given_in(Path(attempts), model)
+
+
+def _evaluation(config: CurateConfig, evaluation: EvalConfig | None, model: Path | None) -> EvalConfig:
+    """How attempts are drawn. Raises UsageError: nobody says of which model, it is none, or in several ways."""
     if evaluation is None and model is None:
         raise UsageError(
             "no model is named, of which the attempts are; give --model FOLDER, or --attempts with an eval.json of "
@@ -126,7 +126,18 @@ def _evaluation(
             "attempts are made in one way, and eval.temperatures or eval.budgets name several; set eval.temperature, "
             "and at most one of eval.budgets"
         )
+    identify(evaluation.engine.model)  # refused now, rather than when all else is done
     return evaluation.model_copy(update={"samples": config.attempts})
+
+
+def _pools(pool: Source, solutions: Source | None, reading: Reading) -> tuple[Pool, Pool | None]:
+    """Both, each with a file of its own for rows that cannot be used."""
+    read = read_pool(pool, reading)
+    if solutions is None:
+        return read, None
+    assert reading.invalid_to is not None, "named by `writing_to`"
+    aside = reading.invalid_to.with_name(f"solutions-{reading.invalid_to.name}")
+    return read, read_pool(solutions, replace(reading, invalid_to=aside))
 
 
 class _Run:
@@ -139,26 +150,28 @@ class _Run:
         self._against: list[Set] = []
         self._similarity: Similarity | None = None
 
-    def read(self, pool: Pool) -> list[PoolProblem]:
-        """The problems, of which a row may be a part."""
-        account = pool.account
-        invalid = {"rows that cannot be used": account.invalid} if account.invalid else {}
-        self.funnel.count("read", account.rows, len(pool.rows), invalid)
+    def read(self, pool: Pool, others: Pool | None) -> list[PoolProblem]:
+        """The problems, of which a row may be a part, with what the others add to them."""
+        pools = [pool, others] if others else [pool]
+        num_rows, num_used = sum(one.account.rows for one in pools), sum(len(one.rows) for one in pools)
+        num_invalid = sum(one.account.invalid for one in pools)
+        self.funnel.count("read", num_rows, num_used, {"rows that cannot be used": num_invalid} if num_invalid else {})
         self._sources = [
-            Set.of_rows(one.file, [placed for placed in pool.rows if placed.place.file == one.file])
-            for one in account.sources
+            Set.of_rows(source.file, [placed for placed in one.rows if placed.place.file == source.file])
+            for one in pools
+            for source in one.account.sources
         ]
-        joined = join(pool.rows, near=self.config.join == "near")
-        texts = {name: problem.text for problem in joined.problems for name in _names(problem)}
-        for first, other, share in joined.near:
-            near = Near(other, "", first, round(share, 4), "runs of eight words")
-            self.flagged.append(Flagged.of_pair("joined", near, texts.get(other, ""), texts.get(first, "")))
+        joined = join(pool.rows, self.config.join == "near", others.rows if others else ())
+        for pair in joined.near:
+            near = Near(pair.name, "", pair.other, round(pair.share, 4), RUNS)
+            self.flagged.append(Flagged.of_pair("joined", near, pair.text, pair.other_text))
         num = len(joined.problems)
-        told = listed([pair[1] for pair in joined.near], "rows joined by most of their wording and their answer")
+        told = listed([pair.name for pair in joined.near], "rows joined by most of their wording and their answer")
         told += listed(joined.apart, "ids that different problems have in different files, kept apart")
         told += listed([one.id for one in joined.problems if len(one.solutions) > 1], "problems with several solutions")
-        further = {"further rows of a problem": len(pool.rows) - num} if len(pool.rows) > num else {}
-        self.funnel.count("joined", len(pool.rows), num, further, told)
+        further, unused = num_used - num - joined.num_unused, joined.num_unused
+        why = {"further rows of a problem": further, "solutions of no problem of the pool": unused}
+        self.funnel.count("joined", num_used, num, {reason: count for reason, count in why.items() if count}, told)
         return joined.problems
 
     def years(self, problems: list[PoolProblem]) -> list[PoolProblem]:
@@ -187,7 +200,7 @@ class _Run:
         told: list[str] = []
         if self.config.item_kind == "verifiable":
             for one in problems:
-                if one.row.kind == "proof":
+                if one.is_proof:
                     why.setdefault(one.id, "said to be a proof")
                 elif one.answer is None:
                     why.setdefault(one.id, "neither an answer nor a box")
@@ -217,8 +230,13 @@ class _Run:
 
     def not_similar(self, problems: list[PoolProblem], kept: Path) -> list[PoolProblem]:
         """Those that no evaluation has, and if settings say so, one of those that are near to each other."""
-        sets = {name: problems_of(name) for name in self.config.against}
-        self._against = [Set.of_texts(name, texts) for name, texts in sets.items()]
+        sets = dict[str, Mapping[str, str]]()  # by a name that is no other one's
+        for name in dict.fromkeys(self.config.against):
+            one = Set.of_texts(name, texts := problems_of(name))
+            if one.name in sets:
+                one = one.model_copy(update={"name": f"{one.name} ({len(sets) + 1})"})
+            self._against.append(one)
+            sets[one.name] = texts
         by = self._similarity = self._compared(kept)
         drops = self.config.repeats == "drop"
         if isinstance(by, ByWording) and (sets or drops):
@@ -236,9 +254,8 @@ class _Run:
         self, by: Similarity, problems: list[PoolProblem], sets: Mapping[str, Mapping[str, str]]
     ) -> list[PoolProblem]:
         texts = {one.id: one.text for one in problems}
-        found = [near for name, others in sets.items() for near in by.flagged(texts, short_name(name), others)]
-        of = {short_name(name): others for name, others in sets.items()}
-        self.flagged += [Flagged.of_pair("similarity", one, texts[one.id], of[one.of][one.other]) for one in found]
+        found = [near for name, others in sets.items() for near in by.flagged(texts, name, others)]
+        self.flagged += [Flagged.of_pair("similarity", one, texts[one.id], sets[one.of][one.other]) for one in found]
         told = [f"by {by.told}", *listed(list(dict.fromkeys(near.id for near in found)), "problems flagged")]
         if isinstance(by, ByEmbedding):
             cut = by.embedder.num_cut(
@@ -271,11 +288,16 @@ class _Run:
         reason = f"solved in more than {most} of {made.num_attempts} attempts"
         advice = "take harder problems, fewer attempts, or a higher curate.keep_solved_at_most"
         told = [f"attempts of {made.model.name}{', made before' if made.given else ''}: {made.num_attempts} a problem"]
+        if made.num_cut:
+            told.append(f"attempts that ended at a limit of tokens: {made.num_cut} of {made.num}")
+        unknown = [one.id for one in problems if made.num_correct[one.id] <= most and one.id in made.given_up]
+        told += listed(unknown, "problems kept of which the grader gave up an attempt, which may be right")
         train = self.funnel.drop("attempts", problems, dict.fromkeys((one.id for one in solved), reason), advice, told)
         if not self.config.validation:
             return train, []
         solved.sort(key=lambda one: (made.num_correct[one.id], _lot(self.config.split_seed, one.id)))
         validation = solved[: self.config.validation]
+        self.funnel.take_back(validation)
         told = []
         if len(validation) < self.config.validation:
             told = [f"wanted: {self.config.validation}"]
@@ -324,11 +346,6 @@ def _later(repeats: Sequence[Near]) -> list[str]:
         if near.other not in gone:
             gone[near.id] = None
     return list(gone)
-
-
-def _names(problem: PoolProblem) -> set[str]:
-    """Under which a message may call it."""
-    return {problem.id, *(name for one in problem.origins for name in (one.id, f"{one.file} {one.row}") if name)}
 
 
 def _lot(seed: int, name: str) -> bytes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dail.synth.core.config import Config
 from dail.synth.core.errors import UsageError, few
+from dail.synth.data.values import text_of
 from dail.synth.schema.items import Kind
 from dail.train.studies.years import Years
 
@@ -58,6 +59,11 @@ class CurateConfig(Config):
     published: dict[str, int] = Field(
         {}, description="problems that a publication has left, by step, to be shown beside what came"
     )
+
+    @field_validator("years", mode="before")
+    @classmethod
+    def _year_is_text(cls, value: object) -> object:
+        return text_of(value)
 
     def check(self) -> None:
         """Raises UsageError if these settings contradict each other."""

@@ -72,13 +72,18 @@ class Funnel:
         reasons = Counter(why[problem.id] for problem in problems if problem.id in why)
         if not left:
             counted = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
-            raise InputError(f"no problem is left behind the step {step}, of {len(problems)} ({counted}); {advice}")
+            raise InputError(f"no problem is left after the step {step}, of {len(problems)} ({counted}); {advice}")
         self.count(step, len(problems), len(left), reasons, told)
         for problem in problems:
             if problem.id in why:
                 rows = tuple(f"{origin.file} {origin.row}" for origin in problem.origins)
                 self.dropped.append(Dropped(id=problem.id, step=step, why=why[problem.id], rows=rows))
         return left
+
+    def take_back(self, problems: Sequence[PoolProblem]) -> None:
+        """These were left out of one split and are in another."""
+        found = {problem.id for problem in problems}
+        self.dropped = [one for one in self.dropped if one.id not in found]
 
 
 def listed(names: Sequence[str], what: str) -> list[str]:

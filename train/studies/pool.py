@@ -15,7 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
@@ -30,7 +30,7 @@ from dail.synth.data.values import valid_id
 from dail.synth.method.answers import compare
 from dail.synth.schema.boxes import final_answer
 from dail.synth.schema.items import Asked, ExpertSolution, ItemId, Kind, Short, Solution, Solutions, user_path
-from dail.synth.schema.kinds import stated_answer
+from dail.synth.schema.kinds import says_proof, stated_answer
 from dail.train.studies.years import Found, year_of
 
 _ALIKE = 0.8  # of the letters of two wordings under one id: figures and headings come and go
@@ -109,6 +109,7 @@ class PoolProblem:
     year_found: Found
     origins: tuple[Origin, ...]
     metadata: Mapping[str, JsonValue]
+    says_proof: bool
 
     @property
     def text(self) -> str:
@@ -118,6 +119,11 @@ class PoolProblem:
     def answer(self) -> str | None:
         """What an attempt is held against: what a row states, else the last box of the first solution that has one."""
         return self.answers[0] if self.answers else next(iter(self.boxes), None)
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether a row says so; the first one's kind stands, and an answer that another one states."""
+        return self.row.kind == "proof" or (self.row.kind is None and not self.answers and self.says_proof)
 
     @property
     def boxes(self) -> list[str]:
@@ -130,13 +136,27 @@ class Pool:
     account: Account
 
 
+class NearRows(NamedTuple):
+    """Two rows of different files that were joined by most of their wording and their answer."""
+
+    name: str
+    other: str
+    share: float
+    text: str
+    other_text: str
+
+
 @dataclass
 class Joined:
-    """`near`: names of rows that wording and answer alone joined. `apart`: ids that several problems have."""
+    """`near`: rows that wording and answer alone joined. `apart`: ids that several problems have.
+
+    `num_unused`: of the other rows, those that belong to no problem of the pool.
+    """
 
     problems: list[PoolProblem]
-    near: list[tuple[str, str, float]] = field(default_factory=list)
+    near: list[NearRows] = field(default_factory=list)
     apart: list[str] = field(default_factory=list)
+    num_unused: int = 0
 
 
 def read_pool(source: Source, reading: Reading | None = None) -> Pool:
@@ -165,12 +185,18 @@ def _checked(values: list[dict[str, Any]]) -> list[PoolRow]:
     return rows
 
 
-def join(rows: Sequence[Placed], near: bool = False) -> Joined:
+def join(rows: Sequence[Placed], near: bool = False, others: Sequence[Placed] = ()) -> Joined:
     """The problems of a pool, in the order of their first rows.
+
+    Args:
+        rows: of the pool.
+        near: join by most of the wording too, where the answers agree.
+        others: rows that add solutions and answers to problems of the pool, and no problems.
 
     Raises:
         InputError: one file gives one id to different problems.
     """
+    num_own, rows = len(rows), [*rows, *others]
     groups = _Groups(rows)
     groups.by_wording()
     apart = groups.by_id()
@@ -179,6 +205,9 @@ def join(rows: Sequence[Placed], near: bool = False) -> Joined:
         joined.near = groups.by_near_wording()
     taken: set[str] = set()
     for members in groups.members():
+        if members[0] >= num_own:
+            joined.num_unused += len(members)
+            continue
         problem = _problem([rows[number] for number in members], taken)
         taken.add(problem.id)
         joined.problems.append(problem)
@@ -244,10 +273,10 @@ class _Groups:
                     "none: mend them, or name another column with --map id=COLUMN"
                 )
 
-    def by_near_wording(self) -> list[tuple[str, str, float]]:
+    def by_near_wording(self) -> list[NearRows]:
         """Joins problems of different files, most of whose wording and whose answers are the same."""
         files = list(dict.fromkeys(placed.place.file for placed in self._rows))
-        found: list[tuple[str, str, float]] = []
+        found: list[NearRows] = []
         for place, file in enumerate(files[1:], 1):
             before, fresh = self._texts(set(files[:place])), self._texts({file})
             fresh = {number: text for number, text in fresh.items() if number not in before}
@@ -262,15 +291,15 @@ class _Groups:
                 texts.setdefault(str(self._first[number]), placed.row.text)
         return texts
 
-    def _join_near(self, known: Mapping[str, str], others: Mapping[str, str]) -> list[tuple[str, str, float]]:
-        index, found = Problems(known), list[tuple[str, str, float]]()
+    def _join_near(self, known: Mapping[str, str], others: Mapping[str, str]) -> list[NearRows]:
+        index, found = Problems(known), list[NearRows]()
         for number, text in others.items():
             near = index.near(text)
             if near is None or self._first[int(near[0])] == self._first[int(number)]:
                 continue
             one, other = int(near[0]), int(number)
             if self._same_answer(one, other):
-                found.append((self._called(one), self._called(other), near[1]))
+                found.append(NearRows(self._called(other), self._called(one), near[1], text, known[near[0]]))
                 self._unite(one, other)
         return found
 
@@ -307,6 +336,7 @@ def _problem(placed: Sequence[Placed], taken: set[str]) -> PoolProblem:
         year_found=found,
         origins=tuple(one.origin(numbers) for one in placed),
         metadata=metadata,
+        says_proof=any(says_proof(row.answer) for row in rows),
     )
 
 

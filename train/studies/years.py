@@ -39,7 +39,7 @@ class Years(NamedTuple):
         return isinstance(year, int) and self.first <= year <= self.last
 
     def __str__(self) -> str:
-        return f"{self.first}-{self.last}"
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
 def year_of(metadata: Mapping[str, object], name: str | None) -> tuple[int | None, Found]:

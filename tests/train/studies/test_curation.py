@@ -16,7 +16,7 @@ import pytest
 from dail.synth import EngineConfig
 from dail.synth.core.errors import DailError, InputError, IntegrityError, UsageError
 from dail.synth.core.settings import read
-from dail.synth.data.reader import load_items
+from dail.synth.data.reader import Reading, load_items
 from dail.train.evals import EvalConfig, EvalProblem, evaluate
 from dail.train.studies import CurateConfig, Curated, curate
 from tests.conftest import DEMO_MODEL, ROOT
@@ -72,7 +72,7 @@ def test_what_the_model_never_solves_is_for_training_and_the_next_hardest_for_va
     }  # fmt: skip
     assert curated.attempts and curated.attempts.num_correct == {0: 2, 1: 1, 2: 1, 3: 1, 4: 1}
     dropped = [(row["id"], row["step"], row["why"]) for row in lines(tmp_path / "out" / "dropped.jsonl")]
-    assert dropped == [(name, "attempts", "solved in more than 0 of 4 attempts") for name in ("p1", "p2", "p4", "p5")]
+    assert dropped == [(name, "attempts", "solved in more than 0 of 4 attempts") for name in ("p1", "p5")]
 
 
 def test_items_are_read_by_synth_and_say_where_they_came_from(tmp_path: Path, scripted: Scripted):
@@ -176,7 +176,7 @@ def test_years_choose_and_rows_without_one_are_dropped_kept_or_refused(tmp_path:
 
 
 NO_ENGINE: list[tuple[str, list[dict[str, Any]], dict[str, Any], str]] = [
-    ("no answers", [{"problem": "Say 1.", "solution": "One."}], {}, r"behind the step answers, of 1 \(neither"),
+    ("no answers", [{"problem": "Say 1.", "solution": "One."}], {}, r"after the step answers, of 1 \(neither"),
     ("no solutions", [{"problem": "Say 1.", "answer": 1}], {}, r"no solution: 1\)"),
     ("proofs alone", [say(1, kind="proof")], {}, "said to be a proof: 1"),
     ("no years", [say(1)], {"years": "1985-2023", "without_year": "keep"}, "1 of 1 problems have no year"),
@@ -344,6 +344,16 @@ def test_a_folder_that_is_not_ours_is_refused(pool: Path, tmp_path: Path, script
     assert asked == [] and (tmp_path / "out" / "README.md").read_text() == "mine"
 
 
+def test_a_folder_that_cannot_be_made_is_refused(pool: Path):
+    with pytest.raises(UsageError, match=r"--out .*pool\.jsonl/out cannot be written: Not a directory"):
+        run(pool, pool / "out")
+
+
+def test_a_folder_without_a_model_is_an_error_before_anything_is_read(tmp_path: Path):
+    with pytest.raises(UsageError, match=str(tmp_path)):
+        curate(tmp_path / "none.jsonl", tmp_path / "out", config(), model=tmp_path)
+
+
 def test_no_model_is_an_error_before_anything_is_read(tmp_path: Path):
     with pytest.raises(UsageError, match="no model is named, of which the attempts are"):
         curate(tmp_path / "none.jsonl", tmp_path / "out", config())
@@ -392,3 +402,86 @@ def test_curated_json_is_there_only_if_all_else_is_its_own(
     run(pool, tmp_path / "out", config(keep_solved_at_most=1))
     told = json.loads((tmp_path / "out" / files.CURATED).read_text())
     assert told["files"]["train.jsonl"]["rows"] == 3
+
+
+def step(curated: Curated, name: str) -> tuple[str, ...]:
+    return next(one.told for one in curated.steps if one.step == name)
+
+
+def test_problems_that_nobody_could_judge_are_named_among_those_that_are_kept(tmp_path: Path, scripted: Scripted):
+    scripted({})
+    grader = tmp_path / "slow.py"
+    grader.write_text(
+        "import time\ndef grade(completion, answer):\n    while answer == '1':\n        pass\n    return False\n"
+    )
+    settings = EVALUATION.model_copy(update={"grader": f"{grader}:grade", "grade_timeout_s": 0.2})
+    pool = [say(1), say(2)]
+    curated = curate(pool, tmp_path / "out", config(attempts=1, validation=0), evaluation=settings)
+    assert "problems kept of which the grader gave up an attempt, which may be right: 1 (p1)" in step(
+        curated, "attempts"
+    )
+    assert curated.attempts and curated.attempts.given_up == ("p1",) and "gave up 1 of" in str(curated.attempts.warning)
+
+
+def test_attempts_that_were_cut_are_counted(tmp_path: Path):
+    engine = EngineConfig(model=DEMO_MODEL, kind="fake")
+    settings = EvalConfig(engine=engine, max_tokens=1)
+    curated = curate([say(1), say(2)], tmp_path / "out", config(attempts=2, validation=0), evaluation=settings)
+    assert "attempts that ended at a limit of tokens: 4 of 4" in step(curated, "attempts")
+
+
+def test_sets_of_one_file_name_are_told_apart(tmp_path: Path, scripted: Scripted):
+    scripted({})
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    first = write(tmp_path / "a" / "test.jsonl", [{"id": "x", "problem": "Say 1.", "answer": 1}])
+    other = write(tmp_path / "b" / "test.jsonl", [{"id": "y", "problem": "Say 2.", "answer": 2}])
+    curated = run([say(n) for n in range(4)], tmp_path / "out", config(against=(str(first), str(other), str(first))))
+    assert [one.name for one in curated.against] == ["test.jsonl", "test.jsonl (2)"]
+    found = [(row["id"], row["of"], row["other"]) for row in lines(tmp_path / "out" / "flagged.jsonl")]
+    assert found == [("p1", "test.jsonl", "x"), ("p2", "test.jsonl (2)", "y")]
+
+
+def test_a_year_may_be_a_number_in_a_file(tmp_path: Path):
+    file = tmp_path / "a.toml"
+    file.write_text("[curate]\nyears = 2024\n")
+    assert read("curate", file).load(CurateConfig, "curate").years == "2024"
+
+
+def test_a_problem_whose_answer_is_the_word_proof_is_none_with_an_answer(tmp_path: Path, scripted: Scripted):
+    scripted({})
+    rows = [say(1, answer="proof"), say(2, answer="notfound"), say(3)]
+    run(rows, tmp_path / "out")
+    assert ids(tmp_path / "out" / "train.jsonl") == ["p2", "p3"]
+    assert lines(tmp_path / "out" / "dropped.jsonl")[0]["why"] == "said to be a proof"
+
+
+def test_a_pair_that_wording_joined_is_there_to_be_looked_at_with_both_texts(tmp_path: Path):
+    text = "Find the number of positive integers less than one thousand whose digits sum to a prime number."
+    first = write(tmp_path / "a.jsonl", [say(1, problem=text)])
+    other = write(tmp_path / "b.jsonl", [say(1, id="q", problem=text + " Now.")])
+    curate([first, other], tmp_path / "out", config(join="near", attempts=0, validation=0))
+    (pair,) = lines(tmp_path / "out" / "flagged.jsonl")
+    assert (pair["step"], pair["id"], pair["other"]) == ("joined", "q", "p1")
+    assert (pair["problem"], pair["other_problem"]) == (text + " Now.", text)
+
+
+def test_a_curated_set_may_be_curated_again_and_keeps_where_it_came_from(
+    pool: Path, tmp_path: Path, scripted: Scripted
+):
+    scripted(HARD)
+    run(pool, tmp_path / "out")
+    run(tmp_path / "out" / "train.jsonl", tmp_path / "again")
+    told: Any = load_items(tmp_path / "again" / "train.jsonl")[0].metadata["curation"]
+    assert told["rows"][0]["file"] == "train.jsonl" and told["before"]["rows"][0]["file"] == "pool.jsonl"
+
+
+def test_invalid_rows_of_pool_and_solutions_lie_in_files_of_their_own(tmp_path: Path, scripted: Scripted):
+    scripted({})
+    out = tmp_path / "out"
+    pool = write(tmp_path / "a.jsonl", [{"problem": "Say 1.", "answer": 1}, {"problem": " "}])
+    solutions = write(tmp_path / "b.jsonl", [say(1, id=None), {"problem": "", "solution": "Seven."}])
+    curated = run(pool, out, config(validation=0), solutions=solutions, reading=Reading(skip_invalid=True))
+    assert counts(curated)["read"] == (4, 2) and counts(curated)["joined"] == (2, 1)
+    assert [lines(out / name)[0]["line"] for name in ("invalid.jsonl", "solutions-invalid.jsonl")] == [2, 2]
+    assert [one.name for one in curated.sources] == ["a.jsonl", "b.jsonl"]

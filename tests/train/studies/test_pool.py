@@ -77,7 +77,7 @@ def test_most_of_the_wording_joins_only_where_it_is_asked_for_and_answers_agree(
     files = [say(1, problem=text, id="x")], [say(1, problem=text + " Express it as a box.", id="y")]
     assert len(joined(tmp_path, *files).problems) == 2
     found = joined(tmp_path, *files, near=True)
-    assert only(found).id == "x" and [pair[:2] for pair in found.near] == [("x", "y")]
+    assert only(found).id == "x" and [pair[:2] for pair in found.near] == [("y", "x")]
     other = [say(2, problem=text + " Express it as a box.", id="y")]
     assert len(joined(tmp_path, files[0], other, near=True).problems) == 2
 
@@ -130,3 +130,13 @@ def test_a_pool_without_problems_or_with_unknown_columns_is_refused(tmp_path: Pa
         read_pool(write(tmp_path / "a.jsonl", [{"problem": "Say 1.", "hardness": 3}]))
     with pytest.raises(InputError, match="holds nothing"):
         read_pool(write(tmp_path / "a.jsonl", []))
+
+
+def test_rows_of_solutions_add_to_problems_and_are_none(tmp_path: Path):
+    own = read_pool(
+        write(tmp_path / "a.jsonl", [{"problem": "Say 1.", "answer": 1}, {"problem": "Say 2.", "answer": 2}])
+    )
+    others = read_pool(write(tmp_path / "b.jsonl", [say(2, id=None), say(3), say(3, solution="Otherwise.")]))
+    found = join(own.rows, others=others.rows)
+    assert [(one.answer, len(one.solutions)) for one in found.problems] == [("1", 0), ("2", 1)]
+    assert found.num_unused == 2

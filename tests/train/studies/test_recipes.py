@@ -62,6 +62,7 @@ def harp(folder: Path) -> Path:
                 "solution_1": f"One way is \\boxed{{{number:03d}}}.", "solution_2": f"Or [asy]dot();[/asy] {number}.",
             }
         )  # fmt: skip
+    rows.append(rows[3] | {"problem": "Say 30.", "answer": "30", "contest": "AMC_12", "number": "1"})
     return write(folder / "harp.jsonl", rows)
 
 
@@ -72,12 +73,21 @@ def dail_curate(*arguments: str | Path) -> Result:
 def test_e1_verifiable_on_made_files(tmp_path: Path, scripted: Scripted):
     asked, out = scripted({1: 0, 2: 32, 3: 1, 4: 0, 5: 9}), tmp_path / "out"
     done = dail_curate(
-        aime(tmp_path), harp(tmp_path), "--out", out, "--model", DEMO_MODEL, "--config", "e1-verifiable", "--json"
+        aime(tmp_path),
+        "--solutions",
+        harp(tmp_path),
+        "--out",
+        out,
+        "--model",
+        DEMO_MODEL,
+        "--config",
+        "e1-verifiable",
+        "--json",
     )
     assert done.exit_code == 0
     told = json.loads(done.stdout)
     assert {step["step"]: (step["num_in"], step["num_out"], step["published"]) for step in told["steps"]} == {
-        "read": (14, 14, None), "joined": (14, 7, None), "years": (7, 5, 903), "answers": (5, 5, None),
+        "read": (15, 15, None), "joined": (15, 7, None), "years": (7, 5, 903), "answers": (5, 5, None),
         "repeats": (5, 5, None), "attempts": (5, 2, 417), "validation": (3, 3, 100),
     }  # fmt: skip
     assert len(asked) == 5 * 32 and {row.temperature for row in asked} == {0.6}
