@@ -485,3 +485,14 @@ def test_invalid_rows_of_pool_and_solutions_lie_in_files_of_their_own(tmp_path: 
     assert counts(curated)["read"] == (4, 2) and counts(curated)["joined"] == (2, 1)
     assert [lines(out / name)[0]["line"] for name in ("invalid.jsonl", "solutions-invalid.jsonl")] == [2, 2]
     assert [one.name for one in curated.sources] == ["a.jsonl", "b.jsonl"]
+
+
+def test_of_a_chain_of_near_problems_one_is_dropped_that_is_near_to_one_that_is_left(tmp_path: Path):
+    words = [f"word{number}" for number in range(40)]
+    rows = [
+        {"id": name, "problem": " ".join(words[start : start + 30]), "solution": "\\boxed{1}"}
+        for name, start in (("a", 0), ("b", 5), ("c", 10))
+    ]
+    curate(rows, tmp_path / "out", config(attempts=0, validation=0, repeats="drop"))
+    assert [(row["id"], row["other"]) for row in lines(tmp_path / "out" / "flagged.jsonl")] == [("b", "a"), ("c", "b")]
+    assert ids(tmp_path / "out" / "train.jsonl") == ["a", "c"]

@@ -69,7 +69,8 @@ def test_one_file_that_gives_one_id_to_two_problems_is_refused(tmp_path: Path):
 
 
 def test_a_number_makes_another_problem_of_one_id(tmp_path: Path):
-    assert len(joined(tmp_path, [say(1, id="k")], [say(2, id="k")]).problems) == 2
+    files = [[say(1, id="k", problem=LONG.format(n=number))] for number in (12, 13)]
+    assert len(joined(tmp_path, *files).problems) == 2
 
 
 def test_most_of_the_wording_joins_only_where_it_is_asked_for_and_answers_agree(tmp_path: Path):
