@@ -25,7 +25,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
@@ -352,10 +352,21 @@ def _math_verify_equal(given: str, wanted: str) -> bool:
 
 
 def _parsed(text: str) -> list[Any]:
-    from math_verify import parse
+    """What math-verify reads. Left to itself it takes what looks like a unit from the end, also variables: 2 - 2m is 0,
+    and 2ab is 2 to it. Units that are marked as words, or stand behind a number, were taken before (`answers.py`).
+    """
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
+    latex = LatexExtractionConfig()
+    latex = replace(latex, normalization_config=replace(latex.normalization_config, units=False))
     # without raise_on_error, its default here, whatever a parse or a comparison raises reads as "not equal"
-    return list(parse(rf"\boxed{{{text}}}", parsing_timeout=None))
+    return list(
+        parse(
+            rf"\boxed{{{text}}}",
+            extraction_config=[latex, ExprExtractionConfig()],
+            parsing_timeout=None,
+        )
+    )
 
 
 def _verified(gold: list[Any], prediction: list[Any], digits: dict[str, int], near: float) -> bool:

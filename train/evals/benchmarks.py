@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from dail.synth.core.errors import UsageError
@@ -23,6 +22,7 @@ Shape = Literal["0 to 999", "integer", "letter", "text"]
 
 _AIME_TERMS = "problems of the Mathematical Association of America; the set's card has its terms"
 _LETTER = re.compile(r"[A-J]")
+_PARTS = 3  # of a path, from its end: a folder further up says nothing of a file
 
 
 @dataclass(frozen=True)
@@ -205,13 +205,15 @@ def _near(key: str) -> str:
 def edition_note(benchmark: Benchmark, name: str) -> str | None:
     """What the name of a file says about its edition, in words: another one, or nothing; none if it is as it should be.
 
-    Nothing else tells them apart: both have the same columns, and which problems were mended is not published.
+    The file's own name says more than its folders'. Nothing else tells them apart: both have the same columns, and
+    which problems were mended is not published.
     """
     if not benchmark.other_edition:
         return None
-    called = name.lower() if name.startswith("hf:") else Path(name).name.lower()
-    if re.search(benchmark.called, called):
-        return None
-    if re.search(BENCHMARKS[benchmark.other_edition].called, called):
-        return f"it is called as {benchmark.other_edition} is, and was given as {benchmark.name}: look which it is"
-    return f"that it is {benchmark.name} and not {benchmark.other_edition} is taken as said"
+    other = BENCHMARKS[benchmark.other_edition]
+    for part in reversed(re.split(r"[/\\:]", name.lower())[-_PARTS:]):
+        if re.search(benchmark.called, part):
+            return None
+        if re.search(other.called, part):
+            return f"it is called as {other.name} is, and was given as {benchmark.name}: look which it is"
+    return f"that it is {benchmark.name} and not {other.name} is taken as said"

@@ -1,8 +1,9 @@
-"""Contamination: which problems of an evaluation the adapters were trained on (paper App. A and Fig. 14).
+"""Contamination: which problems of an evaluation were trained on (paper App. A and Fig. 14).
 
-The problems of each adapter's training manifest are held against those of the evaluation, and so are files that
-`--trained-on` names, for models that were trained elsewhere. Equal and near are those of `dail.synth.data.overlap`: a
-problem that was rewritten in other words is not found. What cannot be looked at is a note, never an error.
+The problems of the training manifests of adapters, and of models that dail trained, are held against those of the
+evaluation, and so are files that `--trained-on` names, for models that were trained elsewhere. Equal and near are those
+of `dail.synth.data.overlap`: a problem that was rewritten in other words is not found. What cannot be looked at is a
+note, never an error.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dail.synth.schema.manifest import read_item_problems, read_manifest
 from dail.train.evals.arms import Subject
 from dail.train.evals.lineage import Adapter
 from dail.train.evals.problems import EvalProblem
+from dail.train.record import PROVENANCE_FILE, Provenance
 
 _SHOWN = 3
 
@@ -97,7 +99,7 @@ class Contamination(Frozen):
 def find_contamination(
     problems: Sequence[EvalProblem], subjects: Iterable[Subject], trained_on: Sequence[str] = ()
 ) -> Contamination | None:
-    """Looks for the problems in what was trained on; none if no subject has an adapter and nothing is named.
+    """Looks for the problems in what was trained on; none if no subject was trained by dail and nothing is named.
 
     Args:
         trained_on: manifests of traces, or problems as `dail eval --problems` reads them.
@@ -105,7 +107,7 @@ def find_contamination(
     Raises:
         UsageError, InputError, IntegrityError: what `trained_on` names cannot be read.
     """
-    adapters = [(subject.name, subject.adapter) for subject in subjects if subject.adapter is not None]
+    adapters = [(one.name, trained) for one in subjects if (trained := one.adapter or _whole_model(one.folder))]
     if not adapters and not trained_on:
         return None
     asked = _Asked(problems)
@@ -127,6 +129,17 @@ def find_contamination(
     return Contamination(
         num_problems=len(problems), sets=tuple(sets), groups=tuple(_groups(problems, best)), notes=tuple(notes)
     )
+
+
+def _whole_model(folder: Path) -> Adapter | None:
+    """Where a model whose every weight was trained, or into which an adapter was merged, came from, as an adapter's."""
+    for file, key in ((PROVENANCE_FILE, None), ("dail-merged.json", "provenance")):
+        try:
+            written = json.loads((folder / file).read_bytes())
+            return Adapter(folder, 0, "", Provenance.model_validate(written[key] if key else written))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a model of others, which says nothing about its training
+    return None
 
 
 def _manifest(name: str, adapter: Adapter) -> tuple[Path | None, list[str]]:

@@ -219,12 +219,12 @@ class _Mend:
 
     def __call__(self, place: Place, values: dict[str, Any]) -> list[tuple[str, str, str]]:
         source = self._named[place.file]
-        self._rows[place.file] += 1
         if source.group is not None:
             self._group(place.file, source.group, values)
         if source.benchmark is None:
             return []
-        given = values.get("id", str(self._rows[place.file]))
+        self._rows[source.benchmark.name] += 1  # of all its files
+        given = values.get("id", str(self._rows[source.benchmark.name]))
         if isinstance(given, str):
             values["id"] = f"{source.benchmark.name}:{given}"
         answer = known_answer(values)
@@ -263,20 +263,26 @@ def _references(read: Read[EvalProblem], named: Mapping[str, NamedSource]) -> tu
         first += account.items
         if account.file:
             found.append(_reference(account, items, named.get(account.file, NamedSource(account.file))))
+    taken = Counter[str]()
+    for one in found:
+        taken[one.benchmark or ""] += one.num_problems
     same: dict[str, SourceRef] = {}
-    for number, one in enumerate(found):
-        other = same.setdefault(one.digest, one)
-        if other is not one and one.num_problems:
-            found[number] = one.model_copy(update={"notes": (*one.notes, f"its problems are those of {other.file}")})
-    return tuple(found)
+    return tuple(_with_notes(one, same.setdefault(one.digest, one), taken[one.benchmark or ""]) for one in found)
+
+
+def _with_notes(one: SourceRef, same: SourceRef, num_taken: int) -> SourceRef:
+    """With what its number says, and that its problems are those of another source."""
+    notes = list(one.notes)
+    if one.num_published not in (None, num_taken):
+        notes.insert(0, f"{one.benchmark} has {one.num_published} problems, and {num_taken} are taken")
+    if same is not one and one.num_problems:
+        notes.append(f"its problems are those of {same.file}")
+    return one.model_copy(update={"notes": tuple(notes)})
 
 
 def _reference(account: SourceAccount, items: Sequence[EvalProblem], source: NamedSource) -> SourceRef:
-    benchmark, notes = source.benchmark, []
-    if benchmark:
-        if len(items) != benchmark.num_problems:
-            notes.append(f"{benchmark.name} has {benchmark.num_problems} problems, and it gives {len(items)}")
-        notes += filter(None, [edition_note(benchmark, account.file)])
+    benchmark = source.benchmark
+    note = edition_note(benchmark, account.file) if benchmark else None
     return SourceRef(
         file=account.file,
         sha256=_sha256(account.file),
@@ -287,7 +293,7 @@ def _reference(account: SourceAccount, items: Sequence[EvalProblem], source: Nam
         num_published=benchmark and benchmark.num_problems,
         terms=benchmark and benchmark.terms,
         columns=account.preset,
-        notes=tuple(notes),
+        notes=(note,) if note else (),
     )
 
 

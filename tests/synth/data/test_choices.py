@@ -100,7 +100,8 @@ def test_a_row_that_does_not_say_which_choice_is_right_is_refused(
     with pytest.raises(InputError) as refused:
         read_problems(jsonl(tmp_path, good, {**good, **change}))
     assert why in str(refused.value) and "1 fault in 1 of 2 rows" in str(refused.value)
-    assert len(read_problems(jsonl(tmp_path, good, {**good, **change}), Reading(skip_invalid=True)).items) == 1
+    skipping = Reading(skip_invalid=True, invalid_to=tmp_path / "invalid.jsonl")
+    assert len(read_problems(jsonl(tmp_path, good, {**good, **change}), skipping).items) == 1
 
 
 def test_two_columns_that_say_different_answers_are_refused(tmp_path: Path) -> None:

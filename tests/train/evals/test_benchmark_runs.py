@@ -59,7 +59,7 @@ def test_benchmarks_and_a_named_file_are_groups_of_one_run(tmp_path: Path) -> No
     assert [(one.benchmark, one.num_problems, one.group) for one in evaluation.sources] == [
         (None, 1, "my own"), ("aime-2024", 4, "aime"), ("gpqa-diamond", 1, "gpqa-diamond"),
     ]  # fmt: skip
-    assert evaluation.warning and "aime-2024 has 30 problems, and it gives 4." in evaluation.warning
+    assert evaluation.warning and "aime-2024 has 30 problems, and 4 are taken." in evaluation.warning
     assert "my own, 1 problems: pass@k in %" in result.stdout
     assert evaluation.contamination is None and evaluation.without == ()
     asked = [line for line in (tmp_path / "e" / "samples.jsonl").read_text().splitlines() if "gpqa-diamond:1" in line]

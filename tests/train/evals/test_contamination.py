@@ -117,6 +117,20 @@ def test_two_adapters_of_one_manifest_are_one_set(trained: Path, model: ModelIde
     assert one is not None and [looked.subjects for looked in one.sets] == [("first", "second")]
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_model_that_was_trained_whole_or_merged_has_its_manifest_too(
+    trained: Path, model: ModelIdentity, merged: bool
+) -> None:
+    folder = trained.parent / "model"
+    folder.mkdir()
+    provenance = json.loads((trained / "dail.json").read_text())
+    file, written = ("dail-merged.json", {"provenance": provenance}) if merged else ("dail.json", provenance)
+    (folder / file).write_text(json.dumps(written))
+    one = find_contamination([lock(0)], [Subject("base", DEMO_MODEL, model), Subject("tuned", folder, model)])
+    assert one is not None and [looked.subjects for looked in one.sets] == [("tuned",)]
+    assert one.problem_ids == {"p0"} and one.notes == ()
+
+
 def test_a_manifest_that_is_gone_or_damaged_is_a_note(trained: Path, model: ModelIdentity) -> None:
     judged = subject(trained, model)
     assert judged.adapter is not None
