@@ -435,7 +435,7 @@ class Prompts:
         # some models end a message in front of the mark and begin another
         before, found, _ = between_thought_and_answer(self.tokenizer).partition(mark)
         alone = self._ids_of(mark)
-        ids = self._ids_of((before + found).strip() or mark)
+        ids = self._ids_of((before + found).strip() if found else mark)
         return Closing(mark, alone[0] if len(alone) == 1 else None, tuple(ids))
 
     def appended_ids(self, text: str) -> list[int]:

@@ -15,6 +15,7 @@ import datetime as dt
 import hashlib
 import logging
 import os
+import shutil
 import time
 import zlib
 from array import array
@@ -198,10 +199,16 @@ class SampleFile:
             _log.info(f"reusing {len(self.kept)} of {num_wanted} completions from {path}{thoughts}")
 
     def _start_clean(self, num_lines: int, num_of_use: int) -> None:
-        """Sets the old file aside, since what was drawn may have been dear, and starts one with what is wanted."""
+        """Sets the old file aside, since what was drawn may have been dear, and starts one with what is wanted.
+
+        The name is never without a file: a run that is killed meanwhile loses nothing.
+        """
         if num_lines > num_of_use:
             aside = self.path.with_name(f"samples-until-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
-            self.path.rename(aside)
+            try:
+                os.link(self.path, aside)
+            except OSError:  # no such links there, or a second one within this second
+                shutil.copyfile(self.path, aside)
             _log.info(
                 f"{num_lines - num_of_use} of {num_lines} completions in {self.path.name} were drawn with other "
                 f"settings, or torn by a crash; sampling these anew; the old file is now {aside.name}"

@@ -126,7 +126,7 @@ class EvalConfig(Rendering):
 
     @model_validator(mode="after")
     def _says_how_a_thought_ends(self) -> Self:
-        if self.budgets and self.thinking is False:
+        if self.budgets and self.thinking is False and not self.opening:
             raise ValueError(
                 "budgets end a thought, and thinking=false asks for none; leave one of them out (announce alone is for "
                 "models that do not think)"
@@ -137,6 +137,14 @@ class EvalConfig(Rendering):
                 "for completions without budgets; leave it out"
             )
         return self
+
+    @property
+    def cuts(self) -> list[str]:
+        """What else than the temperature shapes the draws, for people."""
+        named = {"top-p": self.top_p, "top-k": self.top_k, "presence penalty": self.presence_penalty}
+        without = {"top-p": 1, "top-k": 0, "presence penalty": 0}
+        found = [f"{name} {value:g}" for name, value in named.items() if value != without[name]]
+        return [*found, *(f"stop at {text!r}" for text in self.stop)]
 
     @property
     def drawn_at(self) -> tuple[float, ...]:

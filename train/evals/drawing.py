@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from dail.synth.config import SynthConfig
+from dail.synth.core.errors import UsageError
 from dail.synth.core.progress import Bar, progress
 from dail.synth.core.running import run_to_end
 from dail.synth.engine.start import start_engine
@@ -91,8 +92,13 @@ def draw_here(config: SynthConfig, work: Work, shown: _Shown, make_engine: MakeE
 def draw_on_ray(config: SynthConfig, work: Work, shown: _Shown, make_engine: MakeEngine) -> None:
     """On the actors of a pool, as many as there are GPUs, or as `actors` says. One that dies loses what it was drawing,
     which is drawn again."""
-    from dail.synth.run.pool import ray_cluster  # Ray, which an evaluation in one process does without
-
+    try:  # an evaluation in one process does without Ray
+        from dail.synth.run.pool import ray_cluster
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"engines on Ray (eval.actors, RAY_ADDRESS, or several models) need the package {error.name}; run: pip "
+            "install 'dail[worker]'"
+        ) from None
     with ray_cluster():
         run_to_end(lambda: _draw_in_pool(config, work, shown, make_engine))
 

@@ -37,7 +37,7 @@ from dail.train.evals.controls import compare_within
 from dail.train.evals.examples import choose
 from dail.train.evals.gate import compare
 from dail.train.evals.marks import MARKS, Marker, find_marks
-from dail.train.evals.problems import ProblemSource, ReadProblems, check_for_math, read_problems
+from dail.train.evals.problems import EvalProblem, ProblemSource, ReadProblems, check_for_math, read_problems
 from dail.train.evals.protocols import departures
 from dail.train.evals.report import render, trace_lineages
 from dail.train.evals.results import EVALUATION_FILE as EVALUATION_FILE
@@ -99,7 +99,7 @@ def evaluate(
     seeded = replace((reading or Reading()).writing_to(Path(out)), choices_seed=config.seed)
     read = read_problems(problems, seeded)
     with told_to(on_progress):
-        return _evaluate(read, Path(out), judged or {BASE: config.engine.model}, beside, config, trained_on)
+        return _evaluate(read.items, read, Path(out), judged or {BASE: config.engine.model}, beside, config, trained_on)
 
 
 def _given(
@@ -126,6 +126,7 @@ def _with_model(config: EvalConfig | None, model: Path | None) -> EvalConfig:
 
 
 def _evaluate(
+    problems: list[EvalProblem],
     read: ReadProblems,
     out: Path,
     models: Mapping[str, Path],
@@ -133,7 +134,6 @@ def _evaluate(
     config: EvalConfig,
     trained_on: Sequence[str],
 ) -> Evaluation:
-    problems = read.items
     started = dt.datetime.now(dt.UTC)
     config = _pinned(config)
     role_templates(config.prompts)  # refused now, rather than after the engine's start

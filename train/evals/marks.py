@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
 from dail.synth.core.errors import UsageError
 from dail.synth.core.extensions import Extension
@@ -163,13 +163,18 @@ def _serve(pinned: str) -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever the function prints is no reply
     mark = _loaded(pinned)
-    print(json.dumps(mark if isinstance(mark, str) else None), file=replies, flush=True)
+    _send(replies, mark if isinstance(mark, str) else None)
     if isinstance(mark, str):
         return
     for line in os.fdopen(os.dup(0), encoding="utf-8"):
         text, problem = json.loads(line)
         reply = _checked(mark, pinned.partition("#")[0], text, EvalProblem.model_validate(problem))
-        print(json.dumps(reply), file=replies, flush=True)
+        _send(replies, reply)
+
+
+def _send(replies: IO[str], reply: list[Span] | str | None) -> None:
+    replies.write(json.dumps(reply) + "\n")
+    replies.flush()
 
 
 def _loaded(pinned: str) -> Callable[[str, EvalProblem], Any] | str:

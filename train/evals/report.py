@@ -29,6 +29,7 @@ from dail.train.charts import curves_of, training_curves
 from dail.train.comparison import facts_of
 from dail.train.evals.arms import Subject
 from dail.train.evals.charts import Chart, legend_of, looks_of, pass_curves, sweeps_of
+from dail.train.evals.config import EvalConfig
 from dail.train.evals.examples import ProblemExamples
 from dail.train.evals.formulas import as_formula, marked, visible, with_formulas
 from dail.train.evals.lineage import Adapter
@@ -196,9 +197,10 @@ def _evaluation_facts(evaluation: Evaluation) -> dict[str, str]:
         "model": evaluation.model.name,
         "revision": _short(evaluation.model.revision),
         "problems": f"{len(evaluation.problems)} in {evaluation.problems_file or 'a list'}",
-        "completions": f"{settings.samples} per problem, temperature {temperatures}, "
+        **({"protocol": _protocol(evaluation, settings.protocol)} if settings.protocol else {}),
+        "completions": f"{settings.samples} per problem, {', '.join([f'temperature {temperatures}', *settings.cuts])}, "
         f"at most {settings.max_tokens or 'the context’s'} tokens, thinking {thinking}, seed {settings.seed}",
-        **({"budgets of thought": ", ".join(map(str, settings.budgets))} if settings.budgets else {}),
+        **({"budgets of thought": _budgets(settings)} if settings.budgets else {}),
         "prompts": label(settings.prompts),
         **({"shortcuts": label(settings.marks)} if settings.marks else {}),
         "grader": f"{label(settings.grader)}, at most {settings.grade_timeout_s:g} s a completion",
@@ -206,6 +208,18 @@ def _evaluation_facts(evaluation: Evaluation) -> dict[str, str]:
         "versions": ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
         "when": f"{evaluation.started_at:%Y-%m-%d %H:%M} to {evaluation.finished_at:%H:%M %Z}",
     }
+
+
+def _protocol(evaluation: Evaluation, name: str) -> str:
+    changes = ", ".join(f"{key} {got} instead of {wanted}" for key, (wanted, got) in evaluation.departs.items())
+    return f"{name}, but for {changes}" if changes else name
+
+
+def _budgets(settings: EvalConfig) -> str:
+    announced = ", announced" if settings.announce else ""
+    return (
+        f"{', '.join(map(str, settings.budgets))} tokens, then an answer of up to {settings.answer_tokens}{announced}"
+    )
 
 
 def _model_facts(model: ModelIdentity, base: ModelIdentity) -> dict[str, str]:

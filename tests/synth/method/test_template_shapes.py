@@ -155,6 +155,25 @@ def test_a_real_template_is_read_as_it_is(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(TRL is None, reason="trl, which ships real chat templates, is not installed")
+@pytest.mark.parametrize(
+    ("name", "mark", "put"),
+    [
+        ("qwen3", "</think>", "</think>"),
+        ("deepseek_r1_distill", "</think>", "</think>"),
+        ("gptoss", "<|channel|>final<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+        ("muse_glimmer", "</think>", "</think>"),  # which our tokenizer has, and its own has not
+    ],
+)
+def test_a_thought_is_ended_as_the_model_would_end_it(name: str, mark: str, put: str, tmp_path: Path) -> None:
+    if not (REAL / f"{name}.jinja").is_file():
+        pytest.skip(f"this release of trl ships no {name}.jinja")
+    prompts = Prompts(real_model(tmp_path / "m", name, "<|start|>", "<|end|>", "<|message|>", "<|channel|>"))
+    closing = prompts.closing()
+    assert (closing.mark, prompts.tokenizer.decode(closing.ids)) == (mark, put)
+    assert (closing.token is None) == (name == "gptoss")
+
+
+@pytest.mark.skipif(TRL is None, reason="trl, which ships real chat templates, is not installed")
 def test_marks_that_a_model_writes_inside_its_own_turn_are_no_other_turns(tmp_path: Path) -> None:
     """gpt-oss ends its thought with `<|end|><|start|>assistant`; Command A closes its response before the turn."""
     harmony = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>")

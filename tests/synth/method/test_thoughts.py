@@ -2,7 +2,7 @@
 
 import pytest
 
-from dail.synth.method.thoughts import MARKS, behind_thought, without_empty_thought
+from dail.synth.method.thoughts import MARKS, behind_thought, closing_mark, has_empty_thought, without_empty_thought
 
 TAGS = [(f"<{name}>", f"</{name}>") for name in ("thinking", "Thought", "reasoning", "longcat_think", "mm:think")]
 TAGS.append(("<|thinking|>", "<|/thinking|>"))
@@ -30,6 +30,18 @@ def test_an_empty_thought_is_left_out_at_the_end_alone(opened: str, closed: str)
     assert without_empty_thought(f"A:\n{opened}{closed}") == "A:\n"
     for kept in (f"A:\n{opened}\n", f"{opened}\n{closed}\nA:", f"A: {opened} hm {closed}"):
         assert without_empty_thought(kept) == kept
+
+
+@pytest.mark.parametrize(("opened", "closed"), [*MARKS, *TAGS])
+def test_a_thought_ends_by_the_mark_of_the_one_that_is_open_else_of_the_template_else_of_the_tokens(
+    opened: str, closed: str
+):
+    assert closing_mark(f"A:\n{opened}\n", "{{ '</think>' }}", ["</think>"]) == closed
+    assert closing_mark("A:", f"x {opened} + t + '{closed}' y", []) == closed
+    assert closing_mark("A:", f"'{closed}', not </reasoning>", ["</reasoning>"]) == "</reasoning>"
+    assert closing_mark("A:", "{{ m.content }}", ["<a>", closed]) == (closed if (opened, closed) in MARKS else None)
+    assert closing_mark("A:", "a < b, </a>", []) is None
+    assert has_empty_thought(f"A:\n{opened}\n\n{closed}\n") and not has_empty_thought(f"A:\n{opened}\n")
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,16 @@ def test_who_gets_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wants_ray(config(), 1)
 
 
+def test_without_ray_it_says_what_to_install(
+    tmp_path: Path, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "dail.synth.run.pool", raising=False)
+    monkeypatch.delitem(sys.modules, "dail.synth.run.actor", raising=False)
+    with pytest.raises(UsageError, match=r"need the package ray; run: pip install 'dail\[worker\]'"):
+        run(config(actors=1, **HARD), tmp_path, model, likely(2.5))
+
+
 INTERRUPTED = """
 import sys
 from pathlib import Path

@@ -100,6 +100,9 @@ def test_dail_eval_says_its_protocol_and_what_departs_from_it(tmp_path: Path, to
     written = json.loads((tmp_path / "eval.json").read_text())
     assert written["settings"]["protocol"] == "official" and written["departs"]["eval.samples"] == [128, 2]
     assert {arm["budget"] for arm in written["arms"]} == {4, 8}
+    report = (tmp_path / "report.html").read_text()
+    assert "top-p 0.95, presence penalty 1.5" in report and "eval.samples 2 instead of 128" in report
+    assert "4, 8 tokens, then an answer of up to 5, announced" in report
 
 
 def test_no_words_of_the_authors_are_ours() -> None:
