@@ -180,6 +180,8 @@ def read_problems(source: ProblemSource, reading: Reading | None = None) -> Read
     sources = _references(read, named)
     for line in (*mend.lines(), *(f"{one.file}: {note}" for one in sources for note in one.notes)):
         _log.info(f"note: {line}")
+    for name, terms in dict.fromkeys((one.benchmark, one.terms) for one in sources if one.terms):
+        _log.info(f"terms of {name}: {terms}")
     return ReadProblems(read.items, read.account, read.places, sources)
 
 

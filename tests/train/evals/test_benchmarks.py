@@ -108,7 +108,8 @@ def test_a_benchmark_is_read_in_each_shape_with_its_number_its_group_and_its_dig
     (source,) = found.sources
     assert (source.benchmark, source.num_published, source.notes) == (name, benchmark.num_problems, ())
     assert source.sha256 and len(source.sha256) == 64 and source.terms == benchmark.terms
-    assert "note:" not in told()
+    said = told()
+    assert "note:" not in said and f"terms of {name}: {benchmark.terms}" in said
 
 
 def test_the_two_editions_of_aime_are_one_group_and_their_problems_keep_their_names(tmp_path: Path) -> None:
@@ -173,6 +174,7 @@ def test_a_benchmark_in_several_files_is_counted_as_one(tmp_path: Path) -> None:
         ("imo-answerbench-1", "AnswerBench-V2.csv", "called as imo-answerbench-2 is"),
         ("imo-answerbench-2", "imo.csv", "that it is imo-answerbench-2 and not imo-answerbench-1 is taken as said"),
         ("imo-answerbench-1", "bench/data.csv", "is taken as said"),
+        ("imo-answerbench-1", "imo_answer/train.csv", "is taken as said"),
         ("imo-answerbench-1", "answerbench/data.csv", None),
         ("imo-answerbench-2", "answerbench/data.csv", "called as imo-answerbench-1 is"),
         ("aime-2024", "aime_2024/train-00000-of-00001.csv", None),
