@@ -186,6 +186,8 @@ def test_tables_2_and_3_are_what_the_runs_hold():
     assert [one.key for one in tables] == ["table-2", "table-3"]
     for one in tables:
         assert {name: setting_of(one, name) for name in one.settings} == one.settings
+    assert json.loads(said("--table", 3, "--json").stdout)["settings"]["table-3"]["grpo.lr"] == [1e-6, 1e-6]
+    assert "ours   warmup_steps 5, lr 0.0002" in said("--table", 2).stdout
 
 
 def test_the_paper_s_printed_numbers_are_there():
