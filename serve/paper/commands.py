@@ -118,6 +118,8 @@ def paper(
 
 def _print_contents(out: Path | None, markdown: bool, as_json: bool) -> int:
     results = read_results(out / RESULTS_FILE if out else paper_results.PUBLISHED)
+    if out and not results:
+        say(f"note: {out} has no {RESULTS_FILE}; the --out of a call with --table, --figure or --run has")
     if as_json:
         emit([
             {**one.model_dump(mode="json"), "command": one.command or f"dail paper {one.flags}",

@@ -224,6 +224,7 @@ def test_runs_name_runs_and_settings_that_there_are():
 
 def test_without_anything_it_prints_the_contents_with_no_figure_of_ours(tmp_path: Path):
     text = said("--out", tmp_path).output
+    assert f"note: {tmp_path} has no results.json" in text
     assert "Table 4: The contrastive objective" in text and "pass@128: mixed 46.0, privileged-kl 44.0" in text
     block = text[text.index("Table 4") : text.index("Figure 2")]
     assert "command  dail paper --table 4 …" in block and "ours     not run" in block
@@ -483,6 +484,8 @@ def test_a_folder_of_other_settings_another_model_or_something_else_is_refused(i
     other = written(tmp_path / "other.jsonl", [{"problem": "1?", "solution": "1.", "answer": "1"}])
     with pytest.raises(UsageError, match="begun otherwise: expert solutions"):
         run(other, out, "--table", 4)
+    with pytest.raises(UsageError, match="cannot be written: No such file or directory; choose another --out"):
+        run(items, Path("/proc/nowhere/runs"), "--table", 4)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(UsageError, match="holds something that is not of this verb"):
