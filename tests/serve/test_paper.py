@@ -32,6 +32,7 @@ class Verbs:
     asked: ClassVar[list[tuple[str, ...]]] = []
     dies_at: str | None = None
     none_is_right = False
+    grpo_learns = True
 
     def __init__(self, logs: Path, **env: str) -> None:
         pass
@@ -66,6 +67,9 @@ class Verbs:
 
     def _train(self, out: Path, said: tuple[str, ...]) -> str:
         (out / "adapter").mkdir()
+        (out / "adapter" / "adapter_config.json").write_text('{"r": 1}')
+        learned = out.name if said[0] == "train" or Verbs.grpo_learns else "nothing"
+        (out / "adapter" / "adapter_model.safetensors").write_text(learned)
         return json.dumps({"adapter": f"{out}/adapter", "folder": f"{out}/adapter"})
 
     def _calibrate(self, out: Path, said: tuple[str, ...]) -> str:
@@ -94,7 +98,7 @@ class Verbs:
 
 @pytest.fixture(autouse=True)
 def verbs(monkeypatch: pytest.MonkeyPatch) -> type[Verbs]:
-    Verbs.asked, Verbs.dies_at, Verbs.none_is_right = [], None, False
+    Verbs.asked, Verbs.dies_at, Verbs.none_is_right, Verbs.grpo_learns = [], None, False, True
     monkeypatch.setattr(commands, "Children", Verbs)
     return Verbs
 
@@ -328,6 +332,15 @@ def test_nurl_goes_on_from_grpo_and_deepscaler_is_said_where_it_is_not_given(ite
     assert "grpo-deepscaler is not run: it takes --deepscaler FILE" in told.stderr
     run(items, tmp_path / "out", "--figure", 2, "--deepscaler", "scaler.jsonl")
     assert [words[1] for words in verbs.asked if words[0] == "grpo"][-1] == "scaler.jsonl"
+
+
+def test_two_runs_with_the_same_weights_are_judged_as_one(items, tmp_path, verbs):
+    verbs.grpo_learns = False
+    told = run(items, tmp_path / "out", "--figure", 2)
+    assert [one.partition("=")[0] for one in after("--adapter", verbs.asked[-1])] == ["direct", "grpo"]
+    assert "nurl: the same weights as grpo, and judged as these" in told.stderr
+    rows = {row["run"]: row["pass"] for row in json.loads(told.stdout)["exhibits"]["figure-2"]}
+    assert rows["nurl"] == rows["grpo"]
 
 
 def test_the_training_set_is_judged_on_itself(items, tmp_path, verbs):
