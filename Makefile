@@ -25,6 +25,7 @@ soak: env
 bench: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.rollout
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.proposals
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.taus
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.memory
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.scale
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m tests.bench.speculation

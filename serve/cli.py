@@ -34,6 +34,10 @@ VERBS = {
         "What is found as waypoints, and what the negative reference is told.",
     ),
     "prompts": ("dail.synth.commands:prompts", "Import the authors' prompts from a checkout of their repository."),
+    "calibrate": (
+        "dail.train.studies.calibrate_commands:calibrate",
+        "Which tau to draw traces with, measured on the training set.",
+    ),
     "train": ("dail.train.commands:train", "Train a LoRA adapter on a manifest."),
     "cache": ("dail.train.commands:cache", "Compute the references of a manifest's traces once, for runs to come."),
     "grpo": ("dail.train.commands:grpo", "Train by rewards for right answers: GRPO, the paper's baseline."),
@@ -45,6 +49,10 @@ VERBS = {
     "average": ("dail.train.commands:average", "The running mean of adapters, a reference that follows slowly."),
     "merge": ("dail.train.commands:merge", "An adapter into its base model's weights: a model that needs no adapter."),
     "eval": ("dail.train.evals.commands:evaluate", "pass@k of base and adapter, and a report with pictures."),
+    "curate": (
+        "dail.train.studies.curate_commands:curate",
+        "Choose the problems of a pool that a model fails at: a training set and a validation split.",
+    ),
     "compare": ("dail.train.evals.commands:compare", "DAIL beside its control runs: what they explain of its gain."),
     "export": (
         "dail.synth.export.commands:export",
@@ -55,7 +63,7 @@ VERBS = {
 }
 # What each package, or one verb of it, needs beyond `pip install dail`: a missing import is answered with the line that
 # cures it.
-_EXTRAS = {"synth": "worker", "train": "train", "push": "data"}
+_EXTRAS = {"synth": "worker", "train": "train", "push": "data", "calibrate": "worker,train"}
 
 
 class Verbs(click.Group):

@@ -20,6 +20,7 @@ from dail.synth.run import local
 from dail.synth.schema.synthesis import Synthesis
 from dail.train.config import TrainConfig
 from dail.train.evals.config import EvalConfig
+from dail.train.evals.protocols import departures
 from tests.conftest import DEMO_MODEL, ROOT
 
 ITEM = {"problem": "1 + 2?", "solution": "It is \\boxed{3}.", "answer": "3"}
@@ -97,6 +98,14 @@ def test_every_line_of_a_preset_of_the_paper_s_models_says_where_it_is_from(path
     assert (
         "2602.02405" in text if "paper" in path.stem else "https://github.com/ethanm88/DAIL at commit 4886f8d" in text
     )
+
+
+@pytest.mark.parametrize("path", [QWEN25, QWEN3, *OFFICIAL], ids=lambda path: path.stem)
+def test_the_evaluation_of_a_preset_is_its_protocol(path: Path):
+    engine = EngineConfig(model=DEMO_MODEL, model_tokens=8000)  # [engine] is that of the rollouts
+    config = read("eval", path).load(EvalConfig, "eval", engine=engine)
+    assert departures("paper" if "paper" in path.stem else "official", config) == {}
+    assert bool(config.budgets) == ("qwen3" in path.stem)
 
 
 def model_without(folder: Path, *, token: str = "", switch: bool = True) -> Path:

@@ -25,6 +25,7 @@ VLLM = "one file knows vLLM"
 RAY = "actor, pool and the trainer's cluster know Ray"
 PEFT = "only the trainer knows PEFT"
 EVALS = "evals judge; they do not import torch"
+STUDIES = "studies are made of training and of evals"
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,8 @@ def test_the_walls_hold_as_it_is(copy: Path) -> None:
         ("train/new.py", "ray", RAY),
         ("synth/engine/new.py", "peft", PEFT),
         ("train/evals/new.py", "torch", EVALS),
+        ("train/evals/new.py", "dail.train.studies.years", STUDIES),
+        ("train/studies/new.py", "vllm", VLLM),
     ],
 )
 def test_a_file_in_the_wrong_place_breaks_a_wall(copy: Path, file: str, imported: str, contract: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 from dail.serve.cli import dail
 from tests.conftest import ROOT
 
-FOLDERS = [ROOT / name for name in ("train", "train/evals", "serve", "deploy", "tests", "synth")]
+FOLDERS = [ROOT / name for name in ("train", "train/evals", "train/studies", "serve", "deploy", "tests", "synth")]
 FOLDERS += sorted(path.parent for path in (ROOT / "synth").glob("*/__init__.py"))
 ROOMS = [str(folder.relative_to(ROOT)) for folder in FOLDERS]
 SOURCES = ("synth", "train", "serve", "tests")
@@ -26,6 +26,7 @@ SOURCES = ("synth", "train", "serve", "tests")
 _EXAMPLE = re.compile(r"```python\n(.*?)```(?:\n+It prints\n+```text\n(.*?)```)?", re.DOTALL)
 _FILE = re.compile(r"(?<![\w./*])[\w.-]+(?:/[\w.-]+)*\.(?:py|sh|toml|jinja|jsonl)\b")
 _WRITTEN = {"problems.jsonl", "samples.jsonl", "metrics.jsonl", "ledger.jsonl"}  # by a run, not part of the tree
+_WRITTEN |= {"train.jsonl", "validation.jsonl", "flagged.jsonl"}
 _NAME = re.compile(r"`([A-Z][a-z]\w+)(?:\.(\w+))?`")
 _MODULE = re.compile(r"\bdail(?:\.\w+)+")
 _LINK = re.compile(r"\]\(([^)#:]+)\)")
@@ -95,11 +96,14 @@ HEADS = (
     "synth/rollout/pair.py",
     "synth/run/local.py",
     "synth/run/selection.py",
+    "synth/run/several.py",
     "synth/run/worker.py",
     "train/commands.py",
     "train/evals/evaluation.py",
     "train/loop.py",
     "train/merging.py",
+    "train/studies/calibration.py",
+    "train/studies/calibrate_commands.py",
     "serve/app.py",
     "serve/cli.py",
     "serve/demo.py",

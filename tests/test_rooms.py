@@ -59,7 +59,7 @@ def test_the_contracts_between_rooms_need_no_heavy_package():
     assert imported_by("import " + ", ".join(f"dail.synth.{name}" for name in names)) == set()
 
 
-DOORS = ("dail.synth", "dail.train", "dail.train.evals")
+DOORS = ("dail.synth", "dail.train", "dail.train.evals", "dail.train.studies")
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -101,6 +101,8 @@ VERBS_OWN = {
     "serve/listing.py",
     "train/commands.py",
     "train/evals/commands.py",
+    "train/studies/calibrate_commands.py",
+    "train/studies/curate_commands.py",
 }
 EXCEPTIONS = {
     "synth/method/grading.py": {"print", "signal.setitimer"},

@@ -103,7 +103,7 @@ def test_in_the_result_and_the_words_of_dail_synth(
     with local.open_ledger(tmp_path / "ledger.jsonl") as ledger:
         source = local.LocalSource(batch, ledger, tmp_path)
         asyncio.run(source.commit(unit, shard(unit, prompts, tokens)))
-        result = local._conclude(source, batch, tmp_path, interrupted=False)
+        result = local.conclude(source, batch, tmp_path, interrupted=False)
     assert result.student_share == share
     monkeypatch.setattr(local, "synthesise", lambda *_, **__: result)
     said = CliRunner().invoke(synth, ["solutions.jsonl", "--out", "out", "--model", str(DEMO_MODEL)])

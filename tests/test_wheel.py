@@ -58,6 +58,7 @@ WRONG = {
     "paper": ["--table", "5"],
     "average": ["nowhere", "--out", "out"],
     "merge": ["nowhere", "--model", "nowhere", "--out", "out"],
+    "calibrate": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
     "eval": ["--model", "taken", "--problems", "nowhere", "--out", "out"],
     "compare": ["nowhere", "other"],
     "export": ["nowhere", "--for", "trl-sft", "--out", "out"],

@@ -41,21 +41,29 @@ class Table:
 
 TABLES = {
     "engine": Table(
-        "dail.synth.config:EngineConfig", ("worker", "synth", "doctor", "eval", "loop", "paper"), "what draws tokens"
+        "dail.synth.config:EngineConfig",
+        ("worker", "synth", "doctor", "calibrate", "eval", "curate", "loop", "paper"),
+        "what draws tokens",
     ),
     "worker": Table(
         "dail.synth.config:SynthConfig",
-        ("worker", "synth", "doctor", "loop", "paper"),
+        ("worker", "synth", "doctor", "calibrate", "loop", "paper"),
         "how many engines, and the student",
     ),
     "synthesis": Table(
         "dail.synth.schema.synthesis:Synthesis",
-        ("submit", "synth", "doctor", "waypoints", "loop", "paper"),
+        ("submit", "synth", "doctor", "waypoints", "calibrate", "loop", "paper"),
         "how traces are drawn, batch by batch",
     ),
     "train": Table("dail.train.config:TrainConfig", ("train", "cache", "loop", "paper"), "how an adapter is trained"),
     "loop": Table("dail.serve.loop:LoopConfig", ("loop",), "rounds of synthesis and training"),
-    "eval": Table("dail.train.evals.config:EvalConfig", ("eval", "paper"), "how completions are drawn and judged"),
+    "eval": Table(
+        "dail.train.evals.config:EvalConfig", ("eval", "curate", "paper"), "how completions are drawn and judged"
+    ),
+    "curate": Table(
+        "dail.train.studies.curation_config:CurateConfig", ("curate",), "which problems of a pool are trained on"
+    ),
+    "calibrate": Table("dail.train.studies.taus:CalibrateConfig", ("calibrate",), "which values of tau are tried"),
     "grpo": Table("dail.train.grpo_config:GrpoConfig", ("grpo", "paper"), "how GRPO, a baseline, trains by rewards"),
     "gate": Table(
         "dail.train.gate:GateConfig",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from dail.synth.data.fields import Notes, mended
 from dail.synth.data.plan import Columns, ColumnsRefused, Plan, plan
 from dail.synth.data.table import Row, Table, Unreadable
 from dail.synth.data.values import valid_id
+
+Mend = Callable[[Place, dict[str, Any]], list[tuple[str, str, str]]]
 
 
 @dataclass(slots=True)
@@ -49,9 +51,10 @@ class Gathered:
     `blamed`: row and field of each fault, so that a check that comes later tells none of them again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, choices_seed: int = 0, mend: Mend | None = None) -> None:
         self.rows: list[Taken] = []
         self.faults: list[Fault] = []
+        self._choices_seed, self._mend = choices_seed, mend
         self._sources: list[_Source] = []
         self._equal: dict[int, list[int]] = defaultdict(list)
         self.blamed: set[tuple[int, str]] = set()
@@ -69,10 +72,10 @@ class Gathered:
         if table.columns is None:  # the columns of JSON are known when all of it was read
             rows = list(table.rows(None))
             columns = Columns.of_rows(row.value for row in rows)
-            chosen = plan(table.name, columns, maps, keep_rest) if columns.names else Plan("nothing", {})
+            chosen = self._plan(table.name, columns, maps, keep_rest) if columns.names else Plan("nothing", {})
         else:
             columns = Columns(table.columns)
-            chosen = plan(table.name, columns, maps, keep_rest)
+            chosen = self._plan(table.name, columns, maps, keep_rest)
             rows = table.rows(None if chosen.adjust else [name for name in columns.names if chosen.reads(name)])
         self._sources.append(_Source(table.name, chosen, table.notes))
         self._take(rows)
@@ -81,6 +84,9 @@ class Gathered:
             if found and not found & set(name.split("|")):
                 missing = name.replace("|", " or the ")
                 raise ColumnsRefused(table.name, columns.names, f"no column gives the {missing}", _named(name))
+
+    def _plan(self, name: str, columns: Columns, maps: Mapping[str, tuple[Column, ...]], keep_rest: bool) -> Plan:
+        return plan(name, columns, maps, keep_rest, self._choices_seed)
 
     def _take(self, rows: Iterable[Row]) -> None:
         """Puts the rows to those there are."""
@@ -104,7 +110,10 @@ class Gathered:
             self._refuse(row, dict(value), "unusable", str(error))
             return
         self.rows[row].values = values
-        for name, code, detail in mended(values, source.noted):
+        faults = mended(values, source.noted)
+        if self._mend:
+            faults += self._mend(self.rows[row].place, values)
+        for name, code, detail in faults:
             self.blame(row, name, code, detail)
         for column in sorted(name for name in source.plan.unknown & value.keys() if value[name] is not None):
             detail = "nobody knows this column; --keep-rest puts it into the metadata, --map FIELD=COLUMN uses it"
@@ -135,14 +144,14 @@ class Gathered:
             if isinstance(name := row.values.get("id"), str):
                 owner = owners.setdefault(name, row.source)
                 shared |= {owner, row.source} if owner != row.source else set()
-        stems = {number: valid_id(_stem(self._sources[number].name)) for number in shared}
+        stems = {number: valid_id(stem(self._sources[number].name)) for number in shared}
         if len(set(stems.values())) < len(stems):
             return  # which only `leave_out_same_ids` can tell
         for row in self.rows:
             if row.source in shared and isinstance(name := row.values.get("id"), str):
                 row.values["id"] = valid_id(f"{stems[row.source]}:{name}")
-        for number, stem in stems.items():
-            self._sources[number].noted.add(f"id: {stem}: put before, as another source has the same ids")
+        for number, short in stems.items():
+            self._sources[number].noted.add(f"id: {short}: put before, as another source has the same ids")
 
     def leave_out_repeated(self, same: tuple[str, ...]) -> None:
         """Finds rows that say what an earlier one says, blanks at the ends of their texts aside."""
@@ -222,7 +231,8 @@ def _named(name: str) -> str:
     return f"name it with --map {name.partition('|')[0]}=COLUMN"
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
+    """A source's name in short: a file's without folder and ending, a set's without `hf:`."""
     return Path(name).name.partition(".")[0] if not name.startswith("hf:") else name.removeprefix("hf:")
 
 

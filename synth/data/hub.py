@@ -22,6 +22,14 @@ _BATCH_ROWS = 1024
 _NAME = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[^:\s]+))?(?::(?P<part>\S+))?")
 
 
+class HubError(UsageError):
+    """A set cannot be loaded, or it is not clear which part of it is meant. `set_name`: as it was given."""
+
+    def __init__(self, set_name: str, why: str) -> None:
+        super().__init__(f"{set_name}{why}")
+        self.set_name = set_name
+
+
 class HubName(NamedTuple):
     """A set's name taken apart. `part`: configuration, split, or both with a slash between; none is its only one."""
 
@@ -44,21 +52,22 @@ def read_hub(text: str) -> Table:
     """The rows of a set; it is loaded at once, its rows are read when they are asked for.
 
     Raises:
-        UsageError: the library is not installed, or the set cannot be loaded, or it is not clear which part is meant.
+        HubError: the library is not installed, or the set cannot be loaded, or it is not clear which part is meant.
     """
     wanted = HubName.parse(text)
     try:
         import datasets
     except ModuleNotFoundError as error:
-        raise UsageError(f"{text} needs the package {error.name}; run: pip install 'dail[data]'") from None
+        raise HubError(text, f" needs the package {error.name}; run: pip install 'dail[data]'") from None
     try:
         config, split = _part(datasets, wanted, text)
         data = datasets.load_dataset(wanted.name, config, split=split, revision=wanted.revision)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(
-            f"{text} cannot be loaded: {reason or type(error).__name__}; look at its name, at the network, at "
-            "`hf auth login` if its owner asks for one, and at HF_HUB_OFFLINE"
+        raise HubError(
+            text,
+            f" cannot be loaded: {reason or type(error).__name__}; look at its name, at the network, at "
+            "`hf auth login` if its owner asks for one, and at HF_HUB_OFFLINE",
         ) from None
 
     def rows(columns: Collection[str] | None) -> Iterator[Row]:
@@ -78,11 +87,11 @@ def _part(datasets: Any, wanted: HubName, text: str) -> tuple[str, str]:
         config, split = "", config
     config = config or _only("configuration", configs, text, "CONFIG/SPLIT")
     if config not in configs:
-        raise UsageError(f"{text}: there is no configuration {config!r}; it has {', '.join(configs)}")
+        raise HubError(text, f": there is no configuration {config!r}; it has {', '.join(configs)}")
     splits = list(map(str, datasets.get_dataset_split_names(wanted.name, config, **of)))
     split = split or _only("split", splits, text, f"{config}/SPLIT")
     if split.partition("[")[0] not in splits:  # train[:100] is part of one
-        raise UsageError(f"{text}: there is no split {split!r} in {config}; it has {', '.join(splits)}")
+        raise HubError(text, f": there is no split {split!r} in {config}; it has {', '.join(splits)}")
     return config, split
 
 
@@ -90,4 +99,4 @@ def _only(what: str, names: list[str], text: str, example: str) -> str:
     if len(names) == 1:
         return names[0]
     base = text.rpartition(":")[0] if text.count(":") > 1 else text
-    raise UsageError(f"{text} has {len(names)} {what}s ({', '.join(names)}); name one: {base}:{example}")
+    raise HubError(text, f" has {len(names)} {what}s ({', '.join(names)}); name one: {base}:{example}")

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from typing import NamedTuple
 
 _WORDS = 8
 _NEAR = 0.7
@@ -49,6 +50,14 @@ def repeated(problems: Mapping[str, str]) -> dict[str, str]:
     return again
 
 
+class Alike(NamedTuple):
+    """A problem of a set that another one is, or is near to. `share`: of its runs of words, 1 if the two are equal."""
+
+    name: str
+    is_equal: bool
+    share: float
+
+
 class Problems:
     """A set of problems to look others up in.
 
@@ -57,7 +66,9 @@ class Problems:
     """
 
     def __init__(self, problems: Mapping[str, str]) -> None:
-        self._equal = {normal(problem): name for name, problem in reversed(list(problems.items()))}
+        self._equal = defaultdict[str, list[str]](list)
+        for name, problem in problems.items():
+            self._equal[normal(problem)].append(name)
         self._names = list(problems)
         self._num_runs = list[int]()
         self._having = defaultdict[int, list[int]](list)  # which problems have a run of words, by its hash
@@ -69,13 +80,31 @@ class Problems:
 
     def equal(self, problem: str) -> str | None:
         """The name of the same problem in the set, or none."""
-        return self._equal.get(normal(problem))
+        return next(iter(self._equal.get(normal(problem), ())), None)
 
-    def near(self, problem: str) -> tuple[str, float] | None:
-        """The name of the nearest problem and the share of its runs of words that are here too, or none."""
+    def near(self, problem: str, among: Container[str] | None = None) -> tuple[str, float] | None:
+        """The name of the nearest problem and the share of its runs of words that are here too, or none.
+
+        Args:
+            problem: its text.
+            among: names of the problems that count; all of them if left out.
+        """
+        found = [one for one in self._near(problem) if among is None or self._names[one[0]] in among]
+        near = max(found, key=lambda one: (one[1], one[0]), default=None)
+        return near and (self._names[near[0]], near[1])
+
+    def alike(self, problem: str) -> list[Alike]:
+        """All problems of the set that are the same, and then all others that are near."""
+        equal = self._equal.get(normal(problem), [])
+        near = {self._names[number]: share for number, share in self._near(problem)}
+        return [Alike(name, True, 1.0) for name in equal] + [
+            Alike(name, False, share) for name, share in near.items() if name not in equal
+        ]
+
+    def _near(self, problem: str) -> list[tuple[int, float]]:
         shared = Counter[int](number for run in _runs(problem) for number in self._having.get(run, ()))
-        share, number = max(((count / self._num_runs[one], one) for one, count in shared.items()), default=(0.0, 0))
-        return (self._names[number], share) if share >= _NEAR else None
+        shares = ((number, count / self._num_runs[number]) for number, count in shared.items())
+        return [(number, share) for number, share in shares if share >= _NEAR]
 
 
 def _runs(problem: str) -> set[int]:

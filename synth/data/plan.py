@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dail.synth.core.errors import InputError, few
+from dail.synth.data.choices import Adjust
 from dail.synth.data.columns import Column, value_of
 from dail.synth.data.presets import Preset, recognised
 from dail.synth.data.values import plain
@@ -77,12 +78,15 @@ class Plan:
     unknown: frozenset[str] = frozenset()
     adjust: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     adjusted: str = ""
+    ordered: frozenset[str] = frozenset()
 
     def reads(self, column: str) -> bool:
         return column not in self.left_out
 
     def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The row's fields, with nulls dropped at any depth. Raises ValueError if the row cannot be used."""
+        for name in self.ordered & row.keys():
+            _refuse_gaps(name, row[name])
         given = _plain({name: row[name] for name in row if self.reads(name) or self.adjust})
         if self.adjust:
             given = self.adjust(given)
@@ -116,6 +120,15 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _refuse_gaps(name: str, value: Any) -> None:
+    """A null that were dropped would move what stands behind it. Raises ValueError."""
+    parts = value.values() if isinstance(value, Mapping) else [value]
+    for part in parts:
+        # numpy's arrays are no lists
+        if not isinstance(part, str | bytes) and isinstance(part, Iterable) and any(one is None for one in part):
+            raise ValueError(f"{name} has nothing in place {[one is None for one in part].index(True)}, counted from 0")
+
+
 def _with_metadata(found: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     if not extra:
         return found
@@ -127,7 +140,9 @@ def _with_metadata(found: dict[str, Any], extra: dict[str, Any]) -> dict[str, An
     return {**found, "metadata": {**own, **extra}}
 
 
-def plan(name: str, columns: Columns, maps: Mapping[str, tuple[Column, ...]], keep_rest: bool) -> Plan:
+def plan(
+    name: str, columns: Columns, maps: Mapping[str, tuple[Column, ...]], keep_rest: bool, choices_seed: int = 0
+) -> Plan:
     """The plan of a table.
 
     Args:
@@ -135,6 +150,7 @@ def plan(name: str, columns: Columns, maps: Mapping[str, tuple[Column, ...]], ke
         columns: of the table.
         maps: by field, what `--map` says.
         keep_rest: put columns that nobody knows into the metadata.
+        choices_seed: of the order of choices that have none of their own.
 
     Raises:
         ColumnsRefused: the columns do not say which is the problem, or there are unknown ones.
@@ -148,7 +164,7 @@ def plan(name: str, columns: Columns, maps: Mapping[str, tuple[Column, ...]], ke
     if len(presets) > 1:
         both = " and as ".join(preset.name for preset in presets)
         raise ColumnsRefused(name, names, f"they can be read as {both}", "say which are meant with --map")
-    chosen = _of_preset(presets[0], names, index) if presets else _of_names(names, maps, index)
+    chosen = _of_preset(presets[0], names, index, choices_seed) if presets else _of_names(names, maps, index)
     rest = [column for column in names if column not in columns.empty and not _is_used(chosen, column)]
     if keep_rest:
         return replace(chosen, kept=(*chosen.kept, *rest))
@@ -174,22 +190,27 @@ def _of_names(columns: list[str], maps: Mapping[str, tuple[Column, ...]], index:
     return Plan("mapped" if maps else "own columns", {**own, **maps}, left_out=index)
 
 
-def _of_preset(preset: Preset, columns: list[str], index: Mapping[str, str]) -> Plan:
+def _of_preset(preset: Preset, columns: list[str], index: Mapping[str, str], choices_seed: int) -> Plan:
     there = {name: paths for name, paths in preset.columns.items() if any(p.touches(c) for p in paths for c in columns)}
     own = {name: (Column(name),) for name in columns if name in OWN and name not in preset.fields}
     left_out = {**index, **{column: why for column, why in preset.left_out.items() if column in columns}}
     chosen = Plan(
         preset.name,
         {**own, **there},
-        kept=tuple(column for column in columns if column in preset.kept),
+        kept=(*(column for column in columns if column in preset.kept), *preset.adds),
         left_out=left_out,
-        adjust=preset.adjust,
-        adjusted=preset.adjusted,
+        adjust=_seeded(preset.adjust, choices_seed) if preset.adjust else None,
+        adjusted=preset.adjusted.replace("{seed}", str(choices_seed)),
+        ordered=preset.ordered,
     )
     if preset.ignores:
         others = {column: preset.ignores for column in columns if not _is_used(chosen, column)}
         chosen = replace(chosen, left_out={**left_out, **others})
     return chosen
+
+
+def _seeded(adjust: Adjust, seed: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda row: adjust(row, seed)
 
 
 def _is_used(chosen: Plan, column: str) -> bool:

@@ -7,12 +7,12 @@ metadata.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from dail.synth.data.choices import CHOICES, LETTERS, Adjust, asked, lettered, multiple_choice, shuffled
 from dail.synth.data.columns import Column
 
 _MODEL_WRITTEN = "written by a model"
@@ -29,8 +29,11 @@ class Preset:
         fields: by field, its columns as `--map` would name them, several with commas between.
         kept: columns that become metadata under their own names.
         left_out: columns that are not read, each with the reason.
-        adjust: makes columns of a row from others; raises ValueError if the row cannot be used.
-        adjusted: what `adjust` does, as it is said.
+        adjust: makes columns of a row from others, with the seed of what is shuffled; raises ValueError if the row
+            cannot be used.
+        adjusted: what `adjust` does, as it is said; `{seed}` in it is the seed.
+        adds: columns that `adjust` makes and that become metadata.
+        ordered: columns whose places count, so that a null in one is a fault and not dropped.
         ignores: why all other columns are left out; blank if they are unknown.
     """
 
@@ -39,8 +42,10 @@ class Preset:
     fields: Mapping[str, str]
     kept: frozenset[str] = frozenset()
     left_out: Mapping[str, str] = field(default_factory=dict)
-    adjust: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    adjust: Adjust | None = None
     adjusted: str = ""
+    adds: frozenset[str] = frozenset()
+    ordered: frozenset[str] = frozenset()
     ignores: str = ""
 
     @cached_property
@@ -50,7 +55,7 @@ class Preset:
 
     def knows(self, column: str) -> bool:
         is_read = any(one.touches(column) for columns in self.columns.values() for one in columns)
-        return is_read or column in self.kept or column in self.left_out
+        return is_read or column in self.kept or column in self.left_out or column in self.adds
 
 
 def recognised(columns: Collection[str]) -> list[Preset]:
@@ -69,46 +74,62 @@ def _columns(text: str) -> frozenset[str]:
 # --- rows that need more than another name
 
 
-def _with_choices(row: dict[str, Any], problem: str, choices: Mapping[str, str]) -> dict[str, Any]:
-    listed = "\n".join(f"({letter}) {text}" for letter, text in choices.items())
-    return {**row, problem: f"{row[problem]}\n\n{listed}"}
-
-
-def _gpqa(row: dict[str, Any]) -> dict[str, Any]:
-    """The four answers as (A) to (D) below the question, in an order that depends on the question's text alone."""
+def _gpqa(row: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The four answers as (A) to (D) below the question, in an order that depends on its text and the seed alone."""
     answers = [row.get(name) for name in ("Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3)))]
     if not isinstance(row.get("Question"), str) or any(answer is None for answer in answers):
         raise ValueError("the question or one of its four answers is missing")
     texts = [str(answer).strip() for answer in answers]
-
-    def drawn(number: int) -> bytes:
-        return hashlib.sha256(f"{number}{row['Question']}".encode("utf-8", "surrogatepass")).digest()
-
-    order = sorted(range(4), key=drawn)
-    shown = {letter: texts[number] for letter, number in zip("ABCD", order, strict=True)}
-    return {**_with_choices(row, "Question", shown), "Correct Answer": "ABCD"[order.index(0)]}
+    order = shuffled(texts, row["Question"], seed)
+    shown = [texts[place] for place in order]
+    return {
+        **row, "Question": asked(row["Question"], shown), "Correct Answer": LETTERS[order.index(0)], CHOICES: shown,
+    }  # fmt: skip
 
 
-def _harp(row: dict[str, Any]) -> dict[str, Any]:
+def _harp(row: dict[str, Any], seed: int) -> dict[str, Any]:
     """A problem that makes no sense without its choices gets them, and the letter as its answer."""
+    del seed
     choices, letter = row.get("choices"), row.get("answer_choice")
     if row.get("multiple_choice_only") is not True:
         return row
     if isinstance(choices, list):
-        choices = dict(zip("ABCDEFGH", map(str, choices), strict=False))
+        choices = dict(zip(LETTERS, map(str, choices), strict=False))
     if not isinstance(choices, dict) or not isinstance(letter, str) or not isinstance(row.get("problem"), str):
         raise ValueError("it is multiple choice only, and choices or answer_choice are missing")
-    return {**_with_choices(row, "problem", choices), "answer": letter}
+    listed = "\n".join(f"({name}) {text}" for name, text in choices.items())
+    return {**row, "problem": f"{row['problem']}\n\n{listed}", "answer": letter}
 
 
-def _olympiadbench(row: dict[str, Any]) -> dict[str, Any]:
+def _olympiadbench(row: dict[str, Any], seed: int) -> dict[str, Any]:
     """Several parts of one answer are one text; a problem with a picture cannot be shown to a model of text."""
+    del seed
     if pictures := [name for name in row if name.startswith("image_") and row[name] is not None]:
         raise ValueError(f"it comes with a picture ({pictures[0]}), which a model of text does not see")
     answer = row.get("final_answer")
     if isinstance(answer, list):
         row = {**row, "final_answer": ", ".join(str(part) for part in answer if part is not None) or None}
     return row
+
+
+def _of_choices(
+    name: str, needs: str, fields: Mapping[str, str], adjust: Adjust, kept: str = "",
+    left_out: Mapping[str, str] | None = None,
+) -> Preset:  # fmt: skip
+    """A set of multiple choice: what its choices stand in becomes their texts, in the order of their letters."""
+    shown = frozenset({CHOICES, *(column for column in _columns(needs) if column == "options")})
+    return Preset(
+        name,
+        _columns(needs),
+        fields,
+        kept=_columns(kept) if kept else frozenset(),
+        left_out={**(left_out or {}), **({"options": "shown as choices"} if "options" in shown else {})},
+        adjust=adjust,
+        adjusted="the choices shown below the question in their own order, counted from 0 where the answer is a place; "
+        "the answer is the letter",
+        adds=frozenset({CHOICES}),
+        ordered=shown,
+    )
 
 
 PRESETS = (
@@ -251,7 +272,7 @@ PRESETS = (
         "imo-answerbench",
         _columns("Problem ID, Problem, Short Answer, Subcategory"),
         {"id": "Problem ID", "problem": "Problem", "answer": "Short Answer", "source": "Source"},
-        kept=_columns("Category, Subcategory"),
+        kept=_columns("Category, Subcategory, Level"),
     ),
     # IMO-ProofBench, proofbench.csv
     Preset(
@@ -271,7 +292,74 @@ PRESETS = (
         kept=_columns("Subdomain, High-level domain"),
         left_out=dict.fromkeys((f"Incorrect Answer {number}" for number in (1, 2, 3)), "shown as choices"),
         adjust=_gpqa,
-        adjusted="the choices shown below the question, in an order drawn from its text; the answer is the letter",
+        adjusted="the choices shown below the question, in an order drawn from its text and seed {seed}; the answer is "
+        "the letter",
+        adds=frozenset({CHOICES}),
         ignores="of its authors' reviews",
+    ),
+    # TIGER-Lab/MMLU-Pro
+    _of_choices(
+        "mmlu-pro",
+        "question_id, question, options, answer",
+        {"id": "question_id", "problem": "question", "answer": "answer"},
+        multiple_choice("question", "options", "answer", also="answer_index"),
+        kept="category, src",
+        left_out={"cot_content": "a chain of thought for prompts", "answer_index": "held against answer"},
+    ),
+    # m-a-p/SuperGPQA
+    _of_choices(
+        "supergpqa",
+        "uuid, question, options, answer, answer_letter",
+        {"id": "uuid", "problem": "question", "answer": "answer_letter"},
+        multiple_choice("question", "options", "answer_letter", also="answer"),
+        kept="discipline, field, subfield, difficulty, is_calculation",
+        left_out={"answer": "held against answer_letter"},
+    ),
+    # cais/mmlu, and files of one's own
+    _of_choices(
+        "choices",
+        "question, choices, answer",
+        {"problem": "question", "answer": "answer"},
+        multiple_choice("question", "choices", "answer"),
+        kept="subject",
+    ),
+    _of_choices(
+        "problem and choices",
+        "problem, choices, answer",
+        {"problem": "problem", "answer": "answer"},
+        multiple_choice("problem", "choices", "answer"),
+        kept="subject",
+    ),
+    _of_choices(
+        "options",
+        "question, options, answer",
+        {"problem": "question", "answer": "answer"},
+        multiple_choice("question", "options", "answer", also="answer_index"),
+        left_out={"answer_index": "held against answer"},
+    ),
+    # allenai/ai2_arc, tau/commonsense_qa
+    _of_choices(
+        "arc",
+        "question, choices, answerKey",
+        {"problem": "question", "answer": "answerKey"},
+        multiple_choice("question", "choices", "answerKey"),
+        kept="question_concept",
+    ),
+    # allenai/openbookqa
+    _of_choices(
+        "openbookqa",
+        "question_stem, choices, answerKey",
+        {"problem": "question_stem", "answer": "answerKey"},
+        multiple_choice("question_stem", "choices", "answerKey"),
+        kept="fact1, humanScore, clarity, turkIdAnonymized",
+    ),
+    # the choices in columns of their own, as in MMLU's tables with a head
+    _of_choices(
+        "lettered",
+        "question, A, B, C, D, answer",
+        {"problem": "question", "answer": "answer"},
+        lettered("question", "answer"),
+        left_out=dict.fromkeys(LETTERS, "shown as choices"),
+        kept="subject",
     ),
 )  # fmt: skip

@@ -20,8 +20,8 @@ from dail.synth.core.config import Frozen
 from dail.synth.core.errors import InputError, UsageError
 from dail.synth.data.account import Account
 from dail.synth.data.columns import parse_maps
-from dail.synth.data.faults import RowsRefused, write_invalid
-from dail.synth.data.gather import Gathered
+from dail.synth.data.faults import Place, RowsRefused, write_invalid
+from dail.synth.data.gather import Gathered, Mend
 from dail.synth.data.plan import OWN
 from dail.synth.data.sources import read_objects, read_tables
 from dail.synth.schema.items import ExpertSolution, check_items
@@ -45,12 +45,14 @@ class Reading:
         keep_rest: put columns that nobody knows into the metadata, instead of refusing them.
         skip_invalid: go on without rows that cannot be used, and write them with their reasons to `invalid_to`.
         invalid_to: a file of JSON lines; `invalid.jsonl` in the current folder if nobody says.
+        choices_seed: of the order of choices that have none of their own, as GPQA's, whose right one stands first.
     """
 
     maps: tuple[str, ...] = ()
     keep_rest: bool = False
     skip_invalid: bool = False
     invalid_to: Path | None = None
+    choices_seed: int = 0
 
     def writing_to(self, folder: Path) -> Reading:
         """The same, with invalid rows in that folder unless a file was named."""
@@ -59,8 +61,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Read(Generic[T]):
+    """`places`: where each item stands, in the order of the items."""
+
     items: list[T]
     account: Account
+    places: list[Place]
 
 
 def load_items(source: Source) -> list[ExpertSolution]:
@@ -84,7 +89,14 @@ def read_solutions(source: Source, reading: Reading | None = None) -> Read[Exper
 
 
 def read_items(
-    source: Source, reading: Reading, check: Check[T], wanted: tuple[str, ...], same: tuple[str, ...]
+    source: Source,
+    reading: Reading,
+    check: Check[T],
+    wanted: tuple[str, ...],
+    same: tuple[str, ...],
+    *,
+    mend: Mend | None = None,
+    joins: bool = False,
 ) -> Read[T]:
     """Reads items of any kind.
 
@@ -94,15 +106,19 @@ def read_items(
         check: makes items of objects, and raises InputError with a pointer `/items/N/FIELD` for each fault.
         wanted: fields that some column must give; "a|b" is one of two.
         same: fields by which two items are equal; the second is left out.
+        mend: changes a row's fields in place, and says what is wrong with them as (field, code, words); it gets the
+            row's place.
+        joins: the caller makes one item of several rows: equal rows and equal ids are all taken, as they stand.
     """
     maps = parse_maps(reading.maps, OWN)
     names, objects = _apart(source)
-    gathered = Gathered()
+    gathered = Gathered(reading.choices_seed, mend)
     for table in read_tables(names) if names else [read_objects(objects)]:
         gathered.add(table, maps, reading.keep_rest, wanted if names else ())
-    gathered.part_ids()
-    gathered.leave_out_repeated(same)
-    gathered.leave_out_same_ids()
+    if not joins:
+        gathered.part_ids()
+        gathered.leave_out_repeated(same)
+        gathered.leave_out_same_ids()
     items = _checked(gathered, check)
     if gathered.faults and not (reading.skip_invalid and items):
         raise RowsRefused(gathered.faults, len(gathered.rows), _advice(reading, bool(items)))
@@ -116,7 +132,7 @@ def read_items(
         account = _write_invalid(gathered, reading.invalid_to or Path(INVALID_FILE), names or [], account)
     for line in account.lines():
         _log.info(line)
-    return Read(items, account)
+    return Read(items, account, [gathered.rows[row].place for row in gathered.good()])
 
 
 def _apart(source: Source) -> tuple[list[str | Path], list[Any]]:

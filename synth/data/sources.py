@@ -47,6 +47,15 @@ def read_tables(names: Iterable[str | Path]) -> Iterator[Table]:
                 yield read_table(path)
 
 
+def names_of_tables(name: str) -> list[str]:
+    """What the tables that `read_tables` finds under one name are called: the files themselves, or the set.
+
+    Raises:
+        UsageError: the name leads to nothing.
+    """
+    return [name] if name.startswith(PREFIX) or "://" in name else [str(path) for path in _files(name)]
+
+
 def read_objects(values: Iterable[Mapping[str, Any]]) -> Table:
     """Objects that are there already, as a table without a name."""
     rows = [Row(Place("", "item", number), _named(value)) for number, value in enumerate(values)]

@@ -76,6 +76,10 @@ class TokenSequence:
     `suppressed_ids`; `start` is the position of the sequence's first token, and the trace tokens before it are the end
     of `prompt_ids`. Without, the engine's own sampler samples, of all tokens. `score_from`: give the log-probabilities
     of the prompt's own tokens from this index on (`Sampled.scores`).
+
+    Two things are for sequences without `draw` alone. `presence_penalty` is taken from the logit of every token that
+    this sequence has sampled already, however often, before the temperature; tokens of the prompt count for nothing
+    (vLLM's meaning). `is_followed`: `Engine.written` tells of it, as it does of sequences with a `draw`.
     """
 
     key: SequenceKey
@@ -91,6 +95,11 @@ class TokenSequence:
     start: int = 0
     adapter: str | None = None  # folder of a PEFT adapter; the base model without
     score_from: int | None = None
+    presence_penalty: float = 0.0
+    is_followed: bool = False
+
+    def __post_init__(self) -> None:
+        assert not (self.draw and (self.presence_penalty or self.is_followed)), f"{self.key} is sampled by its draw"
 
 
 SCORE_TOP = 20  # how many of the likeliest tokens a score names
@@ -177,7 +186,7 @@ class Engine(Protocol):
         ...
 
     def written(self) -> list[Sampled]:
-        """What is new of the sequences that go on."""
+        """What is new of the sequences that go on, and have a `Draw` or are followed."""
         ...
 
     def close(self) -> None: ...

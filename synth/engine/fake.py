@@ -118,6 +118,8 @@ class FakeEngine:
         return set()
 
     def written(self) -> list[Sampled]:
+        for key, one in self._running.items():
+            self._ledger.follow(key, list(one.token_ids))
         return self._ledger.written()
 
     def close(self) -> None:
@@ -130,7 +132,9 @@ class FakeEngine:
                 number = uniforms(torch.tensor([sequence.seed]), torch.tensor([len(one.token_ids)]), 1)[:, 0]
                 settings = [(sequence.temperature, sequence.top_p, sequence.top_k)]
                 sampling = Sampling.of(settings, logits_BV.device)
-                logits_BV[at, int(draw(logits_BV[at : at + 1], sampling, number))] = torch.inf
+                penalised_1V = logits_BV[at : at + 1].clone()
+                penalised_1V[0, list(set(one.token_ids))] -= sequence.presence_penalty
+                logits_BV[at, int(draw(penalised_1V, sampling, number))] = torch.inf
 
     def _end(self, ended: list[tuple[Running, FinishReason]]) -> list[Sampled]:
         for one, _ in ended:

@@ -34,26 +34,36 @@ class Ledger:
     def __init__(self, take: Take) -> None:
         self._take = take
         self._ids: dict[SequenceKey, list[int]] = {}  # what was handed out of each sequence that has records
+        # of each that is followed, how many ids were handed out, and all that the engine has given it
+        self._followed: dict[SequenceKey, tuple[int, list[int]]] = {}
 
     def add(self, sequence: TokenSequence) -> None:
         if _has_records(sequence):
             self._ids[sequence.key] = []
+        elif sequence.is_followed:
+            self._followed[sequence.key] = 0, []
+
+    def follow(self, key: SequenceKey, ids: list[int]) -> None:
+        """Takes down all ids of a sequence that goes on, if it is one that is followed."""
+        if key in self._followed:
+            self._followed[key] = self._followed[key][0], ids
 
     def drop(self, keys: Iterable[SequenceKey]) -> None:
         for key in keys:
             self._ids.pop(key, None)
+            self._followed.pop(key, None)
 
     def end(self, ended: Sequence[tuple[TokenSequence, list[int], FinishReason]]) -> list[Sampled]:
         """Of sequences that the engine ended, with all ids that it gave them: what is new, and why they ended."""
         keys = [sequence.key for sequence, _, _ in ended if _has_records(sequence)]
         if not any(sequence.draw for sequence, _, _ in ended):
-            return [Sampled(sequence.key, Tokens.of(ids), reason) for sequence, ids, reason in ended]
+            return [self._end_plain(sequence.key, ids, reason) for sequence, ids, reason in ended]
         taken = self._take(keys, None)
         given, ids_of = self._desynchronised(taken), {sequence.key: ids for sequence, ids, _ in ended}
         for sequence, ids, reason in ended:
             key = sequence.key
             if sequence.draw is None:
-                given.append(Sampled(key, Tokens.of(ids), reason))
+                given.append(self._end_plain(key, ids, reason))
             elif sequence.draw.is_paired and _privileged(key) in taken.desynchronised:
                 pass  # whatever it was given last is not of the pair
             elif _has_records(sequence):
@@ -70,7 +80,17 @@ class Ledger:
         new = [one for key, one in taken.sampled.items() if key in self._ids and one.tokens.ids]
         for one in new:
             self._ids[one.key] += one.tokens.ids
-        return [*apart, *new]
+        return [*apart, *new, *self._followed_on()]
+
+    def _followed_on(self) -> list[Sampled]:
+        new = {key: ids[told:] for key, (told, ids) in self._followed.items() if len(ids) > told}
+        for key in new:
+            self._followed[key] = len(self._followed[key][1]), self._followed[key][1]
+        return [Sampled(key, Tokens.of(ids)) for key, ids in new.items()]
+
+    def _end_plain(self, key: SequenceKey, ids: list[int], reason: FinishReason) -> Sampled:
+        told, _ = self._followed.pop(key, (0, []))
+        return Sampled(key, Tokens.of(ids[told:]), reason)
 
     def _desynchronised(self, taken: Taken) -> list[Sampled]:
         """Told once: a pair that is told is forgotten."""

@@ -29,11 +29,12 @@ _BASE = re.compile(r"([0-9]++)_(?:\{\s*+([0-9]{1,3})\s*+\}|([0-9]{1,2}))")
 _MATRIX = re.compile(r"\\begin\{([pbBv]?matrix|array)\}(?:\{[lcr| ]*+\})?+(.*)\\end\{\1\}", re.DOTALL)
 _TEXT = re.compile(r"[A-Za-z][A-Za-z'\- ]*+\.?")
 _ARTICLE = re.compile(r"\b(?:the|a|an)\s+")
-_UP_TO_TWENTY = """
-zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
-nineteen twenty
-"""
-_NUMBERS = _UP_TO_TWENTY.split()
+_UP_TO_NINETEEN = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_NUMBERS = [*_UP_TO_NINETEEN, *(f"{ten} {one}".removesuffix(" zero") for ten in _TENS for one in _UP_TO_NINETEEN[:10])]
 _NOTHING = {"no solutions": "no solution", "empty set": "no solution", "no real solutions": "no real solution",
             "dne": "does not exist"}  # fmt: skip
 PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])")

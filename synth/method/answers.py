@@ -18,11 +18,11 @@ Everything is linear in the text, but for nesting, which is bounded. Nothing is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from dail.synth.method.answer_text import END, OR, START, clean, latex, split, unmarked, unwrapped
+from dail.synth.method.answer_text import END, OR, START, clean, encloses, latex, split, unmarked, unwrapped
 from dail.synth.method.answer_values import (
     PLUS_MINUS,
     Matrix,
@@ -37,12 +37,14 @@ from dail.synth.method.answer_values import (
 from dail.synth.method.clocks import same_time
 from dail.synth.method.congruences import same_residue
 from dail.synth.method.regions import Region, as_interval, interval, is_inequality, union
-from dail.synth.method.units import DEGREE, NO_UNIT, PERCENT, Unit, unit
+from dail.synth.method.units import DEGREE, NO_UNIT, PERCENT, Unit, is_known, unit
 
 _LABEL = re.compile(
-    r"(?:(?i:option|choice|answer)\s*+)?(?:\(\s*+([A-Ja-j])\s*+\)|([A-J])(?:\s*+[).:](?![0-9])|$))[.:]?\s*+"
+    r"(?:(?i:(?:the\s++)?(?:correct\s++|final\s++|right\s++)?(?:option|choice|answer|letter)(?:\s++is)?)\s*+:?\s*+)?(?:\(\s*+([A-Ja-j])\s*+\)|([A-J])(?:\s*+[).:](?![0-9])|$))[.:]?\s*+"
 )
 
+_DOTS = re.compile(r"\.\.\.|…|\\dots[bcmio]?(?![A-Za-z])")
+_BARE_UNIT = re.compile(r"(?<=[0-9A-Za-z})\]])\s+([A-Za-z]{2,}(?:/[A-Za-z]+)?(?:\^[23])?)\Z")
 _DEGREES = re.compile(r"([0-9]++(?:\.[0-9]++)?)\s*+°(?!\s?[CF])")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 
@@ -66,6 +68,9 @@ def compare(given: str, wanted: str) -> bool | tuple[str, str]:
     ours, theirs = clean(given), clean(wanted)
     if ours == theirs or (START in ours + theirs and _ink(ours) == _ink(theirs)):
         return True
+    listed = _tight(ours)
+    if r"\dots" in listed and listed == _tight(theirs):
+        return True
     timed = same_time(unmarked(ours), unmarked(theirs))
     if timed is not None:
         return timed
@@ -79,6 +84,23 @@ def compare(given: str, wanted: str) -> bool | tuple[str, str]:
         return decided
     first, second = labelled
     return _compare(first.text or ours if first else ours, second.text or theirs if second else theirs)
+
+
+def chosen(given: str, choices: Sequence[str]) -> str | None:
+    r"""The letter of the one choice whose text an answer is; none if it names a letter itself, or fits none or several.
+
+    chosen(r"12\text{ cm}", ["11", "12"])     "B"
+    """
+    if _choice(clean(given)) is not None:
+        return None
+    same = [place for place, text in enumerate(choices) if compare(given, text) is True]
+    return "ABCDEFGHIJ"[same[0]] if len(same) == 1 and same[0] < 10 else None
+
+
+def _tight(text: str) -> str:
+    r"""Of a list with dots in it, `1, 2, \dots, n`, what says something; a set of it is the list."""
+    tight = re.sub(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])", "", _DOTS.sub(r"\\dots", text))
+    return tight[2:-2] if encloses(tight, r"\{", r"\}") else tight
 
 
 def _ink(text: str) -> str:
@@ -279,10 +301,13 @@ def _ratio(value: Fraction) -> str:
 
 
 def _without_unit(text: str) -> tuple[str, Unit]:
-    """`2\\sqrt{3}\\text{ cm}` is cut before its unit; letters that no \\text{} marks are variables."""
+    """`2\\sqrt{3}\\text{ cm}` and `2\\pi cm` are cut before their units; a lone letter, or letters that are no unit,
+    are variables where no \\text{} marks them."""
     if text.endswith("°"):
         return text[:-1].strip(), Unit(Fraction(1), (("angle", 1),))
     place = text.find(START)
+    if place < 0 and (bare := _BARE_UNIT.search(text)) and is_known(bare[1]):
+        return text[: bare.start()].strip(), unit(bare[1]) or NO_UNIT
     if place < 1:
         return text, NO_UNIT
     head, behind = text[:place].strip(), unmarked(text[place:].replace("{", "").replace("}", ""))

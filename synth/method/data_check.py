@@ -83,7 +83,7 @@ def check_data(
         synthesis: whose extractor finds the waypoints.
         against: the problems of an evaluation set, by name.
     """
-    with _grader() as equal:
+    with equal_answers() as equal:
         contradictions = list(_contradictions(items, synthesis.lone_box, equal))
     findings = [*contradictions, *_without_waypoints(items, synthesis), *_repeated(items)]
     if against:
@@ -127,8 +127,8 @@ def _asked_alone(values: list[dict[str, Any]]) -> list[_Asked]:
 
 
 @contextmanager
-def _grader() -> Iterator[Equal]:
-    """Whether two answers are equal; none where that takes algebra and math-verify is missing or gives up."""
+def equal_answers() -> Iterator[Equal]:
+    """A function: are two answers equal? None where that takes algebra and math-verify is missing or gives up."""
     if importlib.util.find_spec("math_verify") is None:
         yield _exactly
         return

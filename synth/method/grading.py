@@ -24,8 +24,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
@@ -33,7 +33,7 @@ from typing import IO, Any, Protocol, Self
 from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.extensions import label
 from dail.synth.method.algebra import equal_by_algebra
-from dail.synth.method.answers import compare
+from dail.synth.method.answers import chosen, compare
 from dail.synth.method.child_time import SessionTime
 from dail.synth.method.same_text import same_text
 from dail.synth.method.thoughts import behind_thought
@@ -126,12 +126,14 @@ class Grader:
     ) -> None:
         self.close()
 
-    def grade(self, completion: str, answer: str, in_thought: bool = False) -> Verdict:
+    def grade(self, completion: str, answer: str, in_thought: bool = False, choices: Sequence[str] = ()) -> Verdict:
         """To the built-in graders a completion without a box behind its thought is wrong; of several boxes the last one
         counts.
 
         Args:
             in_thought: the completion's prompt ends inside a thought, which it goes on with.
+            choices: of a problem whose answer is a letter, the texts in their order: to `math`, the text of one of them
+                in the box names it, as its letter does.
         """
         if self._pinned not in BY_BOX:
             return Verdict(*self._judge(completion, answer), None)
@@ -141,7 +143,8 @@ class Grader:
         extracted = final_answer(said)
         if extracted is None:
             return Verdict(False, "none", None)
-        return Verdict(*self._judge(extracted, answer), extracted)
+        letter = chosen(extracted, choices) if self._is_math and len(extracted) <= _ANSWER_CHARS else None
+        return Verdict(*self._judge(letter or extracted, answer), extracted)
 
     def close(self) -> None:
         if self._child is not None:
@@ -349,10 +352,21 @@ def _math_verify_equal(given: str, wanted: str) -> bool:
 
 
 def _parsed(text: str) -> list[Any]:
-    from math_verify import parse
+    """What math-verify reads. Left to itself it takes what looks like a unit from the end, also variables: 2 - 2m is 0,
+    and 2ab is 2 to it. Units that are marked as words, or stand behind a number, were taken before (`answers.py`).
+    """
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
+    latex = LatexExtractionConfig()
+    latex = replace(latex, normalization_config=replace(latex.normalization_config, units=False))
     # without raise_on_error, its default here, whatever a parse or a comparison raises reads as "not equal"
-    return list(parse(rf"\boxed{{{text}}}", parsing_timeout=None))
+    return list(
+        parse(
+            rf"\boxed{{{text}}}",
+            extraction_config=[latex, ExprExtractionConfig()],
+            parsing_timeout=None,
+        )
+    )
 
 
 def _verified(gold: list[Any], prediction: list[Any], digits: dict[str, int], near: float) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,8 +21,15 @@ from dail.synth.core.errors import ExtensionError, ItemError, UsageError
 from dail.synth.method.dealing import shown_answer
 from dail.synth.method.exposure import beginning
 from dail.synth.method.suppressed import suppressed_ids
-from dail.synth.method.thoughts import is_in_thought, is_of_mark, without_empty_thought
-from dail.synth.method.turns import ends_of_turns, opening, turn_marks, unopened
+from dail.synth.method.thoughts import (
+    MARKS,
+    closing_mark,
+    has_empty_thought,
+    is_in_thought,
+    is_of_mark,
+    without_empty_thought,
+)
+from dail.synth.method.turns import between_thought_and_answer, ends_of_turns, opening, turn_marks, unopened
 from dail.synth.method.waypoints import waypoints_of
 from dail.synth.schema.chat_templates import chat_template, names_read
 from dail.synth.schema.items import ExpertSolution, Kind, Message
@@ -290,6 +297,25 @@ def load_tokenizer(model: Path) -> Any:
         raise UsageError(f"the tokenizer in {model} cannot be loaded: {error}; restore its files") from None
 
 
+def decoder(model: Path) -> Callable[[Sequence[int]], str]:
+    """The decode of a model folder's tokenizer, which is loaded when it is first needed. Nothing is left out."""
+
+    @cache
+    def tokenizer() -> Any:
+        return load_tokenizer(model)
+
+    return lambda ids: str(tokenizer().decode(list(ids), skip_special_tokens=False))
+
+
+@dataclass(frozen=True)
+class Closing:
+    """How a model's thoughts end: the mark, which may be one `token`, and the ids by which somebody else ends one."""
+
+    mark: str
+    token: int | None
+    ids: tuple[int, ...]
+
+
 class Prompts:
     """Renders and tokenises for one model folder. Loads the tokenizer, no weights.
 
@@ -301,6 +327,7 @@ class Prompts:
         self.tokenizer = load_tokenizer(model)
         self.template_reads = names_read(_template_of(self.tokenizer, model))
         self._special = _special_tokens(self.tokenizer)
+        self._added = {str(one.content).strip() for one in self.tokenizer.added_tokens_decoder.values()}
         self._unread = _unread_ids(self.tokenizer)
         self.ends = ends_of_turns(model, self.tokenizer)
         self.stop_ids = frozenset(self.ends)
@@ -401,6 +428,53 @@ class Prompts:
     def is_in_thought(self, rendering: Rendering | None = None) -> bool:
         """Whether a prompt ends inside a thought, so that a model's reply begins with the rest of it."""
         return is_in_thought(self.probe(rendering).rpartition(_PROBE[-1]["content"])[2])
+
+    def closing(self, rendering: Rendering | None = None) -> Closing:
+        """How thoughts of this model end.
+
+        Raises:
+            UsageError: nothing says how, or these prompts say that there is to be no thought.
+        """
+        prompt = self.probe(rendering).rpartition(_PROBE[-1]["content"])[2]
+        if has_empty_thought(prompt):
+            raise UsageError(
+                f"prompts of this model end with an empty thought, {prompt.strip()!r:.200}, so that there is none to "
+                "end; set thinking=true, or drop_empty_thought=true with an opening"
+            )
+        mark = closing_mark(prompt, str(self.tokenizer.chat_template), self._added)
+        if mark is None:
+            known = ", ".join(closed for _, closed in MARKS)
+            raise UsageError(
+                f"nothing says how this model ends a thought: looked for {known}, and tags such as </thinking>, in how "
+                f"a prompt ends ({prompt!r:.200}), in the chat template and among the tokenizer's added tokens"
+            )
+        # some models end a message in front of the mark and begin another
+        before, found, _ = between_thought_and_answer(self.tokenizer).partition(mark)
+        alone = self._ids_of(mark)
+        ids = self._ids_of((before + found).strip() or mark)
+        return Closing(mark, alone[0] if len(alone) == 1 else None, tuple(ids))
+
+    def appended_ids(self, text: str) -> list[int]:
+        """A text that is put behind what a model wrote, as ids of its own: what was written is never tokenised again.
+
+        Raises:
+            UsageError: it spells a control token, or the tokenizer does not give it back.
+        """
+        if found := self._special.search(text):
+            raise UsageError(
+                f"{text!r:.200} holds {found.group()!r}, which this model's tokenizer reads as a control token; leave "
+                "it out"
+            )
+        return self._ids_of(text)
+
+    def _ids_of(self, text: str) -> list[int]:
+        ids = [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
+        back = str(self.tokenizer.decode(ids, skip_special_tokens=False))
+        if back.strip() != text.strip():
+            raise UsageError(
+                f"this model's tokenizer makes {back!r:.200} of {text!r:.200}; give a text that it can spell"
+            )
+        return ids
 
     def solution_ids(self, item: ExpertSolution) -> list[int]:
         """The expert solution as a trace: its text, and the token by which the chat template ends a turn."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 # Of Qwen, DeepSeek and most others; Magistral; Kimi; Seed; Command A; open models that imitate o1; gpt-oss; Gemma 4;
 # MedGemma.
@@ -53,7 +54,43 @@ def behind_thought(completion: str, is_open: bool = False) -> str | None:
     marks = list(_MARK.finditer(completion))
     if not marks:
         return None if is_open else completion
-    return completion[marks[-1].end() :] if str(marks[-1].lastgroup).startswith("c") else None
+    return completion[marks[-1].end() :] if _is_closing(marks[-1]) else None
+
+
+def closing_mark(prompt: str, template: str, tokens: Collection[str]) -> str | None:
+    """The mark by which a model ends its thoughts; none if prompts, template and tokens have none.
+
+    Of the thought that the prompt leaves open, if it does. Else the first that the chat template spells, one that is a
+    token before one that is not; else the first of the known marks that is a token.
+
+    Args:
+        prompt: as it ends, where the model is to begin.
+        template: the chat template's text.
+        tokens: the added tokens of the tokenizer.
+
+    >>> closing_mark("<|im_start|>assistant\\n<think>\\n", "", [])
+    '</think>'
+    """
+    marks = list(_MARK.finditer(prompt))
+    if marks and not _is_closing(marks[-1]):
+        return _closing_of(marks[-1].group())
+    spelled = [match.group() for match in _MARK.finditer(template) if _is_closing(match)]
+    known = [closed for _, closed in MARKS if closed in tokens]
+    return next(iter([mark for mark in spelled if mark in tokens] or spelled or known), None)
+
+
+def _is_closing(match: re.Match[str]) -> bool:
+    return str(match.lastgroup).startswith("c")
+
+
+def _closing_of(opened: str) -> str:
+    """Of an opening mark: the known one, or the same tag with a slash."""
+    return dict(MARKS).get(opened) or re.sub(r"^<(\|?)", r"<\1/", opened)
+
+
+def has_empty_thought(prompt: str) -> bool:
+    """Whether a prompt ends with an empty thought, by which a template says that there is to be none."""
+    return _EMPTY_AT_END.search(prompt) is not None
 
 
 def without_empty_thought(prompt: str) -> str:

@@ -49,10 +49,7 @@ def turn_marks(tokenizer: Any) -> frozenset[int]:
     """
     special = {int(token): one.content for token, one in tokenizer.added_tokens_decoder.items() if one.special}
     told = _rendered(tokenizer, {"role": "assistant", "content": _ANSWERED})
-    thought = dict.fromkeys(("thinking", "reasoning_content", "reasoning"), _THOUGHT)
-    whole = _rendered(tokenizer, {"role": "assistant", "content": _ANSWERED, **thought})
-    between = whole.partition(_THOUGHT)[2].partition(_ANSWERED)
-    inside = _special_in(tokenizer, between[0]) if between[1] else set()
+    inside = _special_in(tokenizer, between_thought_and_answer(tokenizer))
     behind = _run_behind_answer(tokenizer)
     end = _of_template(tokenizer)
     inside |= set(behind[: behind.index(end[0])]) if end and end[0] in behind else set()
@@ -61,6 +58,14 @@ def turn_marks(tokenizer: Any) -> frozenset[int]:
         for token in _special_in(tokenizer, told) - inside
         if not THOUGHT_MARK.fullmatch(special[token])  # whose tokens are special in few models
     )
+
+
+def between_thought_and_answer(tokenizer: Any) -> str:
+    """What the chat template writes there; nothing if it writes no thoughts."""
+    thought = dict.fromkeys(("thinking", "reasoning_content", "reasoning"), _THOUGHT)
+    whole = _rendered(tokenizer, {"role": "assistant", "content": _ANSWERED, **thought})
+    between, answer, _ = whole.partition(_THOUGHT)[2].partition(_ANSWERED)
+    return between if answer else ""
 
 
 def _special_in(tokenizer: Any, text: str) -> set[int]:

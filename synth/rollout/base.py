@@ -38,12 +38,16 @@ class RolloutRequest:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One trace. It ends with the stop token if one ended it; nothing is appended to a trace that was cut."""
+    """One trace. It ends with the stop token if one ended it; nothing is appended to a trace that was cut.
+
+    `rows`: what it took of the engines, one for each step of each of its sequences: two a token in lockstep.
+    """
 
     unit_id: str
     tokens: Tokens
     reason: FinishReason
     strategy: str
+    rows: int = field(default=0, compare=False)  # one trace is one trace, whatever it took
 
 
 class Strategy(Protocol):

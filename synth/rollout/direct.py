@@ -6,6 +6,8 @@ write, a student's the one with tau 0, and either goes on after a prefix as if i
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dail.synth.engine.base import Draw, Sampled
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.scheduler import Entry, Stage, Staged, Trace, drawn_sequence
@@ -43,4 +45,4 @@ class Single(Staged[Trace]):
 
     def _rollout(self, trace: Trace) -> Rollout:
         rollout = super()._rollout(trace)
-        return Rollout(rollout.unit_id, rollout.tokens, rollout.reason, trace.request.synthesis.method)
+        return replace(rollout, strategy=trace.request.synthesis.method)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from dail.synth.engine.admission import Admission
 from dail.synth.engine.base import Engine, Limits
 from dail.synth.engine.start import start_engine
 from dail.synth.method.acceptance import kind_number
-from dail.synth.method.prompts import Prompts
+from dail.synth.method.prompts import decoder
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.direct import Single
 from dail.synth.rollout.draft_verify import DraftVerify
@@ -140,7 +139,7 @@ def start_pair(config: SynthConfig) -> Pair:
     rank = max(map(adapter_rank, config.adapters), default=None)
     roles: dict[Role, Path | None] = {"student": config.student_adapter, "privileged": config.privileged_adapter}
     adapters: dict[Role, str] = {role: str(folder) for role, folder in roles.items() if folder}
-    decode = _decoder(config.engine.model)
+    decode = decoder(config.engine.model)
     if config.strategy == "draft_verify":
         engine = start_engine(config.engine, num_engines=2)
         student = start_engine(_student_config(config), rank, num_engines=2)  # every row of it has the adapter
@@ -153,13 +152,3 @@ def start_pair(config: SynthConfig) -> Pair:
 
 def _student_config(config: SynthConfig) -> EngineConfig:
     return config.engine.model_copy(update={"model": config.student_model or config.engine.model})
-
-
-def _decoder(model: Path) -> Decode:
-    """The tokenizer's decode, loaded when it is first needed."""
-
-    @cache
-    def tokenizer() -> Any:
-        return Prompts(model).tokenizer
-
-    return lambda ids: str(tokenizer().decode(list(ids), skip_special_tokens=False))

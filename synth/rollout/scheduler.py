@@ -65,6 +65,7 @@ class Trace:
     stage_number: int = field(default_factory=lambda: next(_stage_numbers))
     is_warm: bool = False
     num_searched: int = 0  # tokens in which no stop string ends
+    num_rows: int = 0  # steps of the engine times the sequences that it had in them
     desynchronised_at: list[int] = field(default_factory=list)  # lengths of the trace
 
     @property
@@ -149,7 +150,9 @@ class Staged(ABC, Generic[T]):
                 stage.entry.engine.add(sequence)
 
     def take(self, sampled: Sequence[Sampled]) -> list[Rollout]:
-        """Adds to the traces what is new of their sequences; returns the traces that are now whole."""
+        """Adds to the traces what is new of their sequences, behind a step; returns the traces that are now whole."""
+        for live in self._live.values():
+            live.num_rows += len(live.stage.sequences) if live.stage else 0
         for one in sampled:
             trace = self._live.get(one.key.unit_id)
             if trace and trace.stage and trace.is_of(one.key):  # else it was cancelled, or left that stage
@@ -246,7 +249,7 @@ class Staged(ABC, Generic[T]):
     def _rollout(self, trace: T) -> Rollout:
         assert trace.reason is not None, f"{trace.key} has no end"
         del self._live[trace.request.unit_id]
-        return Rollout(trace.request.unit_id, trace.tokens, trace.reason, self.name)
+        return Rollout(trace.request.unit_id, trace.tokens, trace.reason, self.name, trace.num_rows)
 
 
 def drawn_sequence(trace: Trace, max_tokens: int, draw: Draw) -> TokenSequence:

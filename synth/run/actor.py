@@ -1,4 +1,4 @@
-"""The Ray actor around a pair: start, exchange, health, stop. No method logic.
+"""The Ray actor around what draws, as a pair does: start, exchange, health, stop. No method logic.
 
 Everything that touches the engine runs in the actor's default group, which is one thread: CUDA's current device and
 OpenMP's settings belong to a thread. Health answers from its own group, so a hung step cannot silence it.
@@ -13,20 +13,73 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 import ray
 
 from dail.synth.config import SynthConfig
 from dail.synth.core.errors import EngineDead, ItemError, UsageError
 from dail.synth.engine.base import Limits
-from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.schema.trace_tokens import Tokens
 
 if TYPE_CHECKING:  # torch must not be imported before `start` has set the environment it reads
     from dail.synth.rollout.pair import Pair
 
-MakePair = Callable[[SynthConfig], "Pair"]
+
+class Request(Protocol):
+    """What is drawn. `prefix` is what an earlier attempt wrote of it, after which this one goes on."""
+
+    @property
+    def unit_id(self) -> str: ...
+
+    @property
+    def prefix(self) -> Tokens: ...
+
+
+class Ended(Protocol):
+    """What came of a request."""
+
+    @property
+    def unit_id(self) -> str: ...
+
+
+R = TypeVar("R", bound=Request)
+R_in = TypeVar("R_in", bound=Request, contravariant=True)
+E = TypeVar("E", bound=Ended)
+E_out = TypeVar("E_out", bound=Ended, covariant=True)
+
+
+class Drawer(Protocol[R_in, E_out]):
+    """Draws many requests at once on engines of its own; `Pair` is one, and `Completer` of the evaluation."""
+
+    @property
+    def engine_name(self) -> str: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def add(self, request: R_in) -> None:
+        """Queues a request. Raises ItemError if it can never run."""
+        ...
+
+    def cancel(self, unit_id: str) -> None: ...
+
+    def step(self) -> Sequence[E_out]:
+        """One step of the engines; returns what ended in it. Raises EngineDead."""
+        ...
+
+    def pending(self) -> int:
+        """Requests added and not finished."""
+        ...
+
+    def progress(self) -> dict[str, Tokens]:
+        """By unit, what another attempt could go on from, its prefix included; a unit without is left out."""
+        ...
+
+    def close(self) -> None: ...
+
+
+Make = Callable[[SynthConfig], Drawer[R, E]]
 
 _EXIT_AFTER_S = 1.0  # time for the reply that carries the cause to leave the dying process
 _log = logging.getLogger("dail.actor")
@@ -49,10 +102,10 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Exchange(Generic[E]):
     """What came of one stretch of work. `written`: by unit, the trace tokens that it gained since the last exchange."""
 
-    finished: list[Rollout]
+    finished: list[E]
     failed: list[UnitFailure]
     written: dict[str, Tokens]
     pending: int
@@ -75,12 +128,12 @@ def make_pair(config: SynthConfig) -> Pair:
 
 class EngineActor:
     def __init__(self) -> None:
-        self._pair: Pair | None = None
+        self._drawer: Drawer[Any, Any] | None = None
         self._moved: float | None = None  # when the last step ended; none between exchanges
         self._told: dict[str, int] = {}  # by unit, how many of its trace's tokens the pool knows
 
-    def start(self, config: SynthConfig, make: MakePair, cpu_threads: int | None) -> Started:
-        """Builds the pair. With `cpu_threads` the engine computes on the CPU, on so many threads.
+    def start(self, config: SynthConfig, make: Make[Any, Any], cpu_threads: int | None) -> Started:
+        """Builds what draws. With `cpu_threads` the engine computes on the CPU, on so many threads.
 
         Raises:
             UsageError: the settings can never work.
@@ -88,28 +141,28 @@ class EngineActor:
         """
         _set_environment(cpu_threads)
         try:
-            self._pair = make(config)
+            self._drawer = make(config)
         except UsageError:
             raise
         except Exception as error:
             self._die("the engine did not start", error)
-        return Started(self._pair.limits, self._pair.engine_name)
+        return Started(self._drawer.limits, self._drawer.engine_name)
 
-    def exchange(self, new: Sequence[RolloutRequest], cancel: Sequence[str], for_s: float) -> Exchange:
+    def exchange(self, new: Sequence[Request], cancel: Sequence[str], for_s: float) -> Exchange[Any]:
         """Adds and cancels, then steps until `for_s` seconds have passed or nothing is left to do.
 
         Raises:
             EngineDead: the step failed; the process ends.
         """
-        assert self._pair is not None, "exchange before start"
+        assert self._drawer is not None, "exchange before start"
         self._moved = time.monotonic()
         try:
             for unit_id in cancel:
-                self._pair.cancel(unit_id)
+                self._drawer.cancel(unit_id)
             self._told |= {request.unit_id: len(request.prefix) for request in new}
-            failed = [failure for request in new if (failure := _add(self._pair, request))]
-            finished = self._step_until(self._pair, time.monotonic() + for_s)
-            return Exchange(finished, failed, self._news(self._pair.progress()), self._pair.pending())
+            failed = [failure for request in new if (failure := _add(self._drawer, request))]
+            finished = self._step_until(self._drawer, time.monotonic() + for_s)
+            return Exchange(finished, failed, self._news(self._drawer.progress()), self._drawer.pending())
         except Exception as error:
             self._die("the engine stopped", error)
         finally:
@@ -121,17 +174,17 @@ class EngineActor:
         return Health(0.0 if moved is None else time.monotonic() - moved, os.getpid(), _log_path())
 
     def stop(self) -> None:
-        if self._pair is not None:
-            self._pair.close()
+        if self._drawer is not None:
+            self._drawer.close()
 
     def _news(self, progress: dict[str, Tokens]) -> dict[str, Tokens]:
         told, self._told = self._told, {unit_id: len(tokens) for unit_id, tokens in progress.items()}
         return {unit_id: tokens[told[unit_id] :] for unit_id, tokens in progress.items() if len(tokens) > told[unit_id]}
 
-    def _step_until(self, pair: Pair, until: float) -> list[Rollout]:
-        finished: list[Rollout] = []
-        while pair.pending() and time.monotonic() < until:
-            finished += pair.step()
+    def _step_until(self, drawer: Drawer[Any, Any], until: float) -> list[Any]:
+        finished: list[Any] = []
+        while drawer.pending() and time.monotonic() < until:
+            finished += drawer.step()
             self._moved = time.monotonic()
         return finished
 
@@ -145,9 +198,9 @@ class EngineActor:
 RemoteEngine = ray.remote(concurrency_groups={"health": 1}, max_restarts=0, max_task_retries=0)(EngineActor)
 
 
-def _add(pair: Pair, request: RolloutRequest) -> UnitFailure | None:
+def _add(drawer: Drawer[Any, Any], request: Request) -> UnitFailure | None:
     try:
-        pair.add(request)
+        drawer.add(request)
     except ItemError as error:
         return UnitFailure(request.unit_id, error.code, str(error), error.retryable)
     return None

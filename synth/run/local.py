@@ -81,7 +81,8 @@ MAX_ATTEMPTS = 3  # of a unit whose failures may be someone else's fault
 class Entry(Frozen):
     """A line of the ledger: how a unit ended. Exactly one of `shard` and `failure` is set.
 
-    `correct`: the trace's verdict, where the batch stops by verdicts.
+    `correct`: the trace's verdict, where the batch stops by verdicts. `rows`: what the trace took of the engines
+    (`Rollout.rows`), where one attempt drew all of it.
     """
 
     batch_id: str
@@ -90,6 +91,7 @@ class Entry(Frozen):
     shard: ShardRef | None = None
     failure: Failure | None = None
     correct: bool | None = None
+    rows: int | None = None
 
 
 class Ledger:
@@ -166,6 +168,20 @@ def tried_out(synthesis: Synthesis) -> Synthesis:
     return synthesis
 
 
+def checked(synthesis: Synthesis, config: SynthConfig, model: ModelIdentity) -> Synthesis:
+    """The settings, tried out and held against the model.
+
+    Raises:
+        ExtensionError: what was brought along cannot be used.
+        UsageError: the model's template or tokenizer knows nothing of what is set.
+    """
+    synthesis.check(model.template_reads)
+    synthesis = tried_out(synthesis)
+    if synthesis.suppress:
+        Prompts(config.engine.model).suppressed_ids(synthesis)
+    return synthesis
+
+
 def make_batch(
     items: list[ExpertSolution], synthesis: Synthesis, model: ModelIdentity, out: Path | None = None
 ) -> Batch:
@@ -223,6 +239,11 @@ class LocalSource:
         return [entry.shard for entry in self._ends.values() if entry.shard]
 
     @property
+    def rows(self) -> list[int | None]:
+        """What each trace took of the engines, where that is known."""
+        return [entry.rows for entry in self._ends.values() if entry.shard]
+
+    @property
     def skipped(self) -> int:
         """How many units need not be drawn."""
         return len(self._drawing.skipped)
@@ -255,8 +276,8 @@ class LocalSource:
         prefix = self._prefixes.get(unit.unit_id) or _read_prefix(self._prefix_path(unit))
         return unit.model_copy(update={"prefix": prefix[:]})
 
-    async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None) -> None:
-        self._end(unit, shard=shard, correct=correct)
+    async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None, rows: int | None = None) -> None:
+        self._end(unit, shard=shard, correct=correct, rows=rows)
 
     async def fail(self, unit: Unit, failure: Failure) -> None:
         self._attempts[unit.unit_id] += 1
@@ -281,11 +302,8 @@ class LocalSource:
             figures["not needed"] = self.skipped
         return Standing(len(done), len(self._batch.units), figures)
 
-    def _end(
-        self, unit: Unit, shard: ShardRef | None = None, failure: Failure | None = None, correct: bool | None = None
-    ) -> None:
-        who = {"batch_id": unit.batch_id, "unit_id": unit.unit_id, "item_id": unit.item_id}
-        entry = Entry(**who, shard=shard, failure=failure, correct=correct)
+    def _end(self, unit: Unit, **how: Any) -> None:
+        entry = Entry(batch_id=unit.batch_id, unit_id=unit.unit_id, item_id=unit.item_id, **how)
         self._ledger.append(entry)
         self._ends[unit.unit_id] = entry
         self._queue.extend(self._batch.units[name] for name in self._drawing.end(unit.unit_id, _standing(entry)))
@@ -387,7 +405,7 @@ def synthesise(
         UsageError, InputError: items, model or settings cannot be used; nothing was started.
         EngineDead: no engine could be started, or none survived.
     """
-    config, synthesis, out = _with_model(config, model), synthesis or Synthesis(), Path(out).resolve()
+    config, synthesis, out = with_model(config, model), synthesis or Synthesis(), Path(out).resolve()
     read = read_solutions(items, (reading or Reading()).writing_to(out))
     problems = problems_of(against) if against else None
     with told_to(on_progress):
@@ -395,7 +413,7 @@ def synthesise(
     return result.model_copy(update={"read": read.account})
 
 
-def _with_model(config: SynthConfig | None, model: str | Path | None) -> SynthConfig:
+def with_model(config: SynthConfig | None, model: str | Path | None) -> SynthConfig:
     """The settings with the model's folder made absolute, since engines run elsewhere."""
     if config is None:
         if model is None:
@@ -414,10 +432,7 @@ def _synthesise(
     against: Mapping[str, str] | None,
 ) -> SynthesisResult:
     model = identify(config.engine.model, student=config.student, privileged=config.privileged_adapter)
-    synthesis.check(model.template_reads)
-    synthesis = tried_out(synthesis)
-    if synthesis.suppress:
-        Prompts(config.engine.model).suppressed_ids(synthesis)
+    synthesis = checked(synthesis, config, model)
     if (check := check_data(items, synthesis, against)).findings:
         _log.info(f"data check: {check.told()}; `dail doctor` lists what was found")
     batch = make_batch(items, synthesis, model, out)
@@ -431,7 +446,9 @@ def _synthesise(
         with open_ledger(out / "ledger.jsonl") as ledger:
             source = LocalSource(batch, ledger, out)
             interrupted = _run(source, batch, config, out, stop)
-            return _conclude(source, batch, out, interrupted)
+            result = conclude(source, batch, out, interrupted)
+            write_card(out)
+            return result
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}; choose another --out") from None
 
@@ -444,22 +461,27 @@ def _run(source: LocalSource, batch: Batch, config: SynthConfig, out: Path, stop
     if done:
         _log.info(f"resuming: {done} of {total} units were done")
     _log.info(batch.kinds.told())
+    save_settings(batch, config, out)
+    return run_worker(config, source, stop=stop) and not source.finished()
+
+
+def save_settings(batch: Batch, config: SynthConfig, out: Path) -> None:
+    """With what the batch is drawn; read again if it goes on on another day."""
     _save(out, batch.batch_id, _SETTINGS, {
         "synth": config.model_dump(mode="json"),
         "synthesis": batch.synthesis.model_dump(mode="json"),
         "model": batch.model.model_dump(mode="json"),
     })  # fmt: skip
-    return run_worker(config, source, stop=stop) and not source.finished()
 
 
-def _conclude(source: LocalSource, batch: Batch, out: Path, interrupted: bool) -> SynthesisResult:
+def conclude(source: LocalSource, batch: Batch, out: Path, interrupted: bool) -> SynthesisResult:
+    """Writes the manifest of a batch, if it is whole, and what failed; says what became of it."""
     shards = source.shards
     tokens = sum(shard.tokens for shard in shards)
     failures = [entry.model_dump(mode="json", exclude_none=True) for entry in source.failures]
     if failures:
         _save(out, batch.batch_id, "failures.json", failures)
     manifest = _write_manifest(batch, shards, out) if shards and not interrupted else None
-    write_card(out)
     return SynthesisResult(
         batch_id=batch.batch_id,
         manifest=manifest,

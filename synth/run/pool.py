@@ -15,11 +15,11 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -29,7 +29,7 @@ from dail.synth.core.errors import DailError, EngineDead, UsageError
 from dail.synth.engine.base import Limits
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.select import contexts
-from dail.synth.run.actor import Exchange, Health, MakePair, RemoteEngine, Started, UnitFailure, make_pair
+from dail.synth.run.actor import E, Exchange, Health, Make, R, RemoteEngine, Started, UnitFailure, make_pair
 from dail.synth.schema.trace_tokens import Tokens
 
 _log = logging.getLogger(__name__)
@@ -121,19 +121,23 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Results:
-    finished: list[Rollout]
+class Results(Generic[E]):
+    finished: list[E]
     failed: list[UnitFailure]
 
 
+# a request → the lengths of the prompts that are decoded side by side for it, and how many tokens may follow each
+Rows = Callable[[R], tuple[list[int], int]]
+
+
 @dataclass
-class _Slot:
+class _Slot(Generic[R]):
     """One actor's place; actors come and go in it."""
 
     number: int
     actor: Any = None
     limits: Limits | None = None  # none while no engine is ready
-    units: dict[str, RolloutRequest] = field(default_factory=dict)
+    units: dict[str, R] = field(default_factory=dict)
     cancels: list[str] = field(default_factory=list)
     deaths: deque[float] = field(default_factory=deque)
     health: Health | None = None
@@ -142,19 +146,21 @@ class _Slot:
     given_up: bool = False
 
 
-class Pool:
+class Pool(Generic[R, E]):
     """Engine actors for one event loop, on a Ray that is already there.
 
     Args:
-        make: builds the pair inside each actor.
+        config: how many engines, and which.
+        make: builds inside each actor what draws there.
+        rows: what a request takes of an engine.
     """
 
-    def __init__(self, config: SynthConfig, make: MakePair = make_pair) -> None:
-        self._config, self._make = config, make
+    def __init__(self, config: SynthConfig, make: Make[R, E], rows: Rows[R]) -> None:
+        self._config, self._make, self._rows = config, make, rows
         self._gpus, num_actors = _placement(config)
-        self._slots = [_Slot(number) for number in range(num_actors)]
-        self._waiting: deque[RolloutRequest] = deque()
-        self._results: asyncio.Queue[Results | DailError] = asyncio.Queue()
+        self._slots = [_Slot[R](number) for number in range(num_actors)]
+        self._waiting: deque[R] = deque()
+        self._results: asyncio.Queue[Results[E] | DailError] = asyncio.Queue()
         self._work = asyncio.Event()
         self._ready = asyncio.Event()
         self._broken: DailError | None = None
@@ -198,7 +204,7 @@ class Pool:
         load_of_one = loads[-1] if loads else 2 / self._limits.rows  # the next ones will be like the newest
         return max(0, int((LOAD * num_live - sum(loads)) / load_of_one), int(not loads))
 
-    def submit(self, requests: Sequence[RolloutRequest]) -> None:
+    def submit(self, requests: Sequence[R]) -> None:
         for request in requests:
             self.written[request.unit_id] = Written.of(request.prefix[:])
         self._waiting.extend(requests)
@@ -213,8 +219,8 @@ class Pool:
                 slot.cancels.append(unit_id)
                 self._work.set()
 
-    async def next_results(self) -> Results:
-        """Waits for traces or failures.
+    async def next_results(self) -> Results[E]:
+        """Waits for what was drawn, or failures.
 
         Raises:
             DailError: every actor was given up; says why.
@@ -225,7 +231,7 @@ class Pool:
             raise results
         return results
 
-    async def _keep(self, slot: _Slot) -> None:
+    async def _keep(self, slot: _Slot[R]) -> None:
         """Runs one actor after another in a slot until the restart budget is spent."""
         while True:
             slot.actor = _new_actor(self._gpus)
@@ -248,7 +254,7 @@ class Pool:
                 return
             await asyncio.sleep(RESTART_PAUSE_S)
 
-    async def _start(self, slot: _Slot) -> None:
+    async def _start(self, slot: _Slot[R]) -> None:
         threads = None if self._gpus else max(1, len(os.sched_getaffinity(0)) // len(self._slots))
         reference = slot.actor.start.remote(self._config, self._make, threads)
         async with asyncio.timeout(START_S):
@@ -257,7 +263,7 @@ class Pool:
         slot.limits = self._limits = started.limits
         self._ready.set()
 
-    async def _feed(self, slot: _Slot) -> None:
+    async def _feed(self, slot: _Slot[R]) -> None:
         exchanges: deque[Any] = deque()
         while True:
             while len(exchanges) < 2:
@@ -272,13 +278,13 @@ class Pool:
                 self._work.clear()
                 await self._work.wait()
 
-    def _draw(self, slot: _Slot) -> list[RolloutRequest]:
+    def _draw(self, slot: _Slot[R]) -> list[R]:
         """Takes waiting requests up to what the engine holds, and to a fair share of what there is."""
         assert slot.limits is not None, "an actor is fed before it started"
         num_live = sum(other.limits is not None for other in self._slots)
         share = math.ceil((len(self._waiting) + sum(len(other.units) for other in self._slots)) / num_live)
         load = sum(self._load(request, slot.limits) for request in slot.units.values())
-        new: list[RolloutRequest] = []
+        new: list[R] = []
         while self._waiting and len(slot.units) < share:
             load += self._load(self._waiting[0], slot.limits)
             if load > LOAD and slot.units:
@@ -288,25 +294,25 @@ class Pool:
             new.append(request)
         return new
 
-    def _load(self, request: RolloutRequest, limits: Limits) -> float:
+    def _load(self, request: R, limits: Limits) -> float:
         """Which part of an engine a request takes, by rows or by KV cache, whichever is scarcer."""
-        prompts = contexts(request, self._config.strategy)
-        tokens = sum(min(len(ids) + request.synthesis.max_tokens, limits.model_tokens) for ids in prompts)
+        prompts, max_tokens = self._rows(request)
+        tokens = sum(min(length + max_tokens, limits.model_tokens) for length in prompts)
         return max(len(prompts) / limits.rows, tokens / limits.kv_tokens)
 
-    def _absorb(self, slot: _Slot, exchange: Exchange) -> None:
+    def _absorb(self, slot: _Slot[R], exchange: Exchange[E]) -> None:
         """Passes on what an exchange brought, less what was cancelled meanwhile."""
-        finished = [rollout for rollout in exchange.finished if slot.units.pop(rollout.unit_id, None)]
+        finished = [ended for ended in exchange.finished if slot.units.pop(ended.unit_id, None)]
         failed = [failure for failure in exchange.failed if slot.units.pop(failure.unit_id, None)]
         for unit_id, tokens in exchange.written.items():
             if unit_id in slot.units:
                 self.written[unit_id].extend(tokens)
-        for unit_id in [rollout.unit_id for rollout in finished] + [failure.unit_id for failure in failed]:
+        for unit_id in [ended.unit_id for ended in finished] + [failure.unit_id for failure in failed]:
             self.written.pop(unit_id, None)
         if finished or failed:
             self._results.put_nowait(Results(finished, failed))
 
-    def _bury(self, slot: _Slot, hopeless: bool = False) -> None:
+    def _bury(self, slot: _Slot[R], hopeless: bool = False) -> None:
         """Hands a dead actor's units back and counts the death; another one would die as well if it is hopeless."""
         ray.kill(slot.actor)
         _kill_here(slot.health)
@@ -333,13 +339,13 @@ class Pool:
         self._ready.set()
         self._results.put_nowait(error)
 
-    def _obituary(self, slot: _Slot) -> str:
+    def _obituary(self, slot: _Slot[R]) -> str:
         return (
             f"no engine is left: each died more than {self._config.restarts} times within "
             f"{RESTART_WINDOW_S / 60:.0f} minutes; the last cause: {slot.cause}; cure it and start the command again"
         )
 
-    async def _watch(self, slot: _Slot) -> None:
+    async def _watch(self, slot: _Slot[R]) -> None:
         """Kills the actor when a step does not end; whoever awaits its exchange then sees it die."""
         answered = time.monotonic()
         while True:
@@ -356,6 +362,19 @@ class Pool:
                 ray.kill(slot.actor)
                 _kill_here(slot.health)
             await asyncio.sleep(HEALTH_EVERY_S)
+
+
+RolloutPool = Pool[RolloutRequest, Rollout]
+
+
+def rollout_pool(config: SynthConfig, make: Make[RolloutRequest, Rollout] = make_pair) -> RolloutPool:
+    """The pool of a synthesis: pairs, which draw traces."""
+
+    def rows(request: RolloutRequest) -> tuple[list[int], int]:
+        prompts = [len(ids) for ids in contexts(request, config.strategy)]
+        return prompts, request.synthesis.max_tokens
+
+    return Pool(config, make, rows)
 
 
 def _placement(config: SynthConfig) -> tuple[int, int]:
@@ -377,7 +396,7 @@ def _new_actor(gpus: int) -> Any:
     return RemoteEngine.options(num_gpus=gpus).remote()
 
 
-async def _stop(slot: _Slot) -> None:
+async def _stop(slot: _Slot[Any]) -> None:
     if slot.actor is None:
         return
     if slot.limits is not None:
@@ -391,7 +410,7 @@ def _is_usage_error(error: Exception) -> bool:
     return isinstance(error, RayTaskError) and isinstance(error.cause, UsageError)
 
 
-def _cause(error: Exception, slot: _Slot) -> str:
+def _cause(error: Exception, slot: _Slot[Any]) -> str:
     """Why an actor died, on one line, as well as it can be known from outside."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, DailError):
         return str(error.cause)

@@ -17,7 +17,8 @@ from dail.synth.core.progress import progress
 from dail.synth.core.running import run_to_end
 from dail.synth.engine.base import Limits
 from dail.synth.method.prompts import Prompts
-from dail.synth.run.pool import Pool, Results
+from dail.synth.rollout.base import Rollout
+from dail.synth.run.pool import Results, RolloutPool, rollout_pool
 from dail.synth.run.trace_rows import Prepared, prepare, shard_of, trace_row
 from dail.synth.schema.units import Unit
 
@@ -89,7 +90,7 @@ async def preview(config: SynthConfig, units: Sequence[Unit], prompts: Prompts) 
     wanted = {unit.unit_id for unit in chosen}
     run = _Run([*chosen, *(unit for unit in units if unit.unit_id not in wanted)], prompts)
     started = time.monotonic()
-    async with Pool(config) as pool:
+    async with rollout_pool(config) as pool:
         limits = await pool.ready()
         drawing = time.monotonic()
         with progress("preview", len(wanted)) as bar:
@@ -123,7 +124,7 @@ class _Run:
         self.item_of = {unit.unit_id: unit.item_id for unit in units}
         self.ended: dict[str, PreviewTrace | str] = {}
 
-    def submit(self, pool: Pool, limits: Limits) -> None:
+    def submit(self, pool: RolloutPool, limits: Limits) -> None:
         for _ in range(pool.room()):
             if (unit := next(self._units, None)) is None:
                 return
@@ -134,7 +135,7 @@ class _Run:
                 continue
             pool.submit([self._prepared[unit.unit_id].request])
 
-    def take(self, results: Results, pool: Pool) -> None:
+    def take(self, results: Results[Rollout], pool: RolloutPool) -> None:
         for failure in results.failed:
             if failure.retryable:
                 pool.submit([self._prepared[failure.unit_id].request])
@@ -157,7 +158,7 @@ class _Run:
                 text=row.trace_text,
             )
 
-    def tokens(self, pool: Pool) -> int:
+    def tokens(self, pool: RolloutPool) -> int:
         return self._finished_tokens + sum(len(written.tokens) for written in pool.written.values())
 
 

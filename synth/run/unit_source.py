@@ -64,8 +64,13 @@ class UnitSource(Protocol):
         """Renews the lease, and keeps what is told of the trace."""
         ...
 
-    async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None) -> None:
-        """Makes a shard that is already stored the unit's result. `correct`: where the batch stops by verdicts."""
+    async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None, rows: int | None = None) -> None:
+        """Makes a shard that is already stored the unit's result.
+
+        Args:
+            correct: where the batch stops by verdicts.
+            rows: what the trace took of the engines (`Rollout.rows`), where one attempt drew all of it.
+        """
         ...
 
     async def fail(self, unit: Unit, failure: Failure) -> None: ...
@@ -102,7 +107,7 @@ class HttpSource:
         )
         return _parse(HeartbeatReply, await self._post_for(unit, "heartbeat", beat))
 
-    async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None) -> None:
+    async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None, rows: int | None = None) -> None:
         self._num_ended += 1
         body = Commit(worker=self._worker, epoch=unit.epoch, shard=shard, correct=correct)
         await self._post_for(unit, "commit", body)

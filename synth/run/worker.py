@@ -26,7 +26,7 @@ from dail.synth.engine.base import Limits
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout
 from dail.synth.run.judging import Verdicts
-from dail.synth.run.pool import Pool, ray_cluster
+from dail.synth.run.pool import RolloutPool, ray_cluster, rollout_pool
 from dail.synth.run.trace_rows import STRAY_MARK, Prepared, prepare, shard_of, trace_row
 from dail.synth.run.unit_source import Fenced, Progress, Standing, UnitSource
 from dail.synth.schema.trace_tokens import student_share
@@ -53,7 +53,9 @@ class Worker:
         idle_exit_s: end after so long without a unit; none: never.
     """
 
-    def __init__(self, source: UnitSource, pool: Pool, prompts: Prompts, idle_exit_s: float | None = None) -> None:
+    def __init__(
+        self, source: UnitSource, pool: RolloutPool, prompts: Prompts, idle_exit_s: float | None = None
+    ) -> None:
         self._source, self._pool, self._prompts, self._idle_exit_s = source, pool, prompts, idle_exit_s
         self._held: dict[str, Unit] = {}
         self._prepared: dict[str, Prepared] = {}
@@ -148,7 +150,9 @@ class Worker:
             return
         with contextlib.suppress(Fenced):
             async with self._calls:
-                await self._source.commit(prepared.unit, shard, correct)
+                # of a trace that another attempt began, that attempt took some too
+                rows = None if prepared.unit.prefix else rollout.rows
+                await self._source.commit(prepared.unit, shard, correct, rows)
             self.num_committed += 1
             self.tokens += shard.tokens
             self.attributed_tokens += shard.attributed_tokens
@@ -285,7 +289,7 @@ async def _run_worker(config: SynthConfig, source: UnitSource, idle_exit_s: floa
     watch = asyncio.create_task(_watch(stop, asked))
     try:
         with stop.listened_to():
-            async with Pool(config) as pool:
+            async with rollout_pool(config) as pool:
                 # beside the engine's start, since importing transformers takes seconds
                 prompts = await asyncio.to_thread(Prompts, config.engine.model)
                 await Worker(source, pool, prompts, idle_exit_s).run(asked)

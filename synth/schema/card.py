@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -123,8 +123,17 @@ dail export THIS_FOLDER/{_key(batches[0][0])} --for trl-sft --out EXPORT
 {"".join(_section(_key(path), manifest, of_batch[manifest.batch_id]) for path, manifest in batches)}"""
 
 
-def front_matter(files: Mapping[str, Iterable[str]], rows: int, licences: Iterable[str]) -> str:
-    """The block on top, YAML: configs with their files, the first one default, and what hubs sort data sets by."""
+def front_matter(
+    files: Mapping[str, Iterable[str]], rows: int, licences: Iterable[str], validation: Sequence[str] = ()
+) -> str:
+    """The block on top, YAML: configs with their files, the first one default, and what hubs sort data sets by.
+
+    Args:
+        files: by config, those of the split train.
+        rows: of all of them.
+        licences: of all of them; one that hubs know is named if it is the only one.
+        validation: files of this split of the first config.
+    """
     lines = ["---"]
     if len(known := {licence.lower() for licence in licences}) == 1 and known <= _KNOWN_LICENCES:
         lines.append(f"license: {min(known)}")
@@ -134,7 +143,10 @@ def front_matter(files: Mapping[str, Iterable[str]], rows: int, licences: Iterab
     for number, (config, paths) in enumerate(files.items()):
         lines.append(f"- config_name: {json.dumps(config)}")
         lines += ["  default: true"] if number == 0 else []
-        lines += ["  data_files:", "  - split: train", "    path:", *(f"    - {json.dumps(path)}" for path in paths)]
+        splits = {"train": paths, **({"validation": validation} if number == 0 and validation else {})}
+        lines.append("  data_files:")
+        for split, listed in splits.items():
+            lines += [f"  - split: {split}", "    path:", *(f"    - {json.dumps(path)}" for path in listed)]
     return "\n".join([*lines, "---"])
 
 

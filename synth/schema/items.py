@@ -77,17 +77,21 @@ def _arm(value: Any) -> str:
     return "list" if isinstance(value, list | tuple) else "text"
 
 
+Asked = Annotated[
+    Annotated[Problem, Tag("text")] | Annotated[tuple[Message, ...], AfterValidator(_conversation), Tag("list")],
+    Discriminator(_arm),
+]
+Solutions = Annotated[
+    Annotated[Solution, Tag("text")] | Annotated[tuple[Solution, ...], AfterValidator(_joinable), Tag("list")],
+    Discriminator(_arm),
+]
+
+
 class ExpertSolution(Frozen):
     """One item: a problem and how an expert solves it."""
 
-    problem: Annotated[
-        Annotated[Problem, Tag("text")] | Annotated[tuple[Message, ...], AfterValidator(_conversation), Tag("list")],
-        Discriminator(_arm),
-    ]
-    solution: Annotated[
-        Annotated[Solution, Tag("text")] | Annotated[tuple[Solution, ...], AfterValidator(_joinable), Tag("list")],
-        Discriminator(_arm),
-    ]
+    problem: Asked
+    solution: Solutions
     answer: Short | None = None
     id: ItemId | None = None
     kind: Kind | None = None
@@ -157,7 +161,7 @@ def check_items(values: list[Any]) -> list[ExpertSolution]:
             item = ExpertSolution.model_validate(value)
         except ValidationError as error:
             for fault in error.errors(include_url=False, include_input=False):
-                where = pointer(["items", number, *_user_path(fault["loc"])])
+                where = pointer(["items", number, *user_path(fault["loc"])])
                 problems.append((where, fault["type"], plainly(fault)))
             continue
         name = item.id or _free_id(number, given)
@@ -183,12 +187,12 @@ def _free_id(number: int, given: set[str]) -> str:
     return name
 
 
-def _user_path(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+def user_path(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
     """A fault's place in the user's JSON: without the arm of a union and the types of JSON inside metadata."""
     if loc[:1] == ("metadata",):
         return loc[:1]
     if loc[:1] == ("dealt",):
-        return ("dealt", *_user_path(loc[1:]))
+        return ("dealt", *user_path(loc[1:]))
     return (loc[0], *loc[2:]) if loc and loc[0] in ("problem", "solution") else loc
 
 

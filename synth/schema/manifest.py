@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from dail.synth.core.config import TOOL_VERSION, Frozen, canonical, fingerprint
 from dail.synth.core.errors import IntegrityError, UsageError, describe
 from dail.synth.core.files import Objects
+from dail.synth.schema.items import read_columns
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.selection import Counts, Selection
 from dail.synth.schema.shards import SCHEMA_VERSION, TraceRow, decode_shard
@@ -155,6 +156,22 @@ def read_rows(path: str | Path, units: Container[str] | None = None) -> Iterator
         if len(rows) != shard.rows or any(row.unit_id != shard.unit_id for row in rows):
             raise IntegrityError(f"shard {shard.key} holds other rows than the manifest says; rebuild it")
         yield from rows
+
+
+def read_item_problems(path: str | Path) -> dict[str, str]:
+    """By item, the problem of a manifest's traces. Of each item one shard is read, and of it that column alone.
+
+    Raises:
+        UsageError, IntegrityError: as `read_manifest`; a shard is missing or damaged.
+    """
+    path = Path(path)
+    objects = Objects(output_root(path))
+    found: dict[str, str] = {}
+    for shard in read_manifest(path).shards:
+        if shard.item_id not in found:
+            data = objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256)
+            found[shard.item_id] = read_columns(data, ["problem"])[0]["problem"]
+    return found
 
 
 def output_root(path: Path) -> Path:

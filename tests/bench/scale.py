@@ -75,11 +75,11 @@ def by_pairs(options: argparse.Namespace, model: Model) -> None:
 
 async def by_actors(options: argparse.Namespace, model: Model, actors: int) -> float:
     """Tokens a second from the first submission to the last trace."""
-    from dail.synth.run.pool import Pool
+    from dail.synth.run.pool import rollout_pool
 
     everything = requests(model, options.units, options.tokens)
     engine = EngineConfig(model=model.folder, dtype=model.dtype, rows=128, model_tokens=longest(everything))
-    async with Pool(SynthConfig(engine=engine, actors=actors, score_student=False)) as pool:
+    async with rollout_pool(SynthConfig(engine=engine, actors=actors, score_student=False)) as pool:
         while pool.room() < 2 * actors:  # until all of them are ready
             await asyncio.sleep(0.1)
         waiting, tokens, done = list(everything), 0, 0

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dail.synth.core.errors import UsageError
+from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.synthesis import PAPER
 from dail.train.evals.lineage import Adapter, read_adapter
@@ -64,7 +64,7 @@ def name_models(models: Sequence[Named]) -> dict[str, Path]:
 def name_adapters(adapters: Sequence[Named]) -> dict[str, Path]:
     """A lone one without a name is "adapter", others are called as their folders, `run/adapter` as its run. UsageError:
     a name twice."""
-    is_lone = sum(name is None for name, _ in adapters) == 1
+    is_lone = len(adapters) == 1
     return _by_name([
         (ADAPTER if is_lone else _folder_name(folder), folder) if name is None else (name, folder)
         for name, folder in adapters
@@ -99,13 +99,33 @@ def read_subjects(models: Mapping[str, Path], adapters: Mapping[str, Path], prom
     of_models = [Subject(name, folder, identify(folder)) for name, folder in models.items()]
     base = of_models[0]
     of_adapters = [
-        replace(base, name=name, adapter=read_adapter(folder, base.folder, base.model, prompts))
-        for name, folder in adapters.items()
+        replace(base, name=name, adapter=_read_adapter(folder, of_models, prompts)) for name, folder in adapters.items()
     ]
     # the adapters behind their own model, whose engine draws them
     subjects = [base, *of_adapters, *of_models[1:]]
     _refuse_the_same(subjects)
     return subjects
+
+
+def _read_adapter(folder: Path, models: Sequence[Subject], prompts: str) -> Adapter:
+    """With a hint, where it does not fit the first model but another one."""
+    base = models[0]
+    try:
+        return read_adapter(folder, base.folder, base.model, prompts)
+    except (UsageError, IntegrityError) as error:
+        if other := next((one for one in models[1:] if _fits(folder, one)), None):
+            raise type(error)(
+                f"{error}; it fits {other.name}, and adapters are judged on the first model: name that one first"
+            ) from None
+        raise
+
+
+def _fits(folder: Path, model: Subject) -> bool:
+    try:
+        read_adapter(folder, model.folder, model.model)
+    except (UsageError, IntegrityError):
+        return False
+    return True
 
 
 def _refuse_the_same(subjects: Sequence[Subject]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.shell_completion import CompletionItem
@@ -18,10 +18,13 @@ from dail.synth.core.settings import Chosen
 from dail.synth.data import options
 from dail.synth.data.reader import Reading
 from dail.train.evals.arms import BASE, Named, name_adapters, name_models
+from dail.train.evals.benchmarks import HELP as BENCHMARKS_HELP
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.evaluation import evaluate as run_evaluation
+from dail.train.evals.problems import named_sources
+from dail.train.evals.protocols import ProtocolName, protocolled
 from dail.train.evals.report import percent, points
-from dail.train.evals.results import ArmRef, Evaluation, GroupResult, PassAtK
+from dail.train.evals.results import ArmRef, Estimate, Evaluation, GroupResult, PassAtK
 from dail.train.gate import GateConfig
 
 
@@ -55,10 +58,26 @@ class NamedFolder(click.ParamType):
     help="LoRA adapter folder, on the first model; repeatable. The models alone without.",
 )
 @click.option(
-    "--problems", multiple=True, type=click.Path(), required=True, metavar="FILE", help=f"{options.FILES}; repeatable."
+    "--problems",
+    multiple=True,
+    type=click.Path(),
+    metavar="[GROUP=]FILE",
+    help=f"{options.FILES}; repeatable. GROUP: what its problems are reported under.",
+)
+@click.option("--benchmark", multiple=True, metavar="NAME[=FILE]", help=BENCHMARKS_HELP)
+@click.option(
+    "--trained-on",
+    multiple=True,
+    metavar="FILE",
+    help="A manifest, or problems, that a model was trained on; repeatable. Those of adapters are looked at anyway.",
 )
 @options.reading("OUT/invalid.jsonl")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the results.")
+@click.option(
+    "--protocol",
+    type=click.Choice(get_args(ProtocolName)),
+    help="The paper's evaluation, or that of its authors' code: sets what no other option and no --set does.",
+)
 @click.option("--samples", type=int, help="As --set eval.samples=….")
 @click.option("--temperature", type=float, help="As --set eval.temperature=….")
 @click.option("--max-tokens", type=int, help="As --set eval.max_tokens=….")
@@ -70,9 +89,12 @@ def evaluate(
     model: tuple[Named, ...],
     adapter: tuple[Named, ...],
     problems: tuple[str, ...],
+    benchmark: tuple[str, ...],
+    trained_on: tuple[str, ...],
     reading: Reading,
     out: Path,
     as_json: bool,
+    protocol: ProtocolName | None,
     **flags: Any,
 ) -> int:
     """pass@k of models and adapters, and a report with pictures.
@@ -82,11 +104,19 @@ def evaluate(
     """
     # Read when torch is imported, which here the tokenizer does before the engine; spinning is 17 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sources = named_sources(problems, benchmark)
     models, adapters = name_models(model), name_adapters(adapter)
+    chosen = protocolled(chosen, protocol, flags)
     engine = load_engine(chosen, next(iter(models.values()), None))
-    config = chosen.told("eval", **flags).load(EvalConfig, "eval", engine=engine, gate=chosen.load(GateConfig, "gate"))
+    config = chosen.load(EvalConfig, "eval", engine=engine, gate=chosen.load(GateConfig, "gate"))
     evaluation = run_evaluation(
-        problems, out, config=config, models=models or {BASE: engine.model}, adapters=adapters, reading=reading
+        sources,
+        out,
+        config=config,
+        models=models or {BASE: engine.model},
+        adapters=adapters,
+        trained_on=trained_on,
+        reading=reading,
     )
     if as_json:
         emit(_summary(evaluation, out))
@@ -142,6 +172,8 @@ def _summary(evaluation: Evaluation, out: Path) -> dict[str, Any]:
         "warning": evaluation.warning,
         "gate": {arm: seen.model_dump(mode="json") for arm, seen in evaluation.gate.items()},
         "groups": [group.model_dump(mode="json") for group in evaluation.groups],
+        "contamination": evaluation.contamination and evaluation.contamination.model_dump(mode="json"),
+        "without": [group.model_dump(mode="json") for group in evaluation.without],
     }
 
 
@@ -150,35 +182,42 @@ def _print_tables(evaluation: Evaluation) -> None:
 
     console = Console()
     for group in evaluation.groups:
-        console.print(_table(group, evaluation.arms))
+        console.print(_table(group, evaluation.arms, ", trained on" if group.is_trained_on else ""))
+    for group in evaluation.without:
+        console.print(_table(group, evaluation.arms, " that were not trained on"))
 
 
-def _table(group: GroupResult, arms: Sequence[ArmRef]) -> Any:
+def _table(group: GroupResult, arms: Sequence[ArmRef], which: str = "") -> Any:
     from rich.table import Table
     from rich.text import Text
 
     # Text, since a group's name, or an arm's, may hold what rich takes for markup
-    table = Table(title=Text(f"{group.group}, {group.num_problems} problems: pass@k in %"), title_justify="left")
+    table = Table(title=Text(f"{group.group}, {group.num_problems} problems{which}: pass@k in %"), title_justify="left")
     table.add_column("")
-    for point in group.passes[arms[0].name]:
-        table.add_column(f"k = {point.k}", justify="right")
-    ends = ["cut", *(["forced"] if any(arm.budget for arm in arms) else [])]
-    for end in ends:
-        table.add_column(end, justify="right")
+    is_forced = any(arm.budget for arm in arms)
+    beside = ["cut", *(["forced"] if is_forced else []), *(["with a shortcut"] if group.marked else [])]
+    for name in (*(f"k = {point.k}" for point in group.passes[arms[0].name]), *beside):
+        table.add_column(name, justify="right")
     for arm in arms:
-        table.add_row(
-            Text(arm.name),
-            *(_cell(f"{100 * p.mean:.1f}", f"{100 * p.low:.0f} to {100 * p.high:.0f}") for p in group.passes[arm.name]),
-            *(percent(getattr(group.summary[arm.name], f"{end}_share")) for end in ends),
-        )
+        all_ = group.summary[arm.name]
+        ends = [percent(all_.cut_share), *([percent(all_.forced_share)] if is_forced else [])]
+        shares = [group.marked[arm.name]] if group.marked else []
+        row = [*map(_share, group.passes[arm.name]), *ends, *map(_share, shares)]
+        table.add_row(Text(arm.name), *row)
     for arm in arms:
         if arm.against is not None:
-            gains = map(_difference, group.difference[arm.name])
-            table.add_row(Text(f"{arm.name} − {arm.against}"), *gains)
+            blank = [""] * (1 + is_forced)
+            rises = [group.marked_difference[arm.name]] if group.marked else []
+            row = [*map(_difference, group.difference[arm.name]), *blank, *map(_difference, rises)]
+            table.add_row(Text(f"{arm.name} − {arm.against}"), *row)
     return table
 
 
-def _difference(point: PassAtK) -> str:
+def _share(point: PassAtK | Estimate) -> str:
+    return _cell(f"{100 * point.mean:.1f}", f"{100 * point.low:.0f} to {100 * point.high:.0f}")
+
+
+def _difference(point: PassAtK | Estimate) -> str:
     cell = _cell(points(point.mean), f"{points(point.low)} to {points(point.high)}")
     return f"[bold]{cell}[/bold]" if point.low > 0 or point.high < 0 else cell
 

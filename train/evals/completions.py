@@ -1,22 +1,30 @@
-"""samples.jsonl: every completion drawn, one JSON object a line, written as it ends. What is there is never redrawn.
+"""samples.jsonl: everything drawn, one JSON object a line, written as it ends. What is there is never redrawn.
 
-A completion's key covers all that its distribution depends on, so a rerun with other settings reuses nothing by
-mistake, and one with more samples or another adapter keeps what it can.
+Two kinds of lines. A `Completion` is what is judged. A `Beginning` is what was drawn of one before something was put
+behind it, with its ids: the thought that several budgets share, or a completion without a box behind which the answer
+is announced. It is written before the answer is asked for, so a run that is killed draws at most the answer again.
+
+A key covers all that the distribution depends on, so a rerun with other settings reuses nothing by mistake, and one
+with more samples, another adapter, other budgets or another announcement keeps what it can.
 """
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import hashlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from dail.synth.core.config import Frozen, canonical
 from dail.synth.core.errors import StorageError
@@ -33,17 +41,26 @@ _log = logging.getLogger(__name__)
 # share steps, where vLLM on a CPU gave base rows the adapter; 2 had one temperature for all.
 _DRAWN_BY = 3
 _DRAWN_FROM: dict[str, Any] = {
-    "max_tokens": True,
     "thinking": True,
     "seed": True,
+    "top_p": True,
+    "top_k": True,
+    "presence_penalty": True,
+    "stop": True,
     "engine": {"kind", "dtype", "model_tokens"},
 }
 
 
 class Completion(Frozen):
-    """One completion. `text` is what people and the grader read: without special tokens.
+    """One completion. `text` is what people and the grader read: without special tokens, with what was put into it.
 
-    `arm` names the arm it was last judged as; `forced` says that its thought was ended at the arm's budget.
+    Args:
+        arm: names the arm it was last judged as.
+        num_tokens: that the model drew; what was put in between is not counted.
+        thought_tokens: of these, in the thought, where the arm has a budget.
+        forced: the thought was ended at the arm's budget.
+        announced: the answer was announced, and drawn behind that.
+        finish_reason: of what was drawn last.
     """
 
     key: str
@@ -52,16 +69,59 @@ class Completion(Frozen):
     sample: int
     text: str
     num_tokens: int
-    finish_reason: Literal["stop", "length"]
+    thought_tokens: int | None = None
     forced: bool = False
+    announced: bool = False
+    finish_reason: Literal["stop", "length"]
     engine: str
     date: dt.date | None = None  # that its prompt printed
 
 
-def completion_key(config: EvalConfig, arm: Arm, problem: EvalProblem, sample: int) -> str:
-    """32 hex digits. Names of models and arms, the number of samples, and a problem's answer and group do not count."""
-    settings = config.model_dump(mode="json", include=_DRAWN_FROM)
-    settings |= {"temperature": arm.temperature, "budget": arm.budget}
+class Beginning(Frozen):
+    """What was drawn before something was put behind it.
+
+    Args:
+        token_ids: base64 of zlib's deflate of 32-bit little-endian ids; `ids` gives them. Without the token that ended
+            the turn, if one did.
+        num_drawn: how many tokens that took, the one that ended the turn included.
+        ended: by the end-of-thought mark, by the end of the turn, at a stop string, or at a limit of tokens.
+    """
+
+    key: str
+    begins: Literal["thought", "completion"]
+    problem_id: str
+    sample: int
+    token_ids: str
+    num_drawn: int
+    ended: Literal["closed", "turn", "stop", "length"]
+    engine: str
+    date: dt.date | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        return array("I", zlib.decompress(base64.b64decode(self.token_ids))).tolist()
+
+
+def packed(ids: Sequence[int]) -> str:
+    """Ids as `Beginning.token_ids` has them: a tenth of their size as JSON.
+
+    >>> packed([3, 5])
+    'eJxjZmBgYAViAAA0AAk='
+    """
+    return base64.b64encode(zlib.compress(array("I", ids).tobytes())).decode()
+
+
+def digest(*content: object) -> str:
+    """32 hex digits of anything that JSON has."""
+    return hashlib.sha256(canonical(list(content))).hexdigest()[:32]
+
+
+def drawn_from(config: EvalConfig, arm: Arm, problem: EvalProblem, sample: int) -> list[object]:
+    """All that the first token of a completion depends on, and every further one until something is put behind it.
+
+    Names of models and arms, the number of samples, and a problem's answer and group do not count.
+    """
+    settings = config.model_dump(mode="json", include=_DRAWN_FROM) | {"temperature": arm.temperature}
     identity, adapter = arm.subject.model.identity(), arm.subject.adapter
     content = [_DRAWN_BY, settings, identity, adapter and adapter.digest, problem.id, problem.problem, sample]
     drawn = config.model_dump(mode="json", include=set(WITHOUT_EFFECT))
@@ -69,64 +129,95 @@ def completion_key(config: EvalConfig, arm: Arm, problem: EvalProblem, sample: i
         content.append(told)
     if config.prompts != PAPER:
         content.append(label(config.prompts))
-    return hashlib.sha256(canonical(content)).hexdigest()[:32]
+    return content
+
+
+Line = Completion | Beginning
+_LINE: TypeAdapter[Line] = TypeAdapter(Line)
 
 
 def day_begun(path: Path) -> dt.date | None:
-    """The date in the prompts of the file's last completion; none if they printed none, or there is no completion."""
-    lines = path.read_text("utf-8", errors="replace").split("\n") if path.is_file() else []
-    for line in reversed(lines):
+    """The date in the prompts of the file's last line; none if they printed none, or there is no line."""
+    for line in reversed(_text_lines(path)[0]):
         try:
-            return Completion.model_validate_json(line).date
+            return _LINE.validate_json(line).date
         except ValidationError:
             continue  # the line that a crash tore
     return None
 
 
+def _text_lines(path: Path) -> tuple[list[str], bool]:
+    """And whether the last one has its end."""
+    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+    # not splitlines: JSON leaves U+2028 and its like as they are
+    return [line for line in text.split("\n") if line], text.endswith("\n")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an evaluation can use of a file: keys of completions, each with the name of its arm, and of beginnings."""
+
+    completions: Mapping[str, str]
+    beginnings: Set[str]
+
+
 class SampleFile:
-    """The completions of one evaluation on disk, opened for the keys it wants, each with the name of its arm.
+    """What one evaluation has drawn, on disk.
+
+    Args:
+        want: told which beginnings the file has, by key, says what is wanted of it; which completions these are depends
+            on the ids that they go on from.
+        num_wanted: how many completions there are to be.
 
     Raises (from all of it):
         StorageError: the disk refused.
     """
 
-    def __init__(self, path: Path, wanted: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, want: Callable[[Mapping[str, Beginning]], Wanted], num_wanted: int) -> None:
         self.path = path
         self.kept: dict[str, Completion] = {}
-        text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
-        # not splitlines: JSON leaves U+2028 and its like as they are
-        lines = [line for line in text.split("\n") if line]
-        is_renamed = False
-        for line in lines:
-            try:
-                completion = Completion.model_validate_json(line)
-            except ValidationError:
-                continue  # the line that a crash tore
-            if completion.key in wanted:
-                self.kept[completion.key] = completion.model_copy(update={"arm": wanted[completion.key]})
-                is_renamed |= completion.arm != wanted[completion.key]
-        if is_renamed or len(self.kept) < len(lines) or not text.endswith("\n"):
-            self._start_clean(len(lines))
-        if self.kept:
-            _log.info(f"reusing {len(self.kept)} of {len(wanted)} completions from {path}")
+        self.beginnings: dict[str, Beginning] = {}
+        lines, is_whole = _text_lines(path)
+        found = list(_read(lines))
+        # of two with one key the later one was drawn since the earlier was too short for a larger budget
+        begun = {one.key: one for one in found if isinstance(one, Beginning)}
+        wanted = want(begun)
+        self.beginnings = {key: one for key, one in begun.items() if key in wanted.beginnings}
+        is_renamed, num_of_use = False, 0
+        for one in found:
+            if isinstance(one, Beginning):
+                num_of_use += one.key in wanted.beginnings
+            elif (name := wanted.completions.get(one.key)) is not None:
+                self.kept[one.key] = one.model_copy(update={"arm": name})
+                is_renamed |= one.arm != name
+                num_of_use += 1
+        if is_renamed or num_of_use < len(lines) or not is_whole:
+            self._start_clean(len(lines), num_of_use)
+        if self.kept or self.beginnings:
+            thoughts = f", and {len(self.beginnings)} that others begin with" if self.beginnings else ""
+            _log.info(f"reusing {len(self.kept)} of {num_wanted} completions from {path}{thoughts}")
 
-    def _start_clean(self, num_lines: int) -> None:
+    def _start_clean(self, num_lines: int, num_of_use: int) -> None:
         """Sets the old file aside, since what was drawn may have been dear, and starts one with what is wanted."""
-        if num_lines > len(self.kept):
+        if num_lines > num_of_use:
             aside = self.path.with_name(f"samples-until-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
             self.path.rename(aside)
             _log.info(
-                f"{num_lines - len(self.kept)} of {num_lines} completions in {self.path.name} were drawn with other "
+                f"{num_lines - num_of_use} of {num_lines} completions in {self.path.name} were drawn with other "
                 f"settings, or torn by a crash; sampling these anew; the old file is now {aside.name}"
             )
         staged = self.path.with_suffix(".part")
-        staged.write_text("".join(_line(completion) for completion in self.kept.values()), "utf-8")
+        kept: list[Line] = [*self.beginnings.values(), *self.kept.values()]
+        staged.write_text("".join(map(_line, kept)), "utf-8")
         staged.replace(self.path)
 
-    def add(self, completion: Completion) -> None:
-        self.kept[completion.key] = completion
+    def add(self, line: Line) -> None:
+        if isinstance(line, Completion):
+            self.kept[line.key] = line
+        else:
+            self.beginnings[line.key] = line
         try:
-            self._file.write(_line(completion))
+            self._file.write(_line(line))
             self._file.flush()
         except OSError as error:
             raise StorageError(f"cannot write {self.path}: {error.strerror}; free some space and rerun") from error
@@ -142,5 +233,13 @@ class SampleFile:
         self._file.close()
 
 
-def _line(completion: Completion) -> str:
-    return completion.model_dump_json() + "\n"
+def _read(lines: Sequence[str]) -> Iterator[Line]:
+    for line in lines:
+        try:
+            yield _LINE.validate_json(line)
+        except ValidationError:
+            continue  # the line that a crash tore
+
+
+def _line(line: Line) -> str:
+    return line.model_dump_json() + "\n"

@@ -20,15 +20,17 @@ from dail.synth.core.errors import UsageError, describe
 from dail.synth.core.extensions import label
 from dail.synth.schema.controls import CONTROLS, control_of
 from dail.synth.schema.synthesis import Synthesis
-from dail.train.evals.evaluation import EVALUATION_FILE
 from dail.train.evals.passk import LEVEL, Interval, bootstrap, resampled
 from dail.train.evals.report import percent, points
-from dail.train.evals.results import ArmRef, Evaluation, ProblemResult
+from dail.train.evals.results import EVALUATION_FILE, ArmRef, Evaluation, ProblemResult
 from dail.train.record import RunRecord
 
 DAIL = "DAIL"
 # Of an evaluation's settings, those that its figures depend on. Two runs that differ in one cannot be compared.
-_COMPARED = ("samples", "max_tokens", "seed", "thinking", "template_args", "opening", "date")
+_COMPARED = (
+    "samples", "top_p", "top_k", "presence_penalty", "stop", "max_tokens", "answer_tokens", "announce", "seed",
+    "thinking", "template_args", "opening", "drop_empty_thought", "date",
+)  # fmt: skip
 
 
 class RunGain(Frozen):
@@ -55,6 +57,14 @@ class RunGain(Frozen):
     def is_clear(self) -> bool:
         """Whether the gain's interval does not hold 0."""
         return self.gain_low > 0 or self.gain_high < 0
+
+    @property
+    def part(self) -> str:
+        """`40 % (12 to 71 %)`, or a dash."""
+        if self.explained is None or self.low is None or self.high is None:
+            return "–"
+        low, high = (f"{100 * end:.0f}".replace("-", "−") for end in (self.low, self.high))
+        return f"{100 * self.explained:.0f} % ({low} to {high} %)".replace("-", "−")
 
 
 class Comparison(Frozen):
@@ -127,7 +137,7 @@ def compare_runs(dail: str | Path, controls: Sequence[str | Path]) -> Comparison
         raise UsageError(
             f"{dail} is a control ({first.control}); give the evaluation of DAIL itself first, and its controls behind"
         )
-    found = []
+    others = []
     for place in controls:
         other = _read_run(place)
         _refuse_others(first, other)
@@ -136,14 +146,30 @@ def compare_runs(dail: str | Path, controls: Sequence[str | Path]) -> Comparison
                 f"{place} is no control: its traces show each problem's own solution and waypoints; make one by "
                 f"`dail synth --control {'|'.join(CONTROLS)}`, or leave it out"
             )
-        differs = _differences(first.trained, other.trained, other.control)
-        found.append(_explained(_run_gain(other, differs), first.gains, other.gains))
+        others.append(other)
+    return _compared(first, others)
+
+
+def compare_within(evaluation: Evaluation) -> Comparison | None:
+    """DAIL beside its controls among the main arms of one evaluation; none where there is not one DAIL and a control
+    of it."""
+    runs = [run for arm in evaluation.main_arms if (run := _run_of(evaluation, arm, arm.name)) is not None]
+    firsts, others = ([run for run in runs if (run.control == DAIL) is is_it] for is_it in (True, False))
+    return _compared(firsts[0], others) if len(firsts) == 1 and others else None
+
+
+def _compared(first: _Run, others: Sequence[_Run]) -> Comparison:
     return Comparison(
         model=first.evaluation.model.name,
         num_problems=len(first.evaluation.problems),
         samples=first.evaluation.settings.samples,
         dail=_run_gain(first),
-        controls=tuple(found),
+        controls=tuple(
+            _explained(
+                _run_gain(other, _differences(first.trained, other.trained, other.control)), first.gains, other.gains
+            )
+            for other in others
+        ),
     )
 
 
@@ -151,17 +177,23 @@ def _read_run(place: str | Path) -> _Run:
     """Raises UsageError: it cannot be read, or nobody knows which of its adapters is meant, or what it is."""
     path, name = _split(str(place))
     evaluation = read_evaluation(path)
-    arm = _arm_of(evaluation, path, name)
-    adapter = evaluation.subject_of(arm).adapter
-    assert adapter is not None and arm.against is not None, "an adapter is never the base"
-    if adapter.provenance is None:
+    run = _run_of(evaluation, _arm_of(evaluation, path, name), str(place))
+    if run is None:
         raise UsageError(
             f"{place}: the adapter came without a dail.json that can be read, so nobody knows which control it is; "
             "train it with `dail train`"
         )
+    return run
+
+
+def _run_of(evaluation: Evaluation, arm: ArmRef, place: str) -> _Run | None:
+    """None for what is no adapter, or one of which nobody knows how it was trained."""
+    adapter = evaluation.subject_of(arm).adapter
+    if adapter is None or adapter.provenance is None or arm.against is None:
+        return None
     trained = adapter.provenance.run
     control = control_of(trained.synthesis, trained.config.model_dump(mode="json")) or DAIL
-    return _Run(str(place), evaluation, arm, arm.against, control, trained)
+    return _Run(place, evaluation, arm, arm.against, control, trained)
 
 
 def _split(place: str) -> tuple[str, str | None]:
@@ -270,13 +302,5 @@ def findings(comparison: Comparison) -> list[str]:
         if one.explained is None:
             sentences.append(f"{told}; {one.note}.")
         else:
-            sentences.append(f"{told}, which is {part(one)} of DAIL's gain.")
+            sentences.append(f"{told}, which is {one.part} of DAIL's gain.")
     return sentences
-
-
-def part(control: RunGain) -> str:
-    """`40 % (12 to 71 %)`, or a dash."""
-    if control.explained is None or control.low is None or control.high is None:
-        return "–"
-    low, high = (f"{100 * end:.0f}".replace("-", "−") for end in (control.low, control.high))
-    return f"{100 * control.explained:.0f} % ({low} to {high} %)".replace("-", "−")

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from dail.synth.config import EngineConfig
 from dail.synth.core.config import fingerprint
 from dail.synth.core.errors import StorageError, UsageError
 from dail.synth.core.progress import OnProgress, told_to
-from dail.synth.data.account import Account
 from dail.synth.data.reader import Reading
 from dail.synth.method.grading import BY_BOX, GRADERS
 from dail.synth.method.prompts import role_templates
@@ -31,17 +32,34 @@ from dail.train.evals import run
 from dail.train.evals.arms import BASE, Named, Subject, arms_of, name_adapters, name_models, read_subjects
 from dail.train.evals.completions import day_begun
 from dail.train.evals.config import EvalConfig
+from dail.train.evals.contamination import find_contamination
+from dail.train.evals.controls import compare_within
 from dail.train.evals.examples import choose
 from dail.train.evals.gate import compare
-from dail.train.evals.problems import EvalProblem, check_for_math, read_problems
+from dail.train.evals.marks import MARKS, Marker, find_marks
+from dail.train.evals.problems import ProblemSource, ReadProblems, check_for_math, read_problems
+from dail.train.evals.protocols import departures
 from dail.train.evals.report import render, trace_lineages
-from dail.train.evals.results import ArmRef, Evaluation, SubjectRef, by_group, count, same_text, summarise, versions
+from dail.train.evals.results import EVALUATION_FILE as EVALUATION_FILE
+from dail.train.evals.results import (
+    ArmRef,
+    Evaluation,
+    SubjectRef,
+    by_group,
+    count,
+    same_text,
+    summarise,
+    versions,
+    without,
+)
 
-EVALUATION_FILE, SAMPLES_FILE, REPORT_FILE = "eval.json", "samples.jsonl", "report.html"
+_log = logging.getLogger(__name__)
+
+SAMPLES_FILE, REPORT_FILE = "samples.jsonl", "report.html"
 
 
 def evaluate(
-    problems: str | Path | Iterable[str | Path] | Iterable[EvalProblem | Mapping[str, Any]],
+    problems: ProblemSource,
     out: str | Path,
     adapter: str | Path | None = None,
     config: EvalConfig | None = None,
@@ -49,6 +67,7 @@ def evaluate(
     model: str | Path | None = None,
     adapters: Mapping[str, str | Path] | None = None,
     models: Mapping[str, str | Path] | None = None,
+    trained_on: Sequence[str] = (),
     reading: Reading | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
@@ -58,13 +77,15 @@ def evaluate(
     reuses the completions that were drawn with the same settings.
 
     Args:
-        problems: a file, a folder or `hf:OWNER/NAME`, or a list of them, or the problems themselves.
+        problems: a file, a folder or `hf:OWNER/NAME`, or a list of them, or the problems themselves; groups with names,
+            and benchmarks, by `dail.train.evals.problems.named_sources`.
         out: folder that receives eval.json, samples.jsonl and report.html.
         adapter: folder of a LoRA adapter; the base model alone without.
         config: of the draws, the grader and the engine, which names the model; defaults if only `model` is given.
         model: folder of the base model, instead of the one in `config`.
         adapters: several adapters of the base model, by the names they are to have, instead of `adapter`.
         models: several models, by name, instead of `model`; the first is the base that all others are held against.
+        trained_on: manifests or problems that were trained on besides the adapters' own, which are looked at anyway.
         reading: which columns are which fields, and what becomes of rows that cannot be used; these are refused, and
             written to `out`/invalid.jsonl if they are to be skipped.
         on_progress: called in the thread that does the work; what it raises ends the evaluation.
@@ -75,9 +96,10 @@ def evaluate(
     judged = _given("model", model, models, name_models)
     config = _with_model(config, next(iter(judged.values()), None))
     beside = _given("adapter", adapter, adapters, name_adapters)
-    read = read_problems(problems, (reading or Reading()).writing_to(Path(out)))
+    seeded = replace((reading or Reading()).writing_to(Path(out)), choices_seed=config.seed)
+    read = read_problems(problems, seeded)
     with told_to(on_progress):
-        return _evaluate(read.items, read.account, Path(out), judged or {BASE: config.engine.model}, beside, config)
+        return _evaluate(read, Path(out), judged or {BASE: config.engine.model}, beside, config, trained_on)
 
 
 def _given(
@@ -104,51 +126,70 @@ def _with_model(config: EvalConfig | None, model: Path | None) -> EvalConfig:
 
 
 def _evaluate(
-    problems: list[EvalProblem],
-    read: Account,
+    read: ReadProblems,
     out: Path,
     models: Mapping[str, Path],
     adapters: Mapping[str, Path],
     config: EvalConfig,
+    trained_on: Sequence[str],
 ) -> Evaluation:
+    problems = read.items
     started = dt.datetime.now(dt.UTC)
-    brought = {"grader": GRADERS.pin(config.grader), "prompts": PROMPTS.pin(config.prompts)}
-    config = config.model_copy(update=brought)
+    config = _pinned(config)
     role_templates(config.prompts)  # refused now, rather than after the engine's start
     if config.grader in BY_BOX:
         check_for_math(problems)
     subjects = read_subjects(models, adapters, config.prompts)
     arms = arms_of(subjects, config.drawn_at, config.budgets)
     config = _rendered(config, subjects, day_begun(out / SAMPLES_FILE) or dt.date.today())
+    contamination = find_contamination(problems, subjects, trained_on)
+    seen = contamination.problem_ids if contamination else frozenset[str]()
+    if contamination:
+        _log.info(contamination.line())
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {out} cannot be made: {error.strerror}; give a folder that can be written") from None
-    judged = run.evaluate(config, problems, arms, out / SAMPLES_FILE)
-    counted = count(problems, judged)
+    with Marker(config.marks) if config.marks else nullcontext() as marker:  # refuses what cannot be loaded
+        judged = run.evaluate(config, problems, arms, out / SAMPLES_FILE)
+        marks = find_marks(marker, judged, problems) if marker else None
+    counted = count(problems, judged, marks)
     refs = tuple(map(ArmRef.of, arms))
     evaluation = Evaluation(
         settings=config,
+        departs=departures(config.protocol, config) if config.protocol else {},
         subjects=tuple(map(SubjectRef.of, subjects)),
         arms=refs,
-        problems_file=", ".join(source.file for source in read.sources) or None,
+        problems_file=", ".join(source.file for source in read.account.sources) or None,
         problems_digest=fingerprint([problem.model_dump(mode="json") for problem in problems]),
+        sources=read.sources,
         engines=tuple(sorted({one.completion.engine for one in judged})),
         versions=versions(),
         started_at=started,
         finished_at=dt.datetime.now(dt.UTC),
-        groups=by_group(counted, refs, config),
+        groups=by_group(counted, refs, config, seen),
         summary=summarise(counted, config.grader),
         num_same_text=same_text(judged, arms),
         problems=counted,
         gate=compare(problems, counted, judged, refs, config.gate, config.seed),
+        contamination=contamination,
+        without=without(counted, refs, config, seen),
     )
     write_whole(
         out / EVALUATION_FILE, json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
     )
     lineages = trace_lineages(subjects)
-    write_whole(out / REPORT_FILE, render(evaluation, lineages, choose(problems, judged, refs)))
+    examples = choose(problems, judged, evaluation.shown_arms, marks)
+    write_whole(out / REPORT_FILE, render(evaluation, lineages, examples, compare_within(evaluation)))
     return evaluation
+
+
+def _pinned(config: EvalConfig) -> EvalConfig:
+    """With the digests of what the user brought along. ExtensionError: there is no such thing."""
+    brought = {"grader": GRADERS.pin(config.grader), "prompts": PROMPTS.pin(config.prompts)}
+    if config.marks:
+        brought["marks"] = MARKS.pin(config.marks)
+    return config.model_copy(update=brought)
 
 
 def _rendered(config: EvalConfig, subjects: Sequence[Subject], today: dt.date) -> EvalConfig:

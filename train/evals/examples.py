@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dail.synth.method.grading import CUT_IN_THOUGHT, TIMEOUT
+from dail.train.evals.marks import Span, Spans, clipped
 from dail.train.evals.problems import EvalProblem
 from dail.train.evals.results import ArmRef
 from dail.train.evals.run import Judged
@@ -22,7 +23,8 @@ _OUTCOMES = ("right", "wrong", "not judged")
 
 @dataclass(frozen=True)
 class Example:
-    """One completion. `head` and `tail` are its text, with `num_left_out` characters between them."""
+    """One completion. `head` and `tail` are its text, with `num_left_out` characters between them, and the spans of
+    their characters that are shortcuts; `num_marks` of the whole, none if nobody looked for them."""
 
     arm: str
     outcome: str
@@ -33,6 +35,9 @@ class Example:
     head: str
     tail: str = ""
     num_left_out: int = 0
+    num_marks: int | None = None
+    head_spans: tuple[Span, ...] = ()
+    tail_spans: tuple[Span, ...] = ()
 
     @property
     def is_folded(self) -> bool:
@@ -45,7 +50,9 @@ class ProblemExamples:
     examples: tuple[Example, ...]
 
 
-def choose(problems: Sequence[EvalProblem], judged: Sequence[Judged], arms: Sequence[ArmRef]) -> list[ProblemExamples]:
+def choose(
+    problems: Sequence[EvalProblem], judged: Sequence[Judged], arms: Sequence[ArmRef], marks: Spans | None = None
+) -> list[ProblemExamples]:
     """At most `NUM_PROBLEMS` problems, in their order, and of each and each arm the first completion, by its number,
     that is right, that is wrong, and that nobody judged."""
     step = max(1.0, len(problems) / NUM_PROBLEMS)
@@ -57,7 +64,7 @@ def choose(problems: Sequence[EvalProblem], judged: Sequence[Judged], arms: Sequ
             firsts[place] = one
     order = [(arm.name, outcome) for arm in arms for outcome in _OUTCOMES]
     return [
-        ProblemExamples(problem, tuple(_example(firsts[place]) for place in order if place in firsts))
+        ProblemExamples(problem, tuple(_example(firsts[place], marks) for place in order if place in firsts))
         for problem in chosen
         for firsts in (found[problem.id],)
     ]
@@ -69,16 +76,18 @@ def _outcome(one: Judged) -> str:
     return "right" if one.verdict.correct else "wrong"
 
 
-def _example(one: Judged) -> Example:
+def _example(one: Judged, marks: Spans | None) -> Example:
     said, verdict = one.completion, one.verdict
     remarks = {
         "cut at the limit of tokens": said.finish_reason == "length",
+        "the thought was ended at its budget": said.forced,
         "the thought never ended": verdict.method == CUT_IN_THOUGHT,
         "no box": verdict.method == "none",
         "the grader gave up": verdict.method == TIMEOUT,
     }
     text, left_out = said.text, max(0, len(said.text) - _MOST_CHARS)
     end = _MOST_CHARS // 4 if left_out else 0  # where the answer is
+    spans = marks[said.key] if marks is not None else ()
     return Example(
         said.arm,
         _outcome(one),
@@ -89,4 +98,7 @@ def _example(one: Judged) -> Example:
         text[: _MOST_CHARS - end] if left_out else text,
         text[len(text) - end :] if left_out else "",
         left_out,
+        None if marks is None else len(spans),
+        clipped(spans, 0, len(text) - left_out - end),
+        clipped(spans, len(text) - end, len(text)) if left_out else (),
     )

@@ -1,25 +1,42 @@
-"""The problems of an evaluation: `{"id", "problem", "answer", "metadata"}`, of files and objects in many shapes."""
+"""The problems of an evaluation: `{"id", "problem", "answer", "metadata"}`, of files and objects in many shapes.
+
+    read = read_problems(named_sources(["hard=more.jsonl"], ["aime-2024", "gpqa-diamond=gpqa/gpqa_diamond.csv"]))
+
+A source may have a name, the group that all its problems are reported under; a benchmark has one of its own.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, field_validator
 
-from dail.synth.core.config import Frozen, storable
-from dail.synth.core.errors import InputError, plainly, pointer
+from dail.synth.core.config import Frozen, fingerprint, storable
+from dail.synth.core.errors import InputError, UsageError, plainly, pointer
+from dail.synth.data.account import SourceAccount
+from dail.synth.data.choices import CHOICES, LETTERS
+from dail.synth.data.faults import Place
+from dail.synth.data.hub import HubError
 from dail.synth.data.reader import Read, Reading, Source, read_items
+from dail.synth.data.sources import names_of_tables
 from dail.synth.data.values import text_of
 from dail.synth.schema.boxes import final_answer
 from dail.synth.schema.items import ItemId, Problem, Solution
 from dail.synth.schema.kinds import stated_answer
+from dail.train.evals.benchmarks import BENCHMARKS, Benchmark, benchmark_named, edition_note
 
 _log = logging.getLogger(__name__)
 
 _SAME = ("problem", "answer", "solution", "metadata")
 _MATH_CHARS = 512  # of an answer that is a number or an expression; a longer one is meant for another grader
+
+ALL = "all problems"  # a group of this name would be taken for all of them
 
 Answer = Solution  # any text that an expert solution may be: an own grader's may be a file of tests
 
@@ -52,12 +69,95 @@ class EvalProblem(Frozen):
         group = self.metadata.get("group")
         return None if group is None else str(group)
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The texts of its choices, if its answer is the letter of one of them."""
+        texts = self.metadata.get(CHOICES)
+        letters = LETTERS[: len(texts)] if isinstance(texts, list) else ""
+        return tuple(map(str, texts)) if isinstance(texts, list) and self.answer in tuple(letters) else ()
 
-def read_problems(source: Source, reading: Reading | None = None) -> Read[EvalProblem]:
+
+@dataclass(frozen=True)
+class NamedSource:
+    """A file, folder, pattern or set, with the group of all its problems, or the benchmark that it is."""
+
+    name: str
+    group: str | None = None
+    benchmark: Benchmark | None = None
+
+
+ProblemSource = Source | Iterable[str | Path | NamedSource]
+
+
+class SourceRef(Frozen):
+    """Where problems of an evaluation come from. `sha256`: of the file; none of a set of the hub.
+
+    `digest`: of its problems and answers as they were taken. `num_published`: how many the benchmark has. `notes`: what
+    is remarkable about it.
+    """
+
+    file: str
+    sha256: str | None
+    digest: str
+    num_problems: int
+    group: str | None = None
+    benchmark: str | None = None
+    num_published: int | None = None
+    terms: str | None = None
+    columns: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReadProblems(Read[EvalProblem]):
+    sources: tuple[SourceRef, ...] = ()
+
+
+def named_sources(problems: Iterable[str], benchmarks: Iterable[str] = ()) -> list[NamedSource]:
+    """What `--problems [GROUP=]FILE` and `--benchmark NAME[=FILE]` mean.
+
+    `a=b.jsonl` is a group and a file, unless there is a file of the whole name, or a slash before the equals sign.
+
+    Raises:
+        UsageError: nothing is named, or there is no such benchmark, or a text can be read in two ways.
+    """
+    found = [_grouped(text) for text in problems]
+    for text in benchmarks:
+        benchmark, name = benchmark_named(text)
+        found.append(NamedSource(name, benchmark.group, benchmark))
+    if not found:
+        raise UsageError(f"no problems are named; give --problems FILE, or --benchmark with {', '.join(BENCHMARKS)}")
+    return found
+
+
+def _grouped(text: str) -> NamedSource:
+    group, sep, name = text.partition("=")
+    if not sep or text.startswith("hf:") or "/" in group or "\\" in group:
+        return NamedSource(text)
+    if Path(text).expanduser().exists():
+        if Path(name).expanduser().exists():
+            raise UsageError(
+                f"--problems {text}: there are {text} and {name}; write ./{text} for the first, or {group}=./{name} "
+                f"for the second under the name {group}"
+            )
+        return NamedSource(text)
+    group = group.strip()
+    if not group or group == ALL:
+        raise UsageError(f"--problems {text}: {group or 'nothing'!r} cannot be a group's name; give another")
+    if not name:
+        raise UsageError(f"--problems {text}: no file stands behind the equals sign")
+    return NamedSource(name, group)
+
+
+def read_problems(source: ProblemSource, reading: Reading | None = None) -> ReadProblems:
     """Reads problems as expert solutions are read: files, folders, hub sets, or the objects themselves.
 
+    A name for a source is the group of all its problems, whatever their own metadata say; these stay where there is no
+    name. Problems of a benchmark have its name before their id, so that they are the same ones beside any others.
+
     Args:
-        source: as for `dail.synth.data.reader.read_solutions`. What belongs to solutions alone plays no part.
+        source: as for `dail.synth.data.reader.read_solutions`, or of `named_sources`. What belongs to solutions alone
+            plays no part.
         reading: as there.
 
     Raises:
@@ -65,7 +165,138 @@ def read_problems(source: Source, reading: Reading | None = None) -> Read[EvalPr
         ColumnsRefused: nobody knows what its columns mean.
         RowsRefused: rows cannot be used; every fault is in it.
     """
-    return read_items(source, reading or Reading(), _checked, ("problem", "answer|solution"), _SAME)
+    named, plain = _named(source)
+    mend = _Mend(named)
+    try:
+        read = read_items(
+            list(named) if named else plain, reading or Reading(), _checked, ("problem", "answer|solution"), _SAME,
+            mend=mend if named else None,
+        )  # fmt: skip
+    except HubError as error:
+        benchmark = named[error.set_name].benchmark if error.set_name in named else None
+        if benchmark is None:
+            raise
+        raise UsageError(f"{error}; {benchmark.advice}") from None
+    sources = _references(read, named)
+    for line in (*mend.lines(), *(f"{one.file}: {note}" for one in sources for note in one.notes)):
+        _log.info(f"note: {line}")
+    return ReadProblems(read.items, read.account, read.places, sources)
+
+
+def _named(source: Any) -> tuple[dict[str, NamedSource], Any]:
+    """By the name of each table what it was given as, if all were given by name; else the objects."""
+    given = [source] if isinstance(source, str | Path | NamedSource) else source
+    if isinstance(given, Mapping):
+        return {}, given
+    given = list(given)
+    if not given or not all(isinstance(one, str | Path | NamedSource) for one in given):
+        return {}, given
+    found: dict[str, NamedSource] = {}
+    by_path: dict[str | Path, NamedSource] = {}
+    for one in given:
+        whole = one if isinstance(one, NamedSource) else NamedSource(str(one))
+        for name in names_of_tables(whole.name):
+            found.setdefault(name, whole)
+            other = by_path.setdefault(name if name.startswith("hf:") else Path(name).resolve(), whole)
+            if (other.group, other.benchmark) != (whole.group, whole.benchmark):
+                raise UsageError(f"{name} is given as {_said(other)} and as {_said(whole)}; give it once")
+    return found, ()
+
+
+def _said(source: NamedSource) -> str:
+    if source.benchmark:
+        return f"the benchmark {source.benchmark.name}"
+    return f"the group {source.group}" if source.group else "a file without a name"
+
+
+class _Mend:
+    """Gives rows of a named source their group, those of a benchmark their ids, and looks at its answers."""
+
+    def __init__(self, named: Mapping[str, NamedSource]) -> None:
+        self._named = named
+        self._rows = Counter[str]()
+        self._regrouped = Counter[str]()
+
+    def __call__(self, place: Place, values: dict[str, Any]) -> list[tuple[str, str, str]]:
+        source = self._named[place.file]
+        self._rows[place.file] += 1
+        if source.group is not None:
+            self._group(place.file, source.group, values)
+        if source.benchmark is None:
+            return []
+        given = values.get("id", str(self._rows[place.file]))
+        if isinstance(given, str):
+            values["id"] = f"{source.benchmark.name}:{given}"
+        answer = known_answer(values)
+        why = source.benchmark.fault(answer) if answer is not None else None
+        return [("answer", "wrong_answer", why)] if why else []
+
+    def _group(self, file: str, group: str, values: dict[str, Any]) -> None:
+        metadata = values.get("metadata", {})
+        if not isinstance(metadata, dict):
+            return  # which the problem's own check will tell
+        own = metadata.get("group")
+        self._regrouped[file] += own is not None and str(own) != group
+        values["metadata"] = {**metadata, "group": group}
+
+    def lines(self) -> list[str]:
+        return [
+            f"{file}: {count} problems have another metadata.group, and are reported as {self._named[file].group}"
+            for file, count in self._regrouped.items()
+            if count
+        ]
+
+
+def known_answer(values: Mapping[str, Any]) -> str | None:
+    """The answer of a row's fields: what is given as such, else the last box of a solution."""
+    answer = values.get("answer")
+    if _says_none(answer):
+        return _box(values.get("solution"))
+    return answer if isinstance(answer, str) else None
+
+
+def _references(read: Read[EvalProblem], named: Mapping[str, NamedSource]) -> tuple[SourceRef, ...]:
+    found: list[SourceRef] = []
+    first = 0
+    for account in read.account.sources:
+        items = read.items[first : first + account.items]
+        first += account.items
+        if account.file:
+            found.append(_reference(account, items, named.get(account.file, NamedSource(account.file))))
+    same: dict[str, SourceRef] = {}
+    for number, one in enumerate(found):
+        other = same.setdefault(one.digest, one)
+        if other is not one and one.num_problems:
+            found[number] = one.model_copy(update={"notes": (*one.notes, f"its problems are those of {other.file}")})
+    return tuple(found)
+
+
+def _reference(account: SourceAccount, items: Sequence[EvalProblem], source: NamedSource) -> SourceRef:
+    benchmark, notes = source.benchmark, []
+    if benchmark:
+        if len(items) != benchmark.num_problems:
+            notes.append(f"{benchmark.name} has {benchmark.num_problems} problems, and it gives {len(items)}")
+        notes += filter(None, [edition_note(benchmark, account.file)])
+    return SourceRef(
+        file=account.file,
+        sha256=_sha256(account.file),
+        digest=fingerprint(sorted([one.problem, one.answer] for one in items)),
+        num_problems=len(items),
+        group=source.group,
+        benchmark=benchmark and benchmark.name,
+        num_published=benchmark and benchmark.num_problems,
+        terms=benchmark and benchmark.terms,
+        columns=account.preset,
+        notes=tuple(notes),
+    )
+
+
+def _sha256(name: str) -> str | None:
+    path = Path(name).expanduser()
+    if name.startswith("hf:") or not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_for_math(problems: Iterable[EvalProblem]) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jinja2
 from markupsafe import Markup
@@ -28,15 +28,20 @@ from dail.synth.schema.trace_tokens import student_share
 from dail.train.charts import curves_of, training_curves
 from dail.train.comparison import facts_of
 from dail.train.evals.arms import Subject
-from dail.train.evals.charts import Chart, legend_of, looks_of, pass_curves
+from dail.train.evals.charts import Chart, legend_of, looks_of, pass_curves, sweeps_of
 from dail.train.evals.examples import ProblemExamples
-from dail.train.evals.formulas import as_formula, visible, with_formulas
+from dail.train.evals.formulas import as_formula, marked, visible, with_formulas
 from dail.train.evals.lineage import Adapter
-from dail.train.evals.results import Evaluation, GroupResult, PassAtK
+from dail.train.evals.results import ArmRef, Evaluation, GroupResult, PassAtK
 from dail.train.evals.traces import Trace, some_traces
 from dail.train.record import Provenance
 
+if TYPE_CHECKING:
+    from dail.train.evals.controls import Comparison  # which words its sentences with the words of this page
+
+_T = TypeVar("_T")
 _HERE = Path(__file__).parent
+_MANY_CHARTS = 36
 _MANY_PROBLEMS = 400  # the table of single problems holds no more; eval.json has all
 
 
@@ -89,13 +94,18 @@ def page_environment() -> jinja2.Environment:
     )  # fmt: skip
     environment.filters |= {
         "percent": percent, "points": points, "formulas": with_formulas, "formula": as_formula, "visible": visible,
-        "figure": figure,
+        "figure": figure, "marked": marked, "label": label,
     }  # fmt: skip
     return environment
 
 
-def render(evaluation: Evaluation, lineages: Mapping[str, Lineage], examples: Sequence[ProblemExamples] = ()) -> str:
-    """The page. `lineages` are the adapters', by subject."""
+def render(
+    evaluation: Evaluation,
+    lineages: Mapping[str, Lineage],
+    examples: Sequence[ProblemExamples] = (),
+    comparison: Comparison | None = None,
+) -> str:
+    """The page. `lineages` are the adapters', by subject; `comparison` is of DAIL with its controls among them."""
     style = page_style()
     return (
         page_environment()
@@ -108,14 +118,36 @@ def render(evaluation: Evaluation, lineages: Mapping[str, Lineage], examples: Se
             facts=facts(evaluation, lineages),
             findings=findings(evaluation),
             problems=evaluation.problems[:_MANY_PROBLEMS],
+            shown=evaluation.shown_arms,
             # our own files and matplotlib's drawing, whose texts matplotlib escapes; all else is escaped here
             style=Markup(style),
-            pass_curves=[_as_markup(pass_curves(evaluation, group)) for group in evaluation.groups],
+            pass_curves=[_as_markup(charts) for charts in _of_groups(evaluation, pass_curves)],
+            sweeps=_sweeps(evaluation),
+            comparison=comparison,
             training_curves={name: _training(lineage) for name, lineage in lineages.items()},
             examples=examples,
             policy=page_policy(style),
         )
     )
+
+
+def _of_groups(
+    evaluation: Evaluation, draw: Callable[[Evaluation, GroupResult], Sequence[_T]]
+) -> Iterator[Sequence[_T]]:
+    """What is drawn of each group; of all problems alone where it would be too much for a page."""
+    first = draw(evaluation, evaluation.groups[0])
+    yield first
+    if len(first) * len(evaluation.groups) <= _MANY_CHARTS:
+        for group in evaluation.groups[1:]:
+            yield draw(evaluation, group)
+
+
+def _sweeps(evaluation: Evaluation) -> list[tuple[str, list[list[tuple[str, Markup]]]]]:
+    """Title → of each group that is drawn its charts."""
+    return [
+        (title, [_as_markup(charts) for charts in _of_groups(evaluation, sweep)])
+        for title, sweep in sweeps_of(evaluation).items()
+    ]
 
 
 def _as_markup(charts: Sequence[Chart]) -> list[tuple[str, Markup]]:
@@ -166,7 +198,9 @@ def _evaluation_facts(evaluation: Evaluation) -> dict[str, str]:
         "problems": f"{len(evaluation.problems)} in {evaluation.problems_file or 'a list'}",
         "completions": f"{settings.samples} per problem, temperature {temperatures}, "
         f"at most {settings.max_tokens or 'the context’s'} tokens, thinking {thinking}, seed {settings.seed}",
+        **({"budgets of thought": ", ".join(map(str, settings.budgets))} if settings.budgets else {}),
         "prompts": label(settings.prompts),
+        **({"shortcuts": label(settings.marks)} if settings.marks else {}),
         "grader": f"{label(settings.grader)}, at most {settings.grade_timeout_s:g} s a completion",
         "engine": ", ".join(evaluation.engines),
         "versions": ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
@@ -237,18 +271,31 @@ def _short(text: str) -> str:
 
 def findings(evaluation: Evaluation) -> list[str]:
     """pass@k of all problems at the smallest and the largest k in words, with how sure each difference is."""
-    everything = evaluation.groups[0]
-    ends = sorted({0, len(everything.passes[evaluation.arms[0].name]) - 1})
-    sentences = []
+    everything, arms = evaluation.groups[0], evaluation.shown_arms
+    ends = sorted({0, len(everything.passes[arms[0].name]) - 1})
+    compared = [arm for arm in arms if arm.against is not None]
+    if len(compared) > 1:
+        return [_told_briefly(everything, arm, ends) for arm in compared]
+    if len(compared) == 1:
+        return [_compared(everything, str(compared[0].against), compared[0].name, place) for place in ends]
+    return [
+        f"pass@{everything.passes[arm.name][place].k}{f' of {arm.name}' if len(arms) > 1 else ''}: "
+        f"{_with_interval(everything.passes[arm.name][place])}."
+        for place in ends
+        for arm in arms
+    ]
+
+
+def _told_briefly(everything: GroupResult, arm: ArmRef, ends: Sequence[int]) -> str:
+    said = []
     for place in ends:
-        for arm in evaluation.arms:
-            point = everything.passes[arm.name][place]
-            if arm.against is not None:
-                sentences.append(_compared(everything, arm.against, arm.name, place))
-            elif not everything.difference:
-                name = f" of {arm.name}" if len(evaluation.arms) > 1 else ""
-                sentences.append(f"pass@{point.k}{name}: {_with_interval(point)}.")
-    return sentences
+        point, gain = everything.passes[arm.name][place], everything.difference[arm.name][place]
+        sure = "" if gain.low > 0 or gain.high < 0 else ": no clear difference"
+        said.append(
+            f"pass@{point.k} {percent(point.mean)}, {points(gain.mean)} points ({points(gain.low)} to "
+            f"{points(gain.high)}{sure})"
+        )
+    return f"{arm.name} beside {arm.against}: {'; '.join(said)}."
 
 
 def _compared(everything: GroupResult, against: str, arm: str, place: int) -> str:

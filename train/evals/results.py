@@ -5,24 +5,28 @@ from __future__ import annotations
 import datetime as dt
 import platform
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from dail.synth.core.config import Frozen
+from dail.synth.core.config import Frozen, fingerprint
 from dail.synth.method.grading import BY_BOX, CUT_IN_THOUGHT, TIMEOUT
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.arms import ADAPTER, BASE, Arm, Subject
 from dail.train.evals.config import EvalConfig
+from dail.train.evals.contamination import Contamination
+from dail.train.evals.marks import Spans
 from dail.train.evals.passk import bootstrap, ks, pass_at_k
-from dail.train.evals.problems import EvalProblem
+from dail.train.evals.problems import ALL as ALL
+from dail.train.evals.problems import EvalProblem, SourceRef
 from dail.train.evals.run import Judged
 from dail.train.gate import GateRecord
 from dail.train.record import Provenance
 
-ALL = "all problems"
+EVALUATION_FILE = "eval.json"
+_FEW_ARMS, _MOST_SHOWN = 4, 6
 
 _PACKAGES = ("dail", "math-verify", "transformers", "torch", "numpy")
 
@@ -37,10 +41,14 @@ class Judgement(Frozen):
     num_tokens: int
     finish_reason: str
     forced: bool = False
+    num_marks: int | None = Field(None, description="shortcuts that eval.marks found")
 
 
 class ProblemResult(Frozen):
+    """`problem_digest`: of its text; none in an eval.json of an older build."""
+
     id: str
+    problem_digest: str | None = None
     group: str | None
     answer: str
     num_correct: dict[str, int]
@@ -52,6 +60,14 @@ class PassAtK(Frozen):
     one it is held against, paired."""
 
     k: int
+    mean: float
+    low: float
+    high: float
+
+
+class Estimate(Frozen):
+    """A mean over a group's problems with its 95 % interval."""
+
     mean: float
     low: float
     high: float
@@ -69,6 +85,8 @@ class ArmSummary(Frozen):
     forced_share: float
     num_without_box: int | None
     num_cut_in_thought: int | None = Field(description="the thought never ended, so there is no answer")
+    num_marked: int | None = Field(None, description="with a shortcut that eval.marks found; none if nobody looked")
+    mean_marks: float | None = Field(None, description="shortcuts a completion")
     num_given_up: int = Field(description="the grader took too long: nobody knows, and pass@k counts them as wrong")
 
 
@@ -83,6 +101,10 @@ class GroupResult(Frozen):
     passes: dict[str, tuple[PassAtK, ...]]
     difference: dict[str, tuple[PassAtK, ...]] = Field(default_factory=dict)
     summary: dict[str, ArmSummary]
+    marked: dict[str, Estimate] = Field(
+        default_factory=dict, description="share of completions with a shortcut; empty if nobody looked"
+    )
+    marked_difference: dict[str, Estimate] = Field(default_factory=dict)
     is_trained_on: bool = False
 
 
@@ -134,10 +156,14 @@ class ArmRef(Frozen):
 class Evaluation(Frozen):
     format: Literal["dail.eval/3"] = "dail.eval/3"
     settings: EvalConfig
+    departs: dict[str, tuple[JsonValue, JsonValue]] = Field(
+        default_factory=dict, description="settings that are not those of eval.protocol: what it says, and what is set"
+    )
     subjects: tuple[SubjectRef, ...] = Field(min_length=1, description="the first is the base of all comparisons")
     arms: tuple[ArmRef, ...] = Field(min_length=1)
     problems_file: str | None
     problems_digest: str
+    sources: tuple[SourceRef, ...] = Field((), description="files and sets of the problems; none of objects")
     engines: tuple[str, ...]
     versions: dict[str, str]
     started_at: dt.datetime
@@ -151,11 +177,26 @@ class Evaluation(Frozen):
     gate: dict[str, GateRecord] = Field(
         default_factory=dict, description="signs of a collapse, of each arm that is held against another"
     )
+    contamination: Contamination | None = Field(None, description="none if no subject's training set is known of")
+    without: tuple[GroupResult, ...] = Field(
+        (), description="groups of which some problems were trained on, without these"
+    )
 
     @property
     def model(self) -> ModelIdentity:
         """Of the base that all others are held against."""
         return self.subjects[0].model
+
+    @property
+    def main_arms(self) -> list[ArmRef]:
+        """One of each subject: at the first temperature, and the largest budget."""
+        budget = max((arm.budget for arm in self.arms if arm.budget is not None), default=None)
+        return [arm for arm in self.arms if arm.temperature == self.arms[0].temperature and arm.budget == budget]
+
+    @property
+    def shown_arms(self) -> list[ArmRef]:
+        """Those of which single problems and completions can be shown: all if they are few."""
+        return list(self.arms) if len(self.arms) <= _FEW_ARMS else self.main_arms[:_MOST_SHOWN]
 
     def subject_of(self, arm: ArmRef) -> SubjectRef:
         return next(one for one in self.subjects if one.name == arm.subject)
@@ -164,7 +205,18 @@ class Evaluation(Frozen):
     def warning(self) -> str | None:
         """Why the figures may not be what they seem."""
         found = [sentence for arm in self.arms for sentence in (self._nothing_changed(arm), self._collapsed(arm))]
-        return " ".join(filter(None, (self._given_up(), *found))) or None
+        noted = [f"{one.file}: {note}." for one in self.sources for note in one.notes]
+        return " ".join(filter(None, (self._given_up(), *found, *noted, self._trained_on()))) or None
+
+    def _trained_on(self) -> str | None:
+        """Such figures say what was learnt, not what carries over."""
+        found = self.contamination
+        if found is None or not found.problem_ids:
+            return None
+        return (
+            f"{len(found.problem_ids)} of {found.num_problems} problems were trained on, as far as wording tells; "
+            "contamination in eval.json names them."
+        )
 
     def _nothing_changed(self, arm: ArmRef) -> str | None:
         """Arms share their seeds, so an adapter that changes nothing at all was hardly applied."""
@@ -201,7 +253,9 @@ def _the(name: str) -> str:
     return f"the {name}" if name == ADAPTER else name
 
 
-def count(problems: Sequence[EvalProblem], judged: Sequence[Judged]) -> tuple[ProblemResult, ...]:
+def count(
+    problems: Sequence[EvalProblem], judged: Sequence[Judged], marks: Spans | None = None
+) -> tuple[ProblemResult, ...]:
     by_problem: dict[str, dict[str, list[Judgement]]] = defaultdict(lambda: defaultdict(list))
     for one in judged:
         judgement = Judgement(
@@ -212,11 +266,13 @@ def count(problems: Sequence[EvalProblem], judged: Sequence[Judged]) -> tuple[Pr
             num_tokens=one.completion.num_tokens,
             finish_reason=one.completion.finish_reason,
             forced=one.completion.forced,
+            num_marks=len(marks[one.completion.key]) if marks is not None else None,
         )
         by_problem[one.completion.problem_id][one.completion.arm].append(judgement)
     return tuple(
         ProblemResult(
             id=problem.id,
+            problem_digest=fingerprint(problem.problem),
             group=problem.group,
             answer=problem.answer,
             num_correct={who: sum(j.correct for j in found) for who, found in by_problem[problem.id].items()},
@@ -226,18 +282,46 @@ def count(problems: Sequence[EvalProblem], judged: Sequence[Judged]) -> tuple[Pr
     )
 
 
-def by_group(problems: Sequence[ProblemResult], arms: Sequence[ArmRef], config: EvalConfig) -> tuple[GroupResult, ...]:
-    """All problems first, then each group in the order of the file; a group that holds all of them is not repeated."""
-    names = list(dict.fromkeys(problem.group for problem in problems))
-    groups = [_group(ALL, problems, arms, config)]
-    if len(names) > 1:
-        groups += [
-            _group(name, [p for p in problems if p.group == name], arms, config) for name in names if name is not None
-        ]
-    return tuple(groups)
+def by_group(
+    problems: Sequence[ProblemResult],
+    arms: Sequence[ArmRef],
+    config: EvalConfig,
+    trained_on: Collection[str] = (),
+) -> tuple[GroupResult, ...]:
+    """All problems first, then each group in the order of the file; a group that holds all of them is not repeated.
+
+    Args:
+        trained_on: ids of the problems that somebody was trained on.
+    """
+    return tuple(
+        _group(name, some, arms, config, all(problem.id in trained_on for problem in some))
+        for name, some in _members(problems).items()
+    )
 
 
-def _group(name: str, problems: Sequence[ProblemResult], arms: Sequence[ArmRef], config: EvalConfig) -> GroupResult:
+def without(
+    problems: Sequence[ProblemResult], arms: Sequence[ArmRef], config: EvalConfig, trained_on: Collection[str]
+) -> tuple[GroupResult, ...]:
+    """The groups of which some problems, but not all, were trained on, without these (paper Fig. 14)."""
+    found: list[GroupResult] = []
+    for name, some in _members(problems).items():
+        others = [one for one in some if one.id not in trained_on]
+        if 0 < len(others) < len(some):
+            found.append(_group(name, others, arms, config, is_trained_on=False))
+    return tuple(found)
+
+
+def _members(problems: Sequence[ProblemResult]) -> dict[str, list[ProblemResult]]:
+    by_name: dict[str | None, list[ProblemResult]] = defaultdict(list)
+    for problem in problems:
+        by_name[problem.group].append(problem)
+    named = {name: some for name, some in by_name.items() if name is not None} if len(by_name) > 1 else {}
+    return {ALL: list(problems), **named}
+
+
+def _group(
+    name: str, problems: Sequence[ProblemResult], arms: Sequence[ArmRef], config: EvalConfig, is_trained_on: bool
+) -> GroupResult:
     passes: dict[str, list[PassAtK]] = defaultdict(list)
     difference: dict[str, list[PassAtK]] = defaultdict(list)
     num_samples = min(len(found) for problem in problems for found in problem.judgements.values())
@@ -258,7 +342,34 @@ def _group(name: str, problems: Sequence[ProblemResult], arms: Sequence[ArmRef],
         passes={who: tuple(points) for who, points in passes.items()},
         difference={who: tuple(points) for who, points in difference.items()},
         summary=summarise(problems, config.grader),
+        is_trained_on=is_trained_on,
+        **_marked(problems, arms, config.seed),
     )
+
+
+def _marked(problems: Sequence[ProblemResult], arms: Sequence[ArmRef], seed: int) -> dict[str, dict[str, Estimate]]:
+    """Of each arm the share of completions with a shortcut, and how much that is more than what it is held against."""
+    if any(one.num_marks is None for problem in problems for found in problem.judgements.values() for one in found):
+        return {}
+    shares = {arm.name: [_marked_share(problem.judgements[arm.name]) for problem in problems] for arm in arms}
+    rises = {
+        arm.name: [after - before for before, after in zip(shares[arm.against], shares[arm.name], strict=True)]
+        for arm in arms
+        if arm.against is not None
+    }
+    return {
+        "marked": {who: _estimate(share, seed, 0.0) for who, share in shares.items()},
+        "marked_difference": {who: _estimate(rise, seed, -1.0) for who, rise in rises.items()},
+    }
+
+
+def _marked_share(judgements: Sequence[Judgement]) -> float:
+    return sum(bool(one.num_marks) for one in judgements) / len(judgements)
+
+
+def _estimate(values: Sequence[float], seed: int, least: float) -> Estimate:
+    interval = bootstrap(values, seed, least)
+    return Estimate(mean=interval.mean, low=interval.low, high=interval.high)
 
 
 def _point(k: int, values: Sequence[float], seed: int, least: float = 0.0) -> PassAtK:
@@ -281,6 +392,7 @@ def _summary(judgements: Sequence[Judgement], is_by_box: bool) -> ArmSummary:
         sum(one.forced for one in judgements),
     )
     methods = Counter(one.method for one in judgements)
+    marks = [one.num_marks for one in judgements if one.num_marks is not None]
     return ArmSummary(
         num_completions=num,
         num_correct=sum(one.correct for one in judgements),
@@ -291,6 +403,8 @@ def _summary(judgements: Sequence[Judgement], is_by_box: bool) -> ArmSummary:
         forced_share=num_forced / num,
         num_without_box=methods["none"] if is_by_box else None,
         num_cut_in_thought=methods[CUT_IN_THOUGHT] if is_by_box else None,
+        num_marked=sum(map(bool, marks)) if marks else None,
+        mean_marks=sum(marks) / num if marks else None,
         num_given_up=methods[TIMEOUT],
     )
 

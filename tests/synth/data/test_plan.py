@@ -189,6 +189,17 @@ SHAPES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
             "metadata": {"Category": "Algebra", "Subcategory": "Operation"},
         },
     ),
+    "imo-answerbench, with levels": (
+        "imo-answerbench",
+        {
+            "Problem ID": "imo-bench-algebra-001", "Problem": LAMP, "Short Answer": "24", "Category": "Algebra",
+            "Level": "IMO-Medium", "Subcategory": "Operation", "Source": "IMO 2021",
+        },
+        {
+            "answer": "24",
+            "metadata": {"Category": "Algebra", "Level": "IMO-Medium", "Subcategory": "Operation"},
+        },
+    ),
     "imo-proofbench": (
         "imo-proofbench",
         {
@@ -206,8 +217,58 @@ SHAPES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         },
         {
             "id": "rec1", "problem": "Which?\n\n(A) w1\n(B) w2\n(C) right\n(D) w3", "answer": "C",
-            "solution": DUE, "metadata": {"Subdomain": "Optics", "High-level domain": "Physics"},
+            "solution": DUE,
+            "metadata": {
+                "Subdomain": "Optics", "High-level domain": "Physics", "choices": ["w1", "w2", "right", "w3"],
+            },
         },
+    ),
+    "mmlu-pro": (
+        "mmlu-pro",
+        {
+            "question_id": 70, "question": "Which?", "options": ["w", "x", "right"], "answer": "C", "answer_index": 2,
+            "cot_content": "A: Let's think.", "category": "law", "src": "stemez",
+        },
+        {
+            "id": "70", "problem": "Which?\n\n(A) w\n(B) x\n(C) right", "answer": "C",
+            "metadata": {"category": "law", "src": "stemez", "choices": ["w", "x", "right"]},
+        },
+    ),
+    "supergpqa": (
+        "supergpqa",
+        {
+            "uuid": "u", "question": "Which?", "options": ["w", "right"], "answer": "right", "answer_letter": "B",
+            "discipline": "A", "field": "B", "subfield": "C", "difficulty": "hard", "is_calculation": False,
+        },
+        {"id": "u", "answer": "B"},
+    ),
+    "mmlu": (
+        "choices",
+        {"question": "Which?", "subject": "law", "choices": ["0", "4", "2"], "answer": 1},
+        {"problem": "Which?\n\n(A) 0\n(B) 4\n(C) 2", "answer": "B",
+         "metadata": {"subject": "law", "choices": ["0", "4", "2"]}},
+    ),
+    "own, with problem": (
+        "problem and choices", {"problem": "Which?", "choices": ["w", "right"], "answer": "right"}, {"answer": "B"},
+    ),
+    "own, with options": ("options", {"question": "Which?", "options": ["w", "right"], "answer": "b"}, {"answer": "B"}),
+    "arc": (
+        "arc",
+        {"id": "M_7", "question": "Which?", "choices": {"text": ["w", "right"], "label": ["A", "B"]}, "answerKey": "B"},
+        {"id": "M_7", "problem": "Which?\n\n(A) w\n(B) right", "answer": "B"},
+    ),
+    "openbookqa": (
+        "openbookqa",
+        {
+            "id": "7-980", "question_stem": "Which", "choices": {"text": ["w", "right"], "label": ["1", "2"]},
+            "answerKey": "2", "fact1": "f", "humanScore": 1.0, "clarity": 2.0, "turkIdAnonymized": "t",
+        },
+        {"id": "7-980", "answer": "B"},
+    ),
+    "mmlu, in columns": (
+        "lettered",
+        {"question": "Which?", "A": "w", "B": 7, "C": "x", "D": "right", "answer": "D", "subject": "law"},
+        {"problem": "Which?\n\n(A) w\n(B) 7\n(C) x\n(D) right", "answer": "D"},
     ),
 }  # fmt: skip
 
@@ -254,18 +315,21 @@ def test_every_preset_has_a_shape_here_and_its_columns_are_its_own():
         assert all(map(preset.knows, preset.needs)), preset.name
 
 
-def test_the_choices_of_gpqa_depend_on_the_question_alone(tmp_path: Path):
-    def letters(question: str, *answers: str) -> tuple[str, str]:
+def test_the_choices_of_gpqa_depend_on_the_question_and_the_seed_alone(tmp_path: Path):
+    def letters(question: str, *answers: str, seed: int = 0) -> tuple[str, str]:
         names = ["Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3))]
         path = tmp_path / "gpqa.csv"
         with open(path, "w", newline="") as file:
             csv.writer(file).writerows([["Question", "Explanation", *names], [question, "e", *answers]])
-        (item,) = read_solutions(path).items
+        read = read_solutions(path, Reading(choices_seed=seed))
+        (item,) = read.items
+        assert f"drawn from its text and seed {seed};" in read.account.sources[0].notes[0]
         assert f"({item.answer}) {answers[0]}\n" in f"{item.problem}\n"
         return str(item.problem), str(item.answer)
 
     assert letters("Q", "r", "a", "b", "c") == letters("Q", "r", "a", "b", "c")
     assert {letters(f"Q{n}", "r", "a", "b", "c")[1] for n in range(40)} == set("ABCD")
+    assert {letters("Q", "r", "a", "b", "c", seed=n)[1] for n in range(40)} == set("ABCD")
 
 
 UNUSABLE = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from functools import cache
 
@@ -10,6 +11,7 @@ import pytest
 from scipy import stats
 
 from dail.synth.data.reader import load_items
+from dail.synth.engine.admission import Admission
 from dail.synth.engine.base import SequenceKey, TokenSequence
 from dail.synth.method.acceptance import mixed_distribution
 from dail.synth.method.prompts import Prompts
@@ -17,7 +19,6 @@ from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
 from dail.synth.rollout.reference import Reference
 from dail.synth.schema.synthesis import Synthesis
-from dail.train.evals.run import drive
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS
 
 pytestmark = pytest.mark.vllm
@@ -25,6 +26,20 @@ pytestmark = pytest.mark.vllm
 PAIRS, TOKENS = 16, 100
 SAMPLES = 2000
 SUPPRESSED = 22  # the digit 7, which nearly every demo trace has
+
+
+def drive(engine, sequences):
+    """Steps the engine until every sequence has ended; they enter as admission lets them."""
+    admission, waiting, inside = Admission(engine.limits), deque(sequences), 0
+    while waiting or inside:
+        admission.begin_step()
+        while waiting and admission.take(waiting[0].key, [len(waiting[0].prompt_ids)], waiting[0].max_tokens):
+            engine.add(waiting.popleft())
+            inside += 1
+        for sampled in engine.step():
+            inside -= 1
+            admission.release(sampled.key)
+            yield sampled
 
 
 @pytest.fixture(scope="module")

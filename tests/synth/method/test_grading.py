@@ -213,3 +213,41 @@ def test_a_users_own_files_do_not_shadow_ours(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     with Grader() as grader:
         assert grader.grade(boxed(r"2\sqrt{2}"), r"\sqrt{8}").correct
+
+
+@pytest.mark.parametrize(
+    ("box", "correct"),
+    [
+        ("B", True),
+        (r"\text{B}", True),
+        ("(B)", True),
+        ("B.", True),
+        (r"\frac{1}{2}", True),
+        ("0.5", True),
+        (r"\text{(B) } 0.5", True),
+        (r"\text{(B) } 0.7", True),
+        ("1", False),
+        (r"\text{(A) } \frac12", False),
+        ("3", False),
+        (r"4\text{ cm}", False),
+        ("A", False),
+    ],
+)
+def test_the_text_of_one_choice_names_it_as_its_letter_does(box: str, correct: bool) -> None:
+    choices = ("1", "$1/2$", "4 cm", "4 cm")
+    with Grader() as grader:
+        verdict = grader.grade(rf"So \boxed{{{box}}}.", "B", choices=choices)
+    assert (verdict.correct, verdict.extracted) == (correct, box)
+
+
+def test_a_text_that_two_choices_have_names_neither_and_without_choices_a_text_is_no_letter() -> None:
+    with Grader() as grader:
+        assert not grader.grade(r"\boxed{4\text{ cm}}", "C", choices=("1", "2", "4 cm", "4 cm")).correct
+        assert grader.grade(r"\boxed{4\text{ cm}}", "C", choices=("1", "2", "4 cm", "5 cm")).correct
+        assert not grader.grade(r"\boxed{4\text{ cm}}", "C").correct
+        assert not grader.grade(r"\boxed{A}", "C", choices=("O", "B", "A")).correct
+
+
+def test_to_official_only_the_letter_as_text_counts() -> None:
+    with Grader(reference="official") as grader:
+        assert not grader.grade(r"\boxed{4}", "C", choices=("1", "2", "4")).correct

@@ -158,6 +158,40 @@ x = 2 + 3 = 5 == 5
 y = 2x+1 == 2x+1
 x = 5 != 6
 n = 3k != 3
+# a letter at the end is a variable, not a unit
+2(1-m) == 2-2m
+2-2s == 2(1-s)
+3-3h == 3(1-h)
+n-2m == -(2m-n)
+a^2+2ab+b^2 == (a+b)^2
+0 != 2-2m
+3 != 5-2s
+n-2 != n-2m
+2m != 2
+7c != 7
+2t != 2
+2ab != 2
+2-2s != 2-2h
+x+2c != x+2
+2\sqrt{3} cm == 2\sqrt{3}
+2\pi cm == 2\pi
+\sqrt{12} cm == 2\sqrt{3} cm
+2\sqrt{3} cm != 2\sqrt{3} km
+2\sqrt{3} units == \sqrt{12}
+5m == 5\text{ m}
+5m != 5\text{ s}
+# lists with dots
+1, 2, \ldots, 5 == 1,2,\ldots,5
+\{1, 2, \dots, n\} == 1,2,\ldots,n
+1, 2, ..., 2025 == 1,2,\ldots,2025
+(1,2,\dots,n) == (1, 2, \ldots, n)
+1,2,\ldots,6 != 1,2,\ldots,5
+1,2,\ldots,n != 1,2,\ldots,n-1
+# numbers in words
+fifty-five == 55
+\text{twenty one} == 21
+\text{ninety} == 90
+fifty-five != 56
 # choices
 \text{(B) } 42 == B
 \text{(B) } 42 == 42
@@ -182,6 +216,23 @@ B == \textbf{(B)}\ 42
 B != C
 B != 42
 \text{(C) } 42 != B
+\text{Answer: B} == B
+\text{The answer is B} == B
+\text{The correct option is (B)} == B
+\text{letter B} == B
+\textbf{B.} 42 == B
+\text{choice (b)} == B
+{B} == B
+\text{B. It increases} == B
+\text{(B)}\,42 == B
+b == B
+(b) == B
+\text{Bob} != B
+AB != B
+A, B != B
+\text{B or C} != B
+\text{The answer is C} != B
+\text{Answer: 42} == 42
 # intervals and inequalities
 2\le x<3 == [2,3)
 2 \leq x < 3 == \left[2, 3\right)

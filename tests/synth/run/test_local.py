@@ -28,7 +28,7 @@ from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout
 from dail.synth.run import local, pool
 from dail.synth.run.local import Entry, LocalSource, SynthesisResult, make_batch, open_ledger, synthesise
-from dail.synth.run.pool import Pool
+from dail.synth.run.pool import rollout_pool
 from dail.synth.run.trace_rows import prepare, shard_of, trace_row
 from dail.synth.run.unit_source import Progress, UnitSource
 from dail.synth.run.worker import Worker
@@ -70,7 +70,7 @@ def on_the_cluster(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run(config: SynthConfig, source: UnitSource, stop: Stop | None) -> bool:
         async def go() -> None:
-            async with Pool(config) as engines:
+            async with rollout_pool(config) as engines:
                 await Worker(source, engines, Prompts(config.engine.model)).run(asyncio.Event())
 
         asyncio.run(go())
@@ -147,7 +147,7 @@ def test_a_killed_engine_ends_with_every_unit_committed_once(tmp_path: Path, mon
         source = LocalSource(made, ledger, tmp_path)
 
         async def go() -> int:
-            async with Pool(fake_config(actors=2), stub) as engines:
+            async with rollout_pool(fake_config(actors=2), stub) as engines:
                 await Worker(source, engines, Prompts(DEMO_MODEL)).run(asyncio.Event())
                 return engines.num_restarts
 

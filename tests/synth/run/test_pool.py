@@ -16,7 +16,7 @@ from dail.synth.core.errors import EngineDead, UsageError
 from dail.synth.rollout.base import Rollout
 from dail.synth.run import pool as pool_module
 from dail.synth.run.actor import UnitFailure
-from dail.synth.run.pool import Pool, ray_cluster
+from dail.synth.run.pool import RolloutPool, ray_cluster, rollout_pool
 from tests.synth.run.stub_pair import Refusing, StubPair, config, request
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -28,7 +28,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "RESTART_PAUSE_S", 0.05)
 
 
-async def drain(pool: Pool, num_units: int, retry: bool = True) -> tuple[list[Rollout], list[UnitFailure]]:
+async def drain(pool: RolloutPool, num_units: int, retry: bool = True) -> tuple[list[Rollout], list[UnitFailure]]:
     """Until so many units ended; what died with an engine is tried again, as a worker's source would."""
     finished: list[Rollout] = []
     failed: list[UnitFailure] = []
@@ -43,9 +43,9 @@ async def drain(pool: Pool, num_units: int, retry: bool = True) -> tuple[list[Ro
 
 def run(
     names: Sequence[str], marker: Path, retry: bool = True, stub: Any = None, actors: int = 1, **settings: object
-) -> tuple[list[Rollout], list[UnitFailure], Pool]:
-    async def go() -> tuple[list[Rollout], list[UnitFailure], Pool]:
-        async with Pool(config(actors=actors, **settings), stub or partial(StubPair, marker=marker)) as pool:
+) -> tuple[list[Rollout], list[UnitFailure], RolloutPool]:
+    async def go() -> tuple[list[Rollout], list[UnitFailure], RolloutPool]:
+        async with rollout_pool(config(actors=actors, **settings), stub or partial(StubPair, marker=marker)) as pool:
             while pool.room() < 5 * actors:
                 await asyncio.sleep(0.05)
             pool.submit([request(name) for name in names])
@@ -99,7 +99,7 @@ def test_a_stopped_process_is_found_and_killed(tmp_path: Path, monkeypatch: pyte
     pids: list[int] = []
 
     async def go() -> list[Rollout]:
-        async with Pool(config(actors=1), partial(StubPair, marker=tmp_path / "done", step_s=0.2)) as pool:
+        async with rollout_pool(config(actors=1), partial(StubPair, marker=tmp_path / "done", step_s=0.2)) as pool:
             await pool.ready()
             pool.submit([request("a"), request("b")])
             while not any(len(written.tokens) for written in pool.written.values()):
@@ -126,7 +126,7 @@ def test_a_spent_restart_budget_says_why(tmp_path: Path) -> None:
 
 def test_settings_that_never_work_are_not_retried(tmp_path: Path) -> None:
     async def go() -> None:
-        async with Pool(config(actors=2), partial(Refusing, marker=tmp_path / "done")) as pool:
+        async with rollout_pool(config(actors=2), partial(Refusing, marker=tmp_path / "done")) as pool:
             try:
                 await asyncio.wait_for(pool.ready(), 60.0)
             finally:
@@ -144,7 +144,7 @@ def test_a_poisoned_unit_fails_alone(tmp_path: Path) -> None:
 
 def test_nothing_comes_of_a_cancelled_unit(tmp_path: Path) -> None:
     async def go() -> list[Rollout]:
-        async with Pool(config(actors=1), partial(StubPair, marker=tmp_path / "done", step_s=0.1)) as pool:
+        async with rollout_pool(config(actors=1), partial(StubPair, marker=tmp_path / "done", step_s=0.1)) as pool:
             await pool.ready()
             pool.submit([request(name) for name in ("waits", "goes")])
             while not len(pool.written["goes"].tokens):
@@ -167,7 +167,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyP
 
 def test_room_counts_what_is_in_flight(tmp_path: Path) -> None:
     async def go() -> tuple[int, int, int]:
-        async with Pool(config(actors=1), partial(StubPair, marker=tmp_path / "done", step_s=1.0)) as pool:
+        async with rollout_pool(config(actors=1), partial(StubPair, marker=tmp_path / "done", step_s=1.0)) as pool:
             before = pool.room()
             await pool.ready()
             empty = pool.room()

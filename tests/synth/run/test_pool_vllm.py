@@ -20,7 +20,7 @@ from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.pair import READ_EVERY, Pair
 from dail.synth.run import pool as pool_module
-from dail.synth.run.pool import Pool
+from dail.synth.run.pool import RolloutPool, rollout_pool
 from dail.synth.schema.synthesis import Synthesis
 from tests.conftest import DEMO_MODEL, EXPERT_SOLUTIONS
 from tests.synth.run.faulty_pair import faulty_pair
@@ -45,7 +45,7 @@ def requests() -> list[RolloutRequest]:
     return made
 
 
-def fault(pool: Pool, kind: str, folder: Path) -> None:
+def fault(pool: RolloutPool, kind: str, folder: Path) -> None:
     if kind == "sigkill":
         health = pool._slots[0].health
         assert health, "the actor never told its process id"
@@ -66,7 +66,7 @@ def run(requests: list[RolloutRequest], strategy: str, folder: Path) -> tuple[li
 
     async def go() -> None:
         faults = list(FAULTS)
-        async with Pool(config, partial(faulty_pair, folder=folder)) as pool:
+        async with rollout_pool(config, partial(faulty_pair, folder=folder)) as pool:
             await pool.ready()
             pool.submit(requests)
             made = 0.0

@@ -115,7 +115,7 @@ class ScriptedSource:
             kept.extend(progress.checkpoint)
         return HeartbeatReply(cancel=unit.unit_id in self.cancelled, known=len(kept))
 
-    async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None) -> None:
+    async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None, rows: int | None = None) -> None:
         if unit.unit_id in self.fenced:
             self.told.add(unit.unit_id)
             raise Fenced("the lease is over")
