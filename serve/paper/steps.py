@@ -274,9 +274,10 @@ class Steps:
     def _calibration(self, one: Exhibit) -> None:
         (run,) = one.runs_of(self._plan.study)  # whose settings, but for tau, all values share
         out = self._plan.out / "calibration"
+        grid = () if self._plan.chosen.has("calibrate", "grid") else ("--grid", "paper")
         self._children.result(
             "calibrate", "calibrate", self._plan.out / SOLUTIONS, "--out", out, "--model", self._plan.model,
-            "--grid", "paper", "--config", self._plan.settings_file(run.name), "--json",
+            *grid, "--config", self._plan.settings_file(run.name), "--json",
         )  # fmt: skip
         if not self._dry_run:
             found = _json(out / "calibration.json").get("recommendation", {})

@@ -382,9 +382,13 @@ def test_calibration_and_losses_are_pointed_at(items, tmp_path, verbs):
     assert verbs_asked(verbs) == ["calibrate", "synth", "train"]
     drawn = tomllib.loads(Path(after("--config", verbs.asked[0])[0]).read_text())["synthesis"]
     assert drawn["method"] == "mixed" and after("--grid", verbs.asked[0]) == ["paper"]
+    run(items, tmp_path / "quick", "--figure", 11, "--set", "calibrate.grid=quick")
+    assert not after("--grid", verbs.asked[-1])
+    settings = tomllib.loads(Path(after("--config", verbs.asked[-1])[0]).read_text())
+    assert settings["calibrate"] == {"grid": "quick"}
     assert told["figures"]["figure-11"] == {"tau": 0.8, "report": "calibration/calibration.html"}
     losses = tmp_path / "out" / told["figures"]["figure-13"]["losses"]
-    assert losses.name == "curves.svg" and losses.parent == Path(after("--out", verbs.asked[-1])[0])
+    assert losses.name == "curves.svg" and losses.parent == Path(after("--out", verbs.asked[2])[0])
 
 
 @pytest.mark.parametrize("dies_at", ["synth", "select", "train", "grpo", "eval"])
