@@ -36,7 +36,7 @@ def begin(out: Path, marker: str, what: str, decided: Mapping[str, Any], beside:
         text = json.dumps(decided, indent=1, default=str) + "\n"
         for name, content in {**beside, marker: text}.items():
             write(out / name, content)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    except OSError as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}; choose another --out") from None
     except ValueError as error:
         raise IntegrityError(f"{path} is damaged ({error}); choose another --out") from None

@@ -34,6 +34,7 @@ from dail.serve.paper.results import (
     ours_says,
     paper_says,
     read_results,
+    setting_of,
 )
 from dail.serve.paper.steps import Printed, Steps
 from dail.synth.core.console import emit, say
@@ -104,7 +105,7 @@ def paper(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, with all children
     chosen = shared(chosen.told("engine", model=model and model.resolve()), study := study_of(exhibits, study))
     if all(one.shows == "settings" for one in exhibits):
-        return _print_settings(exhibits)
+        return _print_settings(exhibits, as_json)
     plan = plan_of(exhibits, chosen, study, solutions, reading, (problems, benchmark), deepscaler, out, ray_workers)
     begin_in(plan)
     with Children(plan.out / "logs") as children:
@@ -117,6 +118,8 @@ def paper(
 
 def _print_contents(out: Path | None, markdown: bool, as_json: bool) -> int:
     results = read_results(out / RESULTS_FILE if out else paper_results.PUBLISHED)
+    if out and not results:
+        say(f"note: {out} has no {RESULTS_FILE}; the --out of a call with --table, --figure or --run has")
     if as_json:
         emit([
             {**one.model_dump(mode="json"), "command": one.command or f"dail paper {one.flags}",
@@ -128,7 +131,13 @@ def _print_contents(out: Path | None, markdown: bool, as_json: bool) -> int:
     return EXIT_OK
 
 
-def _print_settings(exhibits: Sequence[Exhibit]) -> int:
+def _print_settings(exhibits: Sequence[Exhibit], as_json: bool) -> int:
+    if as_json:
+        found = {
+            one.key: {name: [value, setting_of(one, name)] for name, value in one.settings.items()} for one in exhibits
+        }
+        emit({"settings": found})
+        return EXIT_OK
     for one in exhibits:
         click.echo(f"{one.name}: {one.title}\n  paper  {paper_says(one)}\n  ours   {ours_says(one, None)}")
     return EXIT_OK

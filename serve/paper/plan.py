@@ -179,7 +179,7 @@ def why_refused(plan: Plan, run: NamedRun) -> str | None:
 def begin_in(plan: Plan) -> None:
     """OUT, the runs' settings and the solutions in it; UsageError if it was begun with others."""
     free: dict[str, frozenset[str]] = {"eval": GROWS | {"budgets"}, "engine": frozenset(plan.chosen.values["engine"])}
-    free |= {"worker": frozenset(plan.chosen.values["worker"]), "gate": frozenset(plan.chosen.values["gate"])}
+    free |= {table: frozenset(plan.chosen.values[table]) for table in ("worker", "gate", "calibrate")}
     for table in ("train", "grpo"):
         free[table] = free_on_resume(cast(Any, model_of(table)).model_construct())
     decided = {"study": plan.study, "model": plan.identity, "expert solutions": digest(plan.items)} | {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -230,22 +230,27 @@ def _beside_number(number: Number, rows: dict[tuple[Any, ...], dict[str, JsonVal
         paper[f"{number.group} pass@{number.k}"] = number.value
 
 
-def as_table(one: Exhibit, rows: Iterable[Mapping[str, Any]]) -> Any:
+def as_table(one: Exhibit, rows: Sequence[Mapping[str, Any]]) -> Any:
     """`beside`, for a terminal: a table of rich's."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=Text(f"{one.name}: {one.title}"), title_justify="left")
-    for column in ("run", "on", "temperature", "group", "pass@1", "pass@most", "cut", "paper"):
-        table.add_column(column, justify="left" if column in ("run", "on", "group", "paper") else "right")
+    has_papers = any("paper" in row for row in rows)
+    several = len({row["temperature"] for row in rows}) > 1
+    for column in ("run", "judged on"):
+        table.add_column(column, no_wrap=True)
+    for column in ("problems", "pass@1", "pass@most", "cut", *(["paper"] if has_papers else [])):
+        table.add_column(column, justify="left" if column in ("problems", "paper") else "right")
     for row in rows:
         ks = sorted(row["pass"], key=int)
-        place = f"{row['judged_on']}, {row['budget']} tokens" if row["budget"] else row["judged_on"]
+        at = [f"{row['budget']} tokens"] if row["budget"] else []
+        at += [f"temperature {row['temperature']:g}"] if several else []
         most = f"{_points(row['pass'][ks[-1]])} @{ks[-1]}" if len(ks) > 1 else ""
         paper = ", ".join(f"{name} {value:.1f}" for name, value in row.get("paper", {}).items())
         cut = "" if row["cut_share"] is None else f"{100 * row['cut_share']:.0f} %"
-        cells = (row["run"], place, f"{row['temperature']:g}", f"{row['group']}, {row['problems']}",
-                 _points(row["pass"][ks[0]]), most, cut, paper)  # fmt: skip
+        cells = (row["run"], ", ".join([row["judged_on"], *at]), f"{row['group']}, {row['problems']}",
+                 _points(row["pass"][ks[0]]), most, cut, *([paper] if has_papers else []))  # fmt: skip
         table.add_row(*(Text(cell) for cell in cells))
     return table
 

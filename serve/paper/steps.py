@@ -25,7 +25,9 @@ from dail.synth.core.config import Frozen, fingerprint
 from dail.synth.core.console import say
 from dail.synth.core.errors import EXIT_GATE, EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, IntegrityError, describe
 from dail.synth.core.settings import free_on_resume, model_of
+from dail.synth.schema.adapters import ADAPTER_CONFIG, adapter_digest
 from dail.synth.schema.manifest import read_manifest
+from dail.synth.schema.models import identify
 
 _DONE = "step.json"
 _TEMPERATURES = (0.8, 1.0, 1.2)  # §3.1; the first of the four, 0.6, is the temperature of every other evaluation
@@ -188,10 +190,13 @@ class Steps:
         """One evaluation of all runs beside each other that are to be judged there, and those that were before."""
         plan, folder = self._plan, self._judged_in(place)
         subjects = self._subjects(folder, trained)
-        runs: dict[Path, list[str]] = {}  # two runs of a sweep may be one adapter, which is judged once
+        runs: dict[str, list[str]] = {}  # what is one adapter is judged once
         for name, where in subjects.items():
-            runs.setdefault(where, []).append(name)
-        named = [word for where, (name, *_) in runs.items() for word in (self._as_subject(name), f"{name}={where}")]
+            runs.setdefault(str(where) if self._dry_run else _content(where), []).append(name)
+        for name, *others in runs.values():
+            if others:
+                say(f"{', '.join(others)}: the same weights as {name}, and judged as these")
+        named = [word for name, *_ in runs.values() for word in (self._as_subject(name), f"{name}={subjects[name]}")]
         more = [word for setting in self._condition(place) for word in ("--set", setting)]
         say(f"judging on {place}: {', '.join([BASE, *subjects])}")
         self._children.result(
@@ -269,9 +274,10 @@ class Steps:
     def _calibration(self, one: Exhibit) -> None:
         (run,) = one.runs_of(self._plan.study)  # whose settings, but for tau, all values share
         out = self._plan.out / "calibration"
+        grid = () if self._plan.chosen.has("calibrate", "grid") else ("--grid", "paper")
         self._children.result(
             "calibrate", "calibrate", self._plan.out / SOLUTIONS, "--out", out, "--model", self._plan.model,
-            "--grid", "paper", "--config", self._plan.settings_file(run.name), "--json",
+            *grid, "--config", self._plan.settings_file(run.name), "--json",
         )  # fmt: skip
         if not self._dry_run:
             found = _json(out / "calibration.json").get("recommendation", {})
@@ -346,3 +352,9 @@ def _tokens(manifest: Path) -> dict[str, float]:
     for shard in read_manifest(manifest).shards:
         lengths.setdefault(shard.item_id, []).append(shard.tokens)
     return {name: sum(found) / len(found) for name, found in lengths.items()}
+
+
+def _content(folder: Path) -> str:
+    """What an adapter or a model is, wherever it lies: a value of a sweep may be another run, and GRPO without a single
+    right rollout leaves what it began with."""
+    return adapter_digest(folder) if (folder / ADAPTER_CONFIG).exists() else str(identify(folder).identity())

@@ -63,7 +63,9 @@ TABLES = {
     "curate": Table(
         "dail.train.studies.curation_config:CurateConfig", ("curate",), "which problems of a pool are trained on"
     ),
-    "calibrate": Table("dail.train.studies.taus:CalibrateConfig", ("calibrate",), "which values of tau are tried"),
+    "calibrate": Table(
+        "dail.train.studies.taus:CalibrateConfig", ("calibrate", "paper"), "which values of tau are tried"
+    ),
     "grpo": Table("dail.train.grpo_config:GrpoConfig", ("grpo", "paper"), "how GRPO, a baseline, trains by rewards"),
     "gate": Table(
         "dail.train.gate:GateConfig",

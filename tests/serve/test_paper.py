@@ -32,6 +32,7 @@ class Verbs:
     asked: ClassVar[list[tuple[str, ...]]] = []
     dies_at: str | None = None
     none_is_right = False
+    grpo_learns = True
 
     def __init__(self, logs: Path, **env: str) -> None:
         pass
@@ -66,6 +67,9 @@ class Verbs:
 
     def _train(self, out: Path, said: tuple[str, ...]) -> str:
         (out / "adapter").mkdir()
+        (out / "adapter" / "adapter_config.json").write_text('{"r": 1}')
+        learned = out.name if said[0] == "train" or Verbs.grpo_learns else "nothing"
+        (out / "adapter" / "adapter_model.safetensors").write_text(learned)
         return json.dumps({"adapter": f"{out}/adapter", "folder": f"{out}/adapter"})
 
     def _calibrate(self, out: Path, said: tuple[str, ...]) -> str:
@@ -94,7 +98,7 @@ class Verbs:
 
 @pytest.fixture(autouse=True)
 def verbs(monkeypatch: pytest.MonkeyPatch) -> type[Verbs]:
-    Verbs.asked, Verbs.dies_at, Verbs.none_is_right = [], None, False
+    Verbs.asked, Verbs.dies_at, Verbs.none_is_right, Verbs.grpo_learns = [], None, False, True
     monkeypatch.setattr(commands, "Children", Verbs)
     return Verbs
 
@@ -186,6 +190,8 @@ def test_tables_2_and_3_are_what_the_runs_hold():
     assert [one.key for one in tables] == ["table-2", "table-3"]
     for one in tables:
         assert {name: setting_of(one, name) for name in one.settings} == one.settings
+    assert json.loads(said("--table", 3, "--json").stdout)["settings"]["table-3"]["grpo.lr"] == [1e-6, 1e-6]
+    assert "ours   warmup_steps 5, lr 0.0002" in said("--table", 2).stdout
 
 
 def test_the_paper_s_printed_numbers_are_there():
@@ -222,6 +228,7 @@ def test_runs_name_runs_and_settings_that_there_are():
 
 def test_without_anything_it_prints_the_contents_with_no_figure_of_ours(tmp_path: Path):
     text = said("--out", tmp_path).output
+    assert f"note: {tmp_path} has no results.json" in text
     assert "Table 4: The contrastive objective" in text and "pass@128: mixed 46.0, privileged-kl 44.0" in text
     block = text[text.index("Table 4") : text.index("Figure 2")]
     assert "command  dail paper --table 4 …" in block and "ours     not run" in block
@@ -327,6 +334,15 @@ def test_nurl_goes_on_from_grpo_and_deepscaler_is_said_where_it_is_not_given(ite
     assert [words[1] for words in verbs.asked if words[0] == "grpo"][-1] == "scaler.jsonl"
 
 
+def test_two_runs_with_the_same_weights_are_judged_as_one(items, tmp_path, verbs):
+    verbs.grpo_learns = False
+    told = run(items, tmp_path / "out", "--figure", 2)
+    assert [one.partition("=")[0] for one in after("--adapter", verbs.asked[-1])] == ["direct", "grpo"]
+    assert "nurl: the same weights as grpo, and judged as these" in told.stderr
+    rows = {row["run"]: row["pass"] for row in json.loads(told.stdout)["exhibits"]["figure-2"]}
+    assert rows["nurl"] == rows["grpo"]
+
+
 def test_the_training_set_is_judged_on_itself(items, tmp_path, verbs):
     run(items, tmp_path / "out", "--figure", 6)
     assert after("--problems", verbs.asked[-1]) == [f"train={tmp_path / 'out' / 'trained-on.jsonl'}"]
@@ -366,9 +382,13 @@ def test_calibration_and_losses_are_pointed_at(items, tmp_path, verbs):
     assert verbs_asked(verbs) == ["calibrate", "synth", "train"]
     drawn = tomllib.loads(Path(after("--config", verbs.asked[0])[0]).read_text())["synthesis"]
     assert drawn["method"] == "mixed" and after("--grid", verbs.asked[0]) == ["paper"]
+    run(items, tmp_path / "quick", "--figure", 11, "--set", "calibrate.grid=quick")
+    assert not after("--grid", verbs.asked[-1])
+    settings = tomllib.loads(Path(after("--config", verbs.asked[-1])[0]).read_text())
+    assert settings["calibrate"] == {"grid": "quick"}
     assert told["figures"]["figure-11"] == {"tau": 0.8, "report": "calibration/calibration.html"}
     losses = tmp_path / "out" / told["figures"]["figure-13"]["losses"]
-    assert losses.name == "curves.svg" and losses.parent == Path(after("--out", verbs.asked[-1])[0])
+    assert losses.name == "curves.svg" and losses.parent == Path(after("--out", verbs.asked[2])[0])
 
 
 @pytest.mark.parametrize("dies_at", ["synth", "select", "train", "grpo", "eval"])
@@ -481,6 +501,8 @@ def test_a_folder_of_other_settings_another_model_or_something_else_is_refused(i
     other = written(tmp_path / "other.jsonl", [{"problem": "1?", "solution": "1.", "answer": "1"}])
     with pytest.raises(UsageError, match="begun otherwise: expert solutions"):
         run(other, out, "--table", 4)
+    with pytest.raises(UsageError, match="cannot be written: No such file or directory; choose another --out"):
+        run(items, Path("/proc/nowhere/runs"), "--table", 4)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(UsageError, match="holds something that is not of this verb"):
