@@ -219,9 +219,9 @@ class Evaluation(Frozen):
         """Arms share their seeds, so an adapter that changes nothing at all was hardly applied."""
         if self.num_same_text.get(arm.name, 0) < self.summary[arm.name].num_completions:
             return None
-        against = "the base model" if arm.against == BASE else arm.against
+        those = "the base model's" if arm.against == BASE else f"those of {arm.against}"
         return (
-            f"All {self.num_same_text[arm.name]} completions of {_the(arm.name)} equal {against}'s, word for word: it "
+            f"All {self.num_same_text[arm.name]} completions of {_the(arm.name)} equal {those}, word for word: it "
             "may not have been applied, or it changes nothing; do not read this as a comparison."
         )
 
