@@ -256,7 +256,7 @@ def test_a_name_groups_all_problems_of_a_file_whatever_their_metadata_say(tmp_pa
     path = write(tmp_path / "a.jsonl", [own, {"problem": "2?", "answer": 2}])
     named = read(problems=(f"hard ones={path}",))
     assert [one.metadata for one in named.items] == [{"group": "hard ones", "year": 1}, {"group": "hard ones"}]
-    assert f"{path}: 1 problems have another metadata.group, and are reported as hard ones" in told()
+    assert f"{path}: 1 of them have another metadata.group, and are reported as hard ones" in told()
     assert [one.group for one in read(problems=(str(path),)).items] == ["own", None]
     assert named.sources[0].group == "hard ones" and named.sources[0].benchmark is None
 
@@ -277,7 +277,9 @@ def test_an_equals_sign_in_a_path_makes_no_group(tmp_path: Path, monkeypatch: py
     assert named_sources(["tau=1.jsonl", "./x=y", "hf:o/n@a=b", "g=hf:o/n"]) == [
         NamedSource("tau=1.jsonl"), NamedSource("./x=y"), NamedSource("hf:o/n@a=b"), NamedSource("hf:o/n", "g"),
     ]  # fmt: skip
-    assert named_sources([str(tmp_path / "tau=0.8" / "a.jsonl")])[0].group is None
+    assert named_sources([str(tmp_path / "tau=0.8" / "a.jsonl"), "tau=1*.jsonl"]) == [
+        NamedSource(str(tmp_path / "tau=0.8" / "a.jsonl")), NamedSource("tau=1*.jsonl"),
+    ]  # fmt: skip
     write(tmp_path / "1.jsonl", [{"problem": "1?", "answer": 1}])
     with pytest.raises(UsageError, match=r"there are tau=1.jsonl and 1.jsonl; write ./tau=1.jsonl for the first"):
         named_sources(["tau=1.jsonl"])
