@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, JsonValue
@@ -20,6 +20,8 @@ from dail.synth.core.settings import Chosen
 ProtocolName = Literal["paper", "official"]
 
 _BUDGETS = (512, 1024, 2048, 4096)
+# Of both: nothing else shapes or cuts what is drawn.
+_PLAIN: dict[str, JsonValue] = {"temperatures": [], "top_k": 0, "stop": [], "max_tokens": None}
 _BOX = "\n\nFinal answer: \\boxed{"  # our words; the authors' own half sentence is theirs
 
 
@@ -43,14 +45,14 @@ class Protocol:
 PROTOCOLS: Mapping[ProtocolName, Protocol] = {
     "paper": Protocol(
         "section 3 of the paper",
-        {"samples": 128, "temperature": 0.6},
+        {"samples": 128, "temperature": 0.6, "top_p": 1.0, "presence_penalty": 0.0, "grader": "math", **_PLAIN},
         thinking={"budgets": list(_BUDGETS), "answer_tokens": 2048, "announce": ""},
         not_thinking={"budgets": [], "announce": ""},
     ),
     "official": Protocol(
         "the authors' code at commit 4886f8d, as we read it, with a half sentence of our own",
         {"samples": 128, "temperature": 0.6, "top_p": 0.95, "presence_penalty": 1.5, "grader": "official",
-         "answer_tokens": 100, "announce": _BOX},
+         "answer_tokens": 100, "announce": _BOX, **_PLAIN},
         thinking={"budgets": list(_BUDGETS)},
         not_thinking={"budgets": []},
         engine={"model_tokens": 8000},
@@ -67,7 +69,10 @@ def protocolled(chosen: Chosen, name: ProtocolName | None, flags: Mapping[str, A
     protocol = PROTOCOLS[name]
     sets = {"eval": {**protocol.of_eval(chosen.values.get("eval", {})), "protocol": name}, "engine": protocol.engine}
     for table, values in sets.items():
-        chosen = chosen.told(table, **{key: one for key, one in values.items() if f"{table}.{key}" not in taken})
+        free = {key: one for key, one in values.items() if f"{table}.{key}" not in taken}
+        left_out = {key for key, one in free.items() if one is None}
+        of_table = {key: one for key, one in chosen.values.get(table, {}).items() if key not in left_out}
+        chosen = replace(chosen, values={**chosen.values, table: of_table}).told(table, **free)
     return chosen
 
 
@@ -95,8 +100,6 @@ def departures(name: ProtocolName, config: BaseModel) -> dict[str, tuple[JsonVal
     wanted |= {f"engine.{key}": value for key, value in protocol.engine.items()}
     got = {f"eval.{key}": value for key, value in settings.items()}
     got |= {f"engine.{key}": value for key, value in settings["engine"].items()}
-    if settings["temperatures"]:
-        got["eval.temperature"] = settings["temperatures"]
     return {key: (value, got[key]) for key, value in wanted.items() if got[key] != value}
 
 
@@ -104,11 +107,12 @@ def told(name: ProtocolName, config: BaseModel) -> str:
     """What a protocol is and sets, and what departs from it, for people.
 
     >>> told("paper", EvalConfig(engine=EngineConfig(model=Path("m")), protocol="paper", samples=8))
-    'protocol paper (section 3 of the paper): samples=128, temperature=0.6, budgets=[], announce=""; no longer it: …'
+    'protocol paper (section 3 of the paper): samples=128, temperature=0.6, …; no longer it: eval.samples=8'
     """
     settings = config.model_dump(mode="json")
     protocol = PROTOCOLS[name]
-    sets = ", ".join(f"{key}={json.dumps(value)}" for key, value in protocol.of_eval(settings).items())
+    values = {key: value for key, value in protocol.of_eval(settings).items() if value not in (None, [])}
+    sets = ", ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
     sets += "".join(f", engine.{key}={value}" for key, value in protocol.engine.items())
     others = ", ".join(f"{key}={json.dumps(got)}" for key, (_, got) in departures(name, config).items())
     return f"protocol {name} ({protocol.about}): {sets}" + (f"; no longer it: {others}" if others else "")

@@ -49,10 +49,12 @@ def chosen(file: str, tmp_path: Path, *overrides: str) -> Chosen:
 
 
 def test_a_protocol_wins_over_a_file_and_not_over_the_command_line(tmp_path: Path) -> None:
-    file = "[eval]\nsamples = 3\ntop_p = 0.5\nthinking = true\n[engine]\nmodel_tokens = 16000\n"
+    said = "samples = 3\ntop_p = 0.5\nthinking = true\nmax_tokens = 9\ntemperatures = [1]\n"
+    file = f"[eval]\n{said}[engine]\nmodel_tokens = 16000\n"
     by_set = protocolled(chosen(file, tmp_path, "eval.top_p=0.7"), "official", {"samples": 8, "seed": None})
     one = by_set.load(EvalConfig, "eval", engine=by_set.told("engine", model=DEMO_MODEL).load(EngineConfig, "engine"))
     assert (one.samples, one.top_p, one.budgets, one.engine.model_tokens) == (8, 0.7, BUDGETS, 8000)
+    assert (one.max_tokens, one.drawn_at) == (None, (0.6,))
     assert departures("official", one) == {"eval.samples": (128, 8), "eval.top_p": (0.95, 0.7)}
     assert told_of("official", one).endswith("; no longer it: eval.samples=8, eval.top_p=0.7")
     without = protocolled(chosen(file, tmp_path), None, {"samples": None})
@@ -61,7 +63,7 @@ def test_a_protocol_wins_over_a_file_and_not_over_the_command_line(tmp_path: Pat
 
 def test_a_protocol_with_other_temperatures_is_no_longer_it() -> None:
     assert departures("paper", config(protocol="paper", temperatures=(0.6, 1.0))) == {
-        "eval.temperature": (0.6, [0.6, 1.0])
+        "eval.temperatures": ([], [0.6, 1.0])
     }
 
 
