@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from dail.synth.core.door import opener as _opener
 
-__all__ = ["EvalConfig", "EvalProblem", "Evaluation", "GroupResult", "PassAtK", "evaluate"]
+__all__ = ["EvalConfig", "EvalProblem", "Evaluation", "GroupResult", "PassAtK", "evaluate", "named_sources"]
 
 if TYPE_CHECKING:
     from dail.train.evals.config import EvalConfig
     from dail.train.evals.evaluation import evaluate
-    from dail.train.evals.problems import EvalProblem
+    from dail.train.evals.problems import EvalProblem, named_sources
     from dail.train.evals.results import Evaluation, GroupResult, PassAtK
 else:
     __getattr__ = _opener(
@@ -31,6 +31,7 @@ else:
             "GroupResult": "dail.train.evals.results",
             "PassAtK": "dail.train.evals.results",
             "evaluate": "dail.train.evals.evaluation",
+            "named_sources": "dail.train.evals.problems",
         },
         extra="train",
     )

@@ -129,7 +129,7 @@ BENCHMARKS = {
         ),
         Benchmark(
             "imo-answerbench-1",
-            "IMO-AnswerBench as first published, answerbench.csv, the paper's",
+            "IMO-AnswerBench as first published, answerbench.csv",
             group="imo-answerbench-1",
             num_problems=400,
             answers="text",
@@ -138,7 +138,7 @@ BENCHMARKS = {
             others=(),
             terms="CC BY 4.0",
             other_edition="imo-answerbench-2",
-            called=r"answer(?:bench)?+(?:[-_.]?v?1)?+(?![-_.]?v?[0-9])",
+            called=r"answerbench(?![-_.]?v?[02-9])|answer[-_.]?v?1(?!\d)",
         ),
         Benchmark(
             "imo-answerbench-2",

@@ -7,6 +7,7 @@ A source may have a name, the group that all its problems are reported under; a 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
 from collections import Counter
@@ -134,8 +135,8 @@ def _grouped(text: str) -> NamedSource:
     group, sep, name = text.partition("=")
     if not sep or text.startswith("hf:") or "/" in group or "\\" in group:
         return NamedSource(text)
-    if Path(text).expanduser().exists():
-        if Path(name).expanduser().exists():
+    if _is_there(text):
+        if _is_there(name):
             raise UsageError(
                 f"--problems {text}: there are {text} and {name}; write ./{text} for the first, or {group}=./{name} "
                 f"for the second under the name {group}"
@@ -147,6 +148,10 @@ def _grouped(text: str) -> NamedSource:
     if not name:
         raise UsageError(f"--problems {text}: no file stands behind the equals sign")
     return NamedSource(name, group)
+
+
+def _is_there(name: str) -> bool:
+    return Path(name).expanduser().exists() or bool(glob.glob(name))
 
 
 def read_problems(source: ProblemSource, reading: Reading | None = None) -> ReadProblems:
@@ -180,6 +185,8 @@ def read_problems(source: ProblemSource, reading: Reading | None = None) -> Read
     sources = _references(read, named)
     for line in (*mend.lines(), *(f"{one.file}: {note}" for one in sources for note in one.notes)):
         _log.info(f"note: {line}")
+    for name, terms in dict.fromkeys((one.benchmark, one.terms) for one in sources if one.terms):
+        _log.info(f"terms of {name}: {terms}")
     return ReadProblems(read.items, read.account, sources)
 
 
@@ -241,7 +248,7 @@ class _Mend:
 
     def lines(self) -> list[str]:
         return [
-            f"{file}: {count} problems have another metadata.group, and are reported as {self._named[file].group}"
+            f"{file}: {count} of them have another metadata.group, and are reported as {self._named[file].group}"
             for file, count in self._regrouped.items()
             if count
         ]

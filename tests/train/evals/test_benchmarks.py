@@ -108,7 +108,8 @@ def test_a_benchmark_is_read_in_each_shape_with_its_number_its_group_and_its_dig
     (source,) = found.sources
     assert (source.benchmark, source.num_published, source.notes) == (name, benchmark.num_problems, ())
     assert source.sha256 and len(source.sha256) == 64 and source.terms == benchmark.terms
-    assert "note:" not in told()
+    said = told()
+    assert "note:" not in said and f"terms of {name}: {benchmark.terms}" in said
 
 
 def test_the_two_editions_of_aime_are_one_group_and_their_problems_keep_their_names(tmp_path: Path) -> None:
@@ -173,6 +174,7 @@ def test_a_benchmark_in_several_files_is_counted_as_one(tmp_path: Path) -> None:
         ("imo-answerbench-1", "AnswerBench-V2.csv", "called as imo-answerbench-2 is"),
         ("imo-answerbench-2", "imo.csv", "that it is imo-answerbench-2 and not imo-answerbench-1 is taken as said"),
         ("imo-answerbench-1", "bench/data.csv", "is taken as said"),
+        ("imo-answerbench-1", "imo_answer/train.csv", "is taken as said"),
         ("imo-answerbench-1", "answerbench/data.csv", None),
         ("imo-answerbench-2", "answerbench/data.csv", "called as imo-answerbench-1 is"),
         ("aime-2024", "aime_2024/train-00000-of-00001.csv", None),
@@ -254,7 +256,7 @@ def test_a_name_groups_all_problems_of_a_file_whatever_their_metadata_say(tmp_pa
     path = write(tmp_path / "a.jsonl", [own, {"problem": "2?", "answer": 2}])
     named = read(problems=(f"hard ones={path}",))
     assert [one.metadata for one in named.items] == [{"group": "hard ones", "year": 1}, {"group": "hard ones"}]
-    assert f"{path}: 1 problems have another metadata.group, and are reported as hard ones" in told()
+    assert f"{path}: 1 of them have another metadata.group, and are reported as hard ones" in told()
     assert [one.group for one in read(problems=(str(path),)).items] == ["own", None]
     assert named.sources[0].group == "hard ones" and named.sources[0].benchmark is None
 
@@ -275,7 +277,9 @@ def test_an_equals_sign_in_a_path_makes_no_group(tmp_path: Path, monkeypatch: py
     assert named_sources(["tau=1.jsonl", "./x=y", "hf:o/n@a=b", "g=hf:o/n"]) == [
         NamedSource("tau=1.jsonl"), NamedSource("./x=y"), NamedSource("hf:o/n@a=b"), NamedSource("hf:o/n", "g"),
     ]  # fmt: skip
-    assert named_sources([str(tmp_path / "tau=0.8" / "a.jsonl")])[0].group is None
+    assert named_sources([str(tmp_path / "tau=0.8" / "a.jsonl"), "tau=1*.jsonl"]) == [
+        NamedSource(str(tmp_path / "tau=0.8" / "a.jsonl")), NamedSource("tau=1*.jsonl"),
+    ]  # fmt: skip
     write(tmp_path / "1.jsonl", [{"problem": "1?", "answer": 1}])
     with pytest.raises(UsageError, match=r"there are tau=1.jsonl and 1.jsonl; write ./tau=1.jsonl for the first"):
         named_sources(["tau=1.jsonl"])
