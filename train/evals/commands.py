@@ -27,8 +27,6 @@ from dail.train.evals.report import percent, points
 from dail.train.evals.results import ArmRef, Estimate, Evaluation, GroupResult, PassAtK
 from dail.train.gate import GateConfig
 
-_NAME_COLUMNS = 24  # of a table, before names are broken into lines
-
 
 class NamedFolder(click.ParamType):
     """`FOLDER`, or `NAME=FOLDER`: a pair, whose name is none where none was given."""
@@ -195,7 +193,7 @@ def _table(group: GroupResult, arms: Sequence[ArmRef], which: str = "") -> Any:
 
     # Text, since a group's name, or an arm's, may hold what rich takes for markup
     table = Table(title=Text(f"{group.group}, {group.num_problems} problems{which}: pass@k in %"), title_justify="left")
-    table.add_column("", min_width=min(_NAME_COLUMNS, max(len(arm.name) for arm in arms)))
+    table.add_column("", overflow="fold")
     base = arms[0].subject  # at the temperature and budget of the row
     is_forced = any(arm.budget for arm in arms)
     beside = ["cut", *(["forced"] if is_forced else []), *(["with a shortcut"] if group.marked else [])]
