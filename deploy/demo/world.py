@@ -21,8 +21,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import accumulate
 from string import ascii_uppercase
+from typing import ClassVar
 
-NUM_DIALS = 3
 BLOCK_TURNS = 3
 """The expert names every third state, and a jump covers the turns between two named states."""
 
@@ -31,13 +31,26 @@ BLOCK_TURNS = 3
 class Lock:
     """One problem: the state at the start and the turns, each a string of three digits."""
 
+    num_dials: ClassVar[int] = 3
+    sign: ClassVar[str] = "+"
+    question: ClassVar[str] = (
+        "A lock with three dials shows {start}. It is turned like this: {turns}. "
+        "Each turn moves every dial forward by its own digit, past 9 to 0. What does the lock show in the end?"
+    )
+    ending: ClassVar[str] = "The lock shows \\boxed{{{answer}}}."
+
     start: str
     turns: tuple[str, ...]
 
     @property
     def states(self) -> tuple[str, ...]:
         """What the lock shows after each turn."""
-        return tuple(accumulate(self.turns, turned, initial=self.start))[1:]
+        return tuple(accumulate(self.turns, self.turned, initial=self.start))[1:]
+
+    def turned(self, state: str, turn: str) -> str:
+        """The state after one turn: each dial moves by its digit, past 9 to 0."""
+        step = 1 if self.sign == "+" else -1
+        return "".join(str((int(dial) + step * int(digit)) % 10) for dial, digit in zip(state, turn, strict=True))
 
     @property
     def answer(self) -> str:
@@ -48,26 +61,18 @@ class Lock:
         return -(-len(self.turns) // BLOCK_TURNS)
 
 
-def turned(state: str, turn: str) -> str:
-    """The state after one turn: each dial moves by its digit, past 9 to 0."""
-    return "".join(str((int(dial) + int(digit)) % 10) for dial, digit in zip(state, turn, strict=True))
-
-
-def random_lock(rng: random.Random, num_turns: int, largest_digit: int = 9) -> Lock:
+def random_lock(rng: random.Random, num_turns: int, largest_digit: int = 9, kind: type[Lock] = Lock) -> Lock:
     """A lock drawn evenly from those whose turns have no larger digit; labels are letters, so 26 turns are the most."""
     assert 1 <= num_turns <= len(ascii_uppercase), f"num_turns is {num_turns}, the labels reach 26"
-    start, *turns = ("".join(rng.choices("0123456789", k=NUM_DIALS)) for _ in range(num_turns + 1))
+    start, *turns = ("".join(rng.choices("0123456789", k=kind.num_dials)) for _ in range(num_turns + 1))
     if largest_digit < 9:
         turns = ["".join(str(int(digit) % (largest_digit + 1)) for digit in turn) for turn in turns]
-    return Lock(start=start, turns=tuple(turns))
+    return kind(start=start, turns=tuple(turns))
 
 
 def problem(lock: Lock) -> str:
-    listed = ", ".join(f"{label} {turn}" for label, turn in zip(ascii_uppercase, lock.turns, strict=False))
-    return (
-        f"A lock with three dials shows {lock.start}. It is turned like this: {listed}. "
-        "Each turn moves every dial forward by its own digit, past 9 to 0. What does the lock show in the end?"
-    )
+    turns = ", ".join(f"{label} {turn}" for label, turn in zip(ascii_uppercase, lock.turns, strict=False))
+    return lock.question.format(start=lock.start, turns=turns)
 
 
 def trace(lock: Lock, jumps: Collection[int]) -> str:
@@ -78,7 +83,7 @@ def trace(lock: Lock, jumps: Collection[int]) -> str:
         if block in jumps:
             parts.append(f"{ascii_uppercase[turns.start : turns.stop]}={lock.states[turns[-1]]}")
         else:
-            parts += [f"{ascii_uppercase[i]}+{lock.turns[i]}={lock.states[i]}" for i in turns]
+            parts += [f"{ascii_uppercase[i]}{lock.sign}{lock.turns[i]}={lock.states[i]}" for i in turns]
     return " ".join(parts) + f"\n{conclusion(lock)}"
 
 
@@ -94,4 +99,4 @@ def expert_solution(lock: Lock) -> str:
 
 
 def conclusion(lock: Lock) -> str:
-    return f"The lock shows \\boxed{{{lock.answer}}}."
+    return lock.ending.format(answer=lock.answer)
