@@ -290,8 +290,8 @@ def measure(
 
 
 def count_jumps(answer: str) -> int:
-    """Results that were stated without a sum: `ABC=554` has no sign."""
-    return sum("=" in step and "+" not in step and "-" not in step for step in answer.split())
+    """Results that were stated without a sum: `ABC=554` has no plus."""
+    return sum("=" in step and "+" not in step for step in answer.split())
 
 
 def save(network: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:

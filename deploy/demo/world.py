@@ -32,7 +32,6 @@ class Lock:
     """One problem: the state at the start and the turns, each a string of three digits."""
 
     num_dials: ClassVar[int] = 3
-    sign: ClassVar[str] = "+"
     question: ClassVar[str] = (
         "A lock with three dials shows {start}. It is turned like this: {turns}. "
         "Each turn moves every dial forward by its own digit, past 9 to 0. What does the lock show in the end?"
@@ -45,12 +44,7 @@ class Lock:
     @property
     def states(self) -> tuple[str, ...]:
         """What the lock shows after each turn."""
-        return tuple(accumulate(self.turns, self.turned, initial=self.start))[1:]
-
-    def turned(self, state: str, turn: str) -> str:
-        """The state after one turn: each dial moves by its digit, past 9 to 0."""
-        step = 1 if self.sign == "+" else -1
-        return "".join(str((int(dial) + step * int(digit)) % 10) for dial, digit in zip(state, turn, strict=True))
+        return tuple(accumulate(self.turns, turned, initial=self.start))[1:]
 
     @property
     def answer(self) -> str:
@@ -59,6 +53,11 @@ class Lock:
     @property
     def num_blocks(self) -> int:
         return -(-len(self.turns) // BLOCK_TURNS)
+
+
+def turned(state: str, turn: str) -> str:
+    """The state after one turn: each dial moves by its digit, past 9 to 0."""
+    return "".join(str((int(dial) + int(digit)) % 10) for dial, digit in zip(state, turn, strict=True))
 
 
 def random_lock(rng: random.Random, num_turns: int, largest_digit: int = 9, kind: type[Lock] = Lock) -> Lock:
@@ -83,7 +82,7 @@ def trace(lock: Lock, jumps: Collection[int]) -> str:
         if block in jumps:
             parts.append(f"{ascii_uppercase[turns.start : turns.stop]}={lock.states[turns[-1]]}")
         else:
-            parts += [f"{ascii_uppercase[i]}{lock.sign}{lock.turns[i]}={lock.states[i]}" for i in turns]
+            parts += [f"{ascii_uppercase[i]}+{lock.turns[i]}={lock.states[i]}" for i in turns]
     return " ".join(parts) + f"\n{conclusion(lock)}"
 
 

@@ -47,7 +47,7 @@ def starts(lock: Lock, written: str, jumps: tuple[int, ...]) -> Iterator[Start]:
     position = len(lock.start)
     for block in range(lock.num_blocks):
         labels = ascii_uppercase[block * BLOCK_TURNS : min((block + 1) * BLOCK_TURNS, len(lock.turns))]
-        jump, work = f" {labels}=", f" {labels[0]}{lock.sign}"
+        jump, work = f" {labels}=", f" {labels[0]}+"
         yield Start(position, jump, work, block in jumps)
         tokens = 1 if block in jumps else len(labels)
         width = len(lock.start)

@@ -40,7 +40,7 @@ HABITS = (
     Part("negative_reference", turns=(2, LONGEST), jump_probability=0.95, share=0.14),
     Part("student", turns=(2, 14), jump_probability=0.97, worked=0.35, share=0.12, kind=Gauge),
 )
-ROUNDS = (Round(500, 1.5e-3, SKILLS), Round(240, 8e-4, HABITS))
+ROUNDS = (Round(300, 1.5e-3, SKILLS), Round(240, 8e-4, HABITS))
 
 
 def tokenizer_corpus() -> Iterator[str]:

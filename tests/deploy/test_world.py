@@ -16,7 +16,7 @@ from make_model import count_jumps
 from make_problems import to_jsonl
 from make_sets import CANDIDATES, JUDGED, judged_rows, locks, solution_rows
 from pretrain import ROUNDS
-from world import Lock, expert_solution, random_jumps, random_lock, trace
+from world import Lock, conclusion, expert_solution, problem, random_jumps, random_lock, trace
 
 from dail.synth.data.reader import load_items
 from dail.synth.schema.boxes import final_answer
@@ -31,8 +31,10 @@ tasks = st.builds(
 )
 
 
-def test_a_gauge_goes_back_below_zero_to_nine():
-    assert Gauge(start="41", turns=("29", "15")).states == ("22", "17")
+def test_a_gauge_is_told_in_its_own_words():
+    gauge = Gauge(start="41", turns=("29", "15"))
+    assert gauge.states == ("60", "75") and conclusion(gauge) == "The gauge reads \\boxed{75}."
+    assert "lock" not in problem(gauge) and problem(gauge).startswith("The two hands of a gauge point at 41.")
 
 
 @given(tasks, st.floats(0, 1), st.integers(0))
