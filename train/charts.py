@@ -25,8 +25,14 @@ _COLOURS = {
     "#030303": "var(--rule)",
     "#040404": "var(--base)",
     "#050505": "var(--adapter)",
+    "#060606": "var(--arm2)",
+    "#070707": "var(--arm3)",
+    "#080808": "var(--arm4)",
+    "#090909": "var(--arm5)",
+    "#0a0a0a": "var(--arm6)",
 }
-INK, MUTED, RULE, BASE, ADAPTER = _COLOURS
+INK, MUTED, RULE, *ARMS = _COLOURS
+BASE, ADAPTER = ARMS[:2]
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "dail",  # the same numbers give the same file

@@ -132,8 +132,8 @@ class GateConfig(Config):
 class Signal(Frozen):
     """One sign, what it was and what it should have been.
 
-    `value` is what is held against `limit`; `base` and `adapter` are what it was made of where two are compared, `low`
-    and `high` its 95 % interval. `note` says why it was not judged.
+    `value` is what is held against `limit`; `base` and `adapter` are what it was made of where two are compared, which
+    `between` names, `low` and `high` its 95 % interval. `note` says why it was not judged.
     """
 
     name: str
@@ -141,6 +141,7 @@ class Signal(Frozen):
     value: float | None
     limit: float | None
     is_floor: bool = False
+    between: tuple[str, str] | None = None
     base: float | None = None
     adapter: float | None = None
     low: float | None = None
@@ -152,7 +153,8 @@ class Signal(Frozen):
         """What it is, in words; of one that tripped also what was wanted."""
         if self.verdict == "not judged":
             return f"{self.name}: not judged, {self.note}"
-        both = f" ({self.base:.3g} of base, {self.adapter:.3g} of the adapter)" if self.adapter is not None else ""
+        base, adapter = self.between or ("base", "adapter")
+        both = f" ({self.base:.3g} of {base}, {self.adapter:.3g} of {adapter})" if self.adapter is not None else ""
         wanted = f", wanted {'at least' if self.is_floor else 'at most'} {self.limit:.3g}"
         return f"{self.name}: {self.value:.3g}{both}{wanted if self.verdict == 'tripped' else ''}"
 

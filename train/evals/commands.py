@@ -1,12 +1,14 @@
-"""`dail eval`: pass@k of a base model and of an adapter on a file of problems, and a report with pictures."""
+"""`dail eval`: pass@k of a base model, and of adapters and other models beside it, and a report with pictures."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from dail.synth.config import load_engine
 from dail.synth.core.console import emit, say
@@ -15,18 +17,43 @@ from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
 from dail.synth.data import options
 from dail.synth.data.reader import Reading
+from dail.train.evals.arms import BASE, Named, name_adapters, name_models
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.evaluation import evaluate as run_evaluation
-from dail.train.evals.report import points
-from dail.train.evals.results import Evaluation, GroupResult, PassAtK
+from dail.train.evals.report import percent, points
+from dail.train.evals.results import ArmRef, Estimate, Evaluation, GroupResult, PassAtK
 from dail.train.gate import GateConfig
 
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+class NamedFolder(click.ParamType):
+    """`FOLDER`, or `NAME=FOLDER`: a pair, whose name is none where none was given."""
+
+    name = "[NAME=]FOLDER"
+    _folder = click.Path(exists=True, file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Named:
+        name, sep, folder = value.partition("=")
+        if not sep or Path(value).is_dir():  # a folder may be called epochs=3
+            return None, self._folder.convert(value, param, ctx)
+        return name, self._folder.convert(folder, param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return self._folder.shell_complete(ctx, param, incomplete)
 
 
 @verb("eval")
-@click.option("--model", type=_FOLDER, help="Base model folder; engine.model.")
-@click.option("--adapter", type=_FOLDER, help="LoRA adapter folder; the base model alone without.")
+@click.option(
+    "--model",
+    multiple=True,
+    type=NamedFolder(),
+    help="Base model folder; engine.model. Repeatable: further ones are models held against the first.",
+)
+@click.option(
+    "--adapter",
+    multiple=True,
+    type=NamedFolder(),
+    help="LoRA adapter folder, on the first model; repeatable. The models alone without.",
+)
 @click.option(
     "--problems", multiple=True, type=click.Path(), required=True, metavar="FILE", help=f"{options.FILES}; repeatable."
 )
@@ -40,25 +67,27 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of tables.")
 def evaluate(
     chosen: Chosen,
-    model: Path | None,
-    adapter: Path | None,
+    model: tuple[Named, ...],
+    adapter: tuple[Named, ...],
     problems: tuple[str, ...],
     reading: Reading,
     out: Path,
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """pass@k of base and adapter, and a report with pictures.
+    """pass@k of models and adapters, and a report with pictures.
 
     Writes eval.json, samples.jsonl and report.html. A rerun reuses the completions that were drawn with the same
     settings.
     """
     # Read when torch is imported, which here the tokenizer does before the engine; spinning is 17 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    config = chosen.told("eval", **flags).load(
-        EvalConfig, "eval", engine=load_engine(chosen, model), gate=chosen.load(GateConfig, "gate")
+    models, adapters = name_models(model), name_adapters(adapter)
+    engine = load_engine(chosen, next(iter(models.values()), None))
+    config = chosen.told("eval", **flags).load(EvalConfig, "eval", engine=engine, gate=chosen.load(GateConfig, "gate"))
+    evaluation = run_evaluation(
+        problems, out, config=config, models=models or {BASE: engine.model}, adapters=adapters, reading=reading
     )
-    evaluation = run_evaluation(problems, out, adapter, config, reading=reading)
     if as_json:
         emit(_summary(evaluation, out))
     else:
@@ -66,22 +95,23 @@ def evaluate(
     if evaluation.warning:
         say(f"warning: {evaluation.warning}")
     say(f"{out / 'report.html'} shows it all; eval.json and samples.jsonl lie beside it")
-    if evaluation.gate and evaluation.gate.stops:
+    if any(seen.stops for seen in evaluation.gate.values()):
         say("exit code 6, by gate.action=stop; another threshold of [gate] judges the same completions anew")
         return EXIT_GATE
     return EXIT_OK
 
 
 @click.command("compare")
-@click.argument("dail", type=click.Path(path_type=Path), metavar="DAIL")
-@click.argument("controls", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CONTROL...")
+@click.argument("dail", type=click.Path(), metavar="DAIL")
+@click.argument("controls", nargs=-1, required=True, type=click.Path(), metavar="CONTROL...")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File for the page, as controls.html.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of a table.")
-def compare(dail: Path, controls: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
+def compare(dail: str, controls: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """DAIL beside its control runs: what part of its gain they explain.
 
-    Takes the --out folders of `dail eval`, first that of the adapter that was trained as DAIL says. Which control each
-    of the others is (`dail synth --control` and `dail train --control` have their names), its adapter's dail.json says.
+    Takes the --out folders of `dail eval`, first that of the adapter that was trained as DAIL says; FOLDER:ARM where
+    several adapters were judged, so that all may come from one evaluation. Which control each of the others is (`dail
+    synth --control` and `dail train --control` have their names), its adapter's dail.json says.
     All must be judged on the same problems with the same settings.
     """
     from dail.train.evals.controls import compare_runs, findings
@@ -110,7 +140,7 @@ def _summary(evaluation: Evaluation, out: Path) -> dict[str, Any]:
         "samples": str(out / "samples.jsonl"),
         "report": str(out / "report.html"),
         "warning": evaluation.warning,
-        "gate": evaluation.gate and evaluation.gate.model_dump(mode="json"),
+        "gate": {arm: seen.model_dump(mode="json") for arm, seen in evaluation.gate.items()},
         "groups": [group.model_dump(mode="json") for group in evaluation.groups],
     }
 
@@ -120,26 +150,40 @@ def _print_tables(evaluation: Evaluation) -> None:
 
     console = Console()
     for group in evaluation.groups:
-        console.print(_table(group))
+        console.print(_table(group, evaluation.arms))
 
 
-def _table(group: GroupResult) -> Any:
+def _table(group: GroupResult, arms: Sequence[ArmRef]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    # Text, since a group's name may hold what rich takes for markup
+    # Text, since a group's name, or an arm's, may hold what rich takes for markup
     table = Table(title=Text(f"{group.group}, {group.num_problems} problems: pass@k in %"), title_justify="left")
     table.add_column("")
-    for point in group.passes["base"]:
-        table.add_column(f"k = {point.k}", justify="right")
-    for who, row in group.passes.items():
-        table.add_row(who, *(_cell(f"{100 * p.mean:.1f}", f"{100 * p.low:.0f} to {100 * p.high:.0f}") for p in row))
-    if group.difference:
-        table.add_row("adapter − base", *(_difference(point) for point in group.difference))
+    is_forced = any(arm.budget for arm in arms)
+    beside = ["cut", *(["forced"] if is_forced else []), *(["with a shortcut"] if group.marked else [])]
+    for name in (*(f"k = {point.k}" for point in group.passes[arms[0].name]), *beside):
+        table.add_column(name, justify="right")
+    for arm in arms:
+        all_ = group.summary[arm.name]
+        ends = [percent(all_.cut_share), *([percent(all_.forced_share)] if is_forced else [])]
+        shares = [group.marked[arm.name]] if group.marked else []
+        row = [*map(_share, group.passes[arm.name]), *ends, *map(_share, shares)]
+        table.add_row(Text(arm.name), *row)
+    for arm in arms:
+        if arm.against is not None:
+            blank = [""] * (1 + is_forced)
+            rises = [group.marked_difference[arm.name]] if group.marked else []
+            row = [*map(_difference, group.difference[arm.name]), *blank, *map(_difference, rises)]
+            table.add_row(Text(f"{arm.name} − {arm.against}"), *row)
     return table
 
 
-def _difference(point: PassAtK) -> str:
+def _share(point: PassAtK | Estimate) -> str:
+    return _cell(f"{100 * point.mean:.1f}", f"{100 * point.low:.0f} to {100 * point.high:.0f}")
+
+
+def _difference(point: PassAtK | Estimate) -> str:
     cell = _cell(points(point.mean), f"{points(point.low)} to {points(point.high)}")
     return f"[bold]{cell}[/bold]" if point.low > 0 or point.high < 0 else cell
 

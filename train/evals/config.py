@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import Field, field_validator
 
 from dail.synth.config import EngineConfig
 from dail.synth.core.extensions import Reference
@@ -18,6 +20,12 @@ class EvalConfig(Rendering):
     engine: EngineConfig = Field(description="the table [engine]")
     samples: int = Field(32, ge=1, le=4096, description="completions per problem; the paper draws 128")
     temperature: float = Field(0.6, ge=0, le=2, description="temperature of the draws; 0 is greedy")
+    temperatures: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
+        (), description="several, side by side, instead of eval.temperature"
+    )
+    budgets: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="tokens after which a thought is ended, several side by side; none: it ends by itself"
+    )
     max_tokens: int | None = Field(
         None, ge=1, description="a longer completion is cut; what the model's context leaves if left out"
     )
@@ -37,4 +45,21 @@ class EvalConfig(Rendering):
         description="seconds for one completion, of the grader's own time, whatever else the machine does; one that "
         "takes it longer is given up, which is counted and warned of",
     )
+    marks: Reference | None = Field(
+        None,
+        description="who finds shortcuts, which are counted beside pass@k and marked in the report: your own function, "
+        "FILE.py:NAME, MODULE:NAME, or an entry point of dail.marks",
+    )
     gate: GateConfig = Field(default_factory=GateConfig, description="the table [gate]")
+
+    @field_validator("temperatures", "budgets")
+    @classmethod
+    def _are_different(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if twice := [value for place, value in enumerate(values) if value in values[:place]]:
+            raise ValueError(f"{twice[0]:g} is there twice; each would be drawn and shown twice; leave one out")
+        return values
+
+    @property
+    def drawn_at(self) -> tuple[float, ...]:
+        """The temperatures, also where it is one."""
+        return self.temperatures or (self.temperature,)

@@ -2,12 +2,14 @@
 
 A control is the same training on traces that lack one thing the method says it needs (`synth/schema/controls.py` names
 them); if it gains as much, that thing was not why. `dail compare` calls `compare_runs`. Which control a run is, its
-adapter's dail.json says by the settings of its traces and its training.
+adapter's dail.json says by the settings of its traces and its training. A run is an evaluation's folder, or FOLDER:ARM
+where it judged several adapters; DAIL and its controls may be arms of one evaluation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,15 +20,14 @@ from dail.synth.core.errors import UsageError, describe
 from dail.synth.core.extensions import label
 from dail.synth.schema.controls import CONTROLS, control_of
 from dail.synth.schema.synthesis import Synthesis
-from dail.train.evals.evaluation import EVALUATION_FILE
 from dail.train.evals.passk import LEVEL, Interval, bootstrap, resampled
 from dail.train.evals.report import percent, points
-from dail.train.evals.results import Evaluation, ProblemResult
+from dail.train.evals.results import EVALUATION_FILE, ArmRef, Evaluation, ProblemResult
 from dail.train.record import RunRecord
 
 DAIL = "DAIL"
 # Of an evaluation's settings, those that its figures depend on. Two runs that differ in one cannot be compared.
-_COMPARED = ("samples", "temperature", "max_tokens", "seed", "thinking", "template_args", "opening", "date")
+_COMPARED = ("samples", "max_tokens", "seed", "thinking", "template_args", "opening", "date")
 
 
 class RunGain(Frozen):
@@ -54,6 +55,14 @@ class RunGain(Frozen):
         """Whether the gain's interval does not hold 0."""
         return self.gain_low > 0 or self.gain_high < 0
 
+    @property
+    def part(self) -> str:
+        """`40 % (12 to 71 %)`, or a dash."""
+        if self.explained is None or self.low is None or self.high is None:
+            return "–"
+        low, high = (f"{100 * end:.0f}".replace("-", "−") for end in (self.low, self.high))
+        return f"{100 * self.explained:.0f} % ({low} to {high} %)".replace("-", "−")
+
 
 class Comparison(Frozen):
     """What `dail compare --json` prints."""
@@ -80,11 +89,38 @@ def read_evaluation(path: str | Path) -> Evaluation:
         raise UsageError(f"{file} is no eval.json of this version ({describe(error)}); run `dail eval` again") from None
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One adapter of an evaluation, as it was named (`place`), and the run that trained it.
+
+    `control` is its name, or `DAIL`.
+    """
+
+    place: str
+    evaluation: Evaluation
+    arm: ArmRef
+    against: str
+    control: str
+    trained: RunRecord
+
+    def share(self, problem: ProblemResult, who: str) -> float:
+        return problem.num_correct[who] / len(problem.judgements[who])
+
+    @property
+    def gains(self) -> list[float]:
+        """Adapter − base of pass@1, problem by problem."""
+        return [self.share(one, self.arm.name) - self.share(one, self.against) for one in self.evaluation.problems]
+
+    def mean(self, who: str) -> float:
+        return sum(self.share(one, who) for one in self.evaluation.problems) / len(self.evaluation.problems)
+
+
 def compare_runs(dail: str | Path, controls: Sequence[str | Path]) -> Comparison:
     """DAIL's evaluation beside those of its controls.
 
     Args:
-        dail: folder (or eval.json) of the evaluation of the adapter that was trained as DAIL says.
+        dail: folder (or eval.json) of the evaluation of the adapter that was trained as DAIL says; with `:ARM` behind
+            it where several adapters were judged.
         controls: those of its controls, in the order in which they are to be shown.
 
     Raises:
@@ -93,66 +129,98 @@ def compare_runs(dail: str | Path, controls: Sequence[str | Path]) -> Comparison
     """
     if not controls:
         raise UsageError("there is one evaluation alone; give those of the control runs behind it")
-    first = read_evaluation(dail)
-    name, run = _run_of(first, dail)
-    if name != DAIL:
+    first = _read_run(dail)
+    if first.control != DAIL:
         raise UsageError(
-            f"{dail} is a control ({name}); give the evaluation of DAIL itself first, and its controls behind"
+            f"{dail} is a control ({first.control}); give the evaluation of DAIL itself first, and its controls behind"
         )
-    found = []
-    own = _gains(first)
-    for folder in controls:
-        other = read_evaluation(folder)
-        _refuse_others(first, dail, other, folder)
-        its_name, its_run = _run_of(other, folder)
-        if its_name == DAIL:
+    others = []
+    for place in controls:
+        other = _read_run(place)
+        _refuse_others(first, other)
+        if other.control == DAIL:
             raise UsageError(
-                f"{folder} is no control: its traces show each problem's own solution and waypoints; make one by "
+                f"{place} is no control: its traces show each problem's own solution and waypoints; make one by "
                 f"`dail synth --control {'|'.join(CONTROLS)}`, or leave it out"
             )
-        found.append(
-            _explained(_run_gain(its_name, folder, other, _differences(run, its_run, its_name)), own, _gains(other))
-        )
+        others.append(other)
+    return _compared(first, others)
+
+
+def compare_within(evaluation: Evaluation) -> Comparison | None:
+    """DAIL beside its controls among the adapters of one evaluation, at its first temperature and last budget; none
+    where there is not one DAIL and a control of it."""
+    held = evaluation.arms[0].temperature, evaluation.settings.budgets[-1:] or (None,)
+    runs = [
+        run
+        for arm in evaluation.arms
+        if (arm.temperature, (arm.budget,)) == held and (run := _run_of(evaluation, arm, arm.name)) is not None
+    ]
+    firsts, others = ([run for run in runs if (run.control == DAIL) is is_it] for is_it in (True, False))
+    return _compared(firsts[0], others) if len(firsts) == 1 and others else None
+
+
+def _compared(first: _Run, others: Sequence[_Run]) -> Comparison:
     return Comparison(
-        model=first.model.name,
-        num_problems=len(first.problems),
-        samples=first.settings.samples,
-        dail=_run_gain(DAIL, dail, first),
-        controls=tuple(found),
+        model=first.evaluation.model.name,
+        num_problems=len(first.evaluation.problems),
+        samples=first.evaluation.settings.samples,
+        dail=_run_gain(first),
+        controls=tuple(
+            _explained(
+                _run_gain(other, _differences(first.trained, other.trained, other.control)), first.gains, other.gains
+            )
+            for other in others
+        ),
     )
 
 
-def _run_of(evaluation: Evaluation, folder: str | Path) -> tuple[str, RunRecord]:
-    """The name of the control that the adapter is, or `DAIL`, and the run that trained it. UsageError: nobody knows."""
-    if evaluation.adapter is None:
-        raise UsageError(f"{folder} judges the base model alone; run `dail eval` with --adapter")
-    provenance = evaluation.adapter.provenance
-    if provenance is None:
+def _read_run(place: str | Path) -> _Run:
+    """Raises UsageError: it cannot be read, or nobody knows which of its adapters is meant, or what it is."""
+    path, name = _split(str(place))
+    evaluation = read_evaluation(path)
+    run = _run_of(evaluation, _arm_of(evaluation, path, name), str(place))
+    if run is None:
         raise UsageError(
-            f"{folder}: the adapter came without a dail.json that can be read, so nobody knows which control it is; "
+            f"{place}: the adapter came without a dail.json that can be read, so nobody knows which control it is; "
             "train it with `dail train`"
         )
-    run = provenance.run
-    return control_of(run.synthesis, run.config.model_dump(mode="json")) or DAIL, run
+    return run
 
 
-def _gains(evaluation: Evaluation) -> list[float]:
-    """Adapter − base of pass@1, problem by problem."""
-    return [_share(problem, "adapter") - _share(problem, "base") for problem in evaluation.problems]
+def _run_of(evaluation: Evaluation, arm: ArmRef, place: str) -> _Run | None:
+    """None for what is no adapter, or one of which nobody knows how it was trained."""
+    adapter = evaluation.subject_of(arm).adapter
+    if adapter is None or adapter.provenance is None or arm.against is None:
+        return None
+    trained = adapter.provenance.run
+    control = control_of(trained.synthesis, trained.config.model_dump(mode="json")) or DAIL
+    return _Run(place, evaluation, arm, arm.against, control, trained)
 
 
-def _share(problem: ProblemResult, who: Literal["base", "adapter"]) -> float:
-    return problem.num_correct[who] / len(problem.judgements[who])
+def _split(place: str) -> tuple[str, str | None]:
+    """FOLDER:ARM, unless there is a folder of that whole name."""
+    path, sep, name = place.rpartition(":")
+    return (path, name) if sep and not Path(place).exists() and Path(path).exists() else (place, None)
 
 
-def _run_gain(name: str, folder: str | Path, evaluation: Evaluation, differs: tuple[str, ...] = ()) -> RunGain:
-    gain = bootstrap(_gains(evaluation), evaluation.settings.seed, least=-1.0)
-    base, adapter = (
-        sum(_share(one, who) for one in evaluation.problems) / len(evaluation.problems) for who in ("base", "adapter")
-    )
+def _arm_of(evaluation: Evaluation, path: str, name: str | None) -> ArmRef:
+    arms = {arm.name: arm for arm in evaluation.arms if evaluation.subject_of(arm).adapter}
+    if not arms:
+        raise UsageError(f"{path} judges no adapter; run `dail eval` with --adapter")
+    known = ", ".join(f"{path}:{one}" for one in arms)
+    if name is None and len(arms) > 1:
+        raise UsageError(f"{path} judges {len(arms)} arms with an adapter; say which is meant: {known}")
+    if name is not None and name not in arms:
+        raise UsageError(f"{path} has no arm with an adapter that is called {name!r}; there are {known}")
+    return arms[name] if name is not None else next(iter(arms.values()))
+
+
+def _run_gain(run: _Run, differs: tuple[str, ...] = ()) -> RunGain:
+    gain = bootstrap(run.gains, run.evaluation.settings.seed, least=-1.0)
     return RunGain(
-        name=name, folder=str(folder), base=base, adapter=adapter, gain=gain.mean, gain_low=gain.low,
-        gain_high=gain.high, differs=differs,
+        name=run.control, folder=run.place, base=run.mean(run.against), adapter=run.mean(run.arm.name), gain=gain.mean,
+        gain_low=gain.low, gain_high=gain.high, differs=differs,
     )  # fmt: skip
 
 
@@ -176,30 +244,26 @@ def _nothing_to_explain(gain: Interval) -> str:
     return f"DAIL itself lost ({ends}), so there is no gain to explain" if gain.high < 0 else ""
 
 
-def _refuse_others(first: Evaluation, dail: str | Path, other: Evaluation, folder: str | Path) -> None:
-    differences = [
-        f"{name} {there} there, {here} here" for name, (here, there) in _compared(first, other).items() if here != there
-    ]
+def _refuse_others(first: _Run, other: _Run) -> None:
+    ours, theirs = _facts(first), _facts(other)
+    differences = [f"{name} {theirs[name]} there, {ours[name]} here" for name in ours if ours[name] != theirs[name]]
     if differences:
         raise UsageError(
-            f"{folder} cannot be compared with {dail} (there {'; '.join(differences)}); run `dail eval` of both on the "
-            "same problems with the same settings"
+            f"{other.place} cannot be compared with {first.place} (there {'; '.join(differences)}); run `dail eval` of "
+            "both on the same problems with the same settings"
         )
 
 
-def _compared(one: Evaluation, other: Evaluation) -> dict[str, tuple[Any, Any]]:
-    ours, theirs = _facts(one), _facts(other)
-    return {name: (ours[name], theirs[name]) for name in ours}
-
-
-def _facts(evaluation: Evaluation) -> dict[str, Any]:
+def _facts(run: _Run) -> dict[str, Any]:
     """All that pass@1 depends on but the adapter."""
-    settings, model = evaluation.settings, evaluation.model
+    settings, model = run.evaluation.settings, run.evaluation.model
     return {
-        "problems": evaluation.problems_digest,
+        "problems": run.evaluation.problems_digest,
         "model revision": model.revision,
         "tokenizer": model.tokenizer_hash,
         "chat template": model.template_hash,
+        "temperature": run.arm.temperature,
+        "budget": run.arm.budget,
         **{name: getattr(settings, name) for name in _COMPARED},
         "prompts": label(settings.prompts),
         "grader": label(settings.grader),
@@ -240,13 +304,5 @@ def findings(comparison: Comparison) -> list[str]:
         if one.explained is None:
             sentences.append(f"{told}; {one.note}.")
         else:
-            sentences.append(f"{told}, which is {part(one)} of DAIL's gain.")
+            sentences.append(f"{told}, which is {one.part} of DAIL's gain.")
     return sentences
-
-
-def part(control: RunGain) -> str:
-    """`40 % (12 to 71 %)`, or a dash."""
-    if control.explained is None or control.low is None or control.high is None:
-        return "–"
-    low, high = (f"{100 * end:.0f}".replace("-", "−") for end in (control.low, control.high))
-    return f"{100 * control.explained:.0f} % ({low} to {high} %)".replace("-", "−")

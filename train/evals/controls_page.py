@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from dail.synth.schema.controls import CONTROLS
-from dail.train.evals.controls import DAIL, Comparison, RunGain, findings, part
+from dail.train.evals.controls import DAIL, Comparison, findings
 from dail.train.evals.evaluation import write_whole
 from dail.train.evals.report import page_environment, page_policy, page_style, percent, points
 
@@ -24,12 +24,14 @@ def controls_table(comparison: Comparison) -> Any:
         table.add_column(name, justify="left" if name == "run" else "right")
     for one in (comparison.dail, *comparison.controls):
         gain = f"{points(one.gain)}\n[dim]{points(one.gain_low)} to {points(one.gain_high)}[/dim]"
-        table.add_row(Text(one.name), percent(one.base), percent(one.adapter), gain, _part(one, comparison.dail))
+        table.add_row(
+            Text(one.name),
+            percent(one.base),
+            percent(one.adapter),
+            gain,
+            one.part if one is not comparison.dail else "",
+        )
     return table
-
-
-def _part(one: RunGain, dail: RunGain) -> str:
-    return "" if one is dail else part(one)
 
 
 def write_page(comparison: Comparison, out: Path) -> None:
@@ -37,10 +39,8 @@ def write_page(comparison: Comparison, out: Path) -> None:
     style = page_style()
     text = page_environment().get_template("controls.html.jinja").render(
         comparison=comparison,
-        runs=(comparison.dail, *comparison.controls),
         findings=findings(comparison),
         about={DAIL: "the method as it is"} | {name: control.about for name, control in CONTROLS.items()},
-        parts=[_part(one, comparison.dail) for one in (comparison.dail, *comparison.controls)],
         style=Markup(style),
         policy=page_policy(style),
     )  # fmt: skip

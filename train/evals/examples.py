@@ -1,4 +1,4 @@
-"""Completions to read in the report: a few problems, and of each subject one completion of every outcome.
+"""Completions to read in the report: a few problems, and of each arm one completion of every outcome.
 
 The choice looks at nothing but places: problems evenly over the file, completions by their sample number, so that it
 flatters nobody.
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dail.synth.method.grading import CUT_IN_THOUGHT, TIMEOUT
-from dail.train.evals.completions import Subject
+from dail.train.evals.marks import Span, Spans, clipped
 from dail.train.evals.problems import EvalProblem
+from dail.train.evals.results import ArmRef
 from dail.train.evals.run import Judged
 
 NUM_PROBLEMS = 24
@@ -22,9 +23,10 @@ _OUTCOMES = ("right", "wrong", "not judged")
 
 @dataclass(frozen=True)
 class Example:
-    """One completion. `head` and `tail` are its text, with `num_left_out` characters between them."""
+    """One completion. `head` and `tail` are its text, with `num_left_out` characters between them, and the spans of
+    their characters that are shortcuts; `num_marks` of the whole, none if nobody looked for them."""
 
-    subject: Subject
+    arm: str
     outcome: str
     sample: int
     num_tokens: int
@@ -33,6 +35,9 @@ class Example:
     head: str
     tail: str = ""
     num_left_out: int = 0
+    num_marks: int | None = None
+    head_spans: tuple[Span, ...] = ()
+    tail_spans: tuple[Span, ...] = ()
 
     @property
     def is_folded(self) -> bool:
@@ -45,26 +50,24 @@ class ProblemExamples:
     examples: tuple[Example, ...]
 
 
-def choose(problems: Sequence[EvalProblem], judged: Sequence[Judged]) -> list[ProblemExamples]:
-    """At most `NUM_PROBLEMS` problems, in their order, and of each and each subject the first completion, by its
-    number, that is right, that is wrong, and that nobody judged."""
+def choose(
+    problems: Sequence[EvalProblem], judged: Sequence[Judged], arms: Sequence[ArmRef], marks: Spans | None = None
+) -> list[ProblemExamples]:
+    """At most `NUM_PROBLEMS` problems, in their order, and of each and each arm the first completion, by its number,
+    that is right, that is wrong, and that nobody judged."""
     step = max(1.0, len(problems) / NUM_PROBLEMS)
     chosen = [problems[int(place * step)] for place in range(min(NUM_PROBLEMS, len(problems)))]
-    found: dict[str, dict[tuple[Subject, str], Judged]] = {problem.id: {} for problem in chosen}
+    found: dict[str, dict[tuple[str, str], Judged]] = {problem.id: {} for problem in chosen}
     for one in judged:
-        firsts, place = found.get(one.completion.problem_id), (one.completion.subject, _outcome(one))
+        firsts, place = found.get(one.completion.problem_id), (one.completion.arm, _outcome(one))
         if firsts is not None and (place not in firsts or one.completion.sample < firsts[place].completion.sample):
             firsts[place] = one
-    order = sorted({place for firsts in found.values() for place in firsts}, key=_by_subject)
+    order = [(arm.name, outcome) for arm in arms for outcome in _OUTCOMES]
     return [
-        ProblemExamples(problem, tuple(_example(firsts[place]) for place in order if place in firsts))
+        ProblemExamples(problem, tuple(_example(firsts[place], marks) for place in order if place in firsts))
         for problem in chosen
         for firsts in (found[problem.id],)
     ]
-
-
-def _by_subject(place: tuple[Subject, str]) -> tuple[bool, int]:
-    return place[0] == "adapter", _OUTCOMES.index(place[1])
 
 
 def _outcome(one: Judged) -> str:
@@ -73,18 +76,20 @@ def _outcome(one: Judged) -> str:
     return "right" if one.verdict.correct else "wrong"
 
 
-def _example(one: Judged) -> Example:
+def _example(one: Judged, marks: Spans | None) -> Example:
     said, verdict = one.completion, one.verdict
     remarks = {
         "cut at the limit of tokens": said.finish_reason == "length",
+        "the thought was ended at its budget": said.forced,
         "the thought never ended": verdict.method == CUT_IN_THOUGHT,
         "no box": verdict.method == "none",
         "the grader gave up": verdict.method == TIMEOUT,
     }
     text, left_out = said.text, max(0, len(said.text) - _MOST_CHARS)
     end = _MOST_CHARS // 4 if left_out else 0  # where the answer is
+    spans = marks[said.key] if marks is not None else ()
     return Example(
-        said.subject,
+        said.arm,
         _outcome(one),
         said.sample,
         said.num_tokens,
@@ -93,4 +98,7 @@ def _example(one: Judged) -> Example:
         text[: _MOST_CHARS - end] if left_out else text,
         text[len(text) - end :] if left_out else "",
         left_out,
+        None if marks is None else len(spans),
+        clipped(spans, 0, len(text) - left_out - end),
+        clipped(spans, len(text) - end, len(text)) if left_out else (),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from xml.etree.ElementTree import Element
 
@@ -47,9 +48,14 @@ def visible(text: str) -> str:
     return text.replace("\r\n", "\n").translate(_CONTROL)
 
 
-def with_formulas(text: str) -> Markup:
+def with_formulas(text: str, spans: Sequence[tuple[int, int]] = ()) -> Markup:
     """A text with what is between dollars, `\\(...\\)`, `\\[...\\]`, or in a box or an environment as MathML; all else
-    escaped."""
+    escaped.
+
+    Args:
+        spans: of characters, in order and apart, that are marked; a formula is marked as a whole.
+    """
+    spans = [(len(visible(text[:start])), len(visible(text[:end]))) for start, end in spans]
     text, done, parts = visible(text), 0, list[Markup]()
     for match in _MATH.finditer(text):
         if match["escaped"]:
@@ -58,11 +64,33 @@ def with_formulas(text: str) -> Markup:
         assert kind is not None, "every branch has a name"
         found = _math(match[kind], match[0], kind in _DISPLAYED)
         if found is not None:
-            before = text[done : match.start()]
-            parts += [escape(before.removesuffix("\n") if kind in _DISPLAYED else before), found]
-            # a displayed formula ends its line; the space or line break behind it would begin the next
+            # a displayed formula begins its line, and ends it: the space or line break behind it would begin the next
+            begins = match.start() - (kind in _DISPLAYED and text[done : match.start()].endswith("\n"))
+            is_marked = any(start < match.end() and match.start() < end for start, end in spans)
+            parts += [
+                _marked(text, done, begins, spans),
+                Markup("<mark>{}</mark>").format(found) if is_marked else found,
+            ]
             done = match.end() + (kind in _DISPLAYED and text[match.end() : match.end() + 1] in (" ", "\n"))
-    return Markup("").join([*parts, escape(text[done:])])
+    return Markup("").join([*parts, _marked(text, done, len(text), spans)])
+
+
+def marked(text: str, spans: Sequence[tuple[int, int]] = ()) -> Markup:
+    """A text as it was written, escaped, with spans of its characters marked."""
+    places = [(len(visible(text[:start])), len(visible(text[:end]))) for start, end in spans]
+    shown = visible(text)
+    return _marked(shown, 0, len(shown), places)
+
+
+def _marked(text: str, start: int, end: int, spans: Sequence[tuple[int, int]]) -> Markup:
+    """A part of the text, escaped, with what of the spans lies in it marked."""
+    parts, done = list[Markup](), start
+    for first, last in spans:
+        first, last = max(first, start), min(last, end)
+        if first < last:
+            parts += [escape(text[done:first]), Markup("<mark>{}</mark>").format(text[first:last])]
+            done = last
+    return Markup("").join([*parts, escape(text[done:end])])
 
 
 def as_formula(text: str) -> Markup:

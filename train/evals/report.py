@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
@@ -22,17 +22,22 @@ from dail.synth.core.errors import DailError
 from dail.synth.core.extensions import label
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.manifest import Manifest
+from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import RULES, Synthesis
 from dail.synth.schema.trace_tokens import student_share
 from dail.train.charts import curves_of, training_curves
 from dail.train.comparison import facts_of
-from dail.train.evals.charts import pass_curves
+from dail.train.evals.arms import Subject
+from dail.train.evals.charts import Chart, legend_of, looks_of, pass_curves, sweeps
 from dail.train.evals.examples import ProblemExamples
-from dail.train.evals.formulas import as_formula, visible, with_formulas
+from dail.train.evals.formulas import as_formula, marked, visible, with_formulas
 from dail.train.evals.lineage import Adapter
 from dail.train.evals.results import Evaluation, GroupResult, PassAtK
 from dail.train.evals.traces import Trace, some_traces
 from dail.train.record import Provenance
+
+if TYPE_CHECKING:
+    from dail.train.evals.controls import Comparison  # which words its sentences with the words of this page
 
 _HERE = Path(__file__).parent
 _MANY_PROBLEMS = 400  # the table of single problems holds no more; eval.json has all
@@ -48,10 +53,14 @@ class Lineage:
     notes: list[str] = field(default_factory=list)
 
 
-def trace_lineage(adapter: Adapter | None, prompts: Prompts) -> Lineage:
+def trace_lineages(subjects: Sequence[Subject]) -> dict[str, Lineage]:
+    """Of each adapter, by the subject's name."""
+    prompts = Prompts(subjects[0].folder)
+    return {one.name: _trace_lineage(one.adapter, prompts) for one in subjects if one.adapter}
+
+
+def _trace_lineage(adapter: Adapter, prompts: Prompts) -> Lineage:
     """Reads what an adapter's provenance points to. What is missing or damaged is a note, not an error."""
-    if adapter is None:
-        return Lineage()
     notes = [adapter.note] if adapter.note else []
     metrics = adapter.metrics()
     if not metrics:
@@ -83,31 +92,52 @@ def page_environment() -> jinja2.Environment:
     )  # fmt: skip
     environment.filters |= {
         "percent": percent, "points": points, "formulas": with_formulas, "formula": as_formula, "visible": visible,
-        "figure": figure,
+        "figure": figure, "marked": marked, "label": label,
     }  # fmt: skip
     return environment
 
 
-def render(evaluation: Evaluation, lineage: Lineage, examples: Sequence[ProblemExamples] = ()) -> str:
+def render(
+    evaluation: Evaluation,
+    lineages: Mapping[str, Lineage],
+    examples: Sequence[ProblemExamples] = (),
+    comparison: Comparison | None = None,
+) -> str:
+    """The page. `lineages` are the adapters', by subject; `comparison` is of DAIL with its controls among them."""
     style = page_style()
-    curves = [training_curves(lineage.metrics, key) for key in curves_of(lineage.metrics)]
     return (
         page_environment()
         .get_template("report.html.jinja")
         .render(
             run=evaluation,
-            lineage=lineage,
-            facts=facts(evaluation, lineage.manifest),
-            findings=findings(evaluation.groups[0]),
+            lineages=lineages,
+            looks=looks_of(evaluation),
+            legend=legend_of(evaluation),
+            facts=facts(evaluation, lineages),
+            findings=findings(evaluation),
             problems=evaluation.problems[:_MANY_PROBLEMS],
             # our own files and matplotlib's drawing, whose texts matplotlib escapes; all else is escaped here
             style=Markup(style),
-            pass_curves=[Markup(curve) for curve in pass_curves(evaluation.groups)],
-            training_curves=[Markup(curve) for curve in curves if curve],
+            pass_curves=[_as_markup(pass_curves(evaluation, group)) for group in evaluation.groups],
+            sweeps=[
+                [(sweep.title, _as_markup(sweep.charts)) for sweep in sweeps(evaluation, group)]
+                for group in evaluation.groups
+            ],
+            comparison=comparison,
+            training_curves={name: _training(lineage) for name, lineage in lineages.items()},
             examples=examples,
             policy=page_policy(style),
         )
     )
+
+
+def _as_markup(charts: Sequence[Chart]) -> list[tuple[str, Markup]]:
+    return [(chart.condition, Markup(chart.svg)) for chart in charts]
+
+
+def _training(lineage: Lineage) -> list[Markup]:
+    curves = [training_curves(lineage.metrics, key) for key in curves_of(lineage.metrics)]
+    return [Markup(curve) for curve in curves if curve]
 
 
 def page_policy(style: str) -> str:
@@ -119,34 +149,50 @@ def page_policy(style: str) -> str:
     )
 
 
-def facts(evaluation: Evaluation, manifest: Manifest | None) -> dict[str, dict[str, str]]:
+def facts(evaluation: Evaluation, lineages: Mapping[str, Lineage]) -> dict[str, dict[str, str]]:
     """The header: what was run, by room. What is not known is left out."""
-    settings, adapter = evaluation.settings, evaluation.adapter
-    thinking = "as the template has it" if settings.thinking is None else "on" if settings.thinking else "off"
-    found = {
-        "Evaluation": {
-            "model": evaluation.model.name,
-            "revision": _short(evaluation.model.revision),
-            "problems": f"{len(evaluation.problems)} in {evaluation.problems_file or 'a list'}",
-            "completions": f"{settings.samples} per problem, temperature {settings.temperature:g}, "
-            f"at most {settings.max_tokens or 'the context’s'} tokens, thinking {thinking}, seed {settings.seed}",
-            "prompts": label(settings.prompts),
-            "grader": f"{label(settings.grader)}, at most {settings.grade_timeout_s:g} s a completion",
-            "engine": ", ".join(evaluation.engines),
-            "versions": ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
-            "when": f"{evaluation.started_at:%Y-%m-%d %H:%M} to {evaluation.finished_at:%H:%M %Z}",
-        }
-    }
-    if adapter is not None:
-        found["Adapter"] = {
+    found = {"Evaluation": _evaluation_facts(evaluation)}
+    is_lone = len(lineages) == 1
+    for subject in evaluation.subjects[1:]:
+        if subject.adapter is None:
+            found[f"Model {subject.name}"] = _model_facts(subject.model, evaluation.model)
+            continue
+        adapter, lineage = subject.adapter, lineages.get(subject.name, Lineage())
+        found["Adapter" if is_lone else f"Adapter {subject.name}"] = {
             "folder": adapter.folder,
             "rank": str(adapter.rank),
             "digest": _short(adapter.digest),
             **(training_facts(adapter.provenance) if adapter.provenance else {}),
         }
-    if manifest is not None:
-        found["Traces"] = trace_facts(manifest)
+        if lineage.manifest is not None:
+            found["Traces" if is_lone else f"Traces of {subject.name}"] = trace_facts(lineage.manifest)
     return found
+
+
+def _evaluation_facts(evaluation: Evaluation) -> dict[str, str]:
+    settings = evaluation.settings
+    thinking = "as the template has it" if settings.thinking is None else "on" if settings.thinking else "off"
+    temperatures = ", ".join(f"{one:g}" for one in settings.drawn_at)
+    return {
+        "model": evaluation.model.name,
+        "revision": _short(evaluation.model.revision),
+        "problems": f"{len(evaluation.problems)} in {evaluation.problems_file or 'a list'}",
+        "completions": f"{settings.samples} per problem, temperature {temperatures}, "
+        f"at most {settings.max_tokens or 'the context’s'} tokens, thinking {thinking}, seed {settings.seed}",
+        "prompts": label(settings.prompts),
+        "grader": f"{label(settings.grader)}, at most {settings.grade_timeout_s:g} s a completion",
+        "engine": ", ".join(evaluation.engines),
+        "versions": ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
+        "when": f"{evaluation.started_at:%Y-%m-%d %H:%M} to {evaluation.finished_at:%H:%M %Z}",
+    }
+
+
+def _model_facts(model: ModelIdentity, base: ModelIdentity) -> dict[str, str]:
+    """With what makes its prompts other token ids than the base's."""
+    kinds = {"tokenizer": "tokenizer_hash", "chat template": "template_hash"}
+    own = [name for name, key in kinds.items() if getattr(model, key) != getattr(base, key)]
+    prompts = f"its own {' and '.join(own)}" if own else f"the tokens that {base.name} has"
+    return {"model": model.name, "revision": _short(model.revision), "prompts": prompts}
 
 
 def training_facts(provenance: Provenance) -> dict[str, str]:
@@ -202,22 +248,30 @@ def _short(text: str) -> str:
     return text[:23] + "…" if text.startswith("sha256:") else text
 
 
-def findings(everything: GroupResult) -> list[str]:
-    """pass@k at the smallest and the largest k in words, with how sure the difference is."""
-    ends = sorted({0, len(everything.passes["base"]) - 1})
+def findings(evaluation: Evaluation) -> list[str]:
+    """pass@k of all problems at the smallest and the largest k in words, with how sure each difference is."""
+    everything = evaluation.groups[0]
+    ends = sorted({0, len(everything.passes[evaluation.arms[0].name]) - 1})
     sentences = []
     for place in ends:
-        base = everything.passes["base"][place]
-        if not everything.difference:
-            sentences.append(f"pass@{base.k}: {_with_interval(base)}.")
-            continue
-        adapter, gain = everything.passes["adapter"][place], everything.difference[place]
-        sure = "clear of zero" if gain.low > 0 or gain.high < 0 else "which holds zero: no clear difference"
-        sentences.append(
-            f"pass@{base.k}: base {percent(base.mean)}, adapter {percent(adapter.mean)}; {points(gain.mean)} points "
-            f"(95 % interval {points(gain.low)} to {points(gain.high)}, {sure})."
-        )
+        for arm in evaluation.arms:
+            point = everything.passes[arm.name][place]
+            if arm.against is not None:
+                sentences.append(_compared(everything, arm.against, arm.name, place))
+            elif not everything.difference:
+                name = f" of {arm.name}" if len(evaluation.arms) > 1 else ""
+                sentences.append(f"pass@{point.k}{name}: {_with_interval(point)}.")
     return sentences
+
+
+def _compared(everything: GroupResult, against: str, arm: str, place: int) -> str:
+    base, point, gain = (of[who][place] for of, who in (
+        (everything.passes, against), (everything.passes, arm), (everything.difference, arm)))  # fmt: skip
+    sure = "clear of zero" if gain.low > 0 or gain.high < 0 else "which holds zero: no clear difference"
+    return (
+        f"pass@{base.k}: {against} {percent(base.mean)}, {arm} {percent(point.mean)}; {points(gain.mean)} points "
+        f"(95 % interval {points(gain.low)} to {points(gain.high)}, {sure})."
+    )
 
 
 def _with_interval(point: PassAtK) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import platform
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
@@ -14,8 +14,9 @@ from pydantic import Field
 from dail.synth.core.config import Frozen
 from dail.synth.method.grading import BY_BOX, CUT_IN_THOUGHT, TIMEOUT
 from dail.synth.schema.models import ModelIdentity
-from dail.train.evals.completions import Subject
+from dail.train.evals.arms import ADAPTER, BASE, Arm, Subject
 from dail.train.evals.config import EvalConfig
+from dail.train.evals.marks import Spans
 from dail.train.evals.passk import bootstrap, ks, pass_at_k
 from dail.train.evals.problems import EvalProblem
 from dail.train.evals.run import Judged
@@ -23,12 +24,13 @@ from dail.train.gate import GateRecord
 from dail.train.record import Provenance
 
 ALL = "all problems"
+EVALUATION_FILE = "eval.json"
 
 _PACKAGES = ("dail", "math-verify", "transformers", "torch", "numpy")
 
 
 class Judgement(Frozen):
-    """One completion's `Verdict`; its text is in samples.jsonl under the same subject, problem and sample."""
+    """One completion's `Verdict`; its text is in samples.jsonl under the same arm, problem and sample."""
 
     sample: int
     correct: bool
@@ -36,18 +38,21 @@ class Judgement(Frozen):
     extracted: str | None
     num_tokens: int
     finish_reason: str
+    forced: bool = False
+    num_marks: int | None = Field(None, description="shortcuts that eval.marks found")
 
 
 class ProblemResult(Frozen):
     id: str
     group: str | None
     answer: str
-    num_correct: dict[Subject, int]
-    judgements: dict[Subject, tuple[Judgement, ...]]
+    num_correct: dict[str, int]
+    judgements: dict[str, tuple[Judgement, ...]]
 
 
 class PassAtK(Frozen):
-    """A mean over a group's problems with its 95 % interval. Of a difference: adapter minus base, paired."""
+    """A mean over a group's problems with its 95 % interval. Of a difference: an arm minus the
+    one it is held against, paired."""
 
     k: int
     mean: float
@@ -55,23 +60,47 @@ class PassAtK(Frozen):
     high: float
 
 
-class GroupResult(Frozen):
-    group: str
-    num_problems: int
-    passes: dict[Subject, tuple[PassAtK, ...]]
-    difference: tuple[PassAtK, ...] = ()
+class Estimate(Frozen):
+    """A mean over a group's problems with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
 
 
-class SubjectSummary(Frozen):
-    """What a subject's completions were like, over all problems. An own grader looks for no box or thought: none."""
+class ArmSummary(Frozen):
+    """What an arm's completions were like. An own grader looks for no box or thought: none."""
 
     num_completions: int
     num_correct: int
     mean_tokens: float
     num_cut: int
+    cut_share: float = Field(description="of the completions that ended at a limit of tokens")
+    num_forced: int = Field(description="the thought was ended at the arm's budget")
+    forced_share: float
     num_without_box: int | None
     num_cut_in_thought: int | None = Field(description="the thought never ended, so there is no answer")
+    num_marked: int | None = Field(None, description="with a shortcut that eval.marks found; none if nobody looked")
+    mean_marks: float | None = Field(None, description="shortcuts a completion")
     num_given_up: int = Field(description="the grader took too long: nobody knows, and pass@k counts them as wrong")
+
+
+class GroupResult(Frozen):
+    """A group's figures by arm; `difference` of those that are held against another.
+
+    `is_trained_on`: all of its problems were trained on, so that it says what was learnt and not what carries over.
+    """
+
+    group: str
+    num_problems: int
+    passes: dict[str, tuple[PassAtK, ...]]
+    difference: dict[str, tuple[PassAtK, ...]] = Field(default_factory=dict)
+    summary: dict[str, ArmSummary]
+    marked: dict[str, Estimate] = Field(
+        default_factory=dict, description="share of completions with a shortcut; empty if nobody looked"
+    )
+    marked_difference: dict[str, Estimate] = Field(default_factory=dict)
+    is_trained_on: bool = False
 
 
 class AdapterRef(Frozen):
@@ -81,11 +110,49 @@ class AdapterRef(Frozen):
     provenance: Provenance | None
 
 
-class Evaluation(Frozen):
-    format: Literal["dail.eval/2"] = "dail.eval/2"
-    settings: EvalConfig
+class SubjectRef(Frozen):
+    """A model, or an adapter on the first one."""
+
+    name: str
     model: ModelIdentity
-    adapter: AdapterRef | None
+    adapter: AdapterRef | None = None
+
+    @classmethod
+    def of(cls, subject: Subject) -> SubjectRef:
+        adapter = subject.adapter and AdapterRef(
+            folder=str(subject.adapter.folder),
+            rank=subject.adapter.rank,
+            digest=subject.adapter.digest,
+            provenance=subject.adapter.provenance,
+        )
+        return cls(name=subject.name, model=subject.model, adapter=adapter)
+
+
+class ArmRef(Frozen):
+    """A subject at one temperature and one budget, and the arm that it is held against."""
+
+    name: str
+    subject: str
+    temperature: float
+    budget: int | None = None
+    against: str | None = None
+
+    @classmethod
+    def of(cls, arm: Arm) -> ArmRef:
+        return cls(
+            name=arm.name,
+            subject=arm.subject.name,
+            temperature=arm.temperature,
+            budget=arm.budget,
+            against=arm.against,
+        )
+
+
+class Evaluation(Frozen):
+    format: Literal["dail.eval/3"] = "dail.eval/3"
+    settings: EvalConfig
+    subjects: tuple[SubjectRef, ...] = Field(min_length=1, description="the first is the base of all comparisons")
+    arms: tuple[ArmRef, ...] = Field(min_length=1)
     problems_file: str | None
     problems_digest: str
     engines: tuple[str, ...]
@@ -93,29 +160,45 @@ class Evaluation(Frozen):
     started_at: dt.datetime
     finished_at: dt.datetime
     groups: tuple[GroupResult, ...]
-    summary: dict[Subject, SubjectSummary]
-    num_same_text: int | None = Field(description="completions of the adapter that equal base's at the same seed")
+    summary: dict[str, ArmSummary]
+    num_same_text: dict[str, int] = Field(
+        description="completions that equal those of the arm it is held against, at the same seed"
+    )
     problems: tuple[ProblemResult, ...]
-    gate: GateRecord | None = Field(None, description="signs of a collapse; none without an adapter")
+    gate: dict[str, GateRecord] = Field(
+        default_factory=dict, description="signs of a collapse, of each arm that is held against another"
+    )
+
+    @property
+    def model(self) -> ModelIdentity:
+        """Of the base that all others are held against."""
+        return self.subjects[0].model
+
+    def subject_of(self, arm: ArmRef) -> SubjectRef:
+        return next(one for one in self.subjects if one.name == arm.subject)
 
     @property
     def warning(self) -> str | None:
         """Why the figures may not be what they seem."""
-        return " ".join(filter(None, (self._nothing_changed(), self._given_up(), self._collapsed()))) or None
+        found = [sentence for arm in self.arms for sentence in (self._nothing_changed(arm), self._collapsed(arm))]
+        return " ".join(filter(None, (self._given_up(), *found))) or None
 
-    def _nothing_changed(self) -> str | None:
-        """Base and adapter share their seeds, so an adapter that changes nothing at all was hardly applied."""
-        if self.num_same_text is None or self.num_same_text < self.summary["adapter"].num_completions:
+    def _nothing_changed(self, arm: ArmRef) -> str | None:
+        """Arms share their seeds, so an adapter that changes nothing at all was hardly applied."""
+        if self.num_same_text.get(arm.name, 0) < self.summary[arm.name].num_completions:
             return None
+        against = "the base model" if arm.against == BASE else arm.against
         return (
-            f"All {self.num_same_text} completions of the adapter equal the base model's, word for word: it may not "
-            "have been applied, or it changes nothing; do not read this as a comparison."
+            f"All {self.num_same_text[arm.name]} completions of {_the(arm.name)} equal {against}'s, word for word: it "
+            "may not have been applied, or it changes nothing; do not read this as a comparison."
         )
 
-    def _collapsed(self) -> str | None:
+    def _collapsed(self, arm: ArmRef) -> str | None:
         """More than pass@k may have changed."""
-        found = self.gate and self.gate.warning()
-        return f"{found[0].upper()}{found[1:]}." if found else None
+        found = self.gate[arm.name].warning() if arm.name in self.gate else None
+        if not found:
+            return None
+        return f"{found[0].upper()}{found[1:]}." if len(self.gate) == 1 else f"{arm.name}: {found}."
 
     def _given_up(self) -> str | None:
         """Nobody knows whether these are right."""
@@ -130,13 +213,15 @@ class Evaluation(Frozen):
             "eval.grade_timeout_s and rerun, which judges anew and draws nothing."
         )
 
-    @property
-    def subjects(self) -> list[Subject]:
-        return list(self.summary)
+
+def _the(name: str) -> str:
+    return f"the {name}" if name == ADAPTER else name
 
 
-def count(problems: Sequence[EvalProblem], judged: Sequence[Judged]) -> tuple[ProblemResult, ...]:
-    by_problem: dict[str, dict[Subject, list[Judgement]]] = defaultdict(lambda: defaultdict(list))
+def count(
+    problems: Sequence[EvalProblem], judged: Sequence[Judged], marks: Spans | None = None
+) -> tuple[ProblemResult, ...]:
+    by_problem: dict[str, dict[str, list[Judgement]]] = defaultdict(lambda: defaultdict(list))
     for one in judged:
         judgement = Judgement(
             sample=one.completion.sample,
@@ -145,8 +230,10 @@ def count(problems: Sequence[EvalProblem], judged: Sequence[Judged]) -> tuple[Pr
             extracted=one.verdict.extracted,
             num_tokens=one.completion.num_tokens,
             finish_reason=one.completion.finish_reason,
+            forced=one.completion.forced,
+            num_marks=len(marks[one.completion.key]) if marks is not None else None,
         )
-        by_problem[one.completion.problem_id][one.completion.subject].append(judgement)
+        by_problem[one.completion.problem_id][one.completion.arm].append(judgement)
     return tuple(
         ProblemResult(
             id=problem.id,
@@ -159,35 +246,78 @@ def count(problems: Sequence[EvalProblem], judged: Sequence[Judged]) -> tuple[Pr
     )
 
 
-def by_group(problems: Sequence[ProblemResult], seed: int) -> tuple[GroupResult, ...]:
-    """All problems first, then each group in the order of the file; a group that holds all of them is not repeated."""
-    names = list(dict.fromkeys(problem.group for problem in problems))
-    groups = [_group(ALL, problems, seed)]
-    if len(names) > 1:
-        groups += [_group(name, [p for p in problems if p.group == name], seed) for name in names if name is not None]
-    return tuple(groups)
+def by_group(
+    problems: Sequence[ProblemResult],
+    arms: Sequence[ArmRef],
+    config: EvalConfig,
+    trained_on: Collection[str] = (),
+) -> tuple[GroupResult, ...]:
+    """All problems first, then each group in the order of the file; a group that holds all of them is not repeated.
+
+    Args:
+        trained_on: ids of the problems that somebody was trained on.
+    """
+    by_name: dict[str | None, list[ProblemResult]] = defaultdict(list)
+    for problem in problems:
+        by_name[problem.group].append(problem)
+    named = {name: some for name, some in by_name.items() if name is not None} if len(by_name) > 1 else {}
+    return tuple(
+        _group(name, some, arms, config, all(problem.id in trained_on for problem in some))
+        for name, some in [(ALL, problems), *named.items()]
+    )
 
 
-def _group(name: str, problems: Sequence[ProblemResult], seed: int) -> GroupResult:
-    passes: dict[Subject, list[PassAtK]] = defaultdict(list)
-    difference: list[PassAtK] = []
+def _group(
+    name: str, problems: Sequence[ProblemResult], arms: Sequence[ArmRef], config: EvalConfig, is_trained_on: bool
+) -> GroupResult:
+    passes: dict[str, list[PassAtK]] = defaultdict(list)
+    difference: dict[str, list[PassAtK]] = defaultdict(list)
     num_samples = min(len(found) for problem in problems for found in problem.judgements.values())
     for k in ks(num_samples):
         values = {
-            who: [pass_at_k(len(p.judgements[who]), p.num_correct[who], k) for p in problems]
-            for who in problems[0].judgements
+            arm.name: [pass_at_k(len(p.judgements[arm.name]), p.num_correct[arm.name], k) for p in problems]
+            for arm in arms
         }
-        for who, value in values.items():
-            passes[who].append(_point(k, value, seed))
-        if "adapter" in values:
-            gains = [after - before for before, after in zip(values["base"], values["adapter"], strict=True)]
-            difference.append(_point(k, gains, seed, least=-1.0))
+        for arm in arms:
+            passes[arm.name].append(_point(k, values[arm.name], config.seed))
+            if arm.against is not None:
+                pairs = zip(values[arm.against], values[arm.name], strict=True)
+                gains = [after - before for before, after in pairs]
+                difference[arm.name].append(_point(k, gains, config.seed, least=-1.0))
     return GroupResult(
         group=name,
         num_problems=len(problems),
         passes={who: tuple(points) for who, points in passes.items()},
-        difference=tuple(difference),
+        difference={who: tuple(points) for who, points in difference.items()},
+        summary=summarise(problems, config.grader),
+        is_trained_on=is_trained_on,
+        **_marked(problems, arms, config.seed),
     )
+
+
+def _marked(problems: Sequence[ProblemResult], arms: Sequence[ArmRef], seed: int) -> dict[str, dict[str, Estimate]]:
+    """Of each arm the share of completions with a shortcut, and how much that is more than what it is held against."""
+    if any(one.num_marks is None for problem in problems for found in problem.judgements.values() for one in found):
+        return {}
+    shares = {arm.name: [_marked_share(problem.judgements[arm.name]) for problem in problems] for arm in arms}
+    rises = {
+        arm.name: [after - before for before, after in zip(shares[arm.against], shares[arm.name], strict=True)]
+        for arm in arms
+        if arm.against is not None
+    }
+    return {
+        "marked": {who: _estimate(share, seed, 0.0) for who, share in shares.items()},
+        "marked_difference": {who: _estimate(rise, seed, -1.0) for who, rise in rises.items()},
+    }
+
+
+def _marked_share(judgements: Sequence[Judgement]) -> float:
+    return sum(bool(one.num_marks) for one in judgements) / len(judgements)
+
+
+def _estimate(values: Sequence[float], seed: int, least: float) -> Estimate:
+    interval = bootstrap(values, seed, least)
+    return Estimate(mean=interval.mean, low=interval.low, high=interval.high)
 
 
 def _point(k: int, values: Sequence[float], seed: int, least: float = 0.0) -> PassAtK:
@@ -195,30 +325,47 @@ def _point(k: int, values: Sequence[float], seed: int, least: float = 0.0) -> Pa
     return PassAtK(k=k, mean=interval.mean, low=interval.low, high=interval.high)
 
 
-def summarise(problems: Sequence[ProblemResult], grader: str) -> dict[Subject, SubjectSummary]:
-    found: dict[Subject, list[Judgement]] = defaultdict(list)
+def summarise(problems: Sequence[ProblemResult], grader: str) -> dict[str, ArmSummary]:
+    found: dict[str, list[Judgement]] = defaultdict(list)
     for problem in problems:
         for who, judgements in problem.judgements.items():
             found[who] += judgements
-    return {
-        who: SubjectSummary(
-            num_completions=len(judgements),
-            num_correct=sum(one.correct for one in judgements),
-            mean_tokens=sum(one.num_tokens for one in judgements) / len(judgements),
-            num_cut=sum(one.finish_reason == "length" for one in judgements),
-            num_without_box=sum(one.method == "none" for one in judgements) if grader in BY_BOX else None,
-            num_cut_in_thought=sum(one.method == CUT_IN_THOUGHT for one in judgements) if grader in BY_BOX else None,
-            num_given_up=sum(one.method == TIMEOUT for one in judgements),
-        )
-        for who, judgements in found.items()
-    }
+    return {who: _summary(judgements, grader in BY_BOX) for who, judgements in found.items()}
 
 
-def same_text(judged: Sequence[Judged]) -> int | None:
-    """How many of the adapter's completions are base's, text for text; none without an adapter."""
-    texts = {(c.subject, c.problem_id, c.sample): c.text for c in (one.completion for one in judged)}
-    ours = [(problem, sample, text) for (who, problem, sample), text in texts.items() if who == "adapter"]
-    return sum(texts["base", problem, sample] == text for problem, sample, text in ours) if ours else None
+def _summary(judgements: Sequence[Judgement], is_by_box: bool) -> ArmSummary:
+    num = len(judgements)
+    num_cut, num_forced = (
+        sum(one.finish_reason == "length" for one in judgements),
+        sum(one.forced for one in judgements),
+    )
+    methods = Counter(one.method for one in judgements)
+    marks = [one.num_marks for one in judgements if one.num_marks is not None]
+    return ArmSummary(
+        num_completions=num,
+        num_correct=sum(one.correct for one in judgements),
+        mean_tokens=sum(one.num_tokens for one in judgements) / num,
+        num_cut=num_cut,
+        cut_share=num_cut / num,
+        num_forced=num_forced,
+        forced_share=num_forced / num,
+        num_without_box=methods["none"] if is_by_box else None,
+        num_cut_in_thought=methods[CUT_IN_THOUGHT] if is_by_box else None,
+        num_marked=sum(map(bool, marks)) if marks else None,
+        mean_marks=sum(marks) / num if marks else None,
+        num_given_up=methods[TIMEOUT],
+    )
+
+
+def same_text(judged: Sequence[Judged], arms: Sequence[Arm]) -> dict[str, int]:
+    """How many completions of each arm are those of the arm it is held against, text for text."""
+    texts = {(c.arm, c.problem_id, c.sample): c.text for c in (one.completion for one in judged)}
+    against = {arm.name: arm.against for arm in arms if arm.against is not None}
+    counts = dict.fromkeys(against, 0)
+    for (who, problem, sample), text in texts.items():
+        if who in against:
+            counts[who] += texts[against[who], problem, sample] == text
+    return counts
 
 
 def versions() -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Problems → completions of the base model and of the adapter → verdicts.
+"""Problems → completions of every arm → verdicts.
 
-Both are sampled in one engine, the adapter as a per-request LoRA, with the same seeds, so nothing else differs. They
-are never in it at once: vLLM's CPU kernels (0.32) read "no adapter" as slot -1, the last one, so a base row in a step
-with an adapter's row is decoded with the adapter.
+A model and its adapters are sampled in one engine, an adapter as a per-request LoRA, with the same seeds, so nothing
+else differs. They are never in it at once: vLLM's CPU kernels (0.32) read "no adapter" as slot -1, the last one, so a
+base row in a step with an adapter's row is decoded with the adapter. Another model has its engine behind that one's.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
 
 from dail.synth.config import EngineConfig
@@ -26,10 +26,9 @@ from dail.synth.engine.base import Engine, Limits, Sampled, SequenceKey, TokenSe
 from dail.synth.engine.start import start_engine
 from dail.synth.method.grading import Grader, Verdict
 from dail.synth.method.prompts import Prompts
-from dail.synth.schema.models import ModelIdentity
-from dail.train.evals.completions import Completion, SampleFile, Subject, completion_key
+from dail.train.evals.arms import Arm
+from dail.train.evals.completions import Completion, SampleFile, completion_key
 from dail.train.evals.config import EvalConfig
-from dail.train.evals.lineage import Adapter
 from dail.train.evals.problems import EvalProblem
 
 _log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class _Draw:
     """One completion to draw."""
 
     key: str
-    subject: Subject
+    arm: Arm
     problem: EvalProblem
     sample: int
 
@@ -58,37 +57,37 @@ class _Draw:
 def evaluate(
     config: EvalConfig,
     problems: list[EvalProblem],
-    model: ModelIdentity,
-    adapter: Adapter | None,
+    arms: Sequence[Arm],
     samples_path: Path,
     make_engine: MakeEngine | None = None,
 ) -> list[Judged]:
-    """Draws what samples.jsonl does not hold yet and judges everything: first all of base, then all of the adapter.
+    """Draws what samples.jsonl does not hold yet and judges everything, in the order of arms, problems and samples.
 
     A grader that cannot be loaded is refused before anything is drawn.
     """
-    draws, prompts = _draws(config, problems, model, adapter), Prompts(config.engine.model)
+    draws, prompts = _draws(config, problems, arms), {one: Prompts(one) for one in _models(arms)}
     with (
         Grader(config.grade_timeout_s, config.grader) as grader,
-        SampleFile(samples_path, {draw.key for draw in draws}) as file,
+        SampleFile(samples_path, {draw.key: draw.arm.name for draw in draws}) as file,
     ):
-        missing = [draw for draw in draws if draw.key not in file.kept]
-        if missing:
-            _sample(config, missing, adapter, file, prompts, make_engine or start_engine)
-        answered = [(file.kept[draw.key], draw.problem.answer) for draw in draws]
-        return _judge(grader, answered, prompts.is_in_thought(config))
+        if missing := [draw for draw in draws if draw.key not in file.kept]:
+            _sample(config, missing, file, prompts, make_engine or start_engine)
+        in_thought = {model: of_it.is_in_thought(config) for model, of_it in prompts.items()}
+        answered = [(file.kept[draw.key], draw.problem.answer, in_thought[draw.arm.subject.folder]) for draw in draws]
+        return _judge(grader, answered)
 
 
-def _draws(
-    config: EvalConfig, problems: list[EvalProblem], model: ModelIdentity, adapter: Adapter | None
-) -> list[_Draw]:
-    """By problem within each subject, so that the completions of one prompt run together and share its prefix."""
-    subjects: list[tuple[Subject, str | None]] = [("base", None)]
-    if adapter is not None:
-        subjects.append(("adapter", adapter.digest))
+def _models(arms: Iterable[Arm]) -> list[Path]:
+    return list(dict.fromkeys(arm.subject.folder for arm in arms))
+
+
+def _draws(config: EvalConfig, problems: list[EvalProblem], arms: Sequence[Arm]) -> list[_Draw]:
+    """By problem within each arm, so that the completions of one prompt run together and share its prefix."""
+    if any(arm.budget is not None for arm in arms):
+        raise UsageError("eval.budgets is set, and nothing forces a thought to end yet; leave it out")
     return [
-        _Draw(completion_key(config, model, digest, problem, sample), subject, problem, sample)
-        for subject, digest in subjects
+        _Draw(completion_key(config, arm, problem, sample), arm, problem, sample)
+        for arm in arms
         for problem in problems
         for sample in range(config.samples)
     ]
@@ -97,30 +96,37 @@ def _draws(
 def _sample(
     config: EvalConfig,
     draws: list[_Draw],
-    adapter: Adapter | None,
     file: SampleFile,
-    prompts: Prompts,
+    prompts: dict[Path, Prompts],
     make_engine: MakeEngine,
 ) -> None:
+    num_tokens, num_done, started = 0, 0, time.monotonic()
+    by_key = {draw.key: draw for draw in draws}
+    with progress("sampling", len(draws)) as bar:
+        for model in _models(draw.arm for draw in draws):
+            of_model = [draw for draw in draws if draw.arm.subject.folder == model]
+            for sampled, engine in _sampled(config, of_model, prompts[model], make_engine):
+                file.add(_completion(by_key[sampled.key.unit_id], sampled, prompts[model], engine, config.date))
+                num_tokens, num_done = num_tokens + len(sampled.tokens), num_done + 1
+                bar.update(num_done, tokens_per_s=num_tokens / (time.monotonic() - started))
+
+
+def _sampled(
+    config: EvalConfig, draws: list[_Draw], prompts: Prompts, make_engine: MakeEngine
+) -> Iterator[tuple[Sampled, str]]:
+    """The draws of one model, each with the name of its engine."""
     problems = {draw.problem.id: draw.problem.problem for draw in draws}
     prompt_ids = {name: prompts.student_ids(problem, config, config.prompts) for name, problem in problems.items()}
-    by_key = {draw.key: draw for draw in draws}
-    _log.info("starting the engine")
-    engine = make_engine(config.engine, adapter.rank if adapter else None)
+    ranks = [draw.arm.subject.adapter.rank for draw in draws if draw.arm.subject.adapter]
+    model = draws[0].arm.subject.folder
+    _log.info(f"starting the engine of {model.name}")
+    engine = make_engine(config.engine.model_copy(update={"model": model}), max(ranks, default=None))
     try:
-        sequences = [
-            _sequence(config, draw, prompt_ids[draw.problem.id], prompts, adapter, engine.limits) for draw in draws
-        ]
+        sequences = [_sequence(config, draw, prompt_ids[draw.problem.id], prompts, engine.limits) for draw in draws]
         # one drive after the other: the engine is empty in between
-        apart = chain.from_iterable(
-            drive(engine, alike) for _, alike in groupby(sequences, key=lambda sequence: sequence.adapter)
-        )
-        num_tokens, started = 0, time.monotonic()
-        with progress("sampling", len(sequences)) as bar:
-            for done, sampled in enumerate(apart, 1):
-                file.add(_completion(by_key[sampled.key.unit_id], sampled, prompts, engine.name, config.date))
-                num_tokens += len(sampled.tokens)
-                bar.update(done, tokens_per_s=num_tokens / (time.monotonic() - started))
+        for _, alike in groupby(sequences, key=lambda sequence: sequence.adapter):
+            for sampled in drive(engine, alike):
+                yield sampled, engine.name
     finally:
         engine.close()
 
@@ -146,8 +152,9 @@ def drive(engine: Engine, sequences: Iterable[TokenSequence]) -> Iterator[Sample
 
 
 def _sequence(
-    config: EvalConfig, draw: _Draw, prompt_ids: list[int], prompts: Prompts, adapter: Adapter | None, limits: Limits
+    config: EvalConfig, draw: _Draw, prompt_ids: list[int], prompts: Prompts, limits: Limits
 ) -> TokenSequence:
+    adapter = draw.arm.subject.adapter
     try:
         room = Admission(limits).check([len(prompt_ids)])
     except ItemError as error:
@@ -162,15 +169,15 @@ def _sequence(
         key=SequenceKey(draw.key),
         prompt_ids=prompt_ids,
         max_tokens=wanted,
-        temperature=config.temperature,
+        temperature=draw.arm.temperature,
         seed=_seed(config.seed, draw),
         stop_ids=prompts.stop_ids,
-        adapter=str(adapter.folder) if adapter and draw.subject == "adapter" else None,
+        adapter=str(adapter.folder) if adapter else None,
     )
 
 
 def _seed(seed: int, draw: _Draw) -> int:
-    """The same for base and adapter."""
+    """The same for every arm."""
     return int.from_bytes(hashlib.sha256(canonical([seed, draw.problem.id, draw.sample])).digest()[:8]) >> 1
 
 
@@ -178,7 +185,7 @@ def _completion(draw: _Draw, sampled: Sampled, prompts: Prompts, engine: str, da
     assert sampled.reason in ("stop", "length"), f"{draw.key} was never one of a pair"
     return Completion(
         key=draw.key,
-        subject=draw.subject,
+        arm=draw.arm.name,
         problem_id=draw.problem.id,
         sample=draw.sample,
         text=prompts.text(sampled.tokens.ids),
@@ -189,11 +196,11 @@ def _completion(draw: _Draw, sampled: Sampled, prompts: Prompts, engine: str, da
     )
 
 
-def _judge(grader: Grader, completions: list[tuple[Completion, str]], in_thought: bool) -> list[Judged]:
+def _judge(grader: Grader, completions: list[tuple[Completion, str, bool]]) -> list[Judged]:
     judged: list[Judged] = []
     num_correct = 0
     with progress("judging", len(completions)) as bar:
-        for completion, answer in completions:
+        for completion, answer, in_thought in completions:
             judged.append(Judged(completion, _verdict(grader, completion, answer, in_thought)))
             num_correct += judged[-1].verdict.correct
             bar.update(len(judged), correct=num_correct)
@@ -204,5 +211,5 @@ def _verdict(grader: Grader, completion: Completion, answer: str, in_thought: bo
     try:
         return grader.grade(completion.text, answer, in_thought)
     except UsageError as error:
-        where = f"problem {completion.problem_id}, sample {completion.sample} of {completion.subject}"
+        where = f"problem {completion.problem_id}, sample {completion.sample} of {completion.arm}"
         raise UsageError(f"{where}: {error}; the completions are kept") from None

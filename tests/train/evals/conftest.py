@@ -20,6 +20,7 @@ from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 from dail.train.config import TrainConfig
+from dail.train.evals.results import ArmRef
 from dail.train.record import Provenance, RunRecord
 from tests.conftest import DEMO_MODEL, demo_lora
 
@@ -60,6 +61,14 @@ class TableEngine:
 
     def close(self) -> None:
         self.is_closed = True
+
+
+def arm_refs(*names: str, temperature: float = 0.6) -> tuple[ArmRef, ...]:
+    """Arms of as many subjects, all held against the first."""
+    return tuple(
+        ArmRef(name=name, subject=name, temperature=temperature, against=names[0] if place else None)
+        for place, name in enumerate(names)
+    )
 
 
 @pytest.fixture(scope="session")

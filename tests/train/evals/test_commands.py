@@ -328,5 +328,5 @@ def test_the_door_gives_the_same_in_a_running_loop_and_is_silent(
     assert [(one.title, one.done) for one in seen if one.done == one.total] == [("sampling", 48), ("judging", 48)]
     dail_eval(problems, tmp_path / "verb", "--adapter", str(trained))
     verb = Evaluation.model_validate_json((tmp_path / "verb" / "eval.json").read_bytes())
-    assert (found.groups, found.problems, found.adapter) == (verb.groups, verb.problems, verb.adapter)
+    assert (found.groups, found.problems, found.subjects) == (verb.groups, verb.problems, verb.subjects)
     assert {p.name for p in (tmp_path / "door").iterdir()} == {"eval.json", "samples.jsonl", "report.html"}

@@ -20,10 +20,10 @@ from dail.train.config import TrainConfig
 from dail.train.evals.commands import compare
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.controls import Comparison, compare_runs, findings
-from dail.train.evals.results import AdapterRef, Evaluation, Judgement, ProblemResult, by_group, summarise
+from dail.train.evals.results import AdapterRef, Evaluation, Judgement, ProblemResult, SubjectRef, by_group, summarise
 from dail.train.record import Provenance, RunRecord
 from tests.conftest import DEMO_MODEL
-from tests.train.evals.conftest import HOSTILE, NOW
+from tests.train.evals.conftest import HOSTILE, NOW, arm_refs
 
 SAMPLES = 4
 Write = Callable[..., Path]
@@ -66,12 +66,16 @@ def write(tmp_path: Path, model: ModelIdentity) -> Write:
         trained = Provenance(run=record, fingerprint="f", steps=1, metrics="m", finished_at=NOW)
         chances = {"base": 0.3} | ({"adapter": adapter} if adapter is not None else {})
         problems = tuple(problem(n, chances) for n in range(60))
-        ref = AdapterRef(folder=name, rank=4, digest="sha256:1", provenance=trained) if adapter is not None else None
+        config = EvalConfig(engine=EngineConfig(model=DEMO_MODEL), samples=SAMPLES, **(settings or {}))
+        ref = AdapterRef(folder=name, rank=4, digest="sha256:1", provenance=trained)
+        subjects = (SubjectRef(name="base", model=model), SubjectRef(name="adapter", model=model, adapter=ref))
+        arms = arm_refs(*chances, temperature=config.temperature)
         evaluation = Evaluation(
-            settings=EvalConfig(engine=EngineConfig(model=DEMO_MODEL), samples=SAMPLES, **(settings or {})),
-            model=model, adapter=ref, problems_file=None, problems_digest="sha256:0", engines=("table",), versions={},
-            started_at=NOW, finished_at=NOW, groups=by_group(problems, 0), summary=summarise(problems, "math"),
-            num_same_text=None, problems=problems,
+            settings=config,
+            subjects=subjects[: len(chances)], arms=arms, problems_file=None, problems_digest="sha256:0",
+            engines=("table",), versions={},
+            started_at=NOW, finished_at=NOW, groups=by_group(problems, arms, config),
+            summary=summarise(problems, "math"), num_same_text={}, problems=problems,
         )  # fmt: skip
         (tmp_path / name).mkdir()
         text = evaluation.model_copy(update=changes or {}).model_dump_json()
@@ -153,13 +157,13 @@ def test_runs_in_the_wrong_place_or_without_an_adapter_are_refused(write: Write,
     dail, control, bare = write("dail", 0.8), write("a", 0.5, shown="nothing"), write("bare", None)
     strange = write("strange", 0.5)
     told = json.loads((strange / "eval.json").read_text())
-    told["adapter"]["provenance"] = None
+    told["subjects"][1]["adapter"]["provenance"] = None
     (strange / "eval.json").write_text(json.dumps(told))
     (tmp_path / "torn").write_text("{")
     for runs, says in [
         ((control, [dail]), r"is a control \(no_solution\)"),
         ((dail, [write("again", 0.8)]), "is no control"),
-        ((dail, [bare]), "judges the base model alone"),
+        ((dail, [bare]), "judges no adapter"),
         ((dail, [strange]), "nobody knows which control"),
         ((dail, [tmp_path / "torn"]), "is no eval.json"),
         ((dail, [tmp_path / "none"]), "cannot be read"),

@@ -6,16 +6,19 @@ from itertools import pairwise
 from typing import Any
 
 from dail.synth.method.grading import Verdict
-from dail.train.evals.completions import Completion, Subject
+from dail.train.evals.completions import Completion
 from dail.train.evals.examples import NUM_PROBLEMS, Example, choose
 from dail.train.evals.problems import EvalProblem
 from dail.train.evals.run import Judged
+from tests.train.evals.conftest import arm_refs
+
+ARMS = arm_refs("base", "adapter")
 
 
-def judged(problem: str, sample: int, correct: bool = False, who: Subject = "base", **said: Any) -> Judged:
+def judged(problem: str, sample: int, correct: bool = False, who: str = "base", **said: Any) -> Judged:
     method = said.pop("method", "exact")
     values: dict[str, Any] = {"text": "so", "num_tokens": 3, "finish_reason": "stop", "engine": "table"} | said
-    completion = Completion(key=f"{who}{problem}{sample}", subject=who, problem_id=problem, sample=sample, **values)
+    completion = Completion(key=f"{who}{problem}{sample}", arm=who, problem_id=problem, sample=sample, **values)
     return Judged(completion, Verdict(correct, method, "5"))
 
 
@@ -24,7 +27,7 @@ def problem(name: str) -> EvalProblem:
 
 
 def only(one: Judged) -> Example:
-    ((example,),) = [found.examples for found in choose([problem("p")], [one])]
+    ((example,),) = [found.examples for found in choose([problem("p")], [one], ARMS)]
     return example
 
 
@@ -34,8 +37,8 @@ def test_the_first_of_every_outcome_and_subject_is_shown_base_before_adapter_rig
         *(judged("p", sample, sample == 1) for sample in range(4)),
         judged("p", 7, method="timeout"),
     ]
-    (one,) = choose([problem("p")], found)
-    assert [(example.subject, example.outcome, example.sample) for example in one.examples] == [
+    (one,) = choose([problem("p")], found, ARMS)
+    assert [(example.arm, example.outcome, example.sample) for example in one.examples] == [
         ("base", "right", 1), ("base", "wrong", 0), ("base", "not judged", 7),
         ("adapter", "right", 2), ("adapter", "wrong", 0),
     ]  # fmt: skip
@@ -43,7 +46,7 @@ def test_the_first_of_every_outcome_and_subject_is_shown_base_before_adapter_rig
 
 def test_problems_are_evenly_over_the_file_whatever_came_of_them() -> None:
     problems = [problem(f"p{number}") for number in range(100)]
-    chosen = choose(problems, [judged(one.id, 0) for one in problems])
+    chosen = choose(problems, [judged(one.id, 0) for one in problems], ARMS)
     assert len(chosen) == NUM_PROBLEMS
     places = [problems.index(one.problem) for one in chosen]
     assert places[0] == 0 and {after - before for before, after in pairwise(places)} == {4, 5}

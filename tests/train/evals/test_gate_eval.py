@@ -17,14 +17,14 @@ from dail.synth.method.grading import Verdict
 from dail.synth.method.prompts import Prompts
 from dail.train.evals import run
 from dail.train.evals.commands import evaluate
-from dail.train.evals.completions import Completion, Subject
+from dail.train.evals.completions import Completion
 from dail.train.evals.gate import compare
 from dail.train.evals.problems import EvalProblem
 from dail.train.evals.results import Evaluation, count
 from dail.train.evals.run import Judged
 from dail.train.gate import GateConfig, GateRecord
 from tests.conftest import DEMO_MODEL
-from tests.train.evals.conftest import TableEngine
+from tests.train.evals.conftest import TableEngine, arm_refs
 
 NUM_PROBLEMS, NUM_SAMPLES = 20, 8
 PROBLEMS = [EvalProblem(id=f"p{n}", problem=f"What is {n} + 1?", answer=str(n + 1)) for n in range(NUM_PROBLEMS)]
@@ -53,17 +53,20 @@ def with_fault(**changes: Any) -> Says:
 
 def seen(base: Says, adapter: Says | None, num_problems: int = NUM_PROBLEMS, **thresholds: Any) -> GateRecord | None:
     completions = []
-    roles: list[tuple[Subject, Says]] = [("base", base), *([("adapter", adapter)] if adapter else [])]  # type: ignore[list-item]
+    roles: list[tuple[str, Says]] = [("base", base), *([("adapter", adapter)] if adapter else [])]
     for who, says in roles:
         for problem in PROBLEMS[:num_problems]:
             for sample in range(NUM_SAMPLES):
                 said = {"finish_reason": "stop", **says(random.Random(f"{who} {problem.id} {sample}"))}
                 verdict = Verdict(bool(said.pop("correct")), "exact", "1")
                 key = f"{who}{problem.id}{sample}"
-                kept = Completion(key=key, subject=who, problem_id=problem.id, sample=sample, engine="table", **said)
+                kept = Completion(key=key, arm=who, problem_id=problem.id, sample=sample, engine="table", **said)
                 completions.append(Judged(kept, verdict))
     problems = PROBLEMS[:num_problems]
-    return compare(problems, count(problems, completions), completions, GateConfig(**thresholds), seed=0)
+    arms = arm_refs(*(who for who, _ in roles))
+    records = compare(problems, count(problems, completions), completions, arms, GateConfig(**thresholds), seed=0)
+    assert list(records) == [who for who, _ in roles[1:]]
+    return records.get("adapter")
 
 
 def tripped(base: Says, adapter: Says, num_problems: int = NUM_PROBLEMS, **thresholds: Any) -> list[str]:
@@ -192,9 +195,9 @@ def test_dail_eval_writes_its_report_and_then_fails_with_a_code_of_its_own(
     assert warned.return_value == 0 and "that cite a solution or hint, adapter − base: 1 (0 of base, 1" in warned.stderr
     stopped = dail_eval("--set", "gate.action=stop", "--json")
     assert stopped.return_value == EXIT_GATE and "exit code 6" in stopped.stderr
-    assert json.loads(stopped.stdout)["gate"]["action"] == "stop"
+    assert json.loads(stopped.stdout)["gate"]["adapter"]["action"] == "stop"
     evaluation = Evaluation.model_validate_json((tmp_path / "e" / "eval.json").read_bytes())
-    assert evaluation.gate is not None and evaluation.gate.stops
+    assert evaluation.gate["adapter"].stops
     page = (tmp_path / "e" / "report.html").read_text("utf-8")
     assert "Signs of a collapse: 1 warning" in page and "wanted at most 0.02" in page
     assert dail_eval("--set", "gate.action=stop", "--set", "max_mentions=1").return_value == 0

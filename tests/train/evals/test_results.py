@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from dail.synth.config import EngineConfig
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.config import EvalConfig
-from dail.train.evals.results import ALL, Evaluation, Judgement, ProblemResult, by_group, summarise
+from dail.train.evals.results import ALL, Evaluation, GroupResult, Judgement, ProblemResult, SubjectRef, summarise
+from dail.train.evals.results import by_group as by_group_of
 from tests.conftest import DEMO_MODEL
-from tests.train.evals.conftest import NOW
+from tests.train.evals.conftest import NOW, arm_refs
+
+CONFIG = EvalConfig(engine=EngineConfig(model=DEMO_MODEL))
 
 
 def judgement(sample: int, correct: bool) -> Judgement:
@@ -24,28 +29,32 @@ def problem(name: str, group: str | None, **num_correct: int) -> ProblemResult:
     return ProblemResult(id=name, group=group, answer="1", num_correct=num_correct, judgements=judgements)
 
 
+def by_group(problems: Sequence[ProblemResult]) -> tuple[GroupResult, ...]:
+    return by_group_of(problems, arm_refs(*problems[0].num_correct), CONFIG)
+
+
 @pytest.fixture
 def evaluation(model: ModelIdentity) -> Evaluation:
     problems = (problem("a", None, base=1), problem("b", None, base=0))
     return Evaluation(
-        settings=EvalConfig(engine=EngineConfig(model=DEMO_MODEL)),
-        model=model,
-        adapter=None,
+        settings=CONFIG,
+        subjects=(SubjectRef(name="base", model=model),),
+        arms=arm_refs("base"),
         problems_file=None,
         problems_digest="sha256:0",
         engines=("table",),
         versions={},
         started_at=NOW,
         finished_at=NOW,
-        groups=by_group(problems, 0),
+        groups=by_group(problems),
         summary=summarise(problems, "math"),
-        num_same_text=None,
+        num_same_text={},
         problems=problems,
     )
 
 
 def test_a_group_s_pass_at_k_is_the_mean_over_its_problems() -> None:
-    everything, short, long = by_group([problem("a", "short", base=4), problem("b", "long", base=1)], seed=0)
+    everything, short, long = by_group([problem("a", "short", base=4), problem("b", "long", base=1)])
     assert (everything.group, short.group, long.group) == (ALL, "short", "long")
     assert [(point.k, point.mean) for point in everything.passes["base"]] == [(1, 0.625), (2, 0.75), (4, 1.0)]
     assert [point.mean for point in long.passes["base"]] == [0.25, 0.5, 1.0]
@@ -53,8 +62,8 @@ def test_a_group_s_pass_at_k_is_the_mean_over_its_problems() -> None:
 
 def test_the_difference_is_paired_by_problem() -> None:
     problems = [problem(f"p{i}", None, base=i % 4, adapter=i % 4 + 1) for i in range(40)]
-    (everything,) = by_group(problems, seed=0)
-    gain = everything.difference[0]
+    (everything,) = by_group(problems)
+    gain = everything.difference["adapter"][0]
     # every problem gained exactly one of four: at most 1 - 0.025^(1/40) = 8.8 % of all others may do otherwise
     assert (gain.mean, gain.low, gain.high) == (0.25, pytest.approx(0.25 - 0.0881 * 1.25, abs=1e-4),
                                                 pytest.approx(0.25 + 0.0881 * 0.75, abs=1e-4))  # fmt: skip
@@ -62,9 +71,9 @@ def test_the_difference_is_paired_by_problem() -> None:
 
 
 def test_a_group_of_all_problems_is_not_reported_twice() -> None:
-    assert len(by_group([problem("a", "aime", base=1), problem("b", "aime", base=1)], seed=0)) == 1
-    assert len(by_group([problem("a", None, base=1), problem("b", None, base=1)], seed=0)) == 1
-    assert len(by_group([problem("a", "aime", base=1), problem("b", None, base=1)], seed=0)) == 2
+    assert len(by_group([problem("a", "aime", base=1), problem("b", "aime", base=1)])) == 1
+    assert len(by_group([problem("a", None, base=1), problem("b", None, base=1)])) == 1
+    assert len(by_group([problem("a", "aime", base=1), problem("b", None, base=1)])) == 2
 
 
 def test_the_summary_counts_how_completions_ended() -> None:

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +17,14 @@ from dail.synth.config import EngineConfig
 from dail.synth.core.errors import EngineDead, UsageError
 from dail.synth.engine.base import Engine, TokenSequence
 from dail.synth.method.prompts import Prompts
-from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.models import identify
 from dail.train.evals import evaluation
+from dail.train.evals.arms import Subject, arms_of
 from dail.train.evals.config import EvalConfig
 from dail.train.evals.lineage import Adapter
 from dail.train.evals.problems import EvalProblem
 from dail.train.evals.results import Evaluation
-from dail.train.evals.run import Judged, evaluate
+from dail.train.evals.run import Judged, MakeEngine, evaluate
 from tests.conftest import DEMO_MODEL, Told
 from tests.train.evals.conftest import TableEngine
 
@@ -51,6 +53,15 @@ def adapter(tmp_path: Path) -> Adapter:
     return Adapter(tmp_path / "adapter", rank=4, digest="sha256:a")
 
 
+def judge(
+    config: EvalConfig, problems: list[EvalProblem], adapter: Adapter | None, path: Path, make_engine: MakeEngine
+) -> list[Judged]:
+    """Base alone, or base and adapter."""
+    base = Subject("base", DEMO_MODEL, identify(DEMO_MODEL))
+    subjects = [base, *([replace(base, name="adapter", adapter=adapter)] if adapter else [])]
+    return evaluate(config, problems, arms_of(subjects, config.drawn_at, config.budgets), path, make_engine)
+
+
 class Maker:
     """Makes one engine and remembers how often it was asked."""
 
@@ -64,55 +75,47 @@ class Maker:
 
 
 def test_base_and_adapter_are_judged_in_one_engine(
-    tmp_path: Path, model: ModelIdentity, adapter: Adapter, right_with_adapter: Answer
+    tmp_path: Path, adapter: Adapter, right_with_adapter: Answer
 ) -> None:
     maker = Maker(TableEngine(right_with_adapter))
-    judged = evaluate(config(), PROBLEMS, model, adapter, tmp_path / "s.jsonl", maker)
-    assert {(one.completion.subject, one.verdict.correct) for one in judged} == {("base", False), ("adapter", True)}
+    judged = judge(config(), PROBLEMS, adapter, tmp_path / "s.jsonl", maker)
+    assert {(one.completion.arm, one.verdict.correct) for one in judged} == {("base", False), ("adapter", True)}
     assert (len(judged), maker.ranks, maker.engine.is_closed) == (24, [4], True)
     assert {row.adapter for row in maker.engine.asked} == {None, str(adapter.folder)}
 
 
-def test_base_and_adapter_never_share_a_step(
-    tmp_path: Path, model: ModelIdentity, adapter: Adapter, right_with_adapter: Answer
-) -> None:
+def test_base_and_adapter_never_share_a_step(tmp_path: Path, adapter: Adapter, right_with_adapter: Answer) -> None:
     engine = TableEngine(right_with_adapter, rows=64)  # room for all 24; it refuses to hold both
-    evaluate(config(), PROBLEMS, model, adapter, tmp_path / "s.jsonl", Maker(engine))
+    judge(config(), PROBLEMS, adapter, tmp_path / "s.jsonl", Maker(engine))
     assert [bool(row.adapter) for row in engine.asked] == [False] * 12 + [True] * 12
 
 
-def test_the_engine_never_holds_more_rows_than_it_can_step(
-    tmp_path: Path, model: ModelIdentity, right_with_adapter: Answer
-) -> None:
+def test_the_engine_never_holds_more_rows_than_it_can_step(tmp_path: Path, right_with_adapter: Answer) -> None:
     engine = TableEngine(right_with_adapter, rows=4)
-    evaluate(config(), PROBLEMS, model, None, tmp_path / "s.jsonl", Maker(engine))
+    judge(config(), PROBLEMS, None, tmp_path / "s.jsonl", Maker(engine))
     assert engine.most_inside == 4
 
 
 def test_seeds_differ_between_samples_and_agree_between_base_and_adapter(
-    tmp_path: Path, model: ModelIdentity, adapter: Adapter, right_with_adapter: Answer
+    tmp_path: Path, adapter: Adapter, right_with_adapter: Answer
 ) -> None:
     engine = TableEngine(right_with_adapter)
-    evaluate(config(), PROBLEMS, model, adapter, tmp_path / "s.jsonl", Maker(engine))
+    judge(config(), PROBLEMS, adapter, tmp_path / "s.jsonl", Maker(engine))
     base = [row.seed for row in engine.asked if row.adapter is None]
     assert len(set(base)) == 12
     assert sorted(base) == sorted(row.seed for row in engine.asked if row.adapter)
 
 
-def test_a_rerun_draws_nothing_and_starts_no_engine(
-    tmp_path: Path, model: ModelIdentity, right_with_adapter: Answer, told: Told
-) -> None:
+def test_a_rerun_draws_nothing_and_starts_no_engine(tmp_path: Path, right_with_adapter: Answer, told: Told) -> None:
     maker = Maker(TableEngine(right_with_adapter))
-    first = evaluate(config(), PROBLEMS, model, None, tmp_path / "s.jsonl", maker)
+    first = judge(config(), PROBLEMS, None, tmp_path / "s.jsonl", maker)
     told()
-    assert evaluate(config(), PROBLEMS, model, None, tmp_path / "s.jsonl", maker) == first
+    assert judge(config(), PROBLEMS, None, tmp_path / "s.jsonl", maker) == first
     assert len(maker.ranks) == 1
     assert "reusing 12 of 12 completions" in told()
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(
-    tmp_path: Path, model: ModelIdentity, right_with_adapter: Answer
-) -> None:
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, right_with_adapter: Answer) -> None:
     class Dying(TableEngine):
         def step(self) -> list[Any]:
             if len(self.asked) == 9:
@@ -120,42 +123,40 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
             return super().step()
 
     with pytest.raises(EngineDead):
-        evaluate(config(), PROBLEMS, model, None, tmp_path / "s.jsonl", Maker(Dying(right_with_adapter)))
+        judge(config(), PROBLEMS, None, tmp_path / "s.jsonl", Maker(Dying(right_with_adapter)))
     with open(tmp_path / "s.jsonl", "a") as torn:
         torn.write('{"key": "0')
     engine = TableEngine(right_with_adapter)
-    judged = evaluate(config(), PROBLEMS, model, None, tmp_path / "s.jsonl", Maker(engine))
+    judged = judge(config(), PROBLEMS, None, tmp_path / "s.jsonl", Maker(engine))
     assert len(engine.asked) == 12 - 5
     assert [one.completion.sample for one in judged] == [0, 1, 2, 3] * 3
 
 
-def test_a_last_line_without_its_end_does_not_swallow_the_next(
-    tmp_path: Path, model: ModelIdentity, right_with_adapter: Answer
-) -> None:
+def test_a_last_line_without_its_end_does_not_swallow_the_next(tmp_path: Path, right_with_adapter: Answer) -> None:
     path = tmp_path / "s.jsonl"
-    evaluate(config(samples=1), PROBLEMS, model, None, path, Maker(TableEngine(right_with_adapter)))
+    judge(config(samples=1), PROBLEMS, None, path, Maker(TableEngine(right_with_adapter)))
     path.write_text(path.read_text().rstrip("\n"))
-    evaluate(config(samples=2), PROBLEMS, model, None, path, Maker(TableEngine(right_with_adapter)))
+    judge(config(samples=2), PROBLEMS, None, path, Maker(TableEngine(right_with_adapter)))
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 6
 
 
-def test_more_samples_keep_those_there_are(tmp_path: Path, model: ModelIdentity, right_with_adapter: Answer) -> None:
-    evaluate(config(samples=2), PROBLEMS, model, None, tmp_path / "s.jsonl", Maker(TableEngine(right_with_adapter)))
+def test_more_samples_keep_those_there_are(tmp_path: Path, right_with_adapter: Answer) -> None:
+    judge(config(samples=2), PROBLEMS, None, tmp_path / "s.jsonl", Maker(TableEngine(right_with_adapter)))
     engine = TableEngine(right_with_adapter)
-    evaluate(config(samples=4), PROBLEMS, model, None, tmp_path / "s.jsonl", Maker(engine))
+    judge(config(samples=4), PROBLEMS, None, tmp_path / "s.jsonl", Maker(engine))
     assert len(engine.asked) == 6
 
 
 @pytest.mark.parametrize("change", [{"temperature": 1.0}, {"seed": 1}, {"max_tokens": 51}])
 def test_other_settings_start_clean_and_keep_the_old_file(
-    tmp_path: Path, model: ModelIdentity, right_with_adapter: Answer, change: dict[str, Any],
+    tmp_path: Path, right_with_adapter: Answer, change: dict[str, Any],
     told: Told,
 ) -> None:  # fmt: skip
     path = tmp_path / "samples.jsonl"
-    evaluate(config(), PROBLEMS, model, None, path, Maker(TableEngine(right_with_adapter)))
+    judge(config(), PROBLEMS, None, path, Maker(TableEngine(right_with_adapter)))
     old = path.read_text()
     engine = TableEngine(right_with_adapter)
-    evaluate(config(**change), PROBLEMS, model, None, path, Maker(engine))
+    judge(config(**change), PROBLEMS, None, path, Maker(engine))
     assert len(engine.asked) == 12
     (aside,) = tmp_path.glob("samples-until-*.jsonl")
     assert aside.read_text() == old
@@ -163,49 +164,45 @@ def test_other_settings_start_clean_and_keep_the_old_file(
 
 
 def test_another_adapter_keeps_what_the_base_model_said(
-    tmp_path: Path, model: ModelIdentity, adapter: Adapter, right_with_adapter: Answer
+    tmp_path: Path, adapter: Adapter, right_with_adapter: Answer
 ) -> None:
     path = tmp_path / "s.jsonl"
-    evaluate(config(), PROBLEMS, model, adapter, path, Maker(TableEngine(right_with_adapter)))
+    judge(config(), PROBLEMS, adapter, path, Maker(TableEngine(right_with_adapter)))
     other = Adapter(tmp_path / "other", rank=8, digest="sha256:b")
     engine = TableEngine(right_with_adapter)
-    evaluate(config(), PROBLEMS, model, other, path, Maker(engine))
+    judge(config(), PROBLEMS, other, path, Maker(engine))
     assert {row.adapter for row in engine.asked} == {str(other.folder)}
 
 
-def test_an_odd_line_separator_in_a_completion_is_no_new_line(tmp_path: Path, model: ModelIdentity) -> None:
+def test_an_odd_line_separator_in_a_completion_is_no_new_line(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
-    evaluate(config(samples=1), PROBLEMS[:1], model, None, path, Maker(TableEngine(lambda row: [40, 41])))
+    judge(config(samples=1), PROBLEMS[:1], None, path, Maker(TableEngine(lambda row: [40, 41])))
     line = json.loads(path.read_text())
     path.write_text(json.dumps(line | {"text": "a\u2028b\x85c"}, ensure_ascii=False) + "\n", "utf-8")
 
     def no_engine(config: EngineConfig, rank: int | None) -> Engine:
         raise AssertionError("nothing is left to draw")
 
-    (judged,) = evaluate(config(samples=1), PROBLEMS[:1], model, None, path, no_engine)
+    (judged,) = judge(config(samples=1), PROBLEMS[:1], None, path, no_engine)
     assert isinstance(judged, Judged) and judged.completion.text == "a\u2028b\x85c"
 
 
 def test_a_prompt_that_leaves_no_room_is_named_before_anything_is_drawn(
-    tmp_path: Path, model: ModelIdentity, right_with_adapter: Answer
+    tmp_path: Path, right_with_adapter: Answer
 ) -> None:
     engine = TableEngine(right_with_adapter, model_tokens=60)
     with pytest.raises(UsageError, match=r"problem p0: its prompt has \d+ tokens.*lower --max-tokens"):
-        evaluate(config(), PROBLEMS, model, None, tmp_path / "s.jsonl", Maker(engine))
+        judge(config(), PROBLEMS, None, tmp_path / "s.jsonl", Maker(engine))
     assert engine.asked == [] and engine.is_closed
 
 
-def test_without_a_limit_a_completion_may_fill_the_context(
-    tmp_path: Path, model: ModelIdentity, right_with_adapter: Answer
-) -> None:
+def test_without_a_limit_a_completion_may_fill_the_context(tmp_path: Path, right_with_adapter: Answer) -> None:
     engine = TableEngine(right_with_adapter, model_tokens=640)
-    evaluate(config(max_tokens=None), PROBLEMS, model, None, tmp_path / "s.jsonl", Maker(engine))
+    judge(config(max_tokens=None), PROBLEMS, None, tmp_path / "s.jsonl", Maker(engine))
     assert {len(row.prompt_ids) + row.max_tokens for row in engine.asked} == {640}
 
 
-def test_a_completion_of_a_prompt_that_opened_the_thought_is_judged_behind_it(
-    tmp_path: Path, model: ModelIdentity, prompts: Prompts
-) -> None:
+def test_a_completion_of_a_prompt_that_opened_the_thought_is_judged_behind_it(tmp_path: Path, prompts: Prompts) -> None:
     """A thought that was cut at `maybe \\boxed{0}? no` is no answer, though no mark of it is in the completion."""
 
     def answer(row: TokenSequence) -> Sequence[int]:
@@ -214,7 +211,7 @@ def test_a_completion_of_a_prompt_that_opened_the_thought_is_judged_behind_it(
         return [*prompts.tokenizer.encode(said, add_special_tokens=False), *prompts.stop_ids]
 
     opened = config(samples=1, opening="<think>\n")
-    judged = evaluate(opened, PROBLEMS[:2], model, None, tmp_path / "s.jsonl", Maker(TableEngine(answer)))
+    judged = judge(opened, PROBLEMS[:2], None, tmp_path / "s.jsonl", Maker(TableEngine(answer)))
     assert [(one.verdict.correct, one.verdict.method) for one in judged] == [(False, "cut in thought"), (True, "exact")]
 
 
