@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import demo_path  # noqa: F401
-from make_model import count_jumps
 from make_sets import CANDIDATES, JUDGED, judged_rows, solution_rows
 
 from dail.synth import EngineConfig, SynthConfig, Synthesis, select, synthesise
 from dail.synth.schema.controls import CONTROLS
 from dail.train import TrainConfig, train
-from dail.train.evals import EvalConfig, Evaluation, evaluate
+from dail.train.evals import EvalConfig, evaluate
 
 ATTEMPTS = 32  # the paper's: a problem is trained on if the base model never solves it in so many
 TRAINED_ON = 96
@@ -35,6 +34,7 @@ SAMPLES_PER_ITEM = 4  # of which the first right one is trained on
 SETTINGS = {"temperature": 0.6, "max_tokens": 256, "thinking": False, "samples_per_item": SAMPLES_PER_ITEM}
 TRAINING = {"lr": 1e-3, "epochs": 2, "trackers": (), "checkpoint_every": 1000}  # the preset cpu-tiny's, never tuned
 SAMPLES = 8
+JUMPS = Path(__file__).with_name("jumps.py")
 
 TRACES: Mapping[str, Mapping[str, Any]] = {
     "direct": {"method": "direct"},
@@ -139,27 +139,14 @@ def judged(
         {**{key: rows[one][key] for key in ("id", "problem", "answer")}, "metadata": {"group": "train"}}
         for one in trained_on[: JUDGED["same"].count]
     ]
-    config = EvalConfig(engine=engine(model), samples=SAMPLES, max_tokens=256, thinking=False, seed=seed)
-    counts: dict[str, dict[str, list[list[int]]]] = {}
-    for name, adapter in adapters.items():  # in one folder, so that the base model's completions are drawn once
-        found = evaluate([*train_rows, *judged_rows()], out, adapter, config)
-        counts |= {{"base": "base", "adapter": name}[who]: one for who, one in counted(found, out).items()}
-    return counts
-
-
-def counted(found: Evaluation, out: Path) -> dict[str, dict[str, list[list[int]]]]:
-    """By subject and problem, of each sample: whether it is right, how many blocks it jumps, its tokens."""
-    lines = (out / "samples.jsonl").read_text("utf-8").split("\n")
-    texts = {
-        (one["subject"], one["problem_id"], one["sample"]): one["text"] for one in map(json.loads, filter(None, lines))
-    }
+    config = EvalConfig(
+        engine=engine(model), samples=SAMPLES, max_tokens=256, thinking=False, seed=seed, marks=f"{JUMPS}:jumps"
+    )
+    found = evaluate([*train_rows, *judged_rows()], out, adapters=adapters, config=config)
     counts: dict[str, dict[str, list[list[int]]]] = defaultdict(dict)
     for problem in found.problems:
-        for who, judgements in problem.judgements.items():
-            counts[who][problem.id] = [
-                [int(one.correct), count_jumps(texts[who, problem.id, one.sample]), one.num_tokens]
-                for one in judgements
-            ]
+        for arm, samples in problem.judgements.items():
+            counts[arm][problem.id] = [[int(one.correct), one.num_marks or 0, one.num_tokens] for one in samples]
     return counts
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from string import ascii_uppercase
 
 import experiment
 import figures
@@ -11,6 +12,7 @@ import pytest
 from gauge import Gauge
 from hypothesis import given
 from hypothesis import strategies as st
+from jumps import jumps as marked
 from leaning import starts
 from make_model import count_jumps
 from make_problems import to_jsonl
@@ -22,6 +24,9 @@ from dail.synth.data.reader import load_items
 from dail.synth.schema.boxes import final_answer
 from dail.synth.schema.controls import CONTROLS
 from dail.train import TrainConfig
+from dail.train.evals import EvalProblem
+
+PROBLEM = EvalProblem(id="lock", problem="A lock.", answer="055")
 
 tasks = st.builds(
     random_lock,
@@ -43,6 +48,9 @@ def test_a_trace_ends_in_the_answer_and_its_jumps_are_counted(task, probability,
     written = trace(task, jumps)
     assert final_answer(written) == final_answer(expert_solution(task)) == task.answer
     assert count_jumps(written) == len(jumps)
+    assert [written[begin:end].split("=")[0] for begin, end in marked(written, PROBLEM)] == [
+        ascii_uppercase[3 * block : min(3 * block + 3, len(task.turns))] for block in sorted(jumps)
+    ]
 
 
 @given(tasks, st.integers(0))
