@@ -34,6 +34,8 @@ SAMPLES_PER_ITEM = 4  # of which the first right one is trained on
 SETTINGS = {"temperature": 0.6, "max_tokens": 256, "thinking": False, "samples_per_item": SAMPLES_PER_ITEM}
 TRAINING = {"lr": 1e-3, "epochs": 2, "trackers": (), "checkpoint_every": 1000}  # the preset cpu-tiny's, never tuned
 SAMPLES = 8
+HOTTER = (0.8, 1.0, 1.2)  # of the base model: the paper's baseline of temperatures
+CURATION_SEED = 1_000_000  # no seed of the arms, whose base model would fail these by selection
 JUMPS = Path(__file__).with_name("jumps.py")
 
 TRACES: Mapping[str, Mapping[str, Any]] = {
@@ -89,7 +91,7 @@ def engine(model: Path) -> EngineConfig:
 def curated(model: Path, out: Path) -> list[str]:
     """The ids of the first candidates that the base model never solves."""
     problems = [{key: row[key] for key in ("id", "problem", "answer")} for row in solution_rows(CANDIDATES)]
-    config = EvalConfig(engine=engine(model), samples=ATTEMPTS, max_tokens=256, thinking=False, seed=1)
+    config = EvalConfig(engine=engine(model), samples=ATTEMPTS, max_tokens=256, thinking=False, seed=CURATION_SEED)
     found = evaluate(problems, out, config=config)
     failed = [one.id for one in found.problems if not one.num_correct["base"]]
     print(f"{len(failed)} of {len(problems)} candidates are never solved in {ATTEMPTS} attempts", flush=True)
@@ -142,9 +144,12 @@ def judged(
     config = EvalConfig(
         engine=engine(model), samples=SAMPLES, max_tokens=256, thinking=False, seed=seed, marks=f"{JUMPS}:jumps"
     )
-    found = evaluate([*train_rows, *judged_rows()], out, adapters=adapters, config=config)
+    problems = [*train_rows, *judged_rows()]
+    hotter = config.model_copy(update={"temperatures": HOTTER})
+    found = evaluate(problems, out, adapters=adapters, config=config)
+    beside = evaluate(problems, out / "hotter", config=hotter)
     counts: dict[str, dict[str, list[list[int]]]] = defaultdict(dict)
-    for problem in found.problems:
+    for problem in (*found.problems, *beside.problems):
         for arm, samples in problem.judgements.items():
             counts[arm][problem.id] = [[int(one.correct), one.num_marks or 0, one.num_tokens] for one in samples]
     return counts

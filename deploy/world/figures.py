@@ -53,6 +53,9 @@ def _claims() -> Iterable[Claim]:
         yield Claim("DAIL helps in another domain", "Tab. 1", dail, "base", "other", k)
         yield Claim("gamma 0.1 is better than 0.3", "App. B.3", dail, f"{dail}, gamma 0.3", "harder", k)
         yield Claim("gamma 0.1 is better than 0.5", "App. B.3", dail, f"{dail}, gamma 0.5", "harder", k)
+    for heat in ("0.8", "1", "1.2"):
+        hot = f"base, temperature {heat}"
+        yield Claim(f"DAIL is better than the base model at temperature {heat}", "Fig. 3", dail, hot, "harder", 8)
     for control in ("no_solution", "other_solution", "shuffled_waypoints", "self"):
         yield Claim(f"DAIL is better than the control {control}", "none", dail, f"control: {control}", "harder", 1)
     yield Claim("DAIL forgets what the base model masters", "none", "base", dail, "easy", 1)

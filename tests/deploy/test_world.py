@@ -87,8 +87,12 @@ def test_every_part_of_a_round_adds_up():
 
 
 def test_every_arm_can_be_trained_and_every_claim_is_of_arms_there_are():
-    names = {"base", *(arm.name for arm in experiment.ARMS)}
-    assert len(names) == len(experiment.ARMS) + 1
+    names = {
+        "base",
+        *(f"base, temperature {heat:g}" for heat in experiment.HOTTER),
+        *(arm.name for arm in experiment.ARMS),
+    }
+    assert len(names) == len(experiment.ARMS) + 4
     for arm in experiment.ARMS:
         assert arm.traces in experiment.TRACES
         TrainConfig(**experiment.TRAINING, **arm.settings)
