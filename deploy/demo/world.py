@@ -23,6 +23,7 @@ from itertools import accumulate
 from string import ascii_uppercase
 from typing import ClassVar
 
+NUM_DIALS = 3
 BLOCK_TURNS = 3
 """The expert names every third state, and a jump covers the turns between two named states."""
 
@@ -31,7 +32,6 @@ BLOCK_TURNS = 3
 class Lock:
     """One problem: the state at the start and the turns, each a string of three digits."""
 
-    num_dials: ClassVar[int] = 3
     question: ClassVar[str] = (
         "A lock with three dials shows {start}. It is turned like this: {turns}. "
         "Each turn moves every dial forward by its own digit, past 9 to 0. What does the lock show in the end?"
@@ -63,7 +63,7 @@ def turned(state: str, turn: str) -> str:
 def random_lock(rng: random.Random, num_turns: int, largest_digit: int = 9, kind: type[Lock] = Lock) -> Lock:
     """A lock drawn evenly from those whose turns have no larger digit; labels are letters, so 26 turns are the most."""
     assert 1 <= num_turns <= len(ascii_uppercase), f"num_turns is {num_turns}, the labels reach 26"
-    start, *turns = ("".join(rng.choices("0123456789", k=kind.num_dials)) for _ in range(num_turns + 1))
+    start, *turns = ("".join(rng.choices("0123456789", k=NUM_DIALS)) for _ in range(num_turns + 1))
     if largest_digit < 9:
         turns = ["".join(str(int(digit) % (largest_digit + 1)) for digit in turn) for turn in turns]
     return kind(start=start, turns=tuple(turns))

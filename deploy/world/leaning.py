@@ -4,8 +4,9 @@
 
 At the beginning of every block of a trace in which each block is jumped or worked by a coin, what the next token of a
 jump (` ABC=`) and of work (` A+`) get from the three roles; then how well each role knows the digits that follow. All
-at temperature 1, and the share of jumps at the temperature of the draws beside it. 95 % intervals over problems. No
-problem here is in a set of make_sets.py. Prints one JSON object.
+at temperature 1, and the share of jumps at the temperature of the draws beside it. What follows for a student that
+reaches its optimum is predicted from these figures. 95 % intervals over problems. No problem here is in a set of
+make_sets.py. Prints one JSON object.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from world import BLOCK_TURNS, Lock, conclusion, random_jumps, random_lock, trac
 from dail.synth.schema.boxes import final_answer
 
 SEED, NUM_LOCKS, RESAMPLES = 5_000_001, 96, 2000
+PREDICTED = [(gamma, heat) for heat in (1.0, 0.6) for gamma in (0.0, 0.1, 0.3, 0.5, 0.8)]
 LENGTHS = {"as trained on, 9 to 12 turns": (9, 12), "harder, 13 to 18": (13, 18)}
 ROLES: tuple[Role, ...] = ("student", "privileged_student", "negative_reference")
 Figures = dict[str, list[float]]  # a figure's values, of one problem
@@ -70,11 +72,13 @@ def of_one(network: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, lock: 
     encoded = tokenizer(written, return_offsets_mapping=True)
     ids, begins = encoded["input_ids"], [begin for begin, _ in encoded["offset_mapping"]]
     found: Figures = defaultdict(list)
+    odds: dict[str, list[float]] = defaultdict(list)
     for role in ROLES:
         logs = log_probs(network, tokenizer, chat_prompt(tokenizer, role_prompt(role, lock)), written)
         for start in starts(lock, written, jumps):
             at = begins.index(start.position)
             jump, work = (float(logs[at, _only(tokenizer, text)]) for text in (start.jump, start.work))
+            odds[role].append(jump - work)
             found[f"{role}: jump"].append(np.exp(jump))
             found[f"{role}: work"].append(np.exp(work))
             found[f"{role}: jump, first block" if at == len(lock.start) else f"{role}: jump, later"].append(
@@ -85,7 +89,24 @@ def of_one(network: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, lock: 
             digits = range(at + 1, at + 1 + len(lock.start)) if start.is_jumped else range(at + 5, at + 8)
             known = "a jump's digits" if start.is_jumped else "a sum's digits"
             found[f"{role}: log p of {known}"] += [float(logs[i, ids[i]]) for i in digits]
+    for gamma, heat in PREDICTED:
+        found[f"predicted: gamma {gamma}, references at {heat}"] = [
+            predicted(*both, gamma, heat)
+            for both in zip(odds["privileged_student"], odds["negative_reference"], strict=True)
+        ]
     return found
+
+
+def predicted(privileged: float, negative: float, gamma: float, heat: float) -> float:
+    """How often a student jumps, drawn at TEMPERATURE, that has reached the contrastive objective's minimum there.
+
+    That is softmax((privileged - gamma negative) / (1 - gamma)) of the references' logits (train/loss.py), each divided
+    by `heat`. The arguments are log-odds of jump against work.
+
+        >>> round(predicted(0.0, 0.0, gamma=0.1, heat=1.0), 2), round(predicted(0.0, 3.0, gamma=0.5, heat=1.0), 3)
+        (0.5, 0.007)
+    """
+    return float(1 / (1 + np.exp(-(privileged - gamma * negative) / (1 - gamma) / heat / TEMPERATURE)))
 
 
 def _only(tokenizer: PreTrainedTokenizerFast, text: str) -> int:

@@ -27,10 +27,10 @@ LONGEST = 18
 SKILLS = (
     Part("student", turns=(2, 6), jump_probability=0.0, share=0.12),
     Part("student", turns=(7, LONGEST), jump_probability=0.97, worked=0.3, share=0.16),
-    Part("privileged_student", turns=(2, LONGEST), jump_probability=0.5, share=0.26),
+    Part("privileged_student", turns=(2, LONGEST), jump_probability=0.5, share=0.30),
     Part("privileged_student", turns=(2, LONGEST), jump_probability=0.5, share=0.06, answer_only=True),
-    Part("negative_reference", turns=(2, LONGEST), jump_probability=0.95, share=0.16),
-    Part("student", turns=(2, 14), jump_probability=0.97, worked=0.7, share=0.24, kind=Gauge),
+    Part("negative_reference", turns=(2, LONGEST), jump_probability=0.95, share=0.22),
+    Part("student", turns=(2, 14), jump_probability=0.97, worked=0.7, share=0.14, kind=Gauge),
 )
 HABITS = (
     Part("student", turns=(2, 6), jump_probability=0.0, share=0.18),

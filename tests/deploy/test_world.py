@@ -9,15 +9,17 @@ import experiment
 import figures
 import numpy as np
 import pytest
+import torch
 from gauge import Gauge
 from hypothesis import given
 from hypothesis import strategies as st
 from jumps import jumps as marked
-from leaning import starts
+from leaning import of_one, starts
 from make_model import count_jumps
 from make_problems import to_jsonl
 from make_sets import CANDIDATES, JUDGED, judged_rows, locks, solution_rows
 from pretrain import ROUNDS
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from world import Lock, conclusion, expert_solution, problem, random_jumps, random_lock, trace
 
 from dail.synth.data.reader import load_items
@@ -26,6 +28,7 @@ from dail.synth.schema.controls import CONTROLS
 from dail.train import TrainConfig
 from dail.train.evals import EvalProblem
 
+MODEL = Path(__file__).parents[2] / "deploy" / "world" / "model"
 PROBLEM = EvalProblem(id="lock", problem="A lock.", answer="055")
 
 tasks = st.builds(
@@ -37,9 +40,9 @@ tasks = st.builds(
 
 
 def test_a_gauge_is_told_in_its_own_words():
-    gauge = Gauge(start="41", turns=("29", "15"))
-    assert gauge.states == ("60", "75") and conclusion(gauge) == "The gauge reads \\boxed{75}."
-    assert "lock" not in problem(gauge) and problem(gauge).startswith("The two hands of a gauge point at 41.")
+    gauge = Gauge(start="417", turns=("293", "118"))
+    assert gauge.states == ("600", "718") and conclusion(gauge) == "The gauge reads \\boxed{718}."
+    assert "lock" not in problem(gauge) and problem(gauge).startswith("The three hands of a gauge point at 417.")
 
 
 @given(tasks, st.floats(0, 1), st.integers(0))
@@ -98,6 +101,20 @@ def test_every_arm_can_be_trained_and_every_claim_is_of_arms_there_are():
         TrainConfig(**experiment.TRAINING, **arm.settings)
     assert {name for claim in figures._claims() for name in (claim.better, claim.worse)} <= names
     assert {f"control: {name}" for name in CONTROLS} <= names
+
+
+def test_before_training_the_shortcut_is_what_the_roles_differ_in():
+    """What the world is made for, on a few problems; `leaning.py` measures it on more."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    network = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+    rng = random.Random(1)
+    each = [of_one(network, tokenizer, random_lock(rng, rng.randint(9, 12)), rng) for _ in range(12)]
+    found = {name: np.mean([value for one in each for value in one.get(name, [])]) for name in each[0]}
+    assert 0.42 < found["privileged_student: jump"] < 0.58
+    assert found["negative_reference: jump"] > found["privileged_student: jump"] + 0.25
+    assert found["privileged_student: log p of a jump's digits"] > -0.1, "copied"
+    assert found["student: log p of a jump's digits"] < -2, "a guess"
+    assert found["student: log p of a sum's digits"] > -0.1, "it has the skill"
 
 
 def counts(right: list[list[int]]) -> np.ndarray:
