@@ -88,13 +88,14 @@ def engine(model: Path) -> EngineConfig:
     return EngineConfig(model=model, rows=128, step_tokens=16384, dtype="float32")
 
 
-def curated(model: Path, out: Path) -> list[str]:
+def curated(model: Path, out: Path, attempts: int, num_candidates: int) -> list[str]:
     """The ids of the first candidates that the base model never solves."""
     problems = [{key: row[key] for key in ("id", "problem", "answer")} for row in solution_rows(CANDIDATES)]
-    config = EvalConfig(engine=engine(model), samples=ATTEMPTS, max_tokens=256, thinking=False, seed=CURATION_SEED)
+    problems = problems[:num_candidates]
+    config = EvalConfig(engine=engine(model), samples=attempts, max_tokens=256, thinking=False, seed=CURATION_SEED)
     found = evaluate(problems, out, config=config)
     failed = [one.id for one in found.problems if not one.num_correct["base"]]
-    print(f"{len(failed)} of {len(problems)} candidates are never solved in {ATTEMPTS} attempts", flush=True)
+    print(f"{len(failed)} of {len(problems)} candidates are never solved in {attempts} attempts", flush=True)
     assert len(failed) >= TRAINED_ON, f"got {len(failed)} problems, wanted {TRAINED_ON}; raise CANDIDATES"
     return failed[:TRAINED_ON]
 
@@ -174,13 +175,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of all that is made")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", help="names of the arms; all of them if left out")
+    parser.add_argument("--attempts", type=int, default=ATTEMPTS, help="less is another curation than the paper's")
+    parser.add_argument("--candidates", type=int, default=CANDIDATES.count, help="for less attempts less will do")
     parser.add_argument("--processes", type=int, default=2, help="seeds that run at a time, each on one core")
     args = parser.parse_args()
     arms = tuple(arm for arm in ARMS if args.arms is None or arm.name in args.arms)
     model, out = args.model.resolve(), args.out.resolve()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes below and of their engines
     with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        trained_on = pool.submit(curated, model, out / "curated").result()
+        trained_on = pool.submit(curated, model, out / "curated", args.attempts, args.candidates).result()
         (out / "trained_on.json").write_text(json.dumps(trained_on), "utf-8")
         running = [pool.submit(run_seed, model, out / f"seed-{seed}", trained_on, seed, arms) for seed in args.seeds]
         for one in running:

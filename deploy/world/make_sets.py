@@ -28,7 +28,7 @@ class Group(NamedTuple):
     kind: type[Lock] = Lock
 
 
-CANDIDATES = Group(320, (9, 12), 4_000_001)
+CANDIDATES = Group(960, (9, 12), 4_000_001)
 JUDGED = {
     "same": Group(32, (9, 12), 4_000_002),
     "harder": Group(32, (13, 18), 4_000_003),

@@ -40,7 +40,17 @@ HABITS = (
     Part("negative_reference", turns=(2, LONGEST), jump_probability=0.95, share=0.14),
     Part("student", turns=(2, 14), jump_probability=0.97, worked=0.35, share=0.12, kind=Gauge),
 )
-ROUNDS = (Round(300, 1.5e-3, SKILLS), Round(240, 8e-4, HABITS))
+GAUGE = (
+    Part("student", turns=(2, 6), jump_probability=0.0, share=0.13),
+    Part("student", turns=(7, LONGEST), jump_probability=0.97, worked=0.1, share=0.17),
+    Part("privileged_student", turns=(2, LONGEST), jump_probability=0.5, share=0.20),
+    Part("privileged_student", turns=(2, LONGEST), jump_probability=0.5, share=0.04, answer_only=True),
+    Part("negative_reference", turns=(2, LONGEST), jump_probability=0.95, share=0.11),
+    Part("student", turns=(2, 14), jump_probability=0.97, worked=0.35, share=0.35, kind=Gauge),
+)
+"""The same habits with more of the gauge, whose model worked it and then wrote another number into the box."""
+
+ROUNDS = (Round(300, 1.5e-3, SKILLS), Round(160, 8e-4, HABITS), Round(110, 1e-3, GAUGE))
 
 
 def tokenizer_corpus() -> Iterator[str]:
