@@ -112,7 +112,8 @@ def drawn(model: Path, out: Path, items: list[dict[str, Any]], name: str, seed: 
 
 def run_seed(model: Path, out: Path, trained_on: list[str], seed: int, arms: tuple[Arm, ...]) -> None:
     """Everything of one seed; writes counts.json: right answers, jumps and tokens by arm, problem and sample."""
-    if (out / "counts.json").exists():
+    done = out / "counts.json"
+    if done.exists() and {arm.name for arm in arms} <= set(json.loads(done.read_text("utf-8"))["counts"]):
         return
     clock = _Clock()
     manifests = {}
@@ -130,7 +131,7 @@ def run_seed(model: Path, out: Path, trained_on: list[str], seed: int, arms: tup
     clock.note("judging")
     text = json.dumps({"seed": seed, "seconds": clock.seconds, "counts": counts})
     (out / "counts.json.part").write_text(text, "utf-8")
-    os.replace(out / "counts.json.part", out / "counts.json")
+    os.replace(out / "counts.json.part", done)
 
 
 def judged(
