@@ -3,8 +3,8 @@
     python deploy/world/figures.py runs/world/experiment
 
 Intervals are of 95 %: a bootstrap that draws seeds and problems anew, both with replacement; of a comparison the same
-seeds and problems on both sides. With one seed it is over problems alone. A claim reproduces if its whole interval is
-above 0, is contradicted if it is below, and is open else.
+seeds and problems on both sides. With one seed it is over problems alone. A claim holds if its whole interval is above
+0, is contradicted if it is below, and is open else.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def arm_table(arms: Mapping[str, Mapping[str, Counts]], measure: Callable[[Count
 def judge(claim: Claim, arms: Mapping[str, Mapping[str, Counts]]) -> tuple[tuple[float, float, float], str]:
     better, worse = (passes(arms[arm][claim.group], claim.k) for arm in (claim.better, claim.worse))
     found = interval(better - worse)
-    return found, "reproduces" if found[1] > 0 else "contradicted" if found[2] < 0 else "open"
+    return found, "holds" if found[1] > 0 else "contradicted" if found[2] < 0 else "open"
 
 
 def claim_table(arms: Mapping[str, Mapping[str, Counts]]) -> str:
@@ -165,7 +165,7 @@ def report(folder: Path) -> str:
     num_seeds = next(iter(arms.values()))["same"].shape[0]
     (folder / "figures.json").write_text(json.dumps(as_json(arms, blocks), indent=1) + "\n", "utf-8")
     parts = [
-        f"{num_seeds} seeds, {JUDGED['same'].count} problems a group, 8 samples a problem, temperature 0.6.\n",
+        f"Seeds: {num_seeds}; {JUDGED['same'].count} problems a group, 8 samples a problem, temperature 0.6.\n",
         "pass@1 in %:\n",
         arm_table(arms, lambda counts, _: told(interval(passes(counts, 1)))),
         "pass@8 in %:\n",

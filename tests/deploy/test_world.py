@@ -127,7 +127,7 @@ def test_a_claim_is_judged_by_its_interval():
     claim = figures.Claim("", "", "a", "b", "harder", 1)
     arms = {"a": {"harder": good}, "b": {"harder": bad}}
     (mean, low, high), verdict = figures.judge(claim, arms)
-    assert verdict == "reproduces" and low <= mean <= high and mean == pytest.approx(100 * (29 - 3) / 32)
+    assert verdict == "holds" and low <= mean <= high and mean == pytest.approx(100 * (29 - 3) / 32)
     assert figures.judge(claim, {"a": arms["b"], "b": arms["a"]})[1] == "contradicted"
     mixed = {"a": {"harder": counts([[8, 0, 8, 0]] * 2)}, "b": {"harder": counts([[0, 8, 8, 0]] * 2)}}
     assert figures.judge(claim, mixed)[1] == "open"
@@ -154,7 +154,7 @@ def test_tables_are_made_of_what_a_run_leaves(tmp_path):
     (tmp_path / "trained_on.json").write_text(json.dumps(names))
     text = figures.report(Path(tmp_path))
     assert (
-        "2 seeds" in text
+        "Seeds: 2;" in text
         and "| DAIL is better than the base model | Fig. 2 | harder | 1 | 0.0 (0.0 to 0.0) | open |" in text
     )
     assert json.loads((tmp_path / "figures.json").read_text())["base"]["train"]["pass@1"][0] == 100
