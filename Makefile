@@ -3,7 +3,7 @@ VENV ?= .venv
 export VENV
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint soak bench bench-gpu evidence env clean
+.PHONY: demo test lint soak bench bench-gpu demo-model evidence env clean
 demo: env
 	$(BIN)/dail demo
 
@@ -46,8 +46,13 @@ bench-gpu: env
 	$(BIN)/python tests/gpu/lease.py run --plan full --installed --work runs/bench-gpu
 
 # the recipe of the demo model, from nothing, with its accuracy per role
-evidence: env
+demo-model: env
 	$(BIN)/python deploy/demo/make_model.py --out runs/demo-model
+
+# the paper's claims in a world where they can fail: deploy/world/README.md. Goes on where it was stopped
+evidence: env
+	$(BIN)/python deploy/world/experiment.py --model deploy/world/model --out runs/world/experiment --seeds 0 1 2 3 4
+	$(BIN)/python deploy/world/figures.py runs/world/experiment
 
 env: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml deploy/setup.sh

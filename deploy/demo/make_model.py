@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from tokenizer import CONTEXT_TOKENS, TURN_END, make_tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-from world import Lock, expert_solution, problem, random_jumps, random_lock, trace
+from world import Lock, conclusion, expert_solution, problem, random_jumps, random_lock, trace
 
 from dail.synth.method.waypoints import waypoints
 from dail.synth.schema.boxes import final_answer
@@ -47,12 +47,27 @@ OLYMPIAD = Path(__file__).with_name("olympiad.jsonl")
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the mixture: who is asked, how many turns, how often a block is jumped, share of the examples."""
+    """One part of the mixture: who is asked, how many turns, how often a block is jumped, share of the examples.
+
+    `worked`: this share of its answers has no jump at all. `answer_only`: the expert solution is its conclusion alone.
+    """
 
     role: Role
     turns: tuple[int, int]
     jump_probability: float
     share: float
+    worked: float = 0.0
+    kind: type[Lock] = Lock
+    answer_only: bool = False
+
+    def draw(self, rng: random.Random, lesson: "Lesson") -> tuple[str, str]:
+        """What the role is shown of a new problem, and the answer it is to learn."""
+        shortest, longest = self.turns[0], min(self.turns[1], lesson.longest)
+        lock = random_lock(rng, rng.randint(shortest, longest), lesson.largest_digit, self.kind)
+        solution = conclusion(lock) if self.answer_only else expert_solution(lock)
+        is_worked = self.worked > 0 and rng.random() < self.worked
+        jumps = () if is_worked else random_jumps(rng, lock, self.jump_probability)
+        return role_prompt(self.role, lock, solution), trace(lock, jumps)
 
 
 MIXTURE = (
@@ -119,9 +134,9 @@ class Example(NamedTuple):
         return len(self.prompt_ids) + len(self.answer_ids)
 
 
-def role_prompt(role: Role, lock: Lock) -> str:
-    """What a role is shown of this problem, by the templates the product uses."""
-    solution = expert_solution(lock)
+def role_prompt(role: Role, lock: Lock, solution: str | None = None) -> str:
+    """What a role is shown of this problem, by the templates the product uses; the expert's solution unless given."""
+    solution = expert_solution(lock) if solution is None else solution
     return _ROLE_TEMPLATES[role].render(
         problem=problem(lock),
         kind="verifiable",
@@ -177,10 +192,9 @@ def draw_examples(
     parts = [part for part in mixture if part.turns[0] <= lesson.longest]
     prompts, answers = [], []
     for part in rng.choices(parts, [part.share for part in parts], k=BATCH_EXAMPLES):
-        shortest, longest = part.turns[0], min(part.turns[1], lesson.longest)
-        lock = random_lock(rng, rng.randint(shortest, longest), lesson.largest_digit)
-        prompts.append(before + role_prompt(part.role, lock) + after)
-        answers.append(trace(lock, random_jumps(rng, lock, part.jump_probability)) + TURN_END)
+        content, answer = part.draw(rng, lesson)
+        prompts.append(before + content + after)
+        answers.append(answer + TURN_END)
     return [Example(*ids) for ids in zip(_encode(tokenizer, prompts), _encode(tokenizer, answers), strict=True)]
 
 
@@ -198,13 +212,14 @@ def train(
     num_steps, learning_rate, mixture, has_lessons = round_
     rng = random.Random(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    longest = max(part.turns[1] for part in mixture)
     losses: list[float] = []
     started = time.monotonic()
     network.train()
     for step in range(num_steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * learning_rate_factor(step, num_steps)
-        examples = draw_examples(tokenizer, rng, mixture, lesson(step / num_steps if has_lessons else 1.0))
+        examples = draw_examples(tokenizer, rng, mixture, lesson(step / num_steps if has_lessons else 1.0, longest))
         losses.append(accumulate_gradients(network, examples))
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -220,14 +235,14 @@ def learning_rate_factor(step: int, num_steps: int) -> float:
     return min(1.0, (step + 1) / 50) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / num_steps)))
 
 
-def lesson(progress: float) -> Lesson:
+def lesson(progress: float, longest: int) -> Lesson:
     """Small digits first, then all digits, then longer problems.
 
     Modulo ten, a sum says nothing about one of its digits alone, so gradients find no way in while all digits are
     equally likely. If a turn is by 0 or 1 the state alone nearly gives the result, and the rest follows.
     """
     digits, length = min(1.0, progress / 0.25), min(1.0, max(0.0, (progress - 0.25) / 0.25))
-    return Lesson(longest=4 + int((LONGEST - 4) * length), largest_digit=1 + int(8 * digits))
+    return Lesson(longest=4 + int((longest - 4) * length), largest_digit=1 + int(8 * digits))
 
 
 def accumulate_gradients(network: Qwen3ForCausalLM, examples: Sequence[Example]) -> float:

@@ -21,6 +21,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import accumulate
 from string import ascii_uppercase
+from typing import ClassVar
 
 NUM_DIALS = 3
 BLOCK_TURNS = 3
@@ -30,6 +31,12 @@ BLOCK_TURNS = 3
 @dataclass(frozen=True)
 class Lock:
     """One problem: the state at the start and the turns, each a string of three digits."""
+
+    question: ClassVar[str] = (
+        "A lock with three dials shows {start}. It is turned like this: {turns}. "
+        "Each turn moves every dial forward by its own digit, past 9 to 0. What does the lock show in the end?"
+    )
+    ending: ClassVar[str] = "The lock shows \\boxed{{{answer}}}."
 
     start: str
     turns: tuple[str, ...]
@@ -53,21 +60,18 @@ def turned(state: str, turn: str) -> str:
     return "".join(str((int(dial) + int(digit)) % 10) for dial, digit in zip(state, turn, strict=True))
 
 
-def random_lock(rng: random.Random, num_turns: int, largest_digit: int = 9) -> Lock:
+def random_lock(rng: random.Random, num_turns: int, largest_digit: int = 9, kind: type[Lock] = Lock) -> Lock:
     """A lock drawn evenly from those whose turns have no larger digit; labels are letters, so 26 turns are the most."""
     assert 1 <= num_turns <= len(ascii_uppercase), f"num_turns is {num_turns}, the labels reach 26"
     start, *turns = ("".join(rng.choices("0123456789", k=NUM_DIALS)) for _ in range(num_turns + 1))
     if largest_digit < 9:
         turns = ["".join(str(int(digit) % (largest_digit + 1)) for digit in turn) for turn in turns]
-    return Lock(start=start, turns=tuple(turns))
+    return kind(start=start, turns=tuple(turns))
 
 
 def problem(lock: Lock) -> str:
-    listed = ", ".join(f"{label} {turn}" for label, turn in zip(ascii_uppercase, lock.turns, strict=False))
-    return (
-        f"A lock with three dials shows {lock.start}. It is turned like this: {listed}. "
-        "Each turn moves every dial forward by its own digit, past 9 to 0. What does the lock show in the end?"
-    )
+    turns = ", ".join(f"{label} {turn}" for label, turn in zip(ascii_uppercase, lock.turns, strict=False))
+    return lock.question.format(start=lock.start, turns=turns)
 
 
 def trace(lock: Lock, jumps: Collection[int]) -> str:
@@ -94,4 +98,4 @@ def expert_solution(lock: Lock) -> str:
 
 
 def conclusion(lock: Lock) -> str:
-    return f"The lock shows \\boxed{{{lock.answer}}}."
+    return lock.ending.format(answer=lock.answer)

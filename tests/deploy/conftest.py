@@ -1,6 +1,6 @@
-"""The demo's scripts are no package: their folder goes on the path, as when one of them is run."""
+"""The scripts of demo and world are no packages: their folders go on the path, as when one of them is run."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "deploy" / "demo"))
+sys.path[:0] = [str(Path(__file__).parents[2] / "deploy" / folder) for folder in ("demo", "world")]

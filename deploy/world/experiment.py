@@ -1,0 +1,195 @@
+"""The experiment: every claim of the paper that this world can test, over several seeds, from one command.
+
+    python deploy/world/experiment.py --model deploy/world/model --out runs/world/experiment --seeds 0 1 2 3 4
+
+Reads top to bottom: which problems are trained on, which traces are drawn, which adapters are trained, how all are
+judged; `figures.py` makes the tables. A seed is of the draws and of training; problems and model are the same in all.
+Arms of one seed share its traces, so they are compared in pairs. A rerun goes on where it was stopped. Two seeds run at
+a time, each on one core.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import demo_path  # noqa: F401
+from make_sets import CANDIDATES, JUDGED, judged_rows, solution_rows
+
+from dail.synth import EngineConfig, SynthConfig, Synthesis, select, synthesise
+from dail.synth.schema.controls import CONTROLS
+from dail.train import TrainConfig, train
+from dail.train.evals import EvalConfig, evaluate
+
+ATTEMPTS = 32  # the paper's: a problem is trained on if the base model never solves it in so many
+TRAINED_ON = 96
+SAMPLES_PER_ITEM = 4  # of which the first right one is trained on
+SETTINGS = {"temperature": 0.6, "max_tokens": 256, "thinking": False, "samples_per_item": SAMPLES_PER_ITEM}
+TRAINING = {"lr": 1e-3, "epochs": 2, "trackers": (), "checkpoint_every": 1000}  # the preset cpu-tiny's, never tuned
+SAMPLES = 8
+HOTTER = (0.8, 1.0, 1.2)  # of the base model: the paper's baseline of temperatures
+CURATION_SEED = 1_000_000  # no seed of the arms, whose base model would fail these by selection
+JUMPS = Path(__file__).with_name("jumps.py")
+
+TRACES: Mapping[str, Mapping[str, Any]] = {
+    "direct": {"method": "direct"},
+    "mixed": {"method": "mixed", "tau": 0.8},
+    "mixed, tau 0.3": {"method": "mixed", "tau": 0.3},
+    "mixed, tau 0.1": {"method": "mixed", "tau": 0.1},
+    "expert": {"method": "expert"},
+    "answer as hint": {"method": "direct"},
+    **{name: {"method": "direct", **control.synthesis} for name, control in CONTROLS.items()},
+}
+"""How each set of traces is drawn. `answer as hint` shows the privileged student the answer alone (STaR)."""
+ALL_OF_THEM = {"expert", "self"}
+"""Traces that are not chosen by correctness: solutions are right, and a base model that fails has no right samples."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An adapter: what it is trained on, and how."""
+
+    name: str
+    traces: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _contrastive(traces: str, gamma: float = 0.1, temperature: float = 1.0) -> Arm:
+    name = f"DAIL, {traces}" + (f", gamma {gamma}" if gamma != 0.1 else "")
+    name += f", references at {temperature}" if temperature != 1 else ""
+    return Arm(name, traces, {"gamma": gamma, "reference_temperature": temperature})
+
+
+NLL = {"objective": "nll"}
+ARMS = (
+    Arm("SFT", "expert", NLL),
+    Arm("STaR", "answer as hint", NLL),
+    Arm("NLL, direct", "direct", NLL),
+    Arm("NLL, mixed", "mixed", NLL),
+    Arm("privileged KL, direct", "direct", {"objective": "privileged_kl"}),
+    Arm("privileged KL, mixed", "mixed", {"objective": "privileged_kl"}),
+    Arm("negative KL, direct", "direct", {"objective": "negative_kl"}),
+    *(_contrastive("direct", gamma, heat) for heat in (1.0, 0.6) for gamma in (0.1, 0.3, 0.5, 0.8)),
+    _contrastive("mixed"),
+    _contrastive("mixed, tau 0.3"),
+    _contrastive("mixed, tau 0.1"),
+    *(Arm(f"control: {name}", name, control.train) for name, control in CONTROLS.items()),
+)
+
+
+def engine(model: Path) -> EngineConfig:
+    return EngineConfig(model=model, rows=128, step_tokens=16384, dtype="float32")
+
+
+def curated(model: Path, out: Path, attempts: int, num_candidates: int) -> list[str]:
+    """The ids of the first candidates that the base model never solves."""
+    problems = [{key: row[key] for key in ("id", "problem", "answer")} for row in solution_rows(CANDIDATES)]
+    problems = problems[:num_candidates]
+    config = EvalConfig(engine=engine(model), samples=attempts, max_tokens=256, thinking=False, seed=CURATION_SEED)
+    found = evaluate(problems, out, config=config)
+    failed = [one.id for one in found.problems if not one.num_correct["base"]]
+    print(f"{len(failed)} of {len(problems)} candidates are never solved in {attempts} attempts", flush=True)
+    assert len(failed) >= TRAINED_ON, f"got {len(failed)} problems, wanted {TRAINED_ON}; raise CANDIDATES"
+    return failed[:TRAINED_ON]
+
+
+def drawn(model: Path, out: Path, items: list[dict[str, Any]], name: str, seed: int) -> Path:
+    """The manifest of the traces that are trained on."""
+    config = SynthConfig(engine=engine(model), actors=1)
+    traces = synthesise(items, out / name, config, Synthesis(**SETTINGS, **TRACES[name], seed=seed))
+    assert traces.manifest is not None and not traces.failed, f"{name}: {traces}"
+    if name in ALL_OF_THEM:
+        return select(traces.manifest, "random", seed=seed).manifest
+    return select(traces.manifest, "first_correct").manifest
+
+
+def run_seed(model: Path, out: Path, trained_on: list[str], seed: int, arms: tuple[Arm, ...]) -> None:
+    """Everything of one seed; writes counts.json: right answers, jumps and tokens by arm, problem and sample."""
+    done = out / "counts.json"
+    if done.exists() and {arm.name for arm in arms} <= set(json.loads(done.read_text("utf-8"))["counts"]):
+        return
+    clock = _Clock()
+    manifests = {}
+    for name in dict.fromkeys(arm.traces for arm in arms):
+        rows = {row["id"]: row for row in solution_rows(CANDIDATES, answer_only=name == "answer as hint")}
+        manifests[name] = drawn(model, out / "traces", [rows[one] for one in trained_on], name, seed)
+        clock.note(f"traces: {name}")
+    adapters = {}
+    for arm in arms:
+        config = TrainConfig(**TRAINING, **arm.settings, seed=seed)
+        cache = out / "references" / arm.traces
+        adapters[arm.name] = train(model, manifests[arm.traces], out / "adapters" / arm.name, config, references=cache)
+        clock.note(f"training: {arm.name}")
+    counts = judged(model, out / "judged", {name: one.adapter for name, one in adapters.items()}, trained_on, seed)
+    clock.note("judging")
+    text = json.dumps({"seed": seed, "seconds": clock.seconds, "counts": counts})
+    (out / "counts.json.part").write_text(text, "utf-8")
+    os.replace(out / "counts.json.part", done)
+
+
+def judged(
+    model: Path, out: Path, adapters: Mapping[str, Path], trained_on: list[str], seed: int
+) -> dict[str, dict[str, list[list[int]]]]:
+    """By arm and problem, of each sample: whether it is right, jumped blocks, tokens. All arms in one engine."""
+    rows = {row["id"]: row for row in solution_rows(CANDIDATES)}
+    train_rows = [
+        {**{key: rows[one][key] for key in ("id", "problem", "answer")}, "metadata": {"group": "train"}}
+        for one in trained_on[: JUDGED["same"].count]
+    ]
+    config = EvalConfig(
+        engine=engine(model), samples=SAMPLES, max_tokens=256, thinking=False, seed=seed, marks=f"{JUMPS}:jumps"
+    )
+    problems = [*train_rows, *judged_rows()]
+    hotter = config.model_copy(update={"temperatures": HOTTER})
+    found = evaluate(problems, out, adapters=adapters, config=config)
+    beside = evaluate(problems, out / "hotter", config=hotter)
+    counts: dict[str, dict[str, list[list[int]]]] = defaultdict(dict)
+    for problem in (*found.problems, *beside.problems):
+        for arm, samples in problem.judgements.items():
+            counts[arm][problem.id] = [[int(one.correct), one.num_marks or 0, one.num_tokens] for one in samples]
+    return counts
+
+
+class _Clock:
+    """Seconds since the last note, by what was done."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def note(self, what: str) -> None:
+        now = time.monotonic()
+        self.seconds[what], self._last = round(now - self._last, 1), now
+        print(f"{what}: {self.seconds[what]} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of the world's model")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all that is made")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--arms", nargs="+", help="names of the arms; all of them if left out")
+    parser.add_argument("--attempts", type=int, default=ATTEMPTS, help="less is another curation than the paper's")
+    parser.add_argument("--candidates", type=int, default=CANDIDATES.count, help="for less attempts less will do")
+    parser.add_argument("--processes", type=int, default=2, help="seeds that run at a time, each on one core")
+    args = parser.parse_args()
+    arms = tuple(arm for arm in ARMS if args.arms is None or arm.name in args.arms)
+    model, out = args.model.resolve(), args.out.resolve()
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes below and of their engines
+    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        trained_on = pool.submit(curated, model, out / "curated", args.attempts, args.candidates).result()
+        (out / "trained_on.json").write_text(json.dumps(trained_on), "utf-8")
+        running = [pool.submit(run_seed, model, out / f"seed-{seed}", trained_on, seed, arms) for seed in args.seeds]
+        for one in running:
+            one.result()
+
+
+if __name__ == "__main__":
+    main()
