@@ -238,6 +238,9 @@ def reached(wheel: Path, extras: Iterable[str]) -> dict[str, Distribution]:
             if marker and not any(marker.evaluate({"extra": extra}) for extra in asked):
                 continue
             name = canonicalize_name(requirement.name)
+            if name == "dail":  # an extra that holds another one; the wheel's own
+                follow(ours, requirement.extras)
+                continue
             new = [extra for extra in ("", *requirement.extras) if (name, extra) not in seen]
             if new:
                 seen.update((name, extra) for extra in new)
