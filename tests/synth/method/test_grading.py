@@ -204,7 +204,7 @@ def test_a_killed_parent_leaves_no_process(tmp_path: Path, last_words: str) -> N
     time.sleep(0.3)
     parent.kill()
     parent.communicate()
-    assert gone_within(pid, 10)
+    assert gone_within(pid, 60)  # it ends after 3 s of processor time, of which a loaded machine gives little
 
 
 def test_a_users_own_files_do_not_shadow_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
