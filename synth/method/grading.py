@@ -11,14 +11,10 @@ limits. `official` compares the same box as text (`same_text.py`).
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import inspect
 import json
-import os
 import re
 import resource
-import selectors
 import signal
 import subprocess
 import sys
@@ -28,12 +24,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.extensions import label
 from dail.synth.method.algebra import equal_by_algebra
 from dail.synth.method.answers import chosen, compare
+from dail.synth.method.child import Child, load_function, own_pipes, send
 from dail.synth.method.child_time import SessionTime
 from dail.synth.method.same_text import same_text
 from dail.synth.method.thoughts import behind_thought
@@ -188,30 +185,21 @@ class _HeldUp(Exception):
     """The child died, or was kept from running, twice."""
 
 
-class _Child:
-    """`python -m dail.synth.method.grading TIMEOUT GRADER`: one JSON line in, one out.
-
-    It ends when our end of its pipe closes. A text as its reply says what is wrong with the grader.
-    """
+class _Child(Child):
+    """`python -m dail.synth.method.grading TIMEOUT GRADER`. A text as its reply says what is wrong with the grader."""
 
     def __init__(self, timeout_s: float, pinned: str) -> None:
         self._timeout_s = timeout_s
-        module = ["-m", "dail.synth.method.grading", str(timeout_s), pinned]
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", *module],  # -P: not the folder we stand in
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # the parser's complaints about what a model wrote
-            start_new_session=True,  # Ctrl-C is for us, and what a grader starts ends with it
-        )
+        module = ["dail.synth.method.grading", str(timeout_s), pinned]
+        super().__init__(module, subprocess.DEVNULL)  # the parser complains about what a model wrote
         try:
             deadline = time.monotonic() + _START_S
-            self._reply(lambda: time.monotonic() > deadline)
+            _checked(self.receive(lambda: time.monotonic() > deadline))
         except (EOFError, TimeoutError):
             self.kill()
             raise DailError(
-                f"the grading process did not start (exit code {self._process.returncode}); "
-                f"run `{sys.executable} {' '.join(module)}` to see why"
+                f"the grading process did not start (exit code {self.process.returncode}); "
+                f"run `{sys.executable} -m {' '.join(module)}` to see why"
             ) from None
         except BaseException:  # what is wrong with the grader, or Ctrl-C
             self.kill()
@@ -219,57 +207,31 @@ class _Child:
 
     def judge(self, given: str, wanted: str) -> bool:
         """Raises TimeoutError, EOFError if the child died or was held up, or UsageError if the grader is mistaken."""
-        assert self._process.stdin is not None
-        spent = SessionTime(self._process.pid)
+        spent = SessionTime(self.process.pid)
+        look_s = min(_LOOK_S, self._timeout_s)
         try:
-            self._process.stdin.write(json.dumps([given, wanted]).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise EOFError from None
-        try:
-            return self._reply(lambda: spent.is_over(self._timeout_s))
+            return bool(_checked(self.ask([given, wanted], lambda: spent.is_over(self._timeout_s), look_s)))
         except TimeoutError:
             if spent.spent_s() < self._timeout_s:  # kept from running all the while: nothing is known about this text
                 raise EOFError from None
             raise
 
-    def _reply(self, is_over: Callable[[], bool]) -> bool:
-        reply = json.loads(self._read(is_over))
-        if isinstance(reply, str):
-            raise UsageError(reply)
-        return bool(reply)
 
-    def _read(self, is_over: Callable[[], bool]) -> bytes:
-        assert self._process.stdout is not None
-        line = b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while not line.endswith(b"\n"):
-                if not selector.select(min(_LOOK_S, self._timeout_s)):
-                    if is_over():
-                        raise TimeoutError
-                    continue
-                block = os.read(self._process.stdout.fileno(), 4096)
-                if not block:
-                    raise EOFError
-                line += block
-        return line
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.communicate()  # reaps it and closes both pipes
+def _checked(reply: Any) -> Any:
+    if isinstance(reply, str):
+        raise UsageError(reply)
+    return reply
 
 
 def _serve(timeout_s: float, pinned: str) -> None:
     """The child's whole life."""
-    requests, replies = _own_pipes()
+    requests, replies = own_pipes()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(
         resource.RLIMIT_AS, (_MEMORY_BYTES if most == resource.RLIM_INFINITY else min(_MEMORY_BYTES, most), most)
     )
     loaded = _loaded(pinned)
-    print(json.dumps(loaded if isinstance(loaded, str) else True), file=replies, flush=True)
+    send(replies, loaded if isinstance(loaded, str) else True)
     if isinstance(loaded, str):
         return
     for line in requests:
@@ -277,16 +239,7 @@ def _serve(timeout_s: float, pinned: str) -> None:
         signal.setitimer(signal.ITIMER_PROF, timeout_s + 1)
         reply = loaded(*json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(json.dumps(reply), file=replies, flush=True)
-
-
-def _own_pipes() -> tuple[IO[str], IO[str]]:
-    """Both pipes under other numbers, which no program inherits: whatever a grader, a library or a program that it
-    starts prints is no reply, and what they read is no request."""
-    requests, replies = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    return requests, replies
+        send(replies, reply)
 
 
 def _loaded(pinned: str) -> Callable[[str, str], bool | str] | str:
@@ -294,22 +247,8 @@ def _loaded(pinned: str) -> Callable[[str, str], bool | str] | str:
     if pinned == MATH:
         _math_verify_equal("1/2", "0.5")  # loads its parser before the first clock starts
         return _math_verify_equal
-    place = pinned.partition("#")[0]
-    try:
-        grade = GRADERS.load(pinned)
-    except UsageError as error:
-        return str(error)
-    except BaseException as error:  # a file that calls sys.exit
-        return f"grader {place} cannot be imported: {type(error).__name__}: {error}"
-    if not callable(grade):
-        return f"grader {place} is a {type(grade).__name__}; wanted a function of completion and answer"
-    try:
-        inspect.signature(grade).bind("", "")
-    except TypeError as error:
-        return f"grader {place} cannot be called with a completion and an answer: {error}; give it two parameters"
-    except ValueError:  # written in C, it may have no signature
-        pass
-    return partial(_verdict, grade, place)
+    grade = load_function(GRADERS, pinned, "completion", "answer")
+    return grade if isinstance(grade, str) else partial(_verdict, grade, pinned.partition("#")[0])
 
 
 def _verdict(grade: Grade, place: str, completion: str, answer: str) -> bool | str:

@@ -8,22 +8,20 @@ The function runs in a process of its own, which ends with ours and can be ended
 
 from __future__ import annotations
 
-import inspect
 import json
-import os
-import selectors
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from dail.synth.core.errors import UsageError
 from dail.synth.core.extensions import Extension
 from dail.synth.core.progress import progress
+from dail.synth.method.child import Child, load_function, own_pipes, send
 from dail.train.evals.problems import EvalProblem
 
 if TYPE_CHECKING:
@@ -70,7 +68,7 @@ def find_marks(marker: Marker, judged: Sequence[Judged], problems: Sequence[Eval
 
 
 class Marker:
-    """`python -m dail.train.evals.marks PINNED`: one JSON line in, one out; a text as its reply says what is wrong.
+    """`python -m dail.train.evals.marks PINNED`; a text as its reply says what is wrong.
 
         with Marker("shortcuts.py:jumps#…") as marker:
             marker.spans("Clearly it is 4.", problem)      ((0, 7),)
@@ -82,14 +80,9 @@ class Marker:
         self._pinned = pinned
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dail.train.evals.marks", self._pinned],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for us
-        )
+        self._child = Child(["dail.train.evals.marks", self._pinned])
         try:
-            self._reply(_START_S)
+            self._reply(self._child.receive, _START_S)
         except BaseException:
             self.close()
             raise
@@ -101,43 +94,26 @@ class Marker:
         self.close()
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self._child.kill()
 
     def spans(self, text: str, problem: EvalProblem) -> tuple[Span, ...]:
         """Raises UsageError: the function erred, or took too long."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps([text, problem.model_dump(mode="json")]).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the reply says that it ended
-        return tuple((start, end) for start, end in self._reply(_LONGEST_S))
+        ask = partial(self._child.ask, [text, problem.model_dump(mode="json")])
+        return tuple((start, end) for start, end in self._reply(ask, _LONGEST_S))
 
-    def _reply(self, longest_s: float) -> Any:
-        assert self._process.stdout is not None
-        line, deadline = b"", time.monotonic() + longest_s
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while not line.endswith(b"\n"):
-                if not selector.select(_LOOK_S):
-                    if time.monotonic() > deadline:
-                        raise UsageError(f"{self._name} took longer than {longest_s:g} s; correct it and run again")
-                    continue
-                block = os.read(self._process.stdout.fileno(), 1 << 16)
-                if not block:
-                    raise UsageError(
-                        f"{self._name} ended its process (exit code {self._process.wait()}); correct it and run again"
-                    )
-                line += block
-        reply = json.loads(line)
+    def _reply(self, ask: Callable[[Callable[[], bool], float], Any], longest_s: float) -> Any:
+        deadline = time.monotonic() + longest_s
+        name = f"marks {self._pinned.partition('#')[0]}"
+        try:
+            reply = ask(lambda: time.monotonic() > deadline, _LOOK_S)
+        except TimeoutError:
+            raise UsageError(f"{name} took longer than {longest_s:g} s; correct it and run again") from None
+        except EOFError:
+            code = self._child.process.wait()
+            raise UsageError(f"{name} ended its process (exit code {code}); correct it and run again") from None
         if isinstance(reply, str):
             raise UsageError(reply)
         return reply
-
-    @property
-    def _name(self) -> str:
-        return f"marks {self._pinned.partition('#')[0]}"
 
 
 def clipped(spans: Sequence[Span], start: int, end: int) -> tuple[Span, ...]:
@@ -160,42 +136,14 @@ def clipped(spans: Sequence[Span], start: int, end: int) -> tuple[Span, ...]:
 
 def _serve(pinned: str) -> None:
     """The child's whole life; it ends when our end of its pipe does."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever the function prints is no reply
-    mark = _loaded(pinned)
-    _send(replies, mark if isinstance(mark, str) else None)
+    requests, replies = own_pipes()
+    mark = load_function(MARKS, pinned, "completion", "problem")
+    send(replies, mark if isinstance(mark, str) else None)
     if isinstance(mark, str):
         return
-    for line in os.fdopen(os.dup(0), encoding="utf-8"):
+    for line in requests:
         text, problem = json.loads(line)
-        reply = _checked(mark, pinned.partition("#")[0], text, EvalProblem.model_validate(problem))
-        _send(replies, reply)
-
-
-def _send(replies: IO[str], reply: list[Span] | str | None) -> None:
-    replies.write(json.dumps(reply) + "\n")
-    replies.flush()
-
-
-def _loaded(pinned: str) -> Callable[[str, EvalProblem], Any] | str:
-    """What marks, or why there is nothing."""
-    place = pinned.partition("#")[0]
-    try:
-        mark = MARKS.load(pinned)
-    except UsageError as error:
-        return str(error)
-    except BaseException as error:  # a file that calls sys.exit
-        return f"marks {place} cannot be imported: {type(error).__name__}: {error}"
-    if not callable(mark):
-        return f"marks {place} is a {type(mark).__name__}; wanted a function of completion and problem"
-    try:
-        inspect.signature(mark).bind("", "")
-    except TypeError as error:
-        return f"marks {place} cannot be called with a completion and a problem: {error}; give it two parameters"
-    except ValueError:  # written in C, it may have no signature
-        pass
-    found: Callable[[str, EvalProblem], Any] = mark
-    return found
+        send(replies, _checked(mark, pinned.partition("#")[0], text, EvalProblem.model_validate(problem)))
 
 
 def _checked(mark: Callable[[str, EvalProblem], Any], place: str, text: str, problem: EvalProblem) -> list[Span] | str:

@@ -30,7 +30,7 @@ def boxed(answer: str) -> str:
 
 def child_pid(grader: Grader) -> int:
     assert grader._child is not None
-    return grader._child._process.pid
+    return grader._child.process.pid
 
 
 def is_alive(pid: int) -> bool:
@@ -196,7 +196,7 @@ def test_a_killed_parent_leaves_no_process(tmp_path: Path, last_words: str) -> N
     program = (
         "import time; from dail.synth.method.grading import Grader; "
         "grader = Grader(2.0); grader.grade(r'\\boxed{\\sqrt2}', '2^{1/2}');"
-        f"print(grader._child._process.pid, flush=True); {last_words}"
+        f"print(grader._child.process.pid, flush=True); {last_words}"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
