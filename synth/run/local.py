@@ -27,7 +27,7 @@ import json
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ from dail.synth.method.dealing import dealt
 from dail.synth.method.grading import Grader
 from dail.synth.method.prompts import Prompts, role_templates
 from dail.synth.run.drawing import Drawing
-from dail.synth.run.unit_source import Progress, Standing
+from dail.synth.run.unit_source import Progress, Standing, UnitSource
 from dail.synth.run.worker import run_worker
 from dail.synth.schema.card import write_card
 from dail.synth.schema.enough import Standing as DrawnAs
@@ -441,31 +441,47 @@ def _synthesise(
             f"enough={synthesis.enough} draws until a trace is correct, and none of the {len(items)} items has an "
             "answer to be correct by; set synthesis.enough to all or random"
         )
+    with ledger_in(out) as ledger:
+        source = LocalSource(batch, ledger, out)
+        interrupted = draw_missing(source, [batch], config, out, stop)
+        result = conclude(source, batch, out, interrupted)
+        write_card(out)
+        return result
+
+
+@contextmanager
+def ledger_in(out: Path) -> Iterator[Ledger]:
+    """The ledger of a folder, which is made if it is not there. UsageError: it cannot be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with open_ledger(out / "ledger.jsonl") as ledger:
-            source = LocalSource(batch, ledger, out)
-            interrupted = _run(source, batch, config, out, stop)
-            result = conclude(source, batch, out, interrupted)
-            write_card(out)
-            return result
+            yield ledger
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}; choose another --out") from None
 
 
-def _run(source: LocalSource, batch: Batch, config: SynthConfig, out: Path, stop: Stop | None) -> bool:
-    done, total, _ = source.standing()
+def draw_missing(
+    source: UnitSource, batches: Sequence[Batch], config: SynthConfig, out: Path, stop: Stop | None
+) -> bool:
+    """Draws what the source still hands out; returns whether it was stopped before the end.
+
+    Args:
+        batches: that the units are of, on the same items.
+    """
+    done, total, figures = source.standing()
     if source.finished():
-        _log.info(f"finished before: all {total} units are done ({len(source.failures)} failed)")
+        of = f" of {len(batches)} batches" if len(batches) > 1 else ""
+        _log.info(f"finished before: all {total} units{of} are done ({figures.get('failed', 0)} failed)")
         return False
     if done:
         _log.info(f"resuming: {done} of {total} units were done")
-    _log.info(batch.kinds.told())
-    save_settings(batch, config, out)
+    _log.info(batches[0].kinds.told())
+    for batch in batches:
+        _save_settings(batch, config, out)
     return run_worker(config, source, stop=stop) and not source.finished()
 
 
-def save_settings(batch: Batch, config: SynthConfig, out: Path) -> None:
+def _save_settings(batch: Batch, config: SynthConfig, out: Path) -> None:
     """With what the batch is drawn; read again if it goes on on another day."""
     _save(out, batch.batch_id, _SETTINGS, {
         "synth": config.model_dump(mode="json"),

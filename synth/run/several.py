@@ -12,11 +12,9 @@ whichever of the two comes second finds it finished. A run that was killed goes 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,25 +27,21 @@ from dail.synth.data.reader import Reading, Source, read_solutions
 from dail.synth.rollout.select import acceptance, lazy_is_exact
 from dail.synth.run.local import (
     Batch,
-    Ledger,
     LocalSource,
     SynthesisResult,
     checked,
     conclude,
+    draw_missing,
+    ledger_in,
     make_batch,
-    open_ledger,
-    save_settings,
     with_model,
 )
 from dail.synth.run.unit_source import Progress, Standing
-from dail.synth.run.worker import run_worker
 from dail.synth.schema.card import write_card
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Failure, HeartbeatReply, LeaseReply, ShardRef, Unit
-
-_log = logging.getLogger(__name__)
 
 Order = Literal["by_item", "by_batch"]
 
@@ -181,39 +175,16 @@ def _is_lazy_exact(synthesis: Synthesis) -> bool:
 
 
 def _draw(batches: list[Batch], config: SynthConfig, out: Path, order: Order, stop: Stop | None) -> Several:
-    with _ledger(out) as ledger:
+    with ledger_in(out) as ledger:
         sources = {batch.batch_id: LocalSource(batch, ledger, out) for batch in batches}
         source = SeveralSources(sources, order)
-        interrupted = _run(source, batches, config, out, stop)
+        interrupted = draw_missing(source, batches, config, out, stop)
         drawn = [
             _drawn(sources[batch.batch_id], batch, out, interrupted and not sources[batch.batch_id].finished())
             for batch in batches
         ]
         write_card(out)
         return Several(tuple(drawn), interrupted, source.tokens, source.seconds)
-
-
-@contextmanager
-def _ledger(out: Path) -> Iterator[Ledger]:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with open_ledger(out / "ledger.jsonl") as ledger:
-            yield ledger
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror}; choose another --out") from None
-
-
-def _run(source: SeveralSources, batches: list[Batch], config: SynthConfig, out: Path, stop: Stop | None) -> bool:
-    done, total, _ = source.standing()
-    if source.finished():
-        _log.info(f"finished before: all {total} units of {len(batches)} batches are done")
-        return False
-    if done:
-        _log.info(f"resuming: {done} of {total} units were done")
-    _log.info(batches[0].kinds.told())
-    for batch in batches:
-        save_settings(batch, config, out)
-    return run_worker(config, source, stop=stop) and not source.finished()
 
 
 def _drawn(source: LocalSource, batch: Batch, out: Path, interrupted: bool) -> Drawn:

@@ -14,7 +14,7 @@ from dail.synth.core.running import Stop
 from dail.synth.engine.fake import FakeEngine
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
-from dail.synth.run import local, several
+from dail.synth.run import local
 from dail.synth.run.local import LocalSource, make_batch, open_ledger, synthesise
 from dail.synth.run.several import Order, Several, SeveralSources, synthesise_several
 from dail.synth.schema.items import ExpertSolution
@@ -37,8 +37,7 @@ def wrote(unit: Unit) -> str:
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     scripted = Scripted(wrote)
-    for room in (several, local):
-        monkeypatch.setattr(room, "run_worker", scripted)
+    monkeypatch.setattr(local, "run_worker", scripted)
     return scripted
 
 
@@ -72,7 +71,7 @@ def test_a_run_that_was_stopped_goes_on_and_what_was_drawn_is_not_drawn_again(
     more = drawn(tmp_path)
     assert more.tokens == sum(batch.result.tokens for batch in more.batches[1:])
     assert more.batches[0].rows == 2 * more.batches[0].row_tokens > 0  # which the ledger keeps
-    monkeypatch.setattr(several, "run_worker", never_run)
+    monkeypatch.setattr(local, "run_worker", never_run)
     again = drawn(tmp_path)
     assert (again.tokens, again.seconds, again.interrupted) == (0, 0.0, False)
     assert [one.result.manifest for one in again.batches] == [one.result.manifest for one in more.batches]

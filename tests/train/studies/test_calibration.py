@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from dail.synth.config import EngineConfig, SynthConfig
 from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.running import Stop
-from dail.synth.run import several
+from dail.synth.run import local
 from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Unit
@@ -60,7 +60,7 @@ Run = Callable[..., Calibration]
 @pytest.fixture
 def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(write: Write = wrote, count: int = 24, grid: Any = (0.2, 0.8, 0.99), **settings: Any) -> Calibration:
-        monkeypatch.setattr(several, "run_worker", Scripted(write))
+        monkeypatch.setattr(local, "run_worker", Scripted(write))
         config = CalibrateConfig.model_validate({"grid": grid, **settings})
         found = calibrate(items(count), tmp_path / "out", config, Synthesis(max_tokens=256), model=DEMO_MODEL)
         assert found is not None
@@ -104,7 +104,7 @@ def test_a_run_that_was_killed_goes_on_and_one_that_is_whole_is_not_drawn_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def run(worker: Scripted) -> Calibration | None:
-        monkeypatch.setattr(several, "run_worker", worker)
+        monkeypatch.setattr(local, "run_worker", worker)
         config = CalibrateConfig(grid=(0.2, 0.8))
         return calibrate(items(4), tmp_path, config, Synthesis(max_tokens=256), model=DEMO_MODEL)
 
@@ -133,14 +133,14 @@ def test_more_values_later_draw_those_alone(calibrated: Run, monkeypatch: pytest
 
 
 def test_a_run_that_is_stopped_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(several, "run_worker", Scripted(wrote))
+    monkeypatch.setattr(local, "run_worker", Scripted(wrote))
     stop = Stop()
     stop.set()
     assert calibrate(items(2), tmp_path, model=DEMO_MODEL, stop=stop) is None
 
 
 def test_items_are_drawn_by_lot_and_the_same_at_every_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(several, "run_worker", worker := Scripted(wrote))
+    monkeypatch.setattr(local, "run_worker", worker := Scripted(wrote))
     config = CalibrateConfig(grid=(0.2, 0.8), items=5, samples=2)
     for seed in (0, 1):
         calibrate(items(16), tmp_path, config, Synthesis(max_tokens=256, seed=seed), model=DEMO_MODEL)
@@ -155,7 +155,7 @@ def test_items_are_drawn_by_lot_and_the_same_at_every_value(tmp_path: Path, monk
 
 
 def test_proofs_are_measured_and_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(several, "run_worker", Scripted(wrote))
+    monkeypatch.setattr(local, "run_worker", Scripted(wrote))
     proofs = [{**one, "id": f"i{n + 50}", "kind": "proof"} for n, one in enumerate(items(3))]
     mixed = [*items(2), *({**one, "problem": f"Prove {one['id']}."} for one in proofs)]
     found = calibrate(mixed, tmp_path, CalibrateConfig(grid=(0.99,)), Synthesis(max_tokens=256), model=DEMO_MODEL)
@@ -275,7 +275,7 @@ def test_the_verb_refuses_before_it_reads_anything(arguments: list[str], why: st
 
 
 def test_the_verb_prints_a_table_or_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(several, "run_worker", Scripted(wrote))
+    monkeypatch.setattr(local, "run_worker", Scripted(wrote))
     table = dail(tmp_path, "--grid", "0.2,0.8")
     assert (table.return_value, table.exception) == (0, None)
     assert re.search(r"0\.8 +33\.3 +0\.0 +20\.0 +0\.00", table.stdout)
@@ -285,7 +285,7 @@ def test_the_verb_prints_a_table_or_the_record(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_verb_tells_by_its_exit_code_that_some_traces_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(several, "run_worker", Scripted(lambda unit: None if unit.item_id == "i00" else wrote(unit)))
+    monkeypatch.setattr(local, "run_worker", Scripted(lambda unit: None if unit.item_id == "i00" else wrote(unit)))
     assert dail(tmp_path, "--grid", "0.8").return_value == 3
 
 
