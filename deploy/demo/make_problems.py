@@ -54,10 +54,10 @@ def eval_rows() -> list[dict[str, Any]]:
     ]
 
 
-def random_locks(rng: random.Random, count: int, turns: tuple[int, int]) -> list[Lock]:
+def random_locks(rng: random.Random, count: int, turns: tuple[int, int], kind: type[Lock] = Lock) -> list[Lock]:
     """Lengths go round, so that each is met equally often."""
     shortest, longest = turns
-    return [random_lock(rng, shortest + number % (longest - shortest + 1)) for number in range(count)]
+    return [random_lock(rng, shortest + number % (longest - shortest + 1), kind=kind) for number in range(count)]
 
 
 def to_jsonl(rows: Iterable[dict[str, Any]]) -> str:

@@ -28,8 +28,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalL
 from world import BLOCK_TURNS, Lock, conclusion, random_jumps, random_lock, trace
 
 from dail.synth.schema.boxes import final_answer
+from dail.train.evals.passk import LEVEL, resampled
 
-SEED, NUM_LOCKS, RESAMPLES = 5_000_001, 96, 2000
+SEED, NUM_LOCKS = 5_000_001, 96
 PREDICTED = [(gamma, heat) for heat in (1.0, 0.6) for gamma in (0.0, 0.1, 0.3, 0.5, 0.8)]
 LENGTHS = {"as trained on, 9 to 12 turns": (9, 12), "harder, 13 to 18": (13, 18)}
 ROLES: tuple[Role, ...] = ("student", "privileged_student", "negative_reference")
@@ -117,8 +118,7 @@ def _only(tokenizer: PreTrainedTokenizerFast, text: str) -> int:
 def interval(per_problem: list[list[float]]) -> dict[str, float]:
     """Mean over problems of a problem's mean, with a percentile bootstrap over problems."""
     means = np.array([np.mean(values) for values in per_problem if values])
-    drawn = np.random.default_rng(0).integers(0, len(means), size=(RESAMPLES, len(means)))
-    low, high = np.quantile(means[drawn].mean(axis=1), [0.025, 0.975])
+    low, high = np.quantile(resampled(means, 0) / len(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"mean": round(float(means.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import demo_path  # noqa: F401
 from gauge import Gauge
-from make_problems import to_jsonl
-from world import Lock, conclusion, expert_solution, problem, random_lock
+from make_problems import random_locks, to_jsonl
+from world import Lock, conclusion, expert_solution, problem
 
 LICENSE = "CC0-1.0"
 
@@ -39,9 +39,7 @@ JUDGED = {
 
 
 def locks(group: Group) -> list[Lock]:
-    rng, (shortest, longest) = random.Random(group.seed), group.turns
-    turns = [shortest + number % (longest - shortest + 1) for number in range(group.count)]
-    return [random_lock(rng, num_turns, kind=group.kind) for num_turns in turns]
+    return random_locks(random.Random(group.seed), group.count, group.turns, group.kind)
 
 
 def solution_rows(group: Group, answer_only: bool = False) -> list[dict[str, Any]]:

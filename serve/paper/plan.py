@@ -122,7 +122,7 @@ def plan_of(
     ray_workers: int | None,
 ) -> Plan:
     """Raises UsageError, before anything costs: something is missing, or some run cannot work."""
-    judges = any(place not in ("train",) for one in exhibits for place in one.judged_in(study))
+    judges = any(place != "train" for one in exhibits for place in one.judged_in(study))
     missing = {
         "--model FOLDER": chosen.has("engine", "model"), "--solutions FILE": solutions, "--out OUT": out,
         "--problems FILE or --benchmark NAME": not judges or any(judge),

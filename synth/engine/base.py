@@ -98,6 +98,10 @@ class TokenSequence:
     presence_penalty: float = 0.0
     is_followed: bool = False
 
+    def warming(self, key: SequenceKey) -> TokenSequence:
+        """One that brings this one's prompt into the prefix cache; the one token that it samples is nobody's."""
+        return TokenSequence(key, self.prompt_ids, 1, 0.0, 0, frozenset(), adapter=self.adapter)
+
     def __post_init__(self) -> None:
         assert not (self.draw and (self.presence_penalty or self.is_followed)), f"{self.key} is sampled by its draw"
 

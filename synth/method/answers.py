@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from dail.synth.data.choices import LETTERS
 from dail.synth.method.answer_text import END, OR, START, clean, encloses, latex, split, unmarked, unwrapped
 from dail.synth.method.answer_values import (
     PLUS_MINUS,
@@ -94,7 +95,7 @@ def chosen(given: str, choices: Sequence[str]) -> str | None:
     if _choice(clean(given)) is not None:
         return None
     same = [place for place, text in enumerate(choices) if compare(given, text) is True]
-    return "ABCDEFGHIJ"[same[0]] if len(same) == 1 and same[0] < 10 else None
+    return LETTERS[same[0]] if len(same) == 1 and same[0] < len(LETTERS) else None
 
 
 def _tight(text: str) -> str:

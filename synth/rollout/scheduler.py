@@ -202,10 +202,7 @@ class Staged(ABC, Generic[T]):
         prompts = [len(sequence.prompt_ids) for sequence in stage.sequences]
         if trace.is_warm or len(prompts) == 1 or not stage.entry.admission.is_long(prompts):
             return stage
-        sequences = [
-            TokenSequence(one.key, one.prompt_ids, 1, 0.0, 0, frozenset(), adapter=one.adapter)
-            for one in stage.sequences
-        ]
+        sequences = [one.warming(one.key) for one in stage.sequences]
         return Stage(stage.entry, sequences, stage.max_tokens, is_warming=True)
 
     def _end_stage(self, trace: T) -> None:

@@ -27,7 +27,8 @@ SOLUTION_BYTES = 512 * 1024
 SOLUTION_JOIN = "\n\n"  # several human solutions become one text, as the paper does for AIME (App. B.1)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """The text, if it can be kept. ValueError: it says what cannot."""
     if why := fault(text):
         raise ValueError(why)
     return text
@@ -35,7 +36,7 @@ def _clean(text: str) -> str:
 
 def _text(max_bytes: int) -> AfterValidator:
     def check(text: str) -> str:
-        _clean(text)
+        clean(text)
         if not text.strip():
             raise ValueError("the text is blank")
         if len(size := text.encode()) > max_bytes:
@@ -47,10 +48,17 @@ def _text(max_bytes: int) -> AfterValidator:
 
 Problem = Annotated[str, _text(PROBLEM_BYTES)]
 Solution = Annotated[str, _text(SOLUTION_BYTES)]
-Short = Annotated[str, AfterValidator(_clean), StringConstraints(max_length=512)]
-StopString = Annotated[str, AfterValidator(_clean), StringConstraints(min_length=1, max_length=256)]
+Short = Annotated[str, AfterValidator(clean), StringConstraints(max_length=512)]
+StopString = Annotated[str, AfterValidator(clean), StringConstraints(min_length=1, max_length=256)]
 ItemId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 Kind = Literal["verifiable", "proof"]
+
+
+def listed(value: object) -> object:
+    """Refuses a lone text where a list of texts is wanted: it would be taken letter by letter."""
+    if isinstance(value, str):
+        raise ValueError(f"got the text {value!r:.80}; wanted a list of such texts: [{json.dumps(value):.80}]")
+    return value
 
 
 class Message(Frozen):

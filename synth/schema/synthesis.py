@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_validator
 
 from dail.synth.core.extensions import Extension, Reference, label
-from dail.synth.schema.items import StopString
+from dail.synth.schema.items import StopString, listed
 from dail.synth.schema.kinds import LoneBox
 from dail.synth.schema.rendering import WITHOUT_EFFECT, Rendering
 from dail.synth.schema.selection import BY_VERDICT, GRADERS, MATH, Enough
@@ -177,12 +176,7 @@ class Synthesis(Rendering):
             raise ValueError(f"{twice[0]} is named twice; name each context once")
         return names
 
-    @field_validator("suppress", "stop", "contexts", mode="before")
-    @classmethod
-    def _is_a_list(cls, value: object) -> object:
-        if isinstance(value, str):
-            raise ValueError(f"got the text {value!r:.80}; wanted a list of such texts: [{json.dumps(value):.80}]")
-        return value
+    _is_a_list = field_validator("suppress", "stop", "contexts", mode="before")(listed)
 
     @model_validator(mode="after")
     def _says_when_it_drops(self) -> Self:

@@ -158,10 +158,7 @@ class Completer:
         is_long = self._admission.is_long([prompt])
         may_warm = is_long and not one.is_warm and self.limits.caches_prompts
         if may_warm:
-            sequence = TokenSequence(
-                sequence.key._replace(stage=_WARMING), sequence.prompt_ids, 1, 0.0, 0, frozenset(),
-                adapter=sequence.adapter,
-            )  # fmt: skip
+            sequence = sequence.warming(sequence.key._replace(stage=_WARMING))
         split = may_warm or (is_long and not one.is_warm)
         wanted = one.request.sequence.max_tokens
         return sequence if self._admission.take(sequence.key, [prompt], wanted, one.is_warm, split) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
@@ -11,18 +10,11 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from dail.synth.config import EngineConfig
 from dail.synth.core.extensions import Reference
 from dail.synth.method.grading import MATH
-from dail.synth.schema.items import StopString
+from dail.synth.schema.items import StopString, clean, listed
 from dail.synth.schema.rendering import Rendering
 from dail.synth.schema.synthesis import PAPER
-from dail.synth.schema.texts import fault
 from dail.train.evals.protocols import ProtocolName, filled
 from dail.train.gate import GateConfig
-
-
-def _text(value: str) -> str:
-    if why := fault(value):
-        raise ValueError(why)
-    return value
 
 
 class EvalConfig(Rendering):
@@ -62,7 +54,7 @@ class EvalConfig(Rendering):
     answer_tokens: int = Field(
         2048, ge=1, description="of the answer behind a budget's thought, or behind eval.announce; a longer one is cut"
     )
-    announce: Annotated[str, AfterValidator(_text)] = Field(
+    announce: Annotated[str, AfterValidator(clean)] = Field(
         "",
         max_length=4096,
         description="text that announces the answer, drawn behind it: with budgets behind every thought; without, "
@@ -117,12 +109,7 @@ class EvalConfig(Rendering):
             raise ValueError(f"{twice[0]:g} is there twice; each would be drawn and shown twice; leave one out")
         return values
 
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _is_a_list(cls, value: object) -> object:
-        if isinstance(value, str):
-            raise ValueError(f"got the text {value!r:.80}; wanted a list of such texts: [{json.dumps(value):.80}]")
-        return value
+    _is_a_list = field_validator("stop", mode="before")(listed)
 
     @model_validator(mode="after")
     def _says_how_a_thought_ends(self) -> Self:

@@ -12,6 +12,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -58,11 +59,16 @@ class Lineage:
 
 def trace_lineages(subjects: Sequence[Subject]) -> dict[str, Lineage]:
     """Of each adapter, by the subject's name."""
-    prompts = Prompts(subjects[0].folder)
-    return {one.name: _trace_lineage(one.adapter, prompts) for one in subjects if one.adapter}
+    tokenizer = Prompts(subjects[0].folder).tokenizer
+
+    @cache  # adapters of one sweep have their traces in common
+    def traces_of(manifest: Path) -> tuple[Manifest, list[Trace]]:
+        return some_traces(manifest, lambda ids: str(tokenizer.decode(ids)))
+
+    return {one.name: _trace_lineage(one.adapter, traces_of) for one in subjects if one.adapter}
 
 
-def _trace_lineage(adapter: Adapter, prompts: Prompts) -> Lineage:
+def _trace_lineage(adapter: Adapter, traces_of: Callable[[Path], tuple[Manifest, list[Trace]]]) -> Lineage:
     """Reads what an adapter's provenance points to. What is missing or damaged is a note, not an error."""
     notes = [adapter.note] if adapter.note else []
     metrics = adapter.metrics()
@@ -73,7 +79,7 @@ def _trace_lineage(adapter: Adapter, prompts: Prompts) -> Lineage:
         notes.append("The manifest that the adapter was trained on was not found: no traces.")
         return Lineage(metrics, notes=notes)
     try:
-        manifest, traces = some_traces(path, lambda ids: str(prompts.tokenizer.decode(ids)))
+        manifest, traces = traces_of(path)
     except DailError as error:
         return Lineage(metrics, notes=[*notes, f"No traces: {error}"])
     trained_on = adapter.provenance.run.manifest_digest if adapter.provenance else manifest.digest

@@ -6,6 +6,7 @@ import datetime as dt
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
@@ -368,13 +369,11 @@ def _marked_share(judgements: Sequence[Judgement]) -> float:
 
 
 def _estimate(values: Sequence[float], seed: int, least: float) -> Estimate:
-    interval = bootstrap(values, seed, least)
-    return Estimate(mean=interval.mean, low=interval.low, high=interval.high)
+    return Estimate(**asdict(bootstrap(values, seed, least)))
 
 
 def _point(k: int, values: Sequence[float], seed: int, least: float = 0.0) -> PassAtK:
-    interval = bootstrap(values, seed, least)
-    return PassAtK(k=k, mean=interval.mean, low=interval.low, high=interval.high)
+    return PassAtK(k=k, **asdict(bootstrap(values, seed, least)))
 
 
 def summarise(problems: Sequence[ProblemResult], grader: str) -> dict[str, ArmSummary]:

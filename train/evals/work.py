@@ -69,9 +69,7 @@ class Work:
         self.folder: Path = arms[0].subject.folder
         self.max_rank = max((arm.subject.adapter.rank for arm in arms if arm.subject.adapter), default=None)
         self.plans = self._plans(problems, arms)
-        self._prompt_ids = {
-            one.id: prompts.student_ids(one.problem, config, config.prompts) for one in problems
-        }  # fmt: skip
+        self._prompt_ids = {one.id: prompts.student_ids(one.problem, config, config.prompts) for one in problems}
         self._first_tokens: dict[str, int] = {}  # by problem: how many are drawn first
         self._file: SampleFile | None = None
         self._firsts: deque[Plan] = deque()
@@ -305,9 +303,7 @@ class Work:
             part = parts[0][1]
             prompt = [*self._prompt_ids[plan.problem.id], *part.ids, *part.appended]
             seed = _seed(self._config.seed, plan, "answer")
-            sequence = self._sequence(
-                unit_id, plan, prompt, self._config.answer_tokens, seed, self._prompts.stop_ids
-            )  # fmt: skip
+            sequence = self._sequence(unit_id, plan, prompt, self._config.answer_tokens, seed, self._prompts.stop_ids)
             requests.append(Request(sequence, self._config.stop))
             self._out[unit_id] = requests[-1], _Answer(plan, tuple(parts))
         return requests
