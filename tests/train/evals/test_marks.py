@@ -20,6 +20,7 @@ from dail.train.evals.commands import evaluate as command
 from dail.train.evals.formulas import marked, with_formulas
 from dail.train.evals.marks import MARKS, Marker, clipped
 from tests.conftest import DEMO_MODEL
+from tests.synth.method.test_grading import gone_within, is_alive
 from tests.train.evals.conftest import TableEngine, write_adapter
 
 SOURCE = r"""
@@ -59,6 +60,12 @@ def halves(completion, problem):
 
 def slow(completion, problem):
     time.sleep(600)
+
+def starts(completion, problem):
+    import subprocess
+    child = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
+    open(completion, "w").write(str(child.pid))
+    return []
 
 def one(completion):
     return []
@@ -208,3 +215,11 @@ def test_marks_keep_their_places_beside_formulas_and_markup():
 def test_spans_are_clipped_to_the_part_that_is_shown_and_joined_where_they_overlap():
     assert clipped([(8, 20), (3, 6), (0, 4)], 2, 10) == ((0, 4), (6, 8))
     assert clipped([(0, 2), (10, 12)], 2, 10) == ()
+
+
+def test_what_the_function_started_ends_with_it(file: Path, tmp_path: Path) -> None:
+    with Marker(MARKS.pin(f"{file}:starts")) as marker:
+        marker.spans(str(tmp_path / "pid"), EvalProblem(id="p0", problem="Say 0.", answer="0"))
+        pid = int((tmp_path / "pid").read_text())
+        assert is_alive(pid)
+    assert gone_within(pid, 60)
