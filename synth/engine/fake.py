@@ -62,6 +62,15 @@ class Running:
     sequence: TokenSequence
     token_ids: list[int] = field(default_factory=list)
 
+    num_told: int = 0  # of a sequence that is followed
+
+    def untold(self) -> list[int]:
+        """What is new of a sequence that is followed; else all."""
+        new = self.token_ids[self.num_told :]
+        if self.sequence.is_followed:
+            self.num_told = len(self.token_ids)
+        return new
+
     @cached_property
     def slot(self) -> Slot:
         return Slot(self.sequence, self.token_ids)
@@ -119,7 +128,7 @@ class FakeEngine:
 
     def written(self) -> list[Sampled]:
         for key, one in self._running.items():
-            self._ledger.follow(key, list(one.token_ids))
+            self._ledger.follow(key, one.untold())
         return self._ledger.written()
 
     def close(self) -> None:
@@ -140,7 +149,7 @@ class FakeEngine:
         for one, _ in ended:
             del self._running[one.sequence.key]
         scores = {one.sequence.key: self._scores(one.sequence) for one, _ in ended}
-        given = self._ledger.end([(one.sequence, one.token_ids, reason) for one, reason in ended])
+        given = self._ledger.end([(one.sequence, one.untold(), reason) for one, reason in ended])
         return [replace(one, scores=scores.get(one.key)) for one in given]
 
     def _scores(self, sequence: TokenSequence) -> list[Score] | None:

@@ -34,19 +34,18 @@ class Ledger:
     def __init__(self, take: Take) -> None:
         self._take = take
         self._ids: dict[SequenceKey, list[int]] = {}  # what was handed out of each sequence that has records
-        # of each that is followed, how many ids were handed out, and all that the engine has given it
-        self._followed: dict[SequenceKey, tuple[int, list[int]]] = {}
+        self._followed: dict[SequenceKey, list[int]] = {}  # of each that is followed, what was not handed out yet
 
     def add(self, sequence: TokenSequence) -> None:
         if _has_records(sequence):
             self._ids[sequence.key] = []
         elif sequence.is_followed:
-            self._followed[sequence.key] = 0, []
+            self._followed[sequence.key] = []
 
-    def follow(self, key: SequenceKey, ids: list[int]) -> None:
-        """Takes down all ids of a sequence that goes on, if it is one that is followed."""
+    def follow(self, key: SequenceKey, new: Sequence[int]) -> None:
+        """Takes down new ids of a sequence that goes on, if it is one that is followed."""
         if key in self._followed:
-            self._followed[key] = self._followed[key][0], ids
+            self._followed[key] += new
 
     def drop(self, keys: Iterable[SequenceKey]) -> None:
         for key in keys:
@@ -54,7 +53,8 @@ class Ledger:
             self._followed.pop(key, None)
 
     def end(self, ended: Sequence[tuple[TokenSequence, list[int], FinishReason]]) -> list[Sampled]:
-        """Of sequences that the engine ended, with all ids that it gave them: what is new, and why they ended."""
+        """Of sequences that the engine ended, with all ids that it gave them, or for those that are followed the ids
+        that were not taken down: what is new, and why they ended."""
         keys = [sequence.key for sequence, _, _ in ended if _has_records(sequence)]
         if not any(sequence.draw for sequence, _, _ in ended):
             return [self._end_plain(sequence.key, ids, reason) for sequence, ids, reason in ended]
@@ -83,14 +83,12 @@ class Ledger:
         return [*apart, *new, *self._followed_on()]
 
     def _followed_on(self) -> list[Sampled]:
-        new = {key: ids[told:] for key, (told, ids) in self._followed.items() if len(ids) > told}
-        for key in new:
-            self._followed[key] = len(self._followed[key][1]), self._followed[key][1]
+        new = {key: ids for key, ids in self._followed.items() if ids}
+        self._followed |= {key: [] for key in new}
         return [Sampled(key, Tokens.of(ids)) for key, ids in new.items()]
 
     def _end_plain(self, key: SequenceKey, ids: list[int], reason: FinishReason) -> Sampled:
-        told, _ = self._followed.pop(key, (0, []))
-        return Sampled(key, Tokens.of(ids[told:]), reason)
+        return Sampled(key, Tokens.of(self._followed.pop(key, []) + ids), reason)
 
     def _desynchronised(self, taken: Taken) -> list[Sampled]:
         """Told once: a pair that is told is forgotten."""

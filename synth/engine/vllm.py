@@ -128,7 +128,7 @@ class VllmEngine:
             raise EngineDead(f"vLLM's step failed: {type(error).__name__}: {error}") from error
         for output in outputs:
             if not output.finished:  # of those that are followed alone
-                self._ledger.follow(self._inside[output.request_id].key, list(output.outputs[0].token_ids))
+                self._ledger.follow(self._inside[output.request_id].key, output.outputs[0].token_ids)
         return self._end([output for output in outputs if output.finished])
 
     def written(self) -> list[Sampled]:
@@ -293,7 +293,7 @@ def _sampling(sequence: TokenSequence, skip_cache: bool) -> SamplingParams:
         "stop_token_ids": sorted(engine_stop_ids(sequence)),
         "ignore_eos": True,  # these say all of what ends a sequence
         "detokenize": False,
-        "output_kind": RequestOutputKind.CUMULATIVE if sequence.is_followed else RequestOutputKind.FINAL_ONLY,
+        "output_kind": RequestOutputKind.DELTA if sequence.is_followed else RequestOutputKind.FINAL_ONLY,
     }
     if sequence.draw:  # the processor samples; greedy then takes the token that it forced
         known = {_SEQUENCE: replace(sequence, prompt_ids=()), _PROMPT: len(sequence.prompt_ids)}
