@@ -9,7 +9,7 @@ from typing import Any
 
 from dail.synth.core.console import say
 from dail.synth.core.errors import IntegrityError, UsageError, few
-from dail.synth.core.files import replace
+from dail.synth.core.files import replace_text
 
 
 def begin(out: Path, marker: str, what: str, decided: Mapping[str, Any], beside: Mapping[str, str]) -> None:
@@ -45,7 +45,7 @@ def begin(out: Path, marker: str, what: str, decided: Mapping[str, Any], beside:
 def write(path: Path, text: str) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, lambda staged: staged.write_text(text, "utf-8"))
+    replace_text(path, text)
 
 
 def _check_same(theirs: Any, ours: dict[str, Any], what: str, out: Path) -> None:

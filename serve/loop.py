@@ -20,7 +20,6 @@ import json
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +31,7 @@ from dail.serve.children import Children
 from dail.synth.core.config import Config, Frozen, fingerprint
 from dail.synth.core.console import emit, say
 from dail.synth.core.errors import EXIT_OK, EXIT_SOME_FAILED, IntegrityError, UsageError, few
-from dail.synth.core.files import replace
+from dail.synth.core.files import replace_text
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen, as_toml, free_on_resume, model_of
 from dail.synth.data import options
@@ -241,8 +240,7 @@ def _rounds(plan: Plan, children: Children) -> Iterator[Round]:
             say(f"round {number} of {plan.loop.rounds}: done before")
         else:
             done = _round(plan, number, previous, reference, children)
-            text = done.model_dump_json(indent=1) + "\n"
-            replace(folder / _DONE, partial(Path.write_text, data=text, encoding="utf-8"))
+            replace_text(folder / _DONE, done.model_dump_json(indent=1) + "\n")
         yield done
         previous = done
         if number < plan.loop.rounds:
@@ -267,7 +265,7 @@ def _round(plan: Plan, number: int, previous: Round | None, reference: Path | No
     items, settings = plan.items_of(number), plan.out / _SETTINGS
     lines = [json.dumps(one.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False) for one in items]
     source = folder / "items.jsonl"
-    replace(source, lambda staged: staged.write_text("\n".join(lines) + "\n", "utf-8"))
+    replace_text(source, "\n".join(lines) + "\n")
     shared = ("--model", plan.model, "--config", settings)
 
     say(f"\nround {number} of {total}: traces of {len(items)} expert solutions")

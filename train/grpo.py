@@ -30,7 +30,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from dail.synth.core.config import TOOL_VERSION, fingerprint
 from dail.synth.core.errors import IntegrityError, UsageError, few
-from dail.synth.core.files import new_folder, replace
+from dail.synth.core.files import new_folder, replace_text
 from dail.synth.data.reader import Reading
 from dail.synth.method.grading import GRADERS, Grader
 from dail.synth.method.prompts import Prompts
@@ -223,7 +223,7 @@ def _claim(out: Path, record: dict[str, Any]) -> None:
     elif any(one.name != "invalid.jsonl" for one in out.iterdir()):
         raise UsageError(f"{out} holds something that is no run of `dail grpo`; give another --out")
     if PartialState().is_main_process:
-        replace(path, lambda staged: staged.write_text(json.dumps(record, indent=1) + "\n", "utf-8"))
+        replace_text(path, json.dumps(record, indent=1) + "\n")
 
 
 def _json(path: Path) -> dict[str, Any]:

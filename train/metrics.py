@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dail.synth.core.errors import StorageError, UsageError
 from dail.synth.core.extensions import label
-from dail.synth.core.files import refused, replace
+from dail.synth.core.files import refused, replace, replace_text
 from dail.train.charts import standalone, training_curves
 from dail.train.config import TrainConfig
 from dail.train.gate import EntropyWatch, GateRecord
@@ -107,7 +107,7 @@ def draw(out: Path) -> None:
     """The curves of what was written so far."""
     curves = training_curves([step for line in _lines(out / METRICS_FILE) if (step := _figures(line))])
     if curves:
-        replace(out / CURVES_FILE, lambda staged: staged.write_text(standalone(curves), "utf-8"))
+        replace_text(out / CURVES_FILE, standalone(curves))
 
 
 def _tracker(name: str, out: Path, step: int, record: RunRecord) -> Any:

@@ -115,6 +115,11 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
         staged.unlink(missing_ok=True)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """`replace` with this text, in UTF-8."""
+    replace(path, lambda staged: staged.write_text(text, "utf-8"))
+
+
 @contextmanager
 def new_folder(path: Path, fault: type[Exception] = OSError) -> Iterator[Path]:
     """Makes `path` of what is written into a folder of another name meanwhile: durably, and whole or not at all.

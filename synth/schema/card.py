@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dail.synth.core.errors import DailError, IntegrityError
-from dail.synth.core.files import Objects, replace
+from dail.synth.core.files import Objects, replace_text
 from dail.synth.schema.items import read_columns
 from dail.synth.schema.manifest import Manifest, newest_manifests, output_root, read_manifest
 from dail.synth.schema.trace_tokens import student_share
@@ -55,7 +55,7 @@ def write_card(root: Path) -> bool:
         if not batches:
             return False
         text = _card(batches, {manifest.batch_id: origins(file, manifest.digest) for file, manifest in batches})
-        replace(path, lambda staged: staged.write_text(text, "utf-8"))
+        replace_text(path, text)
     except (DailError, OSError) as error:
         _log.warning(f"no data-set card: {error}")
         return False

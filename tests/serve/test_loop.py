@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -15,29 +15,11 @@ from dail.serve.children import Children
 from dail.serve.cli import dail
 from dail.synth.core.errors import EXIT_GATE, DailError, GateStopped
 from tests.conftest import DEMO_MODEL
+from tests.serve.recorded import Recorded
 
 
-class Verbs:
-    """In place of processes: each verb leaves what the next one reads. `dies_at`: the verb that fails, once."""
-
-    asked: ClassVar[list[tuple[str, ...]]] = []
-    dies_at: str | None = None
-
-    def __init__(self, logs: Path, **env: str) -> None:
-        pass
-
-    def __enter__(self) -> Verbs:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def result(self, name: str, *args: object, allowed: Any = (0,)) -> str:
-        said = tuple(map(str, args))
-        Verbs.asked.append(said)
-        if name == Verbs.dies_at:
-            Verbs.dies_at = None
-            raise DailError(f"`dail {name}` ended with exit code 1")
+class Verbs(Recorded):
+    def left(self, name: str, said: tuple[str, ...], allowed: Any) -> str:
         if name == "select":
             return f"{said[1]}.chosen\n"
         out = Path(said[said.index("--out") + 1])

@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -21,34 +21,17 @@ from dail.synth.schema.synthesis import Synthesis
 from dail.train.config import TrainConfig
 from dail.train.grpo_config import GrpoConfig
 from tests.conftest import DEMO_MODEL, ROOT
+from tests.serve.recorded import Recorded
 
 ALL = "all problems"
 PAPER = ROOT / "deploy" / "paper"
 
 
-class Verbs:
-    """In place of processes: each verb leaves what the next one reads. `dies_at`: the verb that fails, once."""
-
-    asked: ClassVar[list[tuple[str, ...]]] = []
-    dies_at: str | None = None
+class Verbs(Recorded):
     none_is_right = False
     grpo_learns = True
 
-    def __init__(self, logs: Path, **env: str) -> None:
-        pass
-
-    def __enter__(self) -> Verbs:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def result(self, name: str, *args: object, allowed: Any = (0,)) -> str:
-        said = tuple(map(str, args))
-        Verbs.asked.append(said)
-        if name == Verbs.dies_at:
-            Verbs.dies_at = None
-            raise DailError(f"`dail {name}` ended with exit code 1")
+    def left(self, name: str, said: tuple[str, ...], allowed: Any) -> str:
         if name == "select":
             chosen = Path(said[1]).with_name("chosen.json")
             chosen.touch()

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from dail.synth.core.config import fingerprint
 from dail.synth.core.errors import InputError, IntegrityError, UsageError, few
-from dail.synth.core.files import replace
+from dail.synth.core.files import replace_text
 from dail.synth.method.grading import TIMEOUT
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.train.evals.config import EvalConfig
@@ -212,7 +212,7 @@ def bring_back(folder: Path) -> None:
                 dict.fromkeys(line for line in file.read_text("utf-8", errors="replace").split("\n") if _is_whole(line))
             )
     text = "".join(line + "\n" for line in lines)
-    replace(folder / SAMPLES_FILE, lambda staged: staged.write_text(text, "utf-8"))
+    replace_text(folder / SAMPLES_FILE, text)
     for file in aside:
         file.unlink()
     _log.info(f"{len(lines)} completions of earlier runs are at hand again")

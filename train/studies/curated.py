@@ -21,7 +21,7 @@ from pydantic import Field
 
 from dail.synth.core.config import TOOL_VERSION, Frozen, fingerprint
 from dail.synth.core.errors import UsageError
-from dail.synth.core.files import replace, sha256, without_folders
+from dail.synth.core.files import replace_text, sha256, without_folders
 from dail.synth.core.settings import as_toml
 from dail.synth.data.reader import INVALID_FILE
 from dail.synth.schema.card import CARD
@@ -173,7 +173,7 @@ def begin(out: Path, settings: CurateConfig, drawn: EvalConfig | None) -> None:
         text = as_toml("curate", settings.model_dump(mode="json"))
         if drawn is not None:
             text += "\n" + as_toml("eval", drawn.model_dump(mode="json", exclude={"engine", "gate", "samples"}))
-        _write(out / SETTINGS, text)
+        replace_text(out / SETTINGS, text)
         (out / CURATED).unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"--out {out} cannot be written: {error.strerror}; choose another one") from None
@@ -205,9 +205,9 @@ def write(
         (out / VALIDATION).unlink(missing_ok=True)
     files = {name: _write_lines(out / name, rows) for name, rows in lines.items()}
     curated = Curated(**found, attempts=made and _ref(made), files=files, versions=versions())
-    _write(out / CARD, card(curated, [item for some in items.values() for item in some]))
+    replace_text(out / CARD, card(curated, [item for some in items.values() for item in some]))
     shown = without_folders(curated.model_dump(mode="json"))
-    _write(out / CURATED, json.dumps(shown, indent=1, ensure_ascii=False) + "\n")
+    replace_text(out / CURATED, json.dumps(shown, indent=1, ensure_ascii=False) + "\n")
     return curated
 
 
@@ -231,9 +231,5 @@ def _write_lines(path: Path, rows: Sequence[Frozen]) -> Written:
         row.model_dump(mode="json", exclude_none=True, exclude_defaults=isinstance(row, ExpertSolution)) for row in rows
     )
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in dumped)
-    _write(path, text)
+    replace_text(path, text)
     return Written(rows=len(rows), sha256=sha256(text.encode()))
-
-
-def _write(path: Path, text: str) -> None:
-    replace(path, lambda staged: staged.write_text(text, "utf-8"))
