@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 import shutil
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from dail.synth.core.config import Frozen, fingerprint
 from dail.synth.core.errors import IntegrityError, StorageError, UsageError
-from dail.synth.core.files import refused, replace
+from dail.synth.core.files import file_sha256, refused, replace
 from dail.synth.core.progress import progress
 from dail.synth.schema.models import ModelIdentity
 from dail.train.checkpoint import save_tensors
@@ -134,7 +133,7 @@ class ReferenceCache:
         part = None
         if tensors:
             replace(path, lambda staged: save_tensors(staged, tensors))
-            part = Part(file=path.name, size_bytes=path.stat().st_size, sha256=_digest(path))
+            part = Part(file=path.name, size_bytes=path.stat().st_size, sha256=file_sha256(path))
         new = [one for (one,) in self.ranks.gather((part,)) if one is not None]
         self._index = self._index.model_copy(update={"parts": (*self._index.parts, *new)})
         if self.ranks.is_first:
@@ -208,7 +207,7 @@ class ReferenceCache:
     def _open(self, part: Part, is_checked: bool) -> safe_open:
         path = self.folder / part.file
         try:
-            if is_checked and (path.stat().st_size != part.size_bytes or _digest(path) != part.sha256):
+            if is_checked and (path.stat().st_size != part.size_bytes or file_sha256(path) != part.sha256):
                 raise IntegrityError(f"{path} is not what {INDEX_FILE} says; remove {self.folder} to make it anew")
             return safe_open(path, "pt")
         except (OSError, SafetensorError) as error:
@@ -362,8 +361,3 @@ def _not_for_us(path: Path) -> StorageError:
         f"{path} may not be read by this user; whoever made it can share it (chmod -R a+rX {path.parent}); or name "
         "another folder with --references"
     )
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dail.synth.core.errors import UsageError
+from dail.synth.core.files import file_sha256
 from dail.synth.data.faults import Place
 from dail.synth.data.formats import SUFFIXES, read_table
 from dail.synth.data.hub import PREFIX, read_hub
@@ -45,6 +46,12 @@ def read_tables(names: Iterable[str | Path]) -> Iterator[Table]:
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 yield read_table(path)
+
+
+def source_sha256(name: str) -> str | None:
+    """Of the bytes of the file that a source's name is; none of a set of the hub, or of objects."""
+    path = Path(name).expanduser()
+    return file_sha256(path) if name and not name.startswith(PREFIX) and path.is_file() else None
 
 
 def names_of_tables(name: str) -> list[str]:

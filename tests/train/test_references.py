@@ -184,7 +184,7 @@ def test_a_cache_that_another_user_keeps_to_himself_is_not_called_damaged(
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_digest", refuse)
+        patch.setattr(module, "file_sha256", refuse)
         patch.setattr(module.os, "access", lambda *_: False)  # root may read everything
         with pytest.raises(StorageError, match=r"may not be read by this user; whoever made it can share it \(chmod"):
             ReferenceCache(tmp_path / "cache", identity)

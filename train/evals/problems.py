@@ -8,7 +8,6 @@ A source may have a name, the group that all its problems are reported under; a 
 from __future__ import annotations
 
 import glob
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from dail.synth.data.choices import CHOICES, LETTERS
 from dail.synth.data.faults import Place
 from dail.synth.data.hub import HubError
 from dail.synth.data.reader import Read, Reading, Source, read_items
-from dail.synth.data.sources import names_of_tables
+from dail.synth.data.sources import names_of_tables, source_sha256
 from dail.synth.data.values import text_of
 from dail.synth.schema.boxes import final_answer
 from dail.synth.schema.items import ItemId, Problem, Solution
@@ -292,7 +291,7 @@ def _reference(account: SourceAccount, items: Sequence[EvalProblem], source: Nam
     note = edition_note(benchmark, account.file) if benchmark else None
     return SourceRef(
         file=account.file,
-        sha256=_sha256(account.file),
+        sha256=source_sha256(account.file),
         digest=fingerprint(sorted([one.problem, one.answer] for one in items)),
         num_problems=len(items),
         group=source.group,
@@ -302,14 +301,6 @@ def _reference(account: SourceAccount, items: Sequence[EvalProblem], source: Nam
         columns=account.preset,
         notes=(note,) if note else (),
     )
-
-
-def _sha256(name: str) -> str | None:
-    path = Path(name).expanduser()
-    if name.startswith("hf:") or not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_for_math(problems: Iterable[EvalProblem]) -> None:

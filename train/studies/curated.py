@@ -10,7 +10,6 @@ settings.toml                   the settings, for --config
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ from dail.synth.core.errors import UsageError
 from dail.synth.core.files import replace_text, sha256, without_folders
 from dail.synth.core.settings import as_toml
 from dail.synth.data.reader import INVALID_FILE
+from dail.synth.data.sources import source_sha256
 from dail.synth.schema.card import CARD
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import ModelIdentity
@@ -52,20 +52,12 @@ class Set(Frozen):
     @classmethod
     def of_rows(cls, name: str, placed: Iterable[Placed]) -> Self:
         rows = [one.row.model_dump(mode="json", exclude_unset=True) for one in placed]
-        return cls(name=short_name(name), rows=len(rows), digest=fingerprint(rows), sha256=_of_file(name))
+        return cls(name=short_name(name), rows=len(rows), digest=fingerprint(rows), sha256=source_sha256(name))
 
     @classmethod
     def of_texts(cls, name: str, texts: Mapping[str, str]) -> Self:
         """Of problems by id."""
-        return cls(name=short_name(name), rows=len(texts), digest=fingerprint(dict(texts)), sha256=_of_file(name))
-
-
-def _of_file(name: str) -> str | None:
-    path = Path(name).expanduser()
-    if not name or not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(name=short_name(name), rows=len(texts), digest=fingerprint(dict(texts)), sha256=source_sha256(name))
 
 
 class Flagged(Frozen):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from dail.synth.core.config import Frozen
 from dail.synth.core.errors import UsageError
-from dail.synth.core.files import replace
+from dail.synth.core.files import file_sha256, replace
 from dail.synth.core.progress import progress
 
 _log = logging.getLogger(__name__)
@@ -166,6 +166,5 @@ def _digest(folder: Path) -> str:
             files.pop(name, None)
     whole = hashlib.sha256()
     for name in sorted(files):
-        with open(files[name], "rb") as file:
-            whole.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        whole.update(f"{name}\0{file_sha256(files[name])}\n".encode())
     return "sha256:" + whole.hexdigest()
