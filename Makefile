@@ -51,7 +51,7 @@ demo-model: env
 
 # the paper's claims in a world where they can fail: deploy/world/README.md. Goes on where it was stopped
 evidence: env
-	$(BIN)/python deploy/world/experiment.py --model deploy/world/model --out runs/world/experiment --seeds 0 1 2 3 4
+	$(BIN)/python deploy/world/experiment.py --model deploy/world/model --out runs/world/experiment
 	$(BIN)/python deploy/world/figures.py runs/world/experiment
 
 env: $(VENV)/.ready

@@ -1,17 +1,19 @@
 """The experiment: every claim of the paper that this world can test, over several seeds, from one command.
 
-    python deploy/world/experiment.py --model deploy/world/model --out runs/world/experiment --seeds 0 1 2 3 4
+    python deploy/world/experiment.py --model deploy/world/model --out runs/world/experiment --seeds 0 1 2 3 4 5
 
 Reads top to bottom: which problems are trained on, which traces are drawn, which adapters are trained, how all are
 judged; `figures.py` makes the tables. A seed is of the draws and of training; problems and model are the same in all.
-Arms of one seed share its traces, so they are compared in pairs. A rerun goes on where it was stopped. Two seeds run at
-a time, each on one core.
+Arms of one seed share its traces, so they are compared in pairs. An adapter is merged into the weights before it is
+judged: on a CPU a LoRA beside them makes each completion about four times as dear. A rerun goes on where it was
+stopped. Two seeds run at a time, each on one core.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -24,9 +26,12 @@ import demo_path  # noqa: F401
 from make_sets import CANDIDATES, JUDGED, judged_rows, solution_rows
 
 from dail.synth import EngineConfig, SynthConfig, Synthesis, select, synthesise
+from dail.synth.run.pool import ray_cluster
 from dail.synth.schema.controls import CONTROLS
 from dail.train import TrainConfig, train
 from dail.train.evals import EvalConfig, evaluate
+from dail.train.evals.arms import BASE
+from dail.train.merging import MERGED_FILE, Merged, merge
 
 ATTEMPTS = 32  # the paper's: a problem is trained on if the base model never solves it in so many
 TRAINED_ON = 96
@@ -75,6 +80,11 @@ ARMS = (
     Arm("NLL, mixed", "mixed", NLL),
     Arm("privileged KL, direct", "direct", {"objective": "privileged_kl"}),
     Arm("privileged KL, mixed", "mixed", {"objective": "privileged_kl"}),
+    Arm(
+        "privileged KL, direct, references at 0.6",
+        "direct",
+        {"objective": "privileged_kl", "reference_temperature": 0.6},
+    ),
     Arm("negative KL, direct", "direct", {"objective": "negative_kl"}),
     *(_contrastive("direct", gamma, heat) for heat in (1.0, 0.6) for gamma in (0.1, 0.3, 0.5, 0.8)),
     _contrastive("mixed"),
@@ -117,43 +127,57 @@ def run_seed(model: Path, out: Path, trained_on: list[str], seed: int, arms: tup
         return
     clock = _Clock()
     manifests = {}
-    for name in dict.fromkeys(arm.traces for arm in arms):
-        rows = {row["id"]: row for row in solution_rows(CANDIDATES, answer_only=name == "answer as hint")}
-        manifests[name] = drawn(model, out / "traces", [rows[one] for one in trained_on], name, seed)
-        clock.note(f"traces: {name}")
+    with ray_cluster():  # one for all kinds of traces
+        for name in dict.fromkeys(arm.traces for arm in arms):
+            rows = {row["id"]: row for row in solution_rows(CANDIDATES, answer_only=name == "answer as hint")}
+            manifests[name] = drawn(model, out / "traces", [rows[one] for one in trained_on], name, seed)
+            clock.note(f"traces: {name}")
     adapters = {}
     for arm in arms:
         config = TrainConfig(**TRAINING, **arm.settings, seed=seed)
         cache = out / "references" / arm.traces
         adapters[arm.name] = train(model, manifests[arm.traces], out / "adapters" / arm.name, config, references=cache)
         clock.note(f"training: {arm.name}")
-    counts = judged(model, out / "judged", {name: one.adapter for name, one in adapters.items()}, trained_on, seed)
+    judged_as, rounding = {BASE: model}, {}
+    for name, one in adapters.items():
+        judged_as[name] = out / "merged" / name
+        rounding[name] = merged_into(model, one.adapter, judged_as[name]).rounding_kl
+    clock.note("merging")
+    counts = judged(model, out / "judged", judged_as, trained_on, seed)
     clock.note("judging")
-    text = json.dumps({"seed": seed, "seconds": clock.seconds, "counts": counts})
-    (out / "counts.json.part").write_text(text, "utf-8")
+    found = {"seed": seed, "seconds": clock.seconds, "rounding_kl": rounding, "counts": counts}
+    (out / "counts.json.part").write_text(json.dumps(found), "utf-8")
     os.replace(out / "counts.json.part", done)
 
 
+def merged_into(model: Path, adapter: Path, out: Path) -> Merged:
+    """A model with the adapter in its weights; of an earlier call, if it is there."""
+    if out.exists():
+        return Merged.model_validate_json((out / MERGED_FILE).read_bytes())
+    return merge(adapter, model, out)
+
+
 def judged(
-    model: Path, out: Path, adapters: Mapping[str, Path], trained_on: list[str], seed: int
+    model: Path, out: Path, arms: Mapping[str, Path], trained_on: list[str], seed: int
 ) -> dict[str, dict[str, list[list[int]]]]:
-    """By arm and problem, of each sample: whether it is right, jumped blocks, tokens. All arms in one engine."""
+    """By arm and problem, of each sample: whether it is right, jumped blocks, tokens. All arms have the same draws."""
     rows = {row["id"]: row for row in solution_rows(CANDIDATES)}
     train_rows = [
         {**{key: rows[one][key] for key in ("id", "problem", "answer")}, "metadata": {"group": "train"}}
         for one in trained_on[: JUDGED["same"].count]
     ]
+    problems = [*train_rows, *judged_rows()]
     config = EvalConfig(
         engine=engine(model), samples=SAMPLES, max_tokens=256, thinking=False, seed=seed, marks=f"{JUMPS}:jumps"
     )
-    problems = [*train_rows, *judged_rows()]
-    hotter = config.model_copy(update={"temperatures": HOTTER})
-    found = evaluate(problems, out, adapters=adapters, config=config)
-    beside = evaluate(problems, out / "hotter", config=hotter)
+    # a model at a time in this process: its engine starts in 3 s, an actor's in 10
+    found = {name: evaluate(problems, out / name, config=config, model=folder) for name, folder in arms.items()}
+    hotter = evaluate(problems, out / "base, hotter", config=config.model_copy(update={"temperatures": HOTTER}))
+    judgements = [(name, one.id, one.judgements[BASE]) for name, of_it in found.items() for one in of_it.problems]
+    judgements += [(name, one.id, samples) for one in hotter.problems for name, samples in one.judgements.items()]
     counts: dict[str, dict[str, list[list[int]]]] = defaultdict(dict)
-    for problem in (*found.problems, *beside.problems):
-        for arm, samples in problem.judgements.items():
-            counts[arm][problem.id] = [[int(one.correct), one.num_marks or 0, one.num_tokens] for one in samples]
+    for name, problem_id, samples in judgements:
+        counts[name][problem_id] = [[int(one.correct), one.num_marks or 0, one.num_tokens] for one in samples]
     return counts
 
 
@@ -170,11 +194,22 @@ class _Clock:
         print(f"{what}: {self.seconds[what]} s", flush=True)
 
 
+def end_with(parent: int) -> None:
+    """Ends this process as soon as its parent has ended, or a killed run's seeds would go on beside the next run's."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of the world's model")
     parser.add_argument("--out", type=Path, required=True, help="folder of all that is made")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
     parser.add_argument("--arms", nargs="+", help="names of the arms; all of them if left out")
     parser.add_argument("--attempts", type=int, default=ATTEMPTS, help="less is another curation than the paper's")
     parser.add_argument("--candidates", type=int, default=CANDIDATES.count, help="for less attempts less will do")
@@ -183,7 +218,13 @@ def main() -> None:
     arms = tuple(arm for arm in ARMS if args.arms is None or arm.name in args.arms)
     model, out = args.model.resolve(), args.out.resolve()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes below and of their engines
-    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(
+        args.processes,
+        multiprocessing.get_context("spawn"),
+        initializer=end_with,
+        initargs=(os.getpid(),),
+        max_tasks_per_child=1,
+    ) as pool:
         trained_on = pool.submit(curated, model, out / "curated", args.attempts, args.candidates).result()
         (out / "trained_on.json").write_text(json.dumps(trained_on), "utf-8")
         running = [pool.submit(run_seed, model, out / f"seed-{seed}", trained_on, seed, arms) for seed in args.seeds]

@@ -30,10 +30,10 @@ class Group(NamedTuple):
 
 CANDIDATES = Group(960, (9, 12), 4_000_001)
 JUDGED = {
-    "same": Group(32, (9, 12), 4_000_002),
-    "harder": Group(32, (13, 18), 4_000_003),
-    "other": Group(32, (6, 12), 4_000_004, Gauge),
-    "easy": Group(32, (3, 6), 4_000_005),
+    "same": Group(48, (9, 12), 4_000_002),
+    "harder": Group(48, (13, 18), 4_000_003),
+    "other": Group(48, (6, 12), 4_000_004, Gauge),
+    "easy": Group(48, (3, 6), 4_000_005),
 }
 """same: as trained on, but new; harder: longer; other: the gauge; easy: what the base model masters."""
 
