@@ -1,4 +1,4 @@
-"""The experiment's tables: every arm, every claim of the paper with its interval, the grids. JSON and Markdown.
+"""The experiment's tables and picture: every arm, every claim with its interval, gamma. JSON, Markdown and SVG.
 
     python deploy/world/figures.py runs/world/experiment
 
@@ -17,6 +17,7 @@ import demo_path  # noqa: F401
 import numpy as np
 from make_sets import CANDIDATES, JUDGED, locks
 from numpy.typing import NDArray
+from picture import GAMMAS, picture
 
 from dail.train.evals.passk import pass_at_k
 
@@ -58,6 +59,13 @@ def _claims() -> Iterable[Claim]:
         yield Claim(f"DAIL is better than the base model at temperature {heat}", "Fig. 3", dail, hot, "harder", 8)
     for control in ("no_solution", "other_solution", "shuffled_waypoints", "self"):
         yield Claim(f"DAIL is better than the control {control}", "none", dail, f"control: {control}", "harder", 1)
+    for gamma in ("", ", gamma 0.3", ", gamma 0.5"):
+        arm = dail + gamma
+        yield Claim(
+            f"{arm}: references at 0.6 are better than at 1", "none", f"{arm}, references at 0.6", arm, "same", 1
+        )
+    for gamma in ("0.3", "0.5"):
+        yield Claim(f"gamma {gamma} is better than NLL", "none", f"{dail}, gamma {gamma}", nll, "harder", 1)
     yield Claim("DAIL forgets what the base model masters", "none", "base", dail, "easy", 1)
     yield Claim("NLL forgets what the base model masters", "none", "base", nll, "easy", 1)
     yield Claim("SFT forgets what the base model masters", "none", "base", "SFT", "easy", 1)
@@ -131,6 +139,21 @@ def claim_table(arms: Mapping[str, Mapping[str, Counts]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def gamma_table(arms: Mapping[str, Mapping[str, Counts]], blocks: Mapping[str, Sequence[int]]) -> str:
+    """What gamma does, with the references at either temperature: pass@1, and the share of blocks jumped on `same`."""
+    groups = ("harder", "same", "other", "easy")
+    lines = [f"| references at | gamma | {' | '.join(groups)} | blocks jumped |", f"|{'---|' * (len(groups) + 3)}"]
+    for heat, suffix in (("1", ""), ("0.6", ", references at 0.6")):
+        for gamma, arm in GAMMAS.items():
+            if arm + suffix in arms:
+                found = arms[arm + suffix]
+                cells = [told(interval(passes(found[group], 1))) for group in groups]
+                lines.append(
+                    f"| {heat} | {gamma:g} | {' | '.join(cells)} | {jumped(found['same'], blocks['same']):.1f} |"
+                )
+    return "\n".join(lines) + "\n"
+
+
 def length_table(arms: Mapping[str, Mapping[str, Counts]], group: str = "harder") -> str:
     """Right within so many tokens: what a budget of tokens buys."""
     budgets = (60, 80, 100, 120, 140, 160, 256)
@@ -163,7 +186,9 @@ def report(folder: Path) -> str:
     judged_of = sorted(json.loads((folder / "trained_on.json").read_text("utf-8"))[: JUDGED["same"].count])
     blocks = {group: num_blocks(group, judged_of) for group in GROUPS}
     num_seeds = next(iter(arms.values()))["same"].shape[0]
-    (folder / "figures.json").write_text(json.dumps(as_json(arms, blocks), indent=1) + "\n", "utf-8")
+    figures = as_json(arms, blocks)
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    (folder / "figures.svg").write_text(picture(figures), "utf-8")
     parts = [
         f"Seeds: {num_seeds}; {JUDGED['same'].count} problems a group, 8 samples a problem, temperature 0.6.\n",
         "pass@1 in %:\n",
@@ -174,9 +199,11 @@ def report(folder: Path) -> str:
         arm_table(
             arms, lambda counts, group: f"{jumped(counts, blocks[group]):.1f}; {float(counts[..., 2].mean()):.0f}"
         ),
+        "pass@1 in % over gamma (at 0 the privileged KL alone):\n",
+        gamma_table(arms, blocks),
         "Right within so many tokens, in % of completions, harder problems:\n",
         length_table(arms),
-        "The paper's claims:\n",
+        "The claims, the paper's and ours:\n",
         claim_table(arms),
     ]
     return "\n".join(parts)
