@@ -1,6 +1,8 @@
 """`dail demo`: the whole story on one machine, with the same verbs a user would type, each its own process.
 
-serve ◀─ POST expert solutions      worker ─▶ shards + manifest ─▶ train ─▶ adapter ─▶ eval ─▶ report.html
+serve ◀─ POST expert solutions      worker ─▶ shards + manifests ─▶ train ─▶ adapters ─▶ eval ─▶ report.html
+
+The traces are trained on twice, by DAIL's loss and by plain fine-tuning, and the expert solutions as they are once.
 
     dail demo --dir runs/demo          # the same again goes on
     dail demo --dir runs/demo --fresh
@@ -13,7 +15,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -26,6 +28,7 @@ from dail.synth.core.files import sha256
 from dail.synth.core.http import Client
 from dail.synth.core.settings import read
 from dail.synth.data.reader import load_items
+from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import Synthesis
 
@@ -35,8 +38,25 @@ MODEL = BUNDLE / "model"
 EXPERT_SOLUTIONS = BUNDLE / "expert_solutions.jsonl"
 PROBLEMS = BUNDLE / "eval_problems.jsonl"
 
+
+class Arm(NamedTuple):
+    """An adapter of the demo: which method's traces it is trained on, and how."""
+
+    name: str
+    about: str
+    traces: str
+    folder: str
+    settings: tuple[str, ...] = ()
+
+
+ARMS = (
+    Arm("DAIL", "the contrastive loss on the traces", "mixed", "train"),
+    Arm("NLL", "fine-tuning on the same traces", "mixed", "train-nll", ("--set", "objective=nll")),
+    Arm("SFT", "fine-tuning on the expert solutions", "expert", "train-sft", ("--set", "objective=nll")),
+)
 _MARKER = "demo.json"  # says that the folder is ours to resume or to clear, and from which inputs
 _SHOWN_SHARDS = 3
+_SAMPLES = 16  # of a problem; four models are judged
 
 
 @click.command()
@@ -56,21 +76,24 @@ def demo(folder: Path, fresh: bool, as_json: bool) -> int:
     _prepare(folder, fresh)
     # a model this small gains nothing from a second thread
     with Children(folder / "logs", OMP_NUM_THREADS="1") as children:
-        batch = _synthesise(children, folder)
-        manifest = batch["manifest"]["path"]
-        say(f"\n4/5  training a LoRA adapter with the contrastive loss on {manifest}")
-        children.run("train", "train", "--model", MODEL, "--manifest", manifest, "--out", folder / "train",
-                     "--config", CONFIG)  # fmt: skip
-        say("\n5/5  base against adapter on problems that were not trained on")
-        children.run("eval", "eval", "--model", MODEL, "--adapter", folder / "train" / "adapter",
-                     "--problems", PROBLEMS, "--out", folder / "eval", "--no-thinking",
-                     "--set", "engine.dtype=float32")  # fmt: skip
+        batches = _synthesise(children, folder)
+        say("\n4/5  training three LoRA adapters")
+        for arm in ARMS:
+            say(f"     {arm.name}: {arm.about}")
+            children.run("train", "train", "--model", MODEL, "--manifest", batches[arm.traces]["manifest"]["path"],
+                         "--out", folder / arm.folder, "--config", CONFIG, *arm.settings)  # fmt: skip
+        say("\n5/5  the base model against its adapters, on problems that were not trained on")
+        adapters = [word for arm in ARMS for word in ("--adapter", f"{arm.name}={folder / arm.folder / 'adapter'}")]
+        children.run("eval", "eval", "--model", MODEL, *adapters, "--problems", PROBLEMS, "--out", folder / "eval",
+                     "--config", CONFIG, "--no-thinking", "--set", f"eval.samples={_SAMPLES}")  # fmt: skip
+    traces = batches[ARMS[0].traces]
+    manifest = traces["manifest"]["path"]
     found = {
         "report": str(folder / "eval" / "report.html"),
-        "adapter": str(folder / "train" / "adapter"),
+        "adapter": str(folder / ARMS[0].folder / "adapter"),
         "manifest": manifest,
-        "shards": str(Path(manifest).parents[2] / "shards" / batch["id"]),
-        "loss": str(folder / "train" / "metrics.jsonl"),
+        "shards": str(Path(manifest).parents[2] / "shards" / traces["id"]),
+        "loss": str(folder / ARMS[0].folder / "metrics.jsonl"),
         "logs": str(folder / "logs"),
         "seconds": round(time.monotonic() - started),
     }
@@ -99,34 +122,46 @@ def _prepare(folder: Path, fresh: bool) -> None:
     marker.write_text(json.dumps({"inputs": inputs}), "utf-8")
 
 
-def _synthesise(children: Children, folder: Path) -> Any:
-    """API and worker as processes, the batch over HTTP; the finished batch."""
+def _synthesise(children: Children, folder: Path) -> dict[str, Any]:
+    """API and worker as processes, the batches over HTTP; the finished batches, by the method of their traces."""
     say("1/5  starting the API")
     url = children.serve("--port", "0", "--data-dir", folder / "api", "--model", f"demo={MODEL}")
     items = load_items(EXPERT_SOLUTIONS)
-    body = {
-        "model": "demo",
-        "items": [item.model_dump(mode="json", exclude_defaults=True) for item in items],
-        "synthesis": read("submit", CONFIG).load(Synthesis, "synthesis").model_dump(mode="json", exclude_defaults=True),
+    synthesis = read("submit", CONFIG).load(Synthesis, "synthesis")
+    methods = {
+        synthesis.method: synthesis,
+        "expert": Synthesis(method="expert", thinking=synthesis.thinking),  # the solutions themselves, as they are
     }
     with Client(url) as client:
-        say(f"2/5  POST {len(items)} expert solutions to {url}/v1/batches")
-        batch = client.post("/v1/batches", body)
-        if batch["status"] != "completed":
+        say(f"2/5  POST {len(items)} expert solutions to {url}/v1/batches, to be rewritten and to be taken as they are")
+        batches: dict[str, Any] = {
+            method: client.post("/v1/batches", _body(items, settings)) for method, settings in methods.items()
+        }
+        if any(batch["status"] != "completed" for batch in batches.values()):
             say("3/5  a worker with a local Ray and one engine writes the traces (the engine starts in half a minute)")
             children.start("worker", "worker", "--api", url, "--model", MODEL, "--config", CONFIG)
         else:
             say("3/5  all traces are there already")
-        follow(client, batch["id"], check=children.check)
-        batch = client.get(f"/v1/batches/{batch['id']}")
-        shards = client.get(f"/v1/batches/{batch['id']}/shards")
-    if not batch["manifest"]:
-        raise DailError(f"no trace was written; {folder / 'logs' / 'worker.log'} says why")
+        for method, batch in batches.items():
+            follow(client, batch["id"], check=children.check)
+            batches[method] = client.get(f"/v1/batches/{batch['id']}")
+            if not batches[method]["manifest"]:
+                raise DailError(f"no trace was written; {folder / 'logs' / 'worker.log'} says why")
+        written = batches[synthesis.method]
+        shards = client.get(f"/v1/batches/{written['id']}/shards")
     for shard in shards["data"][:_SHOWN_SHARDS]:
         say(f"     {shard['key']}  {shard['tokens']} tokens, {shard['student_tokens']:.0f} by the student")
-    say(f"     … {batch['shards']} shards; manifest {batch['manifest']['path']}")
+    say(f"     … {written['shards']} shards; manifest {written['manifest']['path']}")
     children.stop()
-    return batch
+    return batches
+
+
+def _body(items: list[ExpertSolution], synthesis: Synthesis) -> dict[str, Any]:
+    return {
+        "model": "demo",
+        "items": [item.model_dump(mode="json", exclude_defaults=True) for item in items],
+        "synthesis": synthesis.model_dump(mode="json", exclude_defaults=True),
+    }
 
 
 def _print_places(found: dict[str, Any]) -> None:

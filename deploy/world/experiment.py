@@ -86,6 +86,7 @@ ARMS = (
         {"objective": "privileged_kl", "reference_temperature": 0.6},
     ),
     Arm("negative KL, direct", "direct", {"objective": "negative_kl"}),
+    Arm("negative KL, mixed", "mixed", {"objective": "negative_kl"}),
     *(_contrastive("direct", gamma, heat) for heat in (1.0, 0.6) for gamma in (0.1, 0.3, 0.5, 0.8)),
     _contrastive("mixed"),
     _contrastive("mixed, tau 0.3"),

@@ -1,4 +1,5 @@
-"""The experiment's tables and picture: every arm, every claim with its interval, gamma. JSON, Markdown and SVG.
+"""The experiment's tables and picture: every arm, every claim with its interval, gamma. JSON, Markdown and SVG;
+and, once all arms are there that the paper has, the results.json that `dail paper` shows as ours.
 
     python deploy/world/figures.py runs/world/experiment
 
@@ -15,10 +16,13 @@ from typing import Any, NamedTuple
 
 import demo_path  # noqa: F401
 import numpy as np
+from as_paper import RUNS, as_results
+from experiment import HOTTER
 from make_sets import CANDIDATES, JUDGED, locks
 from numpy.typing import NDArray
 from picture import GAMMAS, picture
 
+from dail.serve.paper.results import RESULTS_FILE, write_results
 from dail.train.evals.passk import pass_at_k
 
 RESAMPLES = 4000
@@ -189,6 +193,8 @@ def report(folder: Path) -> str:
     figures = as_json(arms, blocks)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     (folder / "figures.svg").write_text(picture(figures), "utf-8")
+    if set(RUNS.values()) <= set(figures):
+        write_results(folder / RESULTS_FILE, as_results(figures, JUDGED["same"].count, HOTTER))
     parts = [
         f"Seeds: {num_seeds}; {JUDGED['same'].count} problems a group, 8 samples a problem, temperature 0.6.\n",
         "pass@1 in %:\n",

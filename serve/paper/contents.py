@@ -100,6 +100,7 @@ class Exhibit(Frozen):
     command: str = ""
     numbers: tuple[Number, ...] = ()
     settings: dict[str, JsonValue] = Field(default_factory=dict)
+    in_world: str | None = Field(None, description="the group of deploy/world's problems that stands for its")
 
     @property
     def name(self) -> str:

@@ -149,22 +149,25 @@ def _numbers(numbers: Sequence[Number]) -> str:
 
 
 def ours_says(one: Exhibit, results: Results | None) -> str:
-    """What runs have left of it, at the largest k over all problems; empty where nothing was run."""
+    """What runs have left of it, at k = 1 and the largest k, of all problems or of the group that stands for the
+    exhibit's; empty where nothing was run."""
     if one.shows == "settings":
         return _settings({name: setting_of(one, name) for name in one.settings})
     if results is None or results.study not in one.studies:
         return ""
     found = results.of(one)
     said = [_said(key, value) for key, value in results.figures.get(one.key, {}).items()]
-    by_place: dict[tuple[Any, ...], list[Judged]] = defaultdict(list)
+    shown = one.in_world if one.in_world in {judged.group for judged in found} else found[0].group if found else None
+    by_place: dict[tuple[Any, ...], dict[str, list[Judged]]] = defaultdict(lambda: defaultdict(list))
     for judged in found:
-        if judged.group == found[0].group and judged.k == max(other.k for other in found):
+        if judged.group == shown and judged.k in (1, max(other.k for other in found)):
             condition = (judged.judged_on, judged.num_problems, judged.temperature, judged.budget)
-            by_place[judged.report, judged.k, *condition].append(judged)
-    for (_, k, place, problems, temperature, budget), there in by_place.items():
+            by_place[judged.report, *condition][judged.run].append(judged)
+    for (_, place, problems, temperature, budget), runs in by_place.items():
         at = f"temperature {temperature:g}" + (f", {budget} tokens" if budget else "")
-        runs = ", ".join(f"{judged.run} {100 * judged.mean:.1f}" for judged in there)
-        said.append(f"pass@{k} of {problems} problems ({place}, {at}): {runs}")
+        ks = "/".join(f"{judged.k}" for judged in next(iter(runs.values())))
+        each = (f"{run} {'/'.join(f'{100 * judged.mean:.1f}' for judged in of_it)}" for run, of_it in runs.items())
+        said.append(f"pass@{ks} of {problems} problems ({place}, {at}): {', '.join(each)}")
     return f"{results.model}: {'; '.join(said)}" if said else ""
 
 

@@ -10,6 +10,7 @@ import figures
 import numpy as np
 import pytest
 import torch
+from as_paper import RUNS, as_results
 from gauge import Gauge
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +23,8 @@ from pretrain import ROUNDS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from world import Lock, conclusion, expert_solution, problem, random_jumps, random_lock, trace
 
+from dail.serve.paper.contents import contents
+from dail.serve.paper.results import ours_says
 from dail.synth.data.reader import load_items
 from dail.synth.schema.boxes import final_answer
 from dail.synth.schema.controls import CONTROLS
@@ -158,3 +161,18 @@ def test_tables_are_made_of_what_a_run_leaves(tmp_path):
         and "| DAIL is better than the base model | Fig. 2 | harder | 1 | 0.0 (0.0 to 0.0) | open |" in text
     )
     assert json.loads((tmp_path / "figures.json").read_text())["base"]["train"]["pass@1"][0] == 100
+
+
+def test_of_the_world_s_groups_each_exhibit_shows_the_one_that_stands_for_its():
+    found = {
+        arm: {
+            group: {f"pass@{k}": (place + k, 0.0, 100.0) for k in (1, 8)} for place, group in enumerate(figures.GROUPS)
+        }
+        for arm in (*RUNS.values(), "base, temperature 0.8")
+    }
+    world = as_results(found, 48, [0.8])
+    shown = {one.key: ours_says(one, world) for one in contents()}
+    for key, group in {"table-1": "other", "table-4": "harder", "figure-6": "train", "figure-7": "harder"}.items():
+        place = figures.GROUPS.index(group)
+        assert "pass@1/8 of 48 problems" in shown[key] and f"base {place + 1}.0/{place + 8}.0" in shown[key]
+    assert "temperature 0.8" in shown["figure-3"] and "temperature 0.8" not in shown["figure-5"]

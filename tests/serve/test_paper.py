@@ -226,7 +226,8 @@ def test_readme_has_the_table_of_contents_as_the_verb_prints_it():
 
 def test_ours_is_read_from_results_that_runs_have_left(items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run(items, tmp_path / "out", "--table", 4)
-    wanted = "| model: pass@4 of 10 problems (test, temperature 0.6): base 4.0, mixed 5.0, privileged-kl 13.0"
+    each = "base 4.0/4.0, mixed 5.0/5.0, privileged-kl 13.0/13.0"
+    wanted = f"| model: pass@1/4 of 10 problems (test, temperature 0.6): {each}"
     assert wanted not in said("--markdown").stdout and wanted in said("--markdown", "--out", tmp_path / "out").stdout
     monkeypatch.setattr(results, "PUBLISHED", tmp_path / "out" / "results.json")
     assert wanted in said("--markdown").stdout
@@ -268,7 +269,7 @@ def test_further_figures_in_one_folder_take_the_traces_and_runs_that_are_there(i
     named = [one.partition("=")[0] for one in after("--adapter", verbs.asked[-1])]
     assert named == ["mixed", "privileged-kl", "negative-kl", "direct", "direct-nll", "mixed-nll"]  # none is lost
     text = said("--out", out).output
-    assert "demo" not in text and "model: pass@4 of 10 problems (test, temperature 0.6): base 4.0, mixed 5.0" in text
+    assert "demo" not in text and "model: pass@1/4 of 10 problems (test, temperature 0.6): base 4.0/4.0" in text
 
 
 def test_a_value_of_a_sweep_that_is_another_run_is_trained_and_judged_once(items, tmp_path, verbs):
