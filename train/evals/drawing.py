@@ -9,7 +9,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from dail.synth.config import SynthConfig
@@ -43,8 +44,12 @@ def draw(config: EvalConfig, works: Sequence[Work], make_engine: MakeEngine = st
         return
     for work in todo if config.engine.model_tokens else ():
         work.check_model_tokens(config.engine.model_tokens or 0)  # before the first of several engines
-    one_after_another = draw_on_ray if wants_ray(config, len(todo), make_engine) else draw_here
-    with progress("sampling", sum(work.num_missing for work in todo)) as bar:
+    on_ray = wants_ray(config, len(todo), make_engine)
+    one_after_another = draw_on_ray if on_ray else draw_here
+    with (
+        progress("sampling", sum(work.num_missing for work in todo)) as bar,
+        _ray() if on_ray else nullcontext(),  # once for all models: it takes as long as an engine to start
+    ):
         shown = _Shown(bar, todo)
         for work in todo:
             engine = config.engine.model_copy(update={"model": work.folder})
@@ -89,9 +94,8 @@ def draw_here(config: SynthConfig, work: Work, shown: _Shown, make_engine: MakeE
         completer.close()
 
 
-def draw_on_ray(config: SynthConfig, work: Work, shown: _Shown, make_engine: MakeEngine) -> None:
-    """On the actors of a pool, as many as there are GPUs, or as `actors` says. One that dies loses what it was drawing,
-    which is drawn again."""
+@contextmanager
+def _ray() -> Iterator[None]:
     try:  # an evaluation in one process does without Ray
         from dail.synth.run.pool import ray_cluster
     except ModuleNotFoundError as error:
@@ -100,7 +104,13 @@ def draw_on_ray(config: SynthConfig, work: Work, shown: _Shown, make_engine: Mak
             "install 'dail[worker]'"
         ) from None
     with ray_cluster():
-        run_to_end(lambda: _draw_in_pool(config, work, shown, make_engine))
+        yield
+
+
+def draw_on_ray(config: SynthConfig, work: Work, shown: _Shown, make_engine: MakeEngine) -> None:
+    """On the actors of a pool, as many as there are GPUs, or as `actors` says. One that dies loses what it was drawing,
+    which is drawn again."""
+    run_to_end(lambda: _draw_in_pool(config, work, shown, make_engine))
 
 
 async def _draw_in_pool(config: SynthConfig, work: Work, shown: _Shown, make_engine: MakeEngine) -> None:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,9 @@ import pytest
 from dail.synth.config import EngineConfig
 from dail.synth.core.errors import UsageError
 from dail.synth.engine.base import Engine
+from dail.synth.run import pool
 from dail.synth.schema.models import ModelIdentity
+from dail.train.evals import drawing
 from dail.train.evals.drawing import wants_ray
 from tests.conftest import ROOT, Told
 from tests.train.evals import test_forcing as forcing
@@ -96,6 +100,24 @@ def test_who_gets_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wants_ray(config(actors=1), 1)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
     assert wants_ray(config(), 1)
+
+
+def test_ray_is_started_once_for_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened = []
+
+    @contextmanager
+    def started() -> Iterator[None]:
+        happened.append("started")
+        yield
+        happened.append("ended")
+
+    monkeypatch.setattr(pool, "ray_cluster", started)
+    monkeypatch.setattr(drawing, "draw_on_ray", lambda config, work, *_: happened.append(config.engine.model.name))
+    works = [
+        SimpleNamespace(folder=Path(name), is_done=False, num_done=0, num_missing=1, num_tokens=0) for name in "ab"
+    ]
+    drawing.draw(config(actors=1), works)  # type: ignore[arg-type]
+    assert happened == ["started", "a", "b", "ended"]
 
 
 def test_without_ray_it_says_what_to_install(
