@@ -17,6 +17,7 @@ from dail.synth.config import SynthConfig
 from dail.synth.core.errors import UsageError
 from dail.synth.core.progress import Bar, progress
 from dail.synth.core.running import run_to_end
+from dail.synth.engine.sizing import shape_of
 from dail.synth.engine.start import start_engine
 from dail.train.evals.completer import MakeEngine, rows, start_completer
 from dail.train.evals.config import EvalConfig
@@ -42,8 +43,9 @@ def draw(config: EvalConfig, works: Sequence[Work], make_engine: MakeEngine = st
     todo = [work for work in works if not work.is_done]
     if not todo:
         return
-    for work in todo if config.engine.model_tokens else ():
-        work.check_model_tokens(config.engine.model_tokens or 0)  # before the first of several engines
+    for work in todo:
+        if most := _most_tokens(config, work, make_engine):
+            work.check_model_tokens(most)
     on_ray = wants_ray(config, len(todo), make_engine)
     one_after_another = draw_on_ray if on_ray else draw_here
     with (
@@ -56,6 +58,16 @@ def draw(config: EvalConfig, works: Sequence[Work], make_engine: MakeEngine = st
             _log.info(f"starting the engine of {work.folder.name}")
             settings = SynthConfig(engine=engine, actors=config.actors)
             one_after_another(settings, work, shown, make_engine)
+
+
+def _most_tokens(config: EvalConfig, work: Work, make_engine: MakeEngine) -> int | None:
+    """No engine of this model holds a longer text; none: only the engine can tell."""
+    if config.engine.model_tokens or make_engine is not start_engine:
+        return config.engine.model_tokens
+    try:
+        return shape_of(work.folder).model_tokens
+    except UsageError:
+        return None
 
 
 def wants_ray(config: EvalConfig, num_models: int, make_engine: MakeEngine = start_engine) -> bool:

@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dail.synth import EngineConfig, Progress
-from dail.synth.core.errors import UsageError
+from dail.synth.core.errors import DailError, UsageError
 from dail.synth.engine.base import Engine, TokenSequence
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import ModelIdentity
-from dail.train.evals import EvalConfig, run
+from dail.train.evals import EvalConfig, drawing, run
 from dail.train.evals import evaluate as evaluate_door
 from dail.train.evals.commands import evaluate
 from dail.train.evals.results import Evaluation
@@ -54,8 +54,8 @@ def table_engine(monkeypatch: pytest.MonkeyPatch, prompts: Prompts) -> None:
     monkeypatch.setattr(run, "start_engine", engine)
 
 
-def dail_eval(problems: Path, out: Path, *more: str) -> Result:
-    fixed = ["--model", str(DEMO_MODEL), "--problems", str(problems), "--out", str(out), "--samples", "4"]
+def dail_eval(problems: Path, out: Path, *more: str, model: Path = DEMO_MODEL) -> Result:
+    fixed = ["--model", str(model), "--problems", str(problems), "--out", str(out), "--samples", "4"]
     return CliRunner().invoke(evaluate, [*fixed, *more], catch_exceptions=False)
 
 
@@ -284,6 +284,25 @@ def test_an_adapter_that_does_not_fit_is_refused_before_the_engine_starts(
     (trained / "adapter_model.safetensors").write_bytes(demo_lora(rank=8))
     with pytest.raises(UsageError, match=r"q_proj.lora_A.weight has rank 8 .* and adapter_config.json says 4"):
         dail_eval(problems, tmp_path / "e", "--adapter", str(trained))
+
+
+@pytest.mark.parametrize("cut_config", [False, True])
+def test_what_no_engine_of_the_model_can_hold_is_refused_before_one_starts(
+    problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_config: bool
+) -> None:
+    def no_engine(*_: Any) -> Engine:
+        raise DailError("the engine was started")
+
+    for module in (run, drawing):
+        monkeypatch.setattr(module, "start_engine", no_engine)
+    folder = shutil.copytree(DEMO_MODEL, tmp_path / "model")
+    if cut_config:  # the engine will say
+        config = json.loads((folder / "config.json").read_text())
+        del config["num_attention_heads"]
+        (folder / "config.json").write_text(json.dumps(config))
+    wanted = "the engine was started" if cut_config else r"leaves \d+ of the engine's for the completion, wanted 3000"
+    with pytest.raises(DailError, match=wanted):
+        dail_eval(problems, tmp_path / "e", "--max-tokens", "3000", model=folder)
 
 
 def test_settings_reach_the_engine_and_unknown_ones_are_refused(problems: Path, tmp_path: Path) -> None:
