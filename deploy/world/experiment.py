@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import demo_path  # noqa: F401
 from make_sets import CANDIDATES, JUDGED, judged_rows, solution_rows
@@ -33,15 +33,28 @@ from dail.train.evals import EvalConfig, evaluate
 from dail.train.evals.arms import BASE
 from dail.train.merging import MERGED_FILE, Merged, merge
 
-ATTEMPTS = 32  # the paper's: a problem is trained on if the base model never solves it in so many
-TRAINED_ON = 96
 SAMPLES_PER_ITEM = 4  # of which the first right one is trained on
 SETTINGS = {"temperature": 0.6, "max_tokens": 256, "thinking": False, "samples_per_item": SAMPLES_PER_ITEM}
 TRAINING = {"lr": 1e-3, "epochs": 2, "trackers": (), "checkpoint_every": 1000}  # the preset cpu-tiny's, never tuned
-SAMPLES = 8
 HOTTER = (0.8, 1.0, 1.2)  # of the base model: the paper's baseline of temperatures
 CURATION_SEED = 1_000_000  # no seed of the arms, whose base model would fail these by selection
 JUMPS = Path(__file__).with_name("jumps.py")
+
+
+class Size(NamedTuple):
+    """`problems` and `samples`: of each group, and of each problem, that arms are judged by."""
+
+    attempts: int  # the paper's: a problem is trained on if the base model never solves it in so many
+    candidates: int
+    trained_on: int
+    problems: int
+    samples: int
+
+
+SIZES = {
+    "cpu": Size(attempts=32, candidates=CANDIDATES.count, trained_on=96, problems=JUDGED["same"].count, samples=8),
+    "gpu": Size(attempts=32, candidates=8 * CANDIDATES.count, trained_on=768, problems=256, samples=32),
+}
 
 TRACES: Mapping[str, Mapping[str, Any]] = {
     "direct": {"method": "direct"},
@@ -99,16 +112,16 @@ def engine(model: Path) -> EngineConfig:
     return EngineConfig(model=model, rows=128, step_tokens=16384, dtype="float32")
 
 
-def curated(model: Path, out: Path, attempts: int, num_candidates: int) -> list[str]:
+def curated(model: Path, out: Path, size: Size) -> list[str]:
     """The ids of the first candidates that the base model never solves."""
-    problems = [{key: row[key] for key in ("id", "problem", "answer")} for row in solution_rows(CANDIDATES)]
-    problems = problems[:num_candidates]
-    config = EvalConfig(engine=engine(model), samples=attempts, max_tokens=256, thinking=False, seed=CURATION_SEED)
+    candidates = solution_rows(CANDIDATES._replace(count=size.candidates))
+    problems = [{key: row[key] for key in ("id", "problem", "answer")} for row in candidates]
+    config = EvalConfig(engine=engine(model), samples=size.attempts, max_tokens=256, thinking=False, seed=CURATION_SEED)
     found = evaluate(problems, out, config=config)
     failed = [one.id for one in found.problems if not one.num_correct["base"]]
-    print(f"{len(failed)} of {len(problems)} candidates are never solved in {attempts} attempts", flush=True)
-    assert len(failed) >= TRAINED_ON, f"got {len(failed)} problems, wanted {TRAINED_ON}; raise CANDIDATES"
-    return failed[:TRAINED_ON]
+    print(f"{len(failed)} of {len(problems)} candidates are never solved in {size.attempts} attempts", flush=True)
+    assert len(failed) >= size.trained_on, f"got {len(failed)} problems, wanted {size.trained_on}; raise --candidates"
+    return failed[: size.trained_on]
 
 
 def drawn(model: Path, out: Path, items: list[dict[str, Any]], name: str, seed: int) -> Path:
@@ -121,7 +134,7 @@ def drawn(model: Path, out: Path, items: list[dict[str, Any]], name: str, seed: 
     return select(traces.manifest, "first_correct").manifest
 
 
-def run_seed(model: Path, out: Path, trained_on: list[str], seed: int, arms: tuple[Arm, ...]) -> None:
+def run_seed(model: Path, out: Path, size: Size, trained_on: list[str], seed: int, arms: tuple[Arm, ...]) -> None:
     """Everything of one seed; writes counts.json: right answers, jumps and tokens by arm, problem and sample."""
     done = out / "counts.json"
     if done.exists() and {arm.name for arm in arms} <= set(json.loads(done.read_text("utf-8"))["counts"]):
@@ -130,7 +143,7 @@ def run_seed(model: Path, out: Path, trained_on: list[str], seed: int, arms: tup
     manifests = {}
     with ray_cluster():  # one for all kinds of traces
         for name in dict.fromkeys(arm.traces for arm in arms):
-            rows = {row["id"]: row for row in solution_rows(CANDIDATES, answer_only=name == "answer as hint")}
+            rows = candidates_by_id(size, answer_only=name == "answer as hint")
             manifests[name] = drawn(model, out / "traces", [rows[one] for one in trained_on], name, seed)
             clock.note(f"traces: {name}")
     adapters = {}
@@ -144,7 +157,7 @@ def run_seed(model: Path, out: Path, trained_on: list[str], seed: int, arms: tup
         judged_as[name] = out / "merged" / name
         rounding[name] = merged_into(model, one.adapter, judged_as[name]).rounding_kl
     clock.note("merging")
-    counts = judged(model, out / "judged", judged_as, trained_on, seed)
+    counts = judged(model, out / "judged", size, judged_as, trained_on, seed)
     clock.note("judging")
     found = {"seed": seed, "seconds": clock.seconds, "rounding_kl": rounding, "counts": counts}
     (out / "counts.json.part").write_text(json.dumps(found), "utf-8")
@@ -158,18 +171,22 @@ def merged_into(model: Path, adapter: Path, out: Path) -> Merged:
     return merge(adapter, model, out)
 
 
+def candidates_by_id(size: Size, answer_only: bool = False) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in solution_rows(CANDIDATES._replace(count=size.candidates), answer_only)}
+
+
 def judged(
-    model: Path, out: Path, arms: Mapping[str, Path], trained_on: list[str], seed: int
+    model: Path, out: Path, size: Size, arms: Mapping[str, Path], trained_on: list[str], seed: int
 ) -> dict[str, dict[str, list[list[int]]]]:
     """By arm and problem, of each sample: whether it is right, jumped blocks, tokens. All arms have the same draws."""
-    rows = {row["id"]: row for row in solution_rows(CANDIDATES)}
+    rows = candidates_by_id(size)
     train_rows = [
         {**{key: rows[one][key] for key in ("id", "problem", "answer")}, "metadata": {"group": "train"}}
-        for one in trained_on[: JUDGED["same"].count]
+        for one in trained_on[: size.problems]
     ]
-    problems = [*train_rows, *judged_rows()]
+    problems = [*train_rows, *judged_rows(size.problems)]
     config = EvalConfig(
-        engine=engine(model), samples=SAMPLES, max_tokens=256, thinking=False, seed=seed, marks=f"{JUMPS}:jumps"
+        engine=engine(model), samples=size.samples, max_tokens=256, thinking=False, seed=seed, marks=f"{JUMPS}:jumps"
     )
     # a model at a time in this process: its engine starts in 3 s, an actor's in 10
     found = {name: evaluate(problems, out / name, config=config, model=folder) for name, folder in arms.items()}
@@ -212,23 +229,33 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of all that is made")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
     parser.add_argument("--arms", nargs="+", help="names of the arms; all of them if left out")
-    parser.add_argument("--attempts", type=int, default=ATTEMPTS, help="less is another curation than the paper's")
-    parser.add_argument("--candidates", type=int, default=CANDIDATES.count, help="for less attempts less will do")
-    parser.add_argument("--processes", type=int, default=2, help="seeds that run at a time, each on one core")
+    parser.add_argument("--size", choices=SIZES, default="cpu", help="how many problems and samples")
+    parser.add_argument("--attempts", type=int, help="less is another curation than the paper's")
+    parser.add_argument("--candidates", type=int, help="for less attempts less will do")
+    parser.add_argument("--processes", type=int, help="seeds at a time: on a CPU two, each on one core; on a GPU one")
     args = parser.parse_args()
     arms = tuple(arm for arm in ARMS if args.arms is None or arm.name in args.arms)
+    given = {name: getattr(args, name) for name in ("attempts", "candidates") if getattr(args, name) is not None}
+    size, processes = SIZES[args.size]._replace(**given), args.processes or (1 if args.size == "gpu" else 2)
     model, out = args.model.resolve(), args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    begun = out / "size.json"
+    if begun.exists() and (was := json.loads(begun.read_text("utf-8"))) != size._asdict():
+        parser.error(f"{out} was begun with {was}, this is {size._asdict()}; give another --out")
+    begun.write_text(json.dumps(size._asdict()), "utf-8")
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes below and of their engines
     with ProcessPoolExecutor(
-        args.processes,
+        processes,
         multiprocessing.get_context("spawn"),
         initializer=end_with,
         initargs=(os.getpid(),),
         max_tasks_per_child=1,
     ) as pool:
-        trained_on = pool.submit(curated, model, out / "curated", args.attempts, args.candidates).result()
+        trained_on = pool.submit(curated, model, out / "curated", size).result()
         (out / "trained_on.json").write_text(json.dumps(trained_on), "utf-8")
-        running = [pool.submit(run_seed, model, out / f"seed-{seed}", trained_on, seed, arms) for seed in args.seeds]
+        running = [
+            pool.submit(run_seed, model, out / f"seed-{seed}", size, trained_on, seed, arms) for seed in args.seeds
+        ]
         for one in running:
             one.result()
 

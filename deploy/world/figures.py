@@ -110,10 +110,12 @@ def jumped(counts: Counts, blocks: Sequence[int]) -> float:
 
 
 def num_blocks(group: str, trained_on: Sequence[str]) -> list[int]:
-    if group == "train":
-        named = {f"world-{number:03d}": lock for number, lock in enumerate(locks(CANDIDATES))}
-        return [named[name].num_blocks for name in sorted(trained_on)]
-    return [lock.num_blocks for lock in locks(JUDGED[group])]
+    """Of the problems of a group; there are as many in each."""
+    if group != "train":
+        return [lock.num_blocks for lock in locks(JUDGED[group]._replace(count=len(trained_on)))]
+    numbers = [int(name.removeprefix("world-")) for name in trained_on]
+    drawn = locks(CANDIDATES._replace(count=max(numbers) + 1))
+    return [drawn[number].num_blocks for number in numbers]
 
 
 def told(found: tuple[float, float, float]) -> str:
@@ -174,7 +176,7 @@ def as_json(arms: Mapping[str, Mapping[str, Counts]], blocks: Mapping[str, Seque
         arm: {
             group: {
                 "pass@1": interval(passes(counts, 1)),
-                "pass@8": interval(passes(counts, counts.shape[2])),
+                "pass@8": interval(passes(counts, 8)),
                 "pass@1 by seed": [100 * float(one) for one in passes(counts, 1).mean(axis=1)],
                 "blocks jumped": jumped(counts, blocks[group]),
                 "tokens": float(counts[..., 2].mean()),
@@ -187,20 +189,20 @@ def as_json(arms: Mapping[str, Mapping[str, Counts]], blocks: Mapping[str, Seque
 
 def report(folder: Path) -> str:
     arms = read(folder)
-    judged_of = sorted(json.loads((folder / "trained_on.json").read_text("utf-8"))[: JUDGED["same"].count])
+    num_seeds, num_problems, num_samples, _ = next(iter(arms.values()))["same"].shape
+    judged_of = json.loads((folder / "trained_on.json").read_text("utf-8"))[:num_problems]
     blocks = {group: num_blocks(group, judged_of) for group in GROUPS}
-    num_seeds = next(iter(arms.values()))["same"].shape[0]
     figures = as_json(arms, blocks)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     (folder / "figures.svg").write_text(picture(figures), "utf-8")
     if set(RUNS.values()) <= set(figures):
-        write_results(folder / RESULTS_FILE, as_results(figures, JUDGED["same"].count, HOTTER))
+        write_results(folder / RESULTS_FILE, as_results(figures, num_problems, HOTTER))
     parts = [
-        f"Seeds: {num_seeds}; {JUDGED['same'].count} problems a group, 8 samples a problem, temperature 0.6.\n",
+        f"Seeds: {num_seeds}; {num_problems} problems a group, {num_samples} samples a problem, temperature 0.6.\n",
         "pass@1 in %:\n",
         arm_table(arms, lambda counts, _: told(interval(passes(counts, 1)))),
         "pass@8 in %:\n",
-        arm_table(arms, lambda counts, _: told(interval(passes(counts, counts.shape[2])))),
+        arm_table(arms, lambda counts, _: told(interval(passes(counts, 8)))),
         "Blocks jumped in %; tokens a completion:\n",
         arm_table(
             arms, lambda counts, group: f"{jumped(counts, blocks[group]):.1f}; {float(counts[..., 2].mean()):.0f}"

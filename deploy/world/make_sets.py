@@ -59,7 +59,8 @@ def solution_rows(group: Group, answer_only: bool = False) -> list[dict[str, Any
     ]
 
 
-def judged_rows() -> list[dict[str, Any]]:
+def judged_rows(count: int | None = None) -> list[dict[str, Any]]:
+    """Args: of problems a group, instead of its own."""
     return [
         {
             "id": f"{name}-{number:02d}",
@@ -68,7 +69,7 @@ def judged_rows() -> list[dict[str, Any]]:
             "metadata": {"group": name, "turns": len(lock.turns)},
         }
         for name, group in JUDGED.items()
-        for number, lock in enumerate(locks(group))
+        for number, lock in enumerate(locks(group if count is None else group._replace(count=count)))
     ]
 
 
