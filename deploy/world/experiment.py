@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of the world's model")
     parser.add_argument("--out", type=Path, required=True, help="folder of all that is made")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
-    parser.add_argument("--arms", nargs="+", help="names of the arms; all of them if left out")
+    parser.add_argument("--arms", nargs="+", choices=[arm.name for arm in ARMS], metavar="ARM", help="all if left out")
     parser.add_argument("--size", choices=SIZES, default="cpu", help="how many problems and samples")
     parser.add_argument("--attempts", type=int, help="less is another curation than the paper's")
     parser.add_argument("--candidates", type=int, help="for less attempts less will do")
