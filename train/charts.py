@@ -59,7 +59,8 @@ _STYLE: dict[str, Any] = {
 }
 _PAPER = (
     "background: #fffefb; --ink: #1d1f21; --muted: #62666b; --rule: #dcd9d2; --base: #6b6f75; --adapter: #0072b2; "
-    "font-family: system-ui, sans-serif; padding: 12px"
+    "--arm2: #d55e00; --arm3: #9900e6; --arm4: #cc8166; --arm5: #4c1f00; --arm6: #0a004c; "
+    "font-family: system-ui, sans-serif"  # no padding: in an <img> it would cut the other sides
 )
 _COLUMNS = 3
 PANEL_IN = (3.2, 2.5)

@@ -15,11 +15,13 @@ SHOWN = (
     "NLL, direct",
     "NLL, mixed",
     "privileged KL, direct",
+    "negative KL, direct",
     "DAIL, direct",
     "DAIL, mixed",
+    "DAIL, direct, references at 0.6",
     "DAIL, direct, gamma 0.3",
-    "DAIL, direct, gamma 0.5",
 )
+"""The arms in the picture and in the short table."""
 GAMMAS = {
     0.0: "privileged KL, direct",
     0.1: "DAIL, direct",
@@ -43,15 +45,17 @@ def picture(figures: Figures) -> str:
     left.set_yticks(range(len(arms)), list(reversed(arms)))
     left.set_xlim(left=-2)
     left.set_title("harder problems, %")
-    left.legend(loc="lower right", labelcolor=MUTED)
+    left.legend(loc="upper right", labelcolor=MUTED)
     gammas = [gamma for gamma, arm in GAMMAS.items() if arm in figures]
     for colour, group in zip(COLOURS[1:], OF_GAMMA, strict=False):
         points = [figures[GAMMAS[gamma]][group]["pass@1"] for gamma in gammas]
-        right.plot(gammas, [mean for mean, _, _ in points], "o-", color=colour, markersize=4, label=group)
+        means = [mean for mean, _, _ in points]
+        right.plot(gammas, means, "o-", color=colour, markersize=4, linewidth=1.6)
         lows, highs = [low for _, low, _ in points], [high for _, _, high in points]
         right.fill_between(gammas, lows, highs, color=colour, alpha=0.15, linewidth=0)
-    right.set_title("pass@1 over gamma, %")
-    right.set_xlabel("gamma; at 0 the privileged KL alone")
-    right.set_ylim(-2, 102)
-    right.legend(labelcolor=MUTED)
+        if gammas:
+            right.annotate(group, (gammas[-1] + 0.02, means[-1]), color=colour, va="center")
+    right.set_title("pass@1 over gamma (0: privileged KL alone), %")
+    right.set_xlim(-0.03, 1.0)
+    right.set_ylim(-2, 103)
     return standalone(svg(figure, "pass@1 and pass@8 of the arms on the harder problems, and pass@1 over gamma"))
