@@ -251,7 +251,7 @@ def literal(reference, contexts):
     ("tau", "strategy", "proposals"),
     [
         (0.8, "lockstep", 1),
-        (0.3, "lockstep", 1),
+        pytest.param(0.3, "lockstep", 1, marks=pytest.mark.soak),
         (0.8, "lazy", 1),
         pytest.param(0.8, "draft_verify", 1, marks=pytest.mark.soak),  # minutes each, in readings of prompts
         pytest.param(0.3, "draft_verify", 1, marks=pytest.mark.soak),

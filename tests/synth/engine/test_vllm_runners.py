@@ -15,9 +15,9 @@ pytestmark = pytest.mark.vllm
 
 SECOND, AHEAD = ("-p", "tests.second_runner"), ("-p", "tests.scheduled_ahead")
 ENGINE = ("tests/synth/engine/test_vllm.py", "tests/synth/engine/test_vllm_tight.py")
-# A step of the second runner takes about a tenth of a second here, so `make test` has what differs between the runners:
-# prompts of which a part is cached, and rows that are computed anew.
-SHORT = "read_with_the_scores or (throws_back and (small-steps-lazy or lockstep or no-prefix-cache-direct))"
+# A step of the second runner takes about a tenth of a second here, so `make test` has what differs between the runners,
+# once each: prompts of which a part is cached, and rows that are computed anew. `make soak` has everything.
+SHORT = "read_with_the_scores or (throws_back and small-steps-lazy)"
 # Scheduled ahead, a pair that vLLM throws back is seen too late: see `_engine_args`. Admission keeps it from happening.
 NO_PAIR_THROWN_BACK = "not (throws_back and lockstep)"
 
