@@ -50,7 +50,8 @@ class Arm(NamedTuple):
 
 
 ARMS = (
-    Arm("DAIL", "the contrastive loss on the traces", "mixed", "train"),
+    # against references at the temperature that the traces are drawn at, and that fine-tuning on them learns
+    Arm("DAIL", "the contrastive loss on the traces", "mixed", "train", ("--set", "reference_temperature=0.6")),
     Arm("NLL", "fine-tuning on the same traces", "mixed", "train-nll", ("--set", "objective=nll")),
     Arm("SFT", "fine-tuning on the expert solutions", "expert", "train-sft", ("--set", "objective=nll")),
 )

@@ -58,5 +58,5 @@ class GrpoConfig(Rendering):
     microbatch: int = Field(
         4, ge=1, description="completions of a forward pass; less takes less memory; divides batch_size times rollouts"
     )
-    checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints")
+    checkpoint_every: int = Field(1, ge=1, description="steps between checkpoints, behind which a kill loses all")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the draws, the order and the adapter's first weights")
