@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, ValidationError
 
 from dail.serve.begun import write
-from dail.serve.paper.contents import PRESETS, Exhibit, JudgedOn, Number, Study, contents
+from dail.serve.paper.contents import BASE, PRESETS, Exhibit, JudgedOn, Number, Study, contents
 from dail.synth.core.config import Frozen
 from dail.synth.core.errors import IntegrityError, describe
 from dail.synth.core.settings import model_of, read
@@ -164,6 +164,8 @@ def ours_says(one: Exhibit, results: Results | None) -> str:
             condition = (judged.judged_on, judged.num_problems, judged.temperature, judged.budget)
             by_place[judged.report, *condition][judged.run].append(judged)
     for (_, place, problems, temperature, budget), runs in by_place.items():
+        if place == "test" and runs.keys() == {BASE}:
+            continue  # of what it is about nothing was run
         at = f"temperature {temperature:g}" + (f", {budget} tokens" if budget else "")
         ks = "/".join(f"{judged.k}" for judged in next(iter(runs.values())))
         each = (f"{run} {'/'.join(f'{100 * judged.mean:.1f}' for judged in of_it)}" for run, of_it in runs.items())
