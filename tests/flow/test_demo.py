@@ -15,7 +15,7 @@ import pytest
 
 from tests.flow.conftest import BIN, wait_for
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
 
 
 class Demo:
@@ -67,14 +67,14 @@ def test_the_demo_resumes_after_ctrl_c_and_leaves_nothing_behind(tmp_path):
     assert demo.processes() == []
 
     child = demo.start()
-    out, said = child.communicate(timeout=500)
+    out, said = child.communicate(timeout=800)
     assert child.returncode == 0, said
     assert "resuming the demo" in said and "all traces are there already" in said
     found = json.loads(out)
     evaluation = json.loads((demo.folder / "eval" / "eval.json").read_text())
     long = next(group for group in evaluation["groups"] if group["group"] == "long")
-    base, adapter = (long["passes"][who][0]["mean"] for who in ("base", "adapter"))
-    assert base < 0.05 and adapter > base + 0.2, "the demo must show what it is there to show"
+    base, dail, nll, sft = (long["passes"][who][0]["mean"] for who in ("base", "DAIL", "NLL", "SFT"))
+    assert base < 0.05 and sft < 0.05 and base + 0.2 < nll < dail, "the demo must show what it is there to show"
     assert all(Path(found[what]).exists() for what in ("report", "adapter", "manifest", "shards", "loss", "logs"))
     assert demo.processes() == []
 
