@@ -53,6 +53,7 @@ demo-model: env
 evidence: env
 	$(BIN)/python deploy/world/experiment.py --model deploy/world/model --out runs/world/experiment
 	$(BIN)/python deploy/world/figures.py runs/world/experiment
+	$(BIN)/python deploy/world/publish.py runs/world/experiment
 
 env: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml deploy/setup.sh
