@@ -21,6 +21,8 @@ RUNS = {
     "negative-kl": "negative KL, mixed",
 }
 """A run of deploy/paper → the experiment's arm that does the same at this scale."""
+PLACES: tuple[tuple[JudgedOn, str], ...] = (("test", "harder"), ("test", "other"), ("test", "same"), ("train", "train"))
+"""What `dail paper` judges on, and the groups that stand for it; the first is shown where an exhibit names none."""
 TEMPERATURE = 0.6
 _REPORT = "deploy/world/README.md"
 
@@ -35,12 +37,7 @@ def as_results(figures: Mapping[str, Any], num_problems: int, hotter: Iterable[f
             yield Judged(run=run, judged_on=place, group=group, num_problems=num_problems, temperature=heat,
                          budget=None, k=k, mean=mean, low=low, high=high, report=_REPORT)  # fmt: skip
 
-    found = [
-        one
-        for run, arm in RUNS.items()
-        for place, group in (("test", "harder"), ("test", "other"), ("test", "same"), ("train", "train"))
-        for one in judged(run, arm, place, group)  # type: ignore[arg-type]
-    ]
+    found = [one for run, arm in RUNS.items() for place, group in PLACES for one in judged(run, arm, place, group)]
     found += [one for heat, arm in heats.items() for one in judged("base", arm, "temperatures", "harder", heat)]
     found += judged("direct", RUNS["direct"], "temperatures", "harder")
     return Results(study="verifiable", model=MODEL, judged=tuple(found))

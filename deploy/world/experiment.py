@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import demo_path  # noqa: F401
-from make_sets import CANDIDATES, JUDGED, judged_rows, solution_rows
+from make_sets import CANDIDATES, HOTTER, JUDGED, judged_rows, solution_rows
 
 from dail.synth import EngineConfig, SynthConfig, Synthesis, select, synthesise
+from dail.synth.core.files import replace_text
 from dail.synth.run.pool import ray_cluster
 from dail.synth.schema.controls import CONTROLS
 from dail.train import TrainConfig, train
@@ -36,7 +37,6 @@ from dail.train.merging import MERGED_FILE, Merged, merge
 SAMPLES_PER_ITEM = 4  # of which the first right one is trained on
 SETTINGS = {"temperature": 0.6, "max_tokens": 256, "thinking": False, "samples_per_item": SAMPLES_PER_ITEM}
 TRAINING = {"lr": 1e-3, "epochs": 2, "trackers": (), "checkpoint_every": 1000}  # the preset cpu-tiny's, never tuned
-HOTTER = (0.8, 1.0, 1.2)  # of the base model: the paper's baseline of temperatures
 CURATION_SEED = 1_000_000  # no seed of the arms, whose base model would fail these by selection
 JUMPS = Path(__file__).with_name("jumps.py")
 
@@ -114,8 +114,7 @@ def engine(model: Path) -> EngineConfig:
 
 def curated(model: Path, out: Path, size: Size) -> list[str]:
     """The ids of the first candidates that the base model never solves."""
-    candidates = solution_rows(CANDIDATES._replace(count=size.candidates))
-    problems = [{key: row[key] for key in ("id", "problem", "answer")} for row in candidates]
+    problems = [asked(row) for row in candidates_by_id(size).values()]
     config = EvalConfig(engine=engine(model), samples=size.attempts, max_tokens=256, thinking=False, seed=CURATION_SEED)
     found = evaluate(problems, out, config=config)
     failed = [one.id for one in found.problems if not one.num_correct["base"]]
@@ -160,8 +159,7 @@ def run_seed(model: Path, out: Path, size: Size, trained_on: list[str], seed: in
     counts = judged(model, out / "judged", size, judged_as, trained_on, seed)
     clock.note("judging")
     found = {"seed": seed, "seconds": clock.seconds, "rounding_kl": rounding, "counts": counts}
-    (out / "counts.json.part").write_text(json.dumps(found), "utf-8")
-    os.replace(out / "counts.json.part", done)
+    replace_text(done, json.dumps(found))
 
 
 def merged_into(model: Path, adapter: Path, out: Path) -> Merged:
@@ -169,6 +167,11 @@ def merged_into(model: Path, adapter: Path, out: Path) -> Merged:
     if out.exists():
         return Merged.model_validate_json((out / MERGED_FILE).read_bytes())
     return merge(adapter, model, out)
+
+
+def asked(row: dict[str, Any]) -> dict[str, Any]:
+    """A candidate without its solution."""
+    return {key: row[key] for key in ("id", "problem", "answer")}
 
 
 def candidates_by_id(size: Size, answer_only: bool = False) -> dict[str, dict[str, Any]]:
@@ -180,10 +183,7 @@ def judged(
 ) -> dict[str, dict[str, list[list[int]]]]:
     """By arm and problem, of each sample: whether it is right, jumped blocks, tokens. All arms have the same draws."""
     rows = candidates_by_id(size)
-    train_rows = [
-        {**{key: rows[one][key] for key in ("id", "problem", "answer")}, "metadata": {"group": "train"}}
-        for one in trained_on[: size.problems]
-    ]
+    train_rows = [{**asked(rows[one]), "metadata": {"group": "train"}} for one in trained_on[: size.problems]]
     problems = [*train_rows, *judged_rows(size.problems)]
     config = EvalConfig(
         engine=engine(model), samples=size.samples, max_tokens=256, thinking=False, seed=seed, marks=f"{JUMPS}:jumps"

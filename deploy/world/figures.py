@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import demo_path  # noqa: F401
 import numpy as np
 from as_paper import RUNS, as_results
-from experiment import HOTTER
-from make_sets import CANDIDATES, JUDGED, locks
+from make_sets import CANDIDATES, HOTTER, JUDGED, locks
 from numpy.typing import NDArray
-from picture import GAMMAS, picture
+from picture import GAMMAS, OF_GAMMA, Figures, picture
 
 from dail.serve.paper.results import RESULTS_FILE, write_results
+from dail.synth.schema.controls import CONTROLS
 from dail.train.evals.passk import pass_at_k
 
 RESAMPLES = 4000
@@ -58,10 +58,10 @@ def _claims() -> Iterable[Claim]:
         yield Claim("DAIL helps in another domain", "Tab. 1", dail, "base", "other", k)
         yield Claim("gamma 0.1 is better than 0.3", "App. B.3", dail, f"{dail}, gamma 0.3", "harder", k)
         yield Claim("gamma 0.1 is better than 0.5", "App. B.3", dail, f"{dail}, gamma 0.5", "harder", k)
-    for heat in ("0.8", "1", "1.2"):
-        hot = f"base, temperature {heat}"
-        yield Claim(f"DAIL is better than the base model at temperature {heat}", "Fig. 3", dail, hot, "harder", 8)
-    for control in ("no_solution", "other_solution", "shuffled_waypoints", "self"):
+    for heat in HOTTER:
+        hot = f"base, temperature {heat:g}"
+        yield Claim(f"DAIL is better than the base model at temperature {heat:g}", "Fig. 3", dail, hot, "harder", 8)
+    for control in CONTROLS:
         yield Claim(f"DAIL is better than the control {control}", "none", dail, f"control: {control}", "harder", 1)
     for gamma in ("", ", gamma 0.3", ", gamma 0.5"):
         arm = dail + gamma
@@ -99,7 +99,7 @@ def interval(values: Values) -> tuple[float, float, float]:
     rng, (num_seeds, num_problems) = np.random.default_rng(0), values.shape
     seeds = rng.integers(0, num_seeds, (RESAMPLES, num_seeds))
     problems = rng.integers(0, num_problems, (RESAMPLES, num_problems))
-    means = np.array([values[np.ix_(i, j)].mean() for i, j in zip(seeds, problems, strict=True)])
+    means = values[seeds[:, :, None], problems[:, None, :]].mean(axis=(1, 2))
     low, high = np.quantile(means, [0.025, 0.975])
     return 100 * float(values.mean()), 100 * float(low), 100 * float(high)
 
@@ -123,10 +123,10 @@ def told(found: tuple[float, float, float]) -> str:
     return f"{mean:.1f} ({low:.1f} to {high:.1f})"
 
 
-def arm_table(arms: Mapping[str, Mapping[str, Counts]], measure: Callable[[Counts, str], str]) -> str:
+def arm_table(figures: Figures, measure: Callable[[Mapping[str, Any]], str]) -> str:
     head = f"| arm | {' | '.join(GROUPS)} |\n|{'---|' * (len(GROUPS) + 1)}\n"
     return head + "".join(
-        f"| {arm} | {' | '.join(measure(groups[group], group) for group in GROUPS)} |\n" for arm, groups in arms.items()
+        f"| {arm} | {' | '.join(measure(groups[group]) for group in GROUPS)} |\n" for arm, groups in figures.items()
     )
 
 
@@ -145,18 +145,15 @@ def claim_table(arms: Mapping[str, Mapping[str, Counts]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def gamma_table(arms: Mapping[str, Mapping[str, Counts]], blocks: Mapping[str, Sequence[int]]) -> str:
+def gamma_table(figures: Figures) -> str:
     """What gamma does, with the references at either temperature: pass@1, and the share of blocks jumped on `same`."""
-    groups = ("harder", "same", "other", "easy")
-    lines = [f"| references at | gamma | {' | '.join(groups)} | blocks jumped |", f"|{'---|' * (len(groups) + 3)}"]
+    head = f"| references at | gamma | {' | '.join(OF_GAMMA)} | blocks jumped |"
+    lines = [head, f"|{'---|' * (len(OF_GAMMA) + 3)}"]
     for heat, suffix in (("1", ""), ("0.6", ", references at 0.6")):
         for gamma, arm in GAMMAS.items():
-            if arm + suffix in arms:
-                found = arms[arm + suffix]
-                cells = [told(interval(passes(found[group], 1))) for group in groups]
-                lines.append(
-                    f"| {heat} | {gamma:g} | {' | '.join(cells)} | {jumped(found['same'], blocks['same']):.1f} |"
-                )
+            if found := figures.get(arm + suffix):
+                cells = " | ".join(told(found[group]["pass@1"]) for group in OF_GAMMA)
+                lines.append(f"| {heat} | {gamma:g} | {cells} | {found['same']['blocks jumped']:.1f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -200,15 +197,13 @@ def report(folder: Path) -> str:
     parts = [
         f"Seeds: {num_seeds}; {num_problems} problems a group, {num_samples} samples a problem, temperature 0.6.\n",
         "pass@1 in %:\n",
-        arm_table(arms, lambda counts, _: told(interval(passes(counts, 1)))),
+        arm_table(figures, lambda found: told(found["pass@1"])),
         "pass@8 in %:\n",
-        arm_table(arms, lambda counts, _: told(interval(passes(counts, 8)))),
+        arm_table(figures, lambda found: told(found["pass@8"])),
         "Blocks jumped in %; tokens a completion:\n",
-        arm_table(
-            arms, lambda counts, group: f"{jumped(counts, blocks[group]):.1f}; {float(counts[..., 2].mean()):.0f}"
-        ),
+        arm_table(figures, lambda found: f"{found['blocks jumped']:.1f}; {found['tokens']:.0f}"),
         "pass@1 in % over gamma (at 0 the privileged KL alone):\n",
-        gamma_table(arms, blocks),
+        gamma_table(figures),
         "Right within so many tokens, in % of completions, harder problems:\n",
         length_table(arms),
         "The claims, the paper's and ours:\n",

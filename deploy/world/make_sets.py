@@ -36,6 +36,7 @@ JUDGED = {
     "easy": Group(48, (3, 6), 4_000_005),
 }
 """same: as trained on, but new; harder: longer; other: the gauge; easy: what the base model masters."""
+HOTTER = (0.8, 1.0, 1.2)  # at these the base model is judged too: the paper's baseline of temperatures
 
 
 def locks(group: Group) -> list[Lock]:

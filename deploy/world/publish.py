@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import demo_path  # noqa: F401
+from figures import told
 from picture import SHOWN
 
 from dail.serve.paper.results import RESULTS_FILE
@@ -33,7 +34,7 @@ def short_table(figures: dict[str, Any]) -> str:
     head = " | ".join(f"{group}, {measure}" for group, measure in _COLUMNS)
     lines = [f"| arm | {head} | harder, blocks jumped |", f"|{'---|' * (len(_COLUMNS) + 2)}"]
     for arm in SHOWN:
-        cells = ["{:.1f} ({:.1f} to {:.1f})".format(*figures[arm][group][measure]) for group, measure in _COLUMNS]
+        cells = [told(figures[arm][group][measure]) for group, measure in _COLUMNS]
         lines.append(f"| {arm} | {' | '.join(cells)} | {figures[arm]['harder']['blocks jumped']:.0f} |")
     return "\n".join(lines)
 

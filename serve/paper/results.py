@@ -157,10 +157,11 @@ def ours_says(one: Exhibit, results: Results | None) -> str:
         return ""
     found = results.of(one)
     said = [_said(key, value) for key, value in results.figures.get(one.key, {}).items()]
-    shown = one.in_world if one.in_world in {judged.group for judged in found} else found[0].group if found else None
+    groups, most = [judged.group for judged in found], max((judged.k for judged in found), default=1)
+    shown = one.in_world if one.in_world in groups else next(iter(groups), None)
     by_place: dict[tuple[Any, ...], dict[str, list[Judged]]] = defaultdict(lambda: defaultdict(list))
     for judged in found:
-        if judged.group == shown and judged.k in (1, max(other.k for other in found)):
+        if judged.group == shown and judged.k in (1, most):
             condition = (judged.judged_on, judged.num_problems, judged.temperature, judged.budget)
             by_place[judged.report, *condition][judged.run].append(judged)
     for (_, place, problems, temperature, budget), runs in by_place.items():

@@ -18,7 +18,8 @@ from jumps import jumps as marked
 from leaning import of_one, starts
 from make_model import count_jumps
 from make_problems import to_jsonl
-from make_sets import CANDIDATES, JUDGED, judged_rows, locks, solution_rows
+from make_sets import CANDIDATES, HOTTER, JUDGED, judged_rows, locks, solution_rows
+from picture import GAMMAS, SHOWN
 from pretrain import ROUNDS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from world import Lock, conclusion, expert_solution, problem, random_jumps, random_lock, trace
@@ -95,7 +96,7 @@ def test_every_part_of_a_round_adds_up():
 def test_every_arm_can_be_trained_and_every_claim_is_of_arms_there_are():
     names = {
         "base",
-        *(f"base, temperature {heat:g}" for heat in experiment.HOTTER),
+        *(f"base, temperature {heat:g}" for heat in HOTTER),
         *(arm.name for arm in experiment.ARMS),
     }
     assert len(names) == len(experiment.ARMS) + 4
@@ -104,6 +105,7 @@ def test_every_arm_can_be_trained_and_every_claim_is_of_arms_there_are():
         TrainConfig(**experiment.TRAINING, **arm.settings)
     assert {name for claim in figures._claims() for name in (claim.better, claim.worse)} <= names
     assert {f"control: {name}" for name in CONTROLS} <= names
+    assert {*SHOWN, *GAMMAS.values(), *RUNS.values()} <= names  # a renamed arm would be missing without a word
 
 
 def test_before_training_the_shortcut_is_what_the_roles_differ_in():
