@@ -26,8 +26,9 @@ from pydantic.json_schema import models_json_schema
 
 from dail.serve import batches, health, leases
 from dail.serve.batch_in import BatchIn
-from dail.serve.bodies import Result
+from dail.serve.bodies import Result, RetryIn
 from dail.serve.errors import Problem, answer_with_problems
+from dail.serve.events import Watching
 from dail.serve.rules.service import Service
 from dail.serve.settings import Settings
 from dail.serve.store.transaction import Store
@@ -40,7 +41,7 @@ from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseRequest
 SWEEP_S = 1.0
 
 # Bodies that are read or written by our own code, so that FastAPI does not know their schema.
-_DOCUMENTED = (BatchIn, LeaseRequest, Heartbeat, Commit, Fail, Problem, Result)
+_DOCUMENTED = (BatchIn, LeaseRequest, Heartbeat, Commit, Fail, Problem, Result, RetryIn)
 
 log = logging.getLogger("dail.serve")
 
@@ -62,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.service = service
+    app.state.watching = Watching(service.store)
     app.include_router(batches.router)
     app.include_router(leases.router)
     app.include_router(health.router)
@@ -74,10 +76,11 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     await asyncio.to_thread(service.start)
-    sweeper = asyncio.create_task(_sweep_forever(service))
+    tasks = [asyncio.create_task(_sweep_forever(service)), asyncio.create_task(app.state.watching.run())]
     yield
-    sweeper.cancel()
-    await asyncio.gather(sweeper, return_exceptions=True)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     service.store.close()
 
 

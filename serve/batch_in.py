@@ -12,6 +12,7 @@ from dail.synth.core.errors import InputError, plainly, pointer
 from dail.synth.schema.items import ExpertSolution, Short, check_items
 from dail.synth.schema.synthesis import Synthesis
 
+WINDOW_UNITS = {"h": 3600, "m": 60, "s": 1}
 MAX_ITEMS = 10_000
 MAX_UNITS = 640_000  # items × samples, which one transaction stores
 _MAX_METADATA = 16
@@ -54,7 +55,15 @@ class BatchIn(Frozen):
     synthesis: Synthesis = Field(default_factory=Synthesis)
     metadata: Metadata = Field(default_factory=dict, description="yours; kept and given back")
     run_label: Short | None = Field(None, description="the same body under another label is another batch")
+    completion_window: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}[hms]$")] | None = Field(
+        None, description="like 72h; what is not done by then expires, and committed traces are kept; none if left out"
+    )
     on_invalid_item: Literal["reject"] = "reject"
+
+    @property
+    def window_s(self) -> float | None:
+        window = self.completion_window
+        return None if window is None else float(int(window[:-1]) * WINDOW_UNITS[window[-1]])
 
     @field_validator("synthesis")
     @classmethod

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from dail.serve.auth import people_only
+from dail.serve.auth import Credentials, people_only
 from dail.serve.batch_in import BatchIn
-from dail.serve.bodies import BatchOut, BatchPage, BatchStatus, ItemOut, ItemPage, ItemStatus, Result, ShardPage
+from dail.serve.bodies import (
+    BatchOut,
+    BatchPage,
+    BatchStatus,
+    ItemOut,
+    ItemPage,
+    ItemStatus,
+    Result,
+    RetryIn,
+    ShardPage,
+)
 from dail.serve.errors import RESPONSES
-from dail.serve.request_body import batch_body, documents
+from dail.serve.events import Watching, encoded
+from dail.serve.request_body import batch_body, body_of, documents
 from dail.serve.rules.service import Service
 from dail.synth.schema.manifest import Manifest
 
@@ -28,6 +41,9 @@ IdempotencyKey = Annotated[
     str | None,
     Header(min_length=1, max_length=255, description="without it, the same body gives the same batch"),
 ]
+
+IfNoneMatch = Annotated[str | None, Header(description="the ETag of an earlier answer; 304 if nothing changed")]
+LastEventId = Annotated[int, Header(ge=0, le=2**53, description="the number of the last event that you have")]
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], dependencies=[Depends(people_only)], responses=RESPONSES)
 
@@ -53,9 +69,46 @@ def list_batches(
     return service.batches.page(status, after, limit)
 
 
-@router.get("/{batch_id}")
-def get_batch(batch_id: str, service: TheService) -> BatchOut:
-    return service.batches.get(batch_id)
+@router.get("/{batch_id}", response_model=BatchOut, responses={304: {"description": "as in If-None-Match"}})
+def get_batch(batch_id: str, service: TheService, if_none_match: IfNoneMatch = None) -> Response:
+    body = service.batches.get(batch_id).model_dump_json().encode()
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    known = {one.strip().removeprefix("W/") for one in (if_none_match or "").split(",")}
+    if known & {tag, "*"}:
+        return Response(status_code=304, headers={"ETag": tag})
+    return Response(body, media_type="application/json", headers={"ETag": tag})
+
+
+@router.get(
+    "/{batch_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"description": "An event for every change, then `done`", "content": {"text/event-stream": {}}}},
+)
+async def watch_batch(
+    batch_id: str, request: Request, service: TheService, credentials: Credentials, last_event_id: LastEventId = 0
+) -> StreamingResponse:
+    """Every change of a batch as server-sent events, from the first one or the one after Last-Event-ID."""
+    watching: Watching = request.app.state.watching
+    await run_in_threadpool(service.batches.get, batch_id)  # 404 before anything is sent
+
+    async def lines() -> AsyncIterator[str]:
+        async for event in watching.events(batch_id, last_event_id, lambda: people_only(request, credentials)):
+            yield encoded(event)
+
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
+
+
+@router.post("/{batch_id}/retry", status_code=202, openapi_extra=documents(RetryIn))
+def retry_batch(batch_id: str, body: Annotated[RetryIn, Depends(body_of(RetryIn))], service: TheService) -> BatchOut:
+    """New attempts for what ended without a trace, in the same batch; committed traces are kept."""
+    return service.batches.retry(batch_id, body.items)
+
+
+@router.delete("/{batch_id}", status_code=204)
+def delete_batch(batch_id: str, service: TheService) -> None:
+    """Only an ended batch; 404 from then on, and its bytes go after 30 days."""
+    service.batches.delete(batch_id)
 
 
 @router.post("/{batch_id}/cancel", status_code=202)

@@ -73,6 +73,7 @@ class BatchOut(Frozen):
                 "id": "batch_0c6f9b6f5b6e4c7f8d1f2a3b4c5d6e7f",
                 "object": "batch",
                 "status": "in_progress",
+                "generation": 1,
                 "model": _EXAMPLE_MODEL,
                 "synthesis": Synthesis(samples_per_item=4, seed=7).model_dump(),
                 "config_fingerprint": "sha256:4f5c…",
@@ -91,6 +92,10 @@ class BatchOut(Frozen):
                 "completed_at": None,
                 "cancelling_at": None,
                 "cancelled_at": None,
+                "completion_window": "72h",
+                "expires_at": 1795507200,
+                "expired_at": None,
+                "failed_at": None,
             }
         }
     )
@@ -98,6 +103,7 @@ class BatchOut(Frozen):
     id: str
     object: Literal["batch"] = "batch"
     status: BatchStatus
+    generation: int = Field(description="1, and one more with every retry; each has its own manifest")
     model: ModelIdentity
     synthesis: Synthesis
     config_fingerprint: str
@@ -116,6 +122,16 @@ class BatchOut(Frozen):
     completed_at: int | None
     cancelling_at: int | None
     cancelled_at: int | None
+    completion_window: str | None
+    expires_at: int | None
+    expired_at: int | None
+    failed_at: int | None
+
+
+class RetryIn(Frozen):
+    items: Literal["failed"] | tuple[str, ...] = Field(
+        description="`failed`: every item that ended without all its traces; or their ids"
+    )
 
 
 class BatchPage(Frozen):

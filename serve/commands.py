@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -101,7 +102,13 @@ def serve(
         if as_json:
             emit({"url": url, "data_dir": str(settings.data_dir.resolve()), "models": sorted(settings.models)})
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-        uvicorn.Server(config).run(sockets=[listener])
+
+        class Server(uvicorn.Server):
+            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+                app.state.watching.stop()  # streams of events would hold the stop up
+                super().handle_exit(sig, frame)
+
+        Server(config).run(sockets=[listener])
 
 
 @verb("submit")

@@ -1,14 +1,16 @@
-"""Batches as people know them: posted, looked at, cancelled."""
+"""Batches as people know them: posted, looked at, cancelled, tried again, deleted."""
 
 from __future__ import annotations
 
 import datetime as dt
 import uuid
 from itertools import chain
+from typing import Literal
 
-from dail.serve.batch_in import BatchIn
+from dail.serve.batch_in import WINDOW_UNITS, BatchIn
 from dail.serve.bodies import BatchOut, BatchPage, BatchStatus, ManifestRef, RequestCounts, Tokens, UnitCounts
 from dail.serve.rules.ending import Ending
+from dail.serve.rules.enough import advance
 from dail.serve.rules.errors import Conflict, existing
 from dail.serve.rules.health import check_headroom
 from dail.serve.rules.models import choose_model, model_key
@@ -40,7 +42,6 @@ class Batches:
         key = f"body {body_hash}" if idempotency_key is None else f"key {idempotency_key}"
         kinds = count_kinds(body.items, body.synthesis)
         _refuse_what_nobody_can_judge(body.synthesis, kinds)
-        check_headroom(self._objects)
         synthesis = _rendered(body.synthesis, model)
         body = body.model_copy(update={"synthesis": synthesis, "items": tuple(dealt(body.items, synthesis))})
         new = NewBatch(
@@ -53,6 +54,7 @@ class Batches:
             kinds=kinds,
             run_label=body.run_label,
             metadata=body.metadata,
+            window_s=body.window_s,
             items=body.items,
             units=_units(body, model),
         )
@@ -64,6 +66,7 @@ class Batches:
                     [("", "idempotency_key_reused", "the body differs from the first one under this key")],
                 )
             if known is None:
+                check_headroom(self._objects)
                 tx.batches.add(new)
             return self._batch_out(tx, known or existing(tx, new.id)), known is None
 
@@ -95,6 +98,36 @@ class Batches:
         self._ending.finish(batch_id)
         return self.get(batch_id)
 
+    def retry(self, batch_id: str, items: Literal["failed"] | tuple[str, ...]) -> BatchOut:
+        """New attempts for the samples without a trace, in the same batch: its next generation.
+
+        `failed` is every item that ended without all its traces, cancelled and expired ones too.
+        """
+        with self._store.write() as tx:
+            batch = existing(tx, batch_id)
+            if batch.status not in ("completed", "cancelled", "expired"):
+                raise Conflict("batch_open", f"{batch_id} is {batch.status}; items are tried again once it has ended")
+            there = tx.units.retriable(batch_id)
+            if items != "failed":
+                _check_retriable(tx, batch_id, items, set(there))
+                there = list(dict.fromkeys(items))
+            if not there:
+                raise Conflict("nothing_to_retry", f"every item of {batch_id} has its traces")
+            tx.batches.reopen(batch_id)
+            batch = existing(tx, batch_id)
+            early = batch.synthesis.enough != "all"
+            tx.units.retry(batch_id, there, "waiting" if early else "queued")
+            for item_id in there if early else ():
+                advance(tx, batch, item_id)
+            return self._batch_out(tx, batch)
+
+    def delete(self, batch_id: str) -> None:
+        """Only an ended batch. It is gone at once, and may be posted anew; its bytes go after `TOMBSTONE_S`."""
+        with self._store.write() as tx:
+            batch = existing(tx, batch_id)
+            if not tx.batches.bury(batch_id):
+                raise Conflict("batch_open", f"{batch_id} is {batch.status}; cancel it first")
+
     def _batch_out(self, tx: Transaction, batch: BatchRecord) -> BatchOut:
         tally = tx.batches.tally(batch.id)
         life_s = (batch.ended_at or tally.now) - (batch.in_progress_at or tally.now)
@@ -105,6 +138,7 @@ class Batches:
         return BatchOut(
             id=batch.id,
             status=batch.status,
+            generation=batch.generation,
             model=batch.model,
             synthesis=batch.synthesis,
             config_fingerprint=config_fingerprint(batch.model, batch.synthesis),
@@ -128,7 +162,32 @@ class Batches:
             completed_at=_seconds(batch.ended_at) if batch.status == "completed" else None,
             cancelling_at=_seconds(batch.cancelling_at),
             cancelled_at=_seconds(batch.ended_at) if batch.status == "cancelled" else None,
+            completion_window=batch.window_s and _window(batch.window_s),
+            expires_at=_seconds(batch.expires_at),
+            expired_at=_seconds(batch.ended_at) if batch.status == "expired" else None,
+            failed_at=_seconds(batch.ended_at) if batch.status == "failed" else None,
         )
+
+
+def _check_retriable(tx: Transaction, batch_id: str, items: tuple[str, ...], there: set[str]) -> None:
+    problems = []
+    for number, item_id in enumerate(items):
+        if item_id not in there:
+            is_known = tx.batches.item_status(batch_id, item_id) is not None
+            code, why = (
+                ("has_its_traces", "every sample of it has a trace") if is_known else ("unknown_item", "no such item")
+            )
+            problems.append((f"/items/{number}", code, f"{why} in {batch_id}"))
+    if problems:
+        raise InputError("nothing is tried again", problems)
+
+
+def _window(seconds: float) -> str:
+    """
+    >>> _window(259200.0), _window(90.0)
+    ('72h', '90s')
+    """
+    return next(f"{seconds / size:.0f}{unit}" for unit, size in WINDOW_UNITS.items() if seconds % size == 0)
 
 
 def _rendered(synthesis: Synthesis, model: ModelIdentity) -> Synthesis:

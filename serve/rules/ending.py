@@ -14,6 +14,9 @@ from dail.synth.schema.card import write_card
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key
 from dail.synth.schema.units import Failure
 
+DRAIN_S = 60.0  # what workers have to give back the units of a cancelled batch
+TOMBSTONE_S = 30 * 86400.0  # a deleted batch keeps its bytes so long
+_DROPPED = 500  # objects a sweep
 MAX_LEASES = 10  # a unit that ten workers took and lost is likely what kills them
 
 log = logging.getLogger("dail.serve")
@@ -33,6 +36,10 @@ class Ending:
             for batch in open_batches:
                 if batch.status == "cancelling":
                     tx.units.cancel(batch.id)
+                    if tx.batches.is_drained(batch.id, DRAIN_S):
+                        tx.units.end_all(batch.id, "cancelled")
+                elif tx.batches.start_expiry(batch.id):
+                    tx.units.end_all(batch.id, "expired")
                 lost = Failure(code="lease_lost", detail=f"{MAX_LEASES} workers took this unit and fell silent")
                 if tx.units.fail_lost(batch.id, MAX_LEASES, lost) and batch.synthesis.enough != "all":
                     for item_id in tx.units.waiting_items(batch.id):
@@ -40,9 +47,24 @@ class Ending:
                 tx.batches.settle(batch.id)
         for batch in open_batches:
             self.finish(batch.id)
+        self._drop_deleted()
         if self.card_is_due:  # not by a worker's last commit, which would wait: the card looks into every shard
             self.card_is_due = False
             write_card(self._objects.root)
+
+    def _drop_deleted(self) -> None:
+        """The bytes of a batch that was deleted long ago, some of them a turn, then its rows."""
+        with self._store.read() as tx:
+            batch_id = tx.batches.buried(TOMBSTONE_S)
+            keys = tx.batches.keys(batch_id, _DROPPED) if batch_id else []
+        if batch_id is None:
+            return
+        for key in keys:
+            self._objects.drop(key)
+        with self._store.write() as tx:
+            tx.batches.forget_shards(keys)
+            if len(keys) < _DROPPED and not any(key.startswith("shards/") for key in keys):
+                tx.batches.forget(batch_id)
 
     def finish(self, batch_id: str) -> None:
         """Writes the manifest of a batch and ends it, if it is settled.
@@ -64,7 +86,7 @@ class Ending:
                 self._objects.put(key, encode_manifest(manifest))
                 reference = (key, manifest.digest)
             with self._store.write() as tx:
-                tx.batches.end(batch_id, reference)
+                tx.batches.end(batch_id, batch.generation, reference)
             self.card_is_due = True
         except StorageError as error:
             log.warning("%s is not ended yet: %s", batch_id, error)

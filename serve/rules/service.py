@@ -1,8 +1,11 @@
 """The rules: what may become what. No SQL, no HTTP.
 
     batch   in_progress ──every unit ended──▶ finalizing ──manifest written──▶ completed
-                 └─cancel─▶ cancelling ──────every unit ended, manifest written──▶ cancelled
-    unit    queued ⇄ leased ─▶ committed | failed | cancelled
+                 ├─cancel─▶ cancelling ──every unit ended or 60 s, manifest written──▶ cancelled
+                 └─time over─▶ finalizing ──manifest written──▶ expired
+            completed | cancelled | expired ──retry──▶ in_progress, the next generation
+    unit    queued ⇄ leased ─▶ committed | failed | cancelled | expired
+            failed | cancelled | expired ─▶ queued | waiting: a retry
             waiting ─▶ queued | skipped, queued | leased ─▶ skipped: where samples are drawn until there are enough
 
 A batch is checked and stored in one step, so it starts as in_progress. `completed` means that every unit has ended,

@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from dail.serve.store.checkpoints import Checkpoints
-from dail.serve.store.tables import BATCHES, ITEMS, MANIFESTS, NOW, OPEN, UNITS
+from dail.serve.store.noted import Noted
+from dail.serve.store.tables import BATCHES, EVENTS, ITEMS, MANIFESTS, NOW, OPEN, SHARDS, UNITS
 from dail.serve.store.units import item_states
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import ItemKinds
@@ -31,6 +32,7 @@ class NewBatch:
     kinds: ItemKinds
     run_label: str | None
     metadata: Mapping[str, str]
+    window_s: float | None
     items: Sequence[ExpertSolution]
     units: Sequence[tuple[str, str, int, UnitState]]
 
@@ -51,6 +53,9 @@ class BatchRecord:
     cancelling_at: float | None
     settled_at: float | None
     ended_at: float | None
+    window_s: float | None
+    expires_at: float | None
+    expired_at: float | None
     manifest: tuple[str, str] | None  # key, digest
 
 
@@ -69,8 +74,8 @@ class Tally:
 class Batches:
     """Part of a transaction."""
 
-    def __init__(self, connection: sa.Connection, checkpoints: Checkpoints) -> None:
-        self._sql, self._checkpoints = connection, checkpoints
+    def __init__(self, connection: sa.Connection, checkpoints: Checkpoints, noted: Noted) -> None:
+        self._sql, self._checkpoints, self._noted = connection, checkpoints, noted
 
     def add(self, new: NewBatch) -> None:
         self._sql.execute(
@@ -85,6 +90,8 @@ class Batches:
                 kinds=new.kinds.model_dump_json(),
                 run_label=new.run_label,
                 metadata=dict(new.metadata),
+                window_s=new.window_s,
+                expires_at=None if new.window_s is None else NOW + new.window_s,
             )
         )
         bodies = [
@@ -97,6 +104,7 @@ class Batches:
             for unit, item, sample, state in new.units
         ]
         self._sql.execute(UNITS.insert(), units)
+        self._noted.status(new.id)
 
     def get(self, batch_id: str) -> BatchRecord | None:
         return self._one_batch(BATCHES.c.id == batch_id)
@@ -119,16 +127,74 @@ class Batches:
 
     def start_cancel(self, batch_id: str) -> int:
         return self._change(
+            batch_id,
             BATCHES.update()
             .where(BATCHES.c.id == batch_id, BATCHES.c.status == "in_progress")
-            .values(status="cancelling", cancelling_at=NOW)
+            .values(status="cancelling", cancelling_at=NOW),
         )
+
+    def is_drained(self, batch_id: str, drain_s: float) -> bool:
+        """Whether its workers had their time since it was cancelled."""
+        query = sa.select(BATCHES.c.id).where(BATCHES.c.id == batch_id, BATCHES.c.cancelling_at < NOW - drain_s)
+        return self._sql.execute(query).first() is not None
+
+    def start_expiry(self, batch_id: str) -> int:
+        """in_progress → finalizing, of a batch whose time is over."""
+        is_over = sa.and_(BATCHES.c.status == "in_progress", BATCHES.c.expires_at < NOW)
+        return self._change(
+            batch_id,
+            BATCHES.update()
+            .where(BATCHES.c.id == batch_id, is_over)
+            .values(status="finalizing", expired_at=NOW, settled_at=NOW),
+        )
+
+    def reopen(self, batch_id: str) -> int:
+        """completed, cancelled or expired → in_progress: the next generation, with its whole time again."""
+        fresh = dict.fromkeys(("settled_at", "ended_at", "cancelling_at", "expired_at"))
+        return self._change(
+            batch_id,
+            BATCHES.update()
+            .where(BATCHES.c.id == batch_id, BATCHES.c.status.in_(("completed", "cancelled", "expired")))
+            .values(
+                status="in_progress",
+                generation=BATCHES.c.generation + 1,
+                expires_at=NOW + BATCHES.c.window_s,
+                **fresh,
+            ),
+        )
+
+    def bury(self, batch_id: str) -> int:
+        """An ended batch that nobody sees from now on. Its idempotency key is free again."""
+        is_there = sa.and_(BATCHES.c.ended_at.is_not(None), BATCHES.c.deleted_at.is_(None))
+        statement = BATCHES.update().where(BATCHES.c.id == batch_id, is_there)
+        return self._sql.execute(statement.values(deleted_at=NOW, idempotency_key=f"deleted {batch_id}")).rowcount
+
+    def buried(self, kept_s: float) -> str | None:
+        """One batch that was deleted longer ago than that."""
+        return self._sql.scalar(sa.select(BATCHES.c.id).where(BATCHES.c.deleted_at < NOW - kept_s).limit(1))
+
+    def keys(self, batch_id: str, limit: int) -> list[str]:
+        """Objects of a batch that are still to be dropped, the manifests last."""
+        shards = sa.select(SHARDS.c.key).where(SHARDS.c.batch_id == batch_id).limit(limit)
+        manifests = sa.select(MANIFESTS.c.key).where(MANIFESTS.c.batch_id == batch_id)
+        return list(self._sql.scalars(shards)) or list(self._sql.scalars(manifests))
+
+    def forget_shards(self, keys: Sequence[str]) -> None:
+        self._sql.execute(SHARDS.delete().where(SHARDS.c.key.in_(keys)))
+
+    def forget(self, batch_id: str) -> None:
+        """Every row of a batch whose objects are gone."""
+        self._checkpoints.drop(sa.select(UNITS.c.n).where(UNITS.c.batch_id == batch_id))
+        for table in (UNITS, ITEMS, MANIFESTS, EVENTS):
+            self._sql.execute(table.delete().where(table.c.batch_id == batch_id))
+        self._sql.execute(BATCHES.delete().where(BATCHES.c.id == batch_id))
 
     def settle(self, batch_id: str) -> int:
         """in_progress → finalizing, or a mark on a cancelling batch, once no unit is queued or leased."""
         is_open = sa.exists().where(UNITS.c.batch_id == batch_id, UNITS.c.state.in_(OPEN))
         status = sa.case((BATCHES.c.status == "in_progress", "finalizing"), else_=BATCHES.c.status)
         return self._change(
+            batch_id,
             BATCHES.update()
             .where(
                 BATCHES.c.id == batch_id,
@@ -136,23 +202,28 @@ class Batches:
                 BATCHES.c.settled_at.is_(None),
                 ~is_open,
             )
-            .values(status=status, settled_at=NOW)
+            .values(status=status, settled_at=NOW),
         )
 
-    def end(self, batch_id: str, manifest: tuple[str, str] | None) -> int:
-        """finalizing → completed, cancelling → cancelled; the manifest is (key, digest)."""
-        status = sa.case((BATCHES.c.status == "finalizing", "completed"), else_="cancelled")
+    def end(self, batch_id: str, generation: int, manifest: tuple[str, str] | None) -> int:
+        """finalizing → completed or expired, cancelling → cancelled; the manifest is (key, digest)."""
+        status = sa.case(
+            (BATCHES.c.status == "cancelling", "cancelled"),
+            (BATCHES.c.expired_at.is_not(None), "expired"),
+            else_="completed",
+        )
         ended = self._change(
+            batch_id,
             BATCHES.update()
             .where(
                 BATCHES.c.id == batch_id,
+                BATCHES.c.generation == generation,
                 BATCHES.c.status.in_(("finalizing", "cancelling")),
                 BATCHES.c.settled_at.is_not(None),
             )
-            .values(status=status, ended_at=NOW)
+            .values(status=status, ended_at=NOW),
         )
         if ended and manifest is not None:
-            generation = sa.select(BATCHES.c.generation).where(BATCHES.c.id == batch_id).scalar_subquery()
             row = {"batch_id": batch_id, "generation": generation, "key": manifest[0], "digest": manifest[1]}
             self._sql.execute(MANIFESTS.insert().values(row))
         if ended:
@@ -203,13 +274,16 @@ class Batches:
         row = self._sql.execute(_select_batches().where(condition)).one_or_none()
         return _batch_record(row) if row else None
 
-    def _change(self, statement: sa.Update) -> int:
-        return self._sql.execute(statement).rowcount
+    def _change(self, batch_id: str, statement: sa.Update) -> int:
+        if changed := self._sql.execute(statement).rowcount:
+            self._noted.status(batch_id)
+        return changed
 
 
 def _select_batches() -> sa.Select:
     manifest = sa.and_(MANIFESTS.c.batch_id == BATCHES.c.id, MANIFESTS.c.generation == BATCHES.c.generation)
-    return sa.select(BATCHES, MANIFESTS.c.key, MANIFESTS.c.digest).outerjoin(MANIFESTS, manifest)
+    columns = (BATCHES, MANIFESTS.c.key, MANIFESTS.c.digest)
+    return sa.select(*columns).outerjoin(MANIFESTS, manifest).where(BATCHES.c.deleted_at.is_(None))
 
 
 def _batch_record(row: sa.Row) -> BatchRecord:
@@ -228,5 +302,8 @@ def _batch_record(row: sa.Row) -> BatchRecord:
         cancelling_at=row.cancelling_at,
         settled_at=row.settled_at,
         ended_at=row.ended_at,
+        window_s=row.window_s,
+        expires_at=row.expires_at,
+        expired_at=row.expired_at,
         manifest=(row.key, row.digest) if row.key else None,
     )

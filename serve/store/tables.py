@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-STORE_VERSION = 5
+STORE_VERSION = 6
 _BUSY_S = 30
 _CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
 NOW = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
@@ -37,6 +37,11 @@ BATCHES = sa.Table(
     sa.Column("cancelling_at", sa.Float),
     sa.Column("settled_at", sa.Float),  # every unit terminal
     sa.Column("ended_at", sa.Float),
+    sa.Column("window_s", sa.Float),  # the time that it was given; without one it does not expire
+    sa.Column("expires_at", sa.Float),
+    sa.Column("expired_at", sa.Float),
+    sa.Column("deleted_at", sa.Float),  # from then on nobody sees it; its bytes go later
+    sa.Column("num_events", sa.Integer, nullable=False, default=0, server_default="0"),
 )
 ITEMS = sa.Table(
     "items",
@@ -105,6 +110,16 @@ MANIFESTS = sa.Table(
     sa.Column("generation", sa.Integer, primary_key=True),
     sa.Column("key", sa.Text, nullable=False),
     sa.Column("digest", sa.Text, nullable=False),
+)
+
+EVENTS = sa.Table(
+    "events",
+    METADATA,
+    sa.Column("batch_id", sa.Text, sa.ForeignKey("batches.id"), primary_key=True),
+    sa.Column("n", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+    sa.Column("at", sa.Float, nullable=False, default=NOW),
 )
 
 

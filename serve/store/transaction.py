@@ -17,6 +17,8 @@ from sqlalchemy.exc import DBAPIError
 
 from dail.serve.store.batches import Batches
 from dail.serve.store.checkpoints import Checkpoints
+from dail.serve.store.events import Events
+from dail.serve.store.noted import Noted
 from dail.serve.store.shards import Shards
 from dail.serve.store.tables import METADATA, STORE_VERSION, make_engine
 from dail.serve.store.units import Units
@@ -41,7 +43,9 @@ class Store:
     def write(self) -> Iterator[Transaction]:
         """One BEGIN IMMEDIATE … COMMIT, on disk when it returns. Raises StorageError if the disk refuses."""
         with self._writing, _refusals(self.path), self._engine.begin() as connection:
-            yield Transaction(connection)
+            tx = Transaction(connection)
+            yield tx
+            tx.events.write()
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -72,11 +76,16 @@ class Transaction:
         self._sql = connection
         self.checkpoints = Checkpoints(connection)
         self.shards = Shards(connection)
-        self.units = Units(connection, self.checkpoints, self.shards)
-        self.batches = Batches(connection, self.checkpoints)
+        noted = Noted()
+        self.units = Units(connection, self.checkpoints, self.shards, noted)
+        self.batches = Batches(connection, self.checkpoints, noted)
+        self.events = Events(connection, noted)
 
     def prepare(self, path: Path) -> None:
         version = self._sql.exec_driver_sql("PRAGMA user_version").scalar_one()
+        if version == 5:
+            self._migrate()
+            version = STORE_VERSION
         if version not in (0, STORE_VERSION):  # 0: a new file
             way_out = "upgrade dail" if version > STORE_VERSION else "serve it with the release of dail that wrote it"
             raise StorageError(
@@ -85,6 +94,15 @@ class Transaction:
             )
         METADATA.create_all(self._sql)
         self.stamp()
+
+    def _migrate(self) -> None:
+        """Version 5 to 6: columns that the tables have and the file lacks; new tables are made by `prepare`."""
+        for table in METADATA.sorted_tables:
+            there = {row[1] for row in self._sql.exec_driver_sql(f"PRAGMA table_info({table.name})")}
+            for column in table.columns if there else ():
+                if column.name not in there:
+                    definition = sa.schema.CreateColumn(column).compile(self._sql.engine)
+                    self._sql.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
 
     def stamp(self) -> None:
         """Writes the store's version into its header: also the cheapest real write, for a health check."""

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dail.serve.store.checkpoints import Checkpoints
+from dail.serve.store.noted import Noted
 from dail.serve.store.shards import SHARD_COLUMNS, Shards
 from dail.serve.store.tables import BATCHES, ITEMS, NOW, OPEN, SHARDS, UNITS
 from dail.synth.schema.items import ExpertSolution
@@ -20,6 +21,10 @@ from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Failure, ShardRef, Unit, UnitState
 
+ITEM_STATES = ("queued", "running", "completed", "failed", "cancelled", "expired")
+UNIT_STATES = ("waiting", "queued", "leased", "committed", "skipped", "failed", "cancelled", "expired")
+ENDED_WITHOUT_TRACE = ("failed", "cancelled", "expired")
+_MANY = 500  # names in one statement; SQLite has a limit
 _NOTHING_WRITTEN = {"tokens": 0, "attributed_tokens": 0, "student_tokens": 0}
 
 
@@ -44,8 +49,8 @@ class UnitRecord:
 class Units:
     """Part of a transaction. Methods that change a state return how many rows they moved."""
 
-    def __init__(self, connection: sa.Connection, checkpoints: Checkpoints, shards: Shards) -> None:
-        self._sql, self._checkpoints, self._shards = connection, checkpoints, shards
+    def __init__(self, connection: sa.Connection, checkpoints: Checkpoints, shards: Shards, noted: Noted) -> None:
+        self._sql, self._checkpoints, self._shards, self._noted = connection, checkpoints, shards, noted
 
     def claim(self, model_key: str, worker: str, count: int, lease_s: float) -> list[Unit]:
         """Leases up to `count` units to the worker: those whose lease ran out first, then queued ones, oldest first.
@@ -79,6 +84,8 @@ class Units:
             .where(BATCHES.c.id.in_({unit.batch_id for unit in leased}), BATCHES.c.in_progress_at.is_(None))
             .values(in_progress_at=NOW)
         )
+        for unit in leased:
+            self._noted.units(unit.batch_id, unit.item_id)
         return leased
 
     def _leased(self, numbers: Sequence[int]) -> list[Unit]:
@@ -187,6 +194,8 @@ class Units:
         return list(self._sql.scalars(query.distinct()))
 
     def _move(self, unit: UnitRecord, state: UnitState, **values: Any) -> int:
+        if state != "leased":
+            self._noted.units(unit.batch_id, unit.item_id)
         return self._change(
             UNITS.update()
             .where(UNITS.c.n == unit.n, UNITS.c.state == "leased", UNITS.c.epoch == unit.epoch)
@@ -195,16 +204,47 @@ class Units:
 
     def cancel(self, batch_id: str) -> int:
         """Units nobody works on: not leased, or with a lease that ran out."""
-        idle = sa.or_(UNITS.c.state != "leased", UNITS.c.lease_until < NOW)
-        return self._change(
+        return self._end_open(batch_id, "cancelled", sa.or_(UNITS.c.state != "leased", UNITS.c.lease_until < NOW))
+
+    def end_all(self, batch_id: str, state: UnitState) -> int:
+        """Every open unit, also those that somebody holds: the fence refuses what he brings."""
+        return self._end_open(batch_id, state, sa.true())
+
+    def _end_open(self, batch_id: str, state: UnitState, condition: Any) -> int:
+        return self._change_many(
+            batch_id,
             UNITS.update()
-            .where(UNITS.c.batch_id == batch_id, UNITS.c.state.in_(OPEN), idle)
-            .values(state="cancelled", owner=None, lease_until=None)
+            .where(UNITS.c.batch_id == batch_id, UNITS.c.state.in_(OPEN), condition)
+            .values(state=state, owner=None, lease_until=None),
         )
+
+    def retriable(self, batch_id: str) -> list[str]:
+        """Items with a sample that has neither a trace nor become needless, in the order they were posted."""
+        query = (
+            sa.select(UNITS.c.item_id)
+            .where(UNITS.c.batch_id == batch_id, UNITS.c.state.in_(ENDED_WITHOUT_TRACE))
+            .group_by(UNITS.c.item_id)
+            .order_by(sa.func.min(UNITS.c.n))
+        )
+        return list(self._sql.scalars(query))
+
+    def retry(self, batch_id: str, items: Sequence[str], state: UnitState) -> int:
+        """The samples of these items that ended without a trace, as if never tried, but for the epoch."""
+        moved = 0
+        for start in range(0, len(items), _MANY):
+            chosen = UNITS.c.item_id.in_(items[start : start + _MANY])
+            moved += self._change_many(
+                batch_id,
+                UNITS.update()
+                .where(UNITS.c.batch_id == batch_id, UNITS.c.state.in_(ENDED_WITHOUT_TRACE), chosen)
+                .values(state=state, owner=None, lease_until=None, leases=0, failures=0, **_NOTHING_WRITTEN),
+            )
+        return moved
 
     def fail_lost(self, batch_id: str, max_leases: int, error: Failure) -> int:
         """Units whose lease ran out and that were leased `max_leases` times already."""
-        return self._change(
+        return self._change_many(
+            batch_id,
             UNITS.update()
             .where(
                 UNITS.c.batch_id == batch_id,
@@ -219,7 +259,7 @@ class Units:
                 error_code=error.code,
                 error_detail=error.detail,
                 error_retryable=error.retryable,
-            )
+            ),
         )
 
     def extend_leases(self, lease_s: float) -> int:
@@ -241,6 +281,11 @@ class Units:
             .limit(limit)
         )
         return [(_unit_record(row), _shard_of(row)) for row in self._sql.execute(query)]
+
+    def _change_many(self, batch_id: str, statement: sa.Update) -> int:
+        if moved := self._change(statement):
+            self._noted.units(batch_id)
+        return moved
 
     def _change(self, statement: sa.Update) -> int:
         return self._sql.execute(statement).rowcount

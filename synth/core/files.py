@@ -92,6 +92,14 @@ class Objects:
             )
         return data
 
+    def drop(self, key: str) -> None:
+        """Deletes an object that nothing names any more; it may be gone already."""
+        path = self.path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot delete {path}: {error.strerror}; check the folder") from error
+
 
 def _link(staged: Path, path: Path, data: bytes) -> None:
     try:
