@@ -14,8 +14,8 @@ def advance(tx: Transaction, batch: BatchRecord, item_id: str) -> None:
         return
     units = tx.units.of_items(batch.id, [item_id])
     step = next_step([_standing(unit) for unit in units])
-    tx.units.advance([units[place].n for place in step.next], "queued")
-    tx.units.advance([units[place].n for place in step.needless], "skipped")
+    tx.units.advance([units[place] for place in step.next], "queued")
+    tx.units.advance([units[place] for place in step.needless], "skipped")
 
 
 def is_needless(tx: Transaction, batch: BatchRecord, unit: UnitRecord) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dail.serve.store.checkpoints import Checkpoints
+from dail.serve.store.counts import ITEM_STATES, UNIT_STATES, Counts, by_state
 from dail.serve.store.noted import Noted
 from dail.serve.store.tables import BATCHES, EVENTS, ITEMS, MANIFESTS, NOW, OPEN, SHARDS, UNITS
 from dail.serve.store.units import item_states
@@ -61,7 +62,7 @@ class BatchRecord:
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts of one batch at one moment. `items` and `units` are by state, states without any left out."""
+    """Counts of one batch at one moment. `items` and `units` are by state, with their total."""
 
     items: Mapping[str, int]
     units: Mapping[str, int]
@@ -74,8 +75,10 @@ class Tally:
 class Batches:
     """Part of a transaction."""
 
-    def __init__(self, connection: sa.Connection, checkpoints: Checkpoints, noted: Noted) -> None:
-        self._sql, self._checkpoints, self._noted = connection, checkpoints, noted
+    def __init__(
+        self, connection: sa.Connection, checkpoints: Checkpoints, noted: Noted, counts: Counts
+    ) -> None:
+        self._sql, self._checkpoints, self._noted, self._counts = connection, checkpoints, noted, counts
 
     def add(self, new: NewBatch) -> None:
         self._sql.execute(
@@ -105,6 +108,7 @@ class Batches:
         ]
         self._sql.execute(UNITS.insert(), units)
         self._noted.status(new.id)
+        self._noted.many(new.id)
 
     def get(self, batch_id: str) -> BatchRecord | None:
         return self._one_batch(BATCHES.c.id == batch_id)
@@ -231,24 +235,19 @@ class Batches:
         return ended
 
     def tally(self, batch_id: str) -> Tally:
-        states = item_states(batch_id)
-        by_item = self._sql.execute(sa.select(states.c.status, sa.func.count()).group_by(states.c.status))
-        sums = [sa.func.sum(column) for column in (UNITS.c.tokens, UNITS.c.attributed_tokens, UNITS.c.student_tokens)]
-        by_unit = self._sql.execute(
-            sa.select(UNITS.c.state, sa.func.count(), *sums).where(UNITS.c.batch_id == batch_id).group_by(UNITS.c.state)
-        ).all()
+        counts = self._counts.get(batch_id)
         return Tally(
-            items=dict(by_item.tuples().all()),
-            units={state: count for state, count, *_ in by_unit},
-            tokens=sum(tokens for _, _, tokens, _, _ in by_unit),
-            attributed_tokens=sum(tokens for _, _, _, tokens, _ in by_unit),
-            student_tokens=sum(tokens for _, _, _, _, tokens in by_unit),
+            items=by_state(counts, "items", ITEM_STATES),
+            units=by_state(counts, "units", UNIT_STATES),
+            tokens=counts["tokens"],
+            attributed_tokens=counts["attributed_tokens"],
+            student_tokens=counts["student_tokens"],
             now=self._sql.scalar(sa.select(NOW)) or 0.0,
         )
 
     def items(self, batch_id: str, status: str | None, after: str | None, limit: int) -> list[tuple[str, str]]:
         """(item id, state) in the order they were posted."""
-        states = item_states(batch_id)
+        states = item_states(UNITS.c.batch_id == batch_id)
         query = (
             sa.select(ITEMS.c.item_id, states.c.status)
             .join(states, states.c.item_id == ITEMS.c.item_id)
@@ -263,7 +262,7 @@ class Batches:
         return [(row.item_id, row.status) for row in self._sql.execute(query)]
 
     def item_status(self, batch_id: str, item_id: str) -> str | None:
-        states = item_states(batch_id)
+        states = item_states(UNITS.c.batch_id == batch_id)
         return self._sql.scalar(sa.select(states.c.status).where(states.c.item_id == item_id))
 
     def _position(self, batch_id: str, item_id: str) -> Any:

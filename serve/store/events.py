@@ -8,8 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from dail.serve.store.noted import Noted
+from dail.serve.store.counts import ITEM_STATES, UNIT_STATES, Counts, Flat, by_state
 from dail.serve.store.tables import BATCHES, EVENTS, UNITS
-from dail.serve.store.units import ITEM_STATES, UNIT_STATES, item_states
+from dail.serve.store.units import item_states
 
 KEPT = 10_000  # newest events of a batch; each holds all counts, so that older ones are history only
 _TRIM_EVERY = 1_000
@@ -25,8 +26,8 @@ class EventRecord:
 class Events:
     """Part of a transaction, which writes one event for every batch that it changed."""
 
-    def __init__(self, connection: sa.Connection, noted: Noted) -> None:
-        self._sql, self._noted = connection, noted
+    def __init__(self, connection: sa.Connection, noted: Noted, counts: Counts) -> None:
+        self._sql, self._noted, self._counts = connection, noted, counts
 
     def write(self) -> None:
         for batch_id, changed in self._noted.batches.items():
@@ -41,7 +42,7 @@ class Events:
             .values(num_events=BATCHES.c.num_events + 1)
             .returning(BATCHES.c.num_events, BATCHES.c.status, BATCHES.c.generation)
         ).one()
-        data = {"status": row.status, "generation": row.generation, **self._counts(batch_id)}
+        data = {"status": row.status, "generation": row.generation, **_shown(self._counts.keep(batch_id))}
         if items:
             data["items"] = self._items(batch_id, items)
         kind = row.status if is_status else "progress"
@@ -67,23 +68,16 @@ class Events:
         row = self._sql.execute(query).one_or_none()
         return EventRecord(row.n, row.kind, row.data) if row else None
 
-    def _counts(self, batch_id: str) -> dict[str, Any]:
-        states = item_states(batch_id)
-        by_item: dict[str, int] = dict(
-            self._sql.execute(sa.select(states.c.status, sa.func.count()).group_by(states.c.status)).tuples().all()
-        )
-        of_unit = (UNITS.c.state, sa.func.count(), sa.func.sum(UNITS.c.tokens))
-        rows = self._sql.execute(
-            sa.select(*of_unit).where(UNITS.c.batch_id == batch_id).group_by(UNITS.c.state)
-        ).tuples().all()  # fmt: skip
-        by_unit = {state: count for state, count, _ in rows}
-        return {
-            "request_counts": {"total": sum(by_item.values()), **{name: by_item.get(name, 0) for name in ITEM_STATES}},
-            "units": {"total": sum(by_unit.values()), **{name: by_unit.get(name, 0) for name in UNIT_STATES}},
-            "tokens": sum(tokens for *_, tokens in rows),
-        }
-
     def _items(self, batch_id: str, items: list[str]) -> list[dict[str, str]]:
-        states = item_states(batch_id)
-        query = sa.select(states.c.item_id, states.c.status).where(states.c.item_id.in_(items))
+        states = item_states(UNITS.c.batch_id == batch_id, UNITS.c.item_id.in_(items))
+        query = sa.select(states.c.item_id, states.c.status)
         return [{"id": row.item_id, "status": row.status} for row in self._sql.execute(query)]
+
+
+def _shown(counts: Flat) -> dict[str, Any]:
+    """The counts as an event has them; of tokens, those of units that nobody holds."""
+    return {
+        "request_counts": by_state(counts, "items", ITEM_STATES),
+        "units": by_state(counts, "units", UNIT_STATES),
+        "tokens": counts["tokens"],
+    }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from dail.serve.store.counts import Counts
 
 
 @dataclass
@@ -12,13 +15,20 @@ class Changed:
 
 
 class Noted:
-    def __init__(self) -> None:
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
         self.batches: dict[str, Changed] = {}
 
     def status(self, batch_id: str) -> None:
         """The batch itself has another state."""
         self.batches.setdefault(batch_id, Changed()).is_status = True
 
-    def units(self, batch_id: str, *items: str) -> None:
-        """Units of it moved; `items` are theirs, none where many moved at once."""
+    def units(self, batch_id: str, items: Iterable[str]) -> None:
+        """Units of these items are about to move."""
         self.batches.setdefault(batch_id, Changed()).items.update(items)
+        self._counts.look(batch_id, items)
+
+    def many(self, batch_id: str) -> None:
+        """Many of its units moved at once."""
+        self.batches.setdefault(batch_id, Changed())
+        self._counts.recount(batch_id)

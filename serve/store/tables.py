@@ -42,6 +42,7 @@ BATCHES = sa.Table(
     sa.Column("expired_at", sa.Float),
     sa.Column("deleted_at", sa.Float),  # from then on nobody sees it; its bytes go later
     sa.Column("num_events", sa.Integer, nullable=False, default=0, server_default="0"),
+    sa.Column("counts", sa.JSON(none_as_null=True)),  # of its items and units by state, and their tokens
 )
 ITEMS = sa.Table(
     "items",
@@ -78,6 +79,7 @@ UNITS = sa.Table(
     sa.Index("units_of_item", "batch_id", "item_id", "state"),
     sa.Index("units_of_batch", "batch_id", "state"),
     sa.Index("units_by_state", "state", "n"),
+    sa.Index("units_by_lease", "lease_until"),
     sa.Index("units_by_id", "unit_id"),
 )
 PREFIXES = sa.Table(  # checkpoints of traces that have not ended, in pieces

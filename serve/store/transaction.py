@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from dail.serve.store.batches import Batches
 from dail.serve.store.checkpoints import Checkpoints
+from dail.serve.store.counts import Counts
 from dail.serve.store.events import Events
 from dail.serve.store.noted import Noted
 from dail.serve.store.shards import Shards
@@ -76,10 +77,11 @@ class Transaction:
         self._sql = connection
         self.checkpoints = Checkpoints(connection)
         self.shards = Shards(connection)
-        noted = Noted()
+        counts = self.counts = Counts(connection)
+        noted = Noted(counts)
         self.units = Units(connection, self.checkpoints, self.shards, noted)
-        self.batches = Batches(connection, self.checkpoints, noted)
-        self.events = Events(connection, noted)
+        self.batches = Batches(connection, self.checkpoints, noted, counts)
+        self.events = Events(connection, noted, counts)
 
     def prepare(self, path: Path) -> None:
         version = self._sql.exec_driver_sql("PRAGMA user_version").scalar_one()

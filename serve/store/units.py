@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dail.serve.store.checkpoints import Checkpoints
+from dail.serve.store.counts import item_state
 from dail.serve.store.noted import Noted
 from dail.serve.store.shards import SHARD_COLUMNS, Shards
 from dail.serve.store.tables import BATCHES, ITEMS, NOW, OPEN, SHARDS, UNITS
@@ -21,8 +22,6 @@ from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Failure, ShardRef, Unit, UnitState
 
-ITEM_STATES = ("queued", "running", "completed", "failed", "cancelled", "expired")
-UNIT_STATES = ("waiting", "queued", "leased", "committed", "skipped", "failed", "cancelled", "expired")
 ENDED_WITHOUT_TRACE = ("failed", "cancelled", "expired")
 _MANY = 500  # names in one statement; SQLite has a limit
 _NOTHING_WRITTEN = {"tokens": 0, "attributed_tokens": 0, "student_tokens": 0}
@@ -59,16 +58,19 @@ class Units:
         (unit, epoch) names one row.
         """
         lapsed = sa.and_(UNITS.c.state == "leased", UNITS.c.lease_until < NOW)
-        chosen: dict[str, int] = {}
+        chosen: dict[str, sa.Row] = {}
         for free in (lapsed, UNITS.c.state == "queued"):
             for row in self._sql.execute(_claimable(model_key).where(free).limit(count)).all():
                 if len(chosen) < count:
-                    chosen.setdefault(row.unit_id, row.n)
+                    chosen.setdefault(row.unit_id, row)
+        for row in chosen.values():
+            self._noted.units(row.batch_id, [row.item_id])
+        numbers = [row.n for row in chosen.values()]
         twin = UNITS.alias()
         last_epoch = sa.select(sa.func.max(twin.c.epoch)).where(twin.c.unit_id == UNITS.c.unit_id).scalar_subquery()
         self._change(
             UNITS.update()
-            .where(UNITS.c.n.in_(chosen.values()), sa.or_(UNITS.c.state == "queued", lapsed))
+            .where(UNITS.c.n.in_(numbers), sa.or_(UNITS.c.state == "queued", lapsed))
             .values(
                 state="leased",
                 owner=worker,
@@ -78,14 +80,12 @@ class Units:
                 **_NOTHING_WRITTEN,
             )
         )
-        leased = self._leased(list(chosen.values()))
+        leased = self._leased(numbers)
         self._change(
             BATCHES.update()
             .where(BATCHES.c.id.in_({unit.batch_id for unit in leased}), BATCHES.c.in_progress_at.is_(None))
             .values(in_progress_at=NOW)
         )
-        for unit in leased:
-            self._noted.units(unit.batch_id, unit.item_id)
         return leased
 
     def _leased(self, numbers: Sequence[int]) -> list[Unit]:
@@ -183,9 +183,11 @@ class Units:
         )
         return self._sql.execute(query.limit(1)).first() is not None
 
-    def advance(self, numbers: Sequence[int], state: UnitState) -> int:
+    def advance(self, units: Sequence[UnitRecord], state: UnitState) -> int:
         """Units that nobody holds, to queued or skipped."""
-        idle = UNITS.c.state.in_(("waiting", "queued"))
+        for unit in units:
+            self._noted.units(unit.batch_id, [unit.item_id])
+        numbers, idle = [unit.n for unit in units], UNITS.c.state.in_(("waiting", "queued"))
         return self._change(UNITS.update().where(UNITS.c.n.in_(numbers), idle).values(state=state))
 
     def waiting_items(self, batch_id: str) -> list[str]:
@@ -195,7 +197,7 @@ class Units:
 
     def _move(self, unit: UnitRecord, state: UnitState, **values: Any) -> int:
         if state != "leased":
-            self._noted.units(unit.batch_id, unit.item_id)
+            self._noted.units(unit.batch_id, [unit.item_id])
         return self._change(
             UNITS.update()
             .where(UNITS.c.n == unit.n, UNITS.c.state == "leased", UNITS.c.epoch == unit.epoch)
@@ -284,7 +286,7 @@ class Units:
 
     def _change_many(self, batch_id: str, statement: sa.Update) -> int:
         if moved := self._change(statement):
-            self._noted.units(batch_id)
+            self._noted.many(batch_id)
         return moved
 
     def _change(self, statement: sa.Update) -> int:
@@ -300,29 +302,16 @@ def _claimable(model_key: str) -> sa.Select:
         twin.c.lease_until >= NOW,
     )
     return (
-        sa.select(UNITS.c.n, UNITS.c.unit_id)
+        sa.select(UNITS.c.n, UNITS.c.unit_id, UNITS.c.batch_id, UNITS.c.item_id)
         .join(BATCHES, BATCHES.c.id == UNITS.c.batch_id)
         .where(BATCHES.c.status == "in_progress", BATCHES.c.model_key == model_key, ~is_leased_elsewhere)
         .order_by(UNITS.c.n)
     )
 
 
-def item_states(batch_id: str) -> sa.Subquery:
-    """An item's state follows from its units' states; it is stored nowhere, so it cannot disagree with them."""
-
-    def num(state: UnitState) -> sa.ColumnElement[int]:
-        return sa.func.sum(sa.case((UNITS.c.state == state, 1), else_=0))
-
-    status = sa.case(
-        (num("leased") > 0, "running"),
-        (num("queued") + num("waiting") == sa.func.count(), "queued"),
-        (num("queued") + num("waiting") > 0, "running"),
-        (num("failed") > 0, "failed"),
-        (num("expired") > 0, "expired"),
-        (num("cancelled") > 0, "cancelled"),
-        else_="completed",
-    )
-    query = sa.select(UNITS.c.item_id, status.label("status")).where(UNITS.c.batch_id == batch_id)
+def item_states(*condition: Any) -> sa.Subquery:
+    """Of the items whose units these are: id and state."""
+    query = sa.select(UNITS.c.item_id, item_state().label("status")).where(*condition)
     return query.group_by(UNITS.c.item_id).subquery()
 
 

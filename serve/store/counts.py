@@ -1,0 +1,118 @@
+"""Counts: how a batch's items and units stand, kept in its row, so that asking costs the same in a batch of any size.
+
+Before an item's units move, its share of the counts is looked at; before the commit it is looked at again, and the
+difference is added. A change of many units at once counts the batch anew.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from dail.serve.store.tables import BATCHES, UNITS
+
+ITEM_STATES = ("queued", "running", "completed", "failed", "cancelled", "expired")
+UNIT_STATES = ("waiting", "queued", "leased", "committed", "skipped", "failed", "cancelled", "expired")
+_TOKENS = ("tokens", "attributed_tokens", "student_tokens")
+_MANY = 500  # names in one statement; SQLite has a limit
+
+# flat, so that two of them can be added: "items completed", "units committed", "tokens", …
+Flat = Counter[str]
+
+
+class Counts:
+    """Part of a transaction."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._sql = connection
+        self._before: dict[str, dict[str, Flat]] = {}  # by batch and item
+        self._recount: set[str] = set()
+
+    def look(self, batch_id: str, items: Iterable[str]) -> None:
+        """To be called before units of these items move; a second call in a transaction changes nothing."""
+        seen = self._before.setdefault(batch_id, {})
+        if new := [item for item in dict.fromkeys(items) if item not in seen]:
+            seen.update({item: self._of_items(batch_id, [item]) for item in new})
+
+    def recount(self, batch_id: str) -> None:
+        """Many units of it moved, or will."""
+        self._recount.add(batch_id)
+
+    def keep(self, batch_id: str) -> Flat:
+        """Stores, and gives, the counts as they are now."""
+        kept = self._kept(batch_id)
+        before = self._before.pop(batch_id, {})
+        if kept is None or batch_id in self._recount:
+            kept = self.count(batch_id)
+            self._recount.discard(batch_id)
+        else:
+            for flat in before.values():
+                kept.subtract(flat)
+            kept.update(self._of_items(batch_id, list(before)))
+        self._sql.execute(BATCHES.update().where(BATCHES.c.id == batch_id).values(counts=dict(+kept)))
+        return kept
+
+    def get(self, batch_id: str) -> Flat:
+        """With the tokens of running units, which no event tells of."""
+        kept = self._kept(batch_id)
+        assert kept is not None, f"{batch_id} was stored with its counts"
+        sums = [sa.func.coalesce(sa.func.sum(UNITS.c[name]), 0).label(name) for name in _TOKENS]
+        running = sa.select(*sums).where(UNITS.c.batch_id == batch_id, UNITS.c.state == "leased")
+        kept.update(dict(self._sql.execute(running).one()._mapping))
+        return kept
+
+    def count(self, batch_id: str) -> Flat:
+        """Counts the whole batch, in the time that takes."""
+        return self._flat(UNITS.c.batch_id == batch_id)
+
+    def fill(self) -> None:
+        """For batches of a store that kept no counts."""
+        for batch_id in self._sql.scalars(sa.select(BATCHES.c.id).where(BATCHES.c.counts.is_(None))).all():
+            self.keep(batch_id)
+
+    def _kept(self, batch_id: str) -> Flat | None:
+        kept: dict[str, Any] | None = self._sql.scalar(sa.select(BATCHES.c.counts).where(BATCHES.c.id == batch_id))
+        return None if kept is None else Counter(kept)
+
+    def _of_items(self, batch_id: str, items: Sequence[str]) -> Flat:
+        total: Flat = Counter()
+        for start in range(0, len(items), _MANY):
+            chosen = UNITS.c.item_id.in_(items[start : start + _MANY])
+            total.update(self._flat(sa.and_(UNITS.c.batch_id == batch_id, chosen)))
+        return total
+
+    def _flat(self, condition: Any) -> Flat:
+        states = sa.select(item_state().label("status")).where(condition).group_by(UNITS.c.item_id).subquery()
+        by_item = sa.select(states.c.status, sa.func.count()).group_by(states.c.status)
+        sums = [sa.func.sum(sa.case((UNITS.c.state == "leased", 0), else_=UNITS.c[name])) for name in _TOKENS]
+        by_unit = sa.select(UNITS.c.state, sa.func.count(), *sums).where(condition).group_by(UNITS.c.state)
+        flat: Flat = Counter({f"items {status}": count for status, count in self._sql.execute(by_item)})
+        for state, count, *tokens in self._sql.execute(by_unit):
+            flat.update({f"units {state}": count, **dict(zip(_TOKENS, tokens, strict=True))})
+        return flat
+
+
+def by_state(counts: Flat, what: str, states: Sequence[str]) -> dict[str, int]:
+    """The total and the number in each state, of `items` or `units`."""
+    each = {state: counts[f"{what} {state}"] for state in states}
+    return {"total": sum(each.values()), **each}
+
+
+def item_state() -> sa.ColumnElement[str]:
+    """An item's state, over a group of its units: it follows from theirs, so it cannot disagree with them."""
+
+    def num(state: str) -> sa.ColumnElement[int]:
+        return sa.func.sum(sa.case((UNITS.c.state == state, 1), else_=0))
+
+    return sa.case(
+        (num("leased") > 0, "running"),
+        (num("queued") + num("waiting") == sa.func.count(), "queued"),
+        (num("queued") + num("waiting") > 0, "running"),
+        (num("failed") > 0, "failed"),
+        (num("expired") > 0, "expired"),
+        (num("cancelled") > 0, "cancelled"),
+        else_="completed",
+    )
