@@ -1,13 +1,15 @@
-"""The verbs that start the API and talk to it: serve, submit, watch, results."""
+"""The verbs that start the API and talk to it: serve, submit, watch, list, cancel, retry, delete, results."""
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,7 +39,9 @@ _POLL_S = 1.0
 _STARTING_S = 15  # a server that was started together with `dail submit` listens by then
 _GIVE_UP_S = 1800  # a server that is away longer has not just been restarted
 _ENDED = ("completed", "failed", "expired", "cancelled")
-_SHOWN_FAILURES = 20
+_SHOWN_CODES = 20
+_NOBODY_S = 5  # a worker that is there has leased by then
+_NEWEST = 2**53  # as Last-Event-ID: what comes from now on
 
 _api = click.option("--api", default=DEFAULT_API, envvar="DAIL_API", show_envvar=True, show_default=True,
                     help="URL of the API.")  # fmt: skip
@@ -173,13 +177,68 @@ def watch(batch: str, api: str, as_json: bool) -> int:
         return follow(client, batch, as_json)
 
 
+@click.command("list")
+@click.option("--status", help="Only batches in this state, such as in_progress or completed.")
+@_api
+@_json
+def list_batches(status: str | None, api: str, as_json: bool) -> int:
+    """All batches of an API, newest first."""
+    with _client(api) as client:
+        for batch in client.pages("/v1/batches", **({"status": status} if status else {})):
+            emit(batch) if as_json else click.echo(_line(batch))
+    return EXIT_OK
+
+
 @click.command()
 @click.argument("batch")
 @_api
+@_json
+def cancel(batch: str, api: str, as_json: bool) -> int:
+    """Stop a batch; what is committed is kept, and `dail retry` takes the rest up again."""
+    with _client(api) as client:
+        _print_batch(client.post(f"/v1/batches/{batch}/cancel"), as_json)
+    return EXIT_OK
+
+
+@click.command()
+@click.argument("batch")
+@click.argument("items", nargs=-1)
+@_api
+@click.option("--watch", "is_watched", is_flag=True, help="Follow the batch until it ends.")
+@_json
+def retry(batch: str, items: tuple[str, ...], api: str, is_watched: bool, as_json: bool) -> int:
+    """New attempts for what ended without a trace, in the same batch: all of it, or the ITEMS that are named."""
+    with _client(api) as client:
+        found = client.post(f"/v1/batches/{batch}/retry", {"items": list(items) or "failed"})
+        if is_watched:
+            return follow(client, batch, as_json)
+    _print_batch(found, as_json)
+    return EXIT_OK
+
+
+@click.command()
+@click.argument("batch")
+@_api
+@_json
+def delete(batch: str, api: str, as_json: bool) -> int:
+    """Delete an ended batch; its files go after 30 days."""
+    with _client(api) as client:
+        client.delete(f"/v1/batches/{batch}")
+    emit({"id": batch, "deleted": True}) if as_json else click.echo(f"{batch} deleted")
+    return EXIT_OK
+
+
+@click.command()
+@click.argument("batch")
+@_api
+@click.option("--shards", "with_shards", is_flag=True, help="List every shard.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write traces and failures as JSONL.")
 @_json
-def results(batch: str, api: str, out: Path | None, as_json: bool) -> int:
-    """Shards, manifest and failures of a batch. The exit code is as for watch; 0 while it runs."""
+def results(batch: str, api: str, with_shards: bool, out: Path | None, as_json: bool) -> int:
+    """What came of a batch: counts, failures by code, where its files are, and what to do next.
+
+    The exit code is as for watch; 0 while it runs.
+    """
     with _client(api) as client:
         found = client.get(f"/v1/batches/{batch}")
         shards = client.get(f"/v1/batches/{batch}/shards")
@@ -189,7 +248,7 @@ def results(batch: str, api: str, out: Path | None, as_json: bool) -> int:
     if as_json:
         emit({"batch": found, "output_root": shards["output_root"], "shards": shards["data"], "failed_items": failed})
     else:
-        _print_results(found, shards, failed)
+        _print_results(found, shards, failed, with_shards)
     if out is not None:
         say(f"results written to {out}")
     return _exit_code(found) if found["status"] in _ENDED else EXIT_OK
@@ -233,23 +292,53 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def follow(client: Client, batch_id: str, as_json: bool = False, check: Callable[[], None] = lambda: None) -> int:
+def _nothing() -> None:
+    pass
+
+
+def follow(client: Client, batch_id: str, as_json: bool = False, check: Callable[[], None] = _nothing) -> int:
     """Shows a batch's progress until it ends; its exit code. `check` is called every second and may raise."""
     batch = client.get(f"/v1/batches/{batch_id}")
     with console_bar("units", batch["units"]["total"]) as bar:
-        last = None
+        last, began, is_told = None, time.monotonic(), False
+        changes = _changes(client, batch_id, check)
         while True:
             _show(bar, batch)
             if as_json and batch != last:
                 emit(batch)
             if batch["status"] in _ENDED:
                 break
+            if not is_told and batch["in_progress_at"] is None and time.monotonic() - began > _NOBODY_S:
+                is_told = True
+                say(
+                    f"no worker has taken a unit yet: start one with `dail worker --api {client.url} --model FOLDER`, "
+                    f"for the model {batch['model']['name']} at revision {batch['model']['revision'][:12]}"
+                )
             last = batch
-            time.sleep(_POLL_S)
-            check()
+            next(changes)
             batch = _patiently(lambda: client.get(f"/v1/batches/{batch_id}"), _GIVE_UP_S)
     say(_summary(batch))
     return _exit_code(batch)
+
+
+def _changes(client: Client, batch_id: str, check: Callable[[], None]) -> Iterator[None]:
+    """Comes back whenever the batch may look different: by its events, else every second. Never ends."""
+    began, has_events = time.monotonic(), True
+    while True:
+        time.sleep(_POLL_S)
+        check()
+        yield
+        # somebody who looks after other processes meanwhile is not to be kept waiting by a silent stream
+        if check is not _nothing or not has_events or time.monotonic() - began < 2 * _NOBODY_S:
+            continue
+        try:
+            looked = 0.0
+            for _, kind in client.events(f"/v1/batches/{batch_id}/events", _NEWEST):
+                if kind == "done" or time.monotonic() - looked > _POLL_S:
+                    looked = time.monotonic()
+                    yield
+        except ApiError as error:
+            has_events = error.status not in (404, 405)  # a server of an earlier release
 
 
 def _patiently(ask: Callable[[], Any], give_up_s: float) -> Any:
@@ -301,17 +390,46 @@ def _exit_code(batch: Any) -> int:
     return EXIT_SOME_FAILED if batch["request_counts"]["failed"] else EXIT_OK
 
 
-def _print_results(batch: Any, shards: Any, failed: list[Any]) -> None:
-    for shard in shards["data"]:
-        click.echo(f"{shards['output_root']}/{shard['key']}  {shard['rows']} rows  {shard['size_bytes']} bytes")
-    for item in failed[:_SHOWN_FAILURES]:
-        error = next(sample["error"] for sample in item["samples"] if sample["status"] == "failed")
-        say(f"item {item['id']} failed: {error['code']}: {error['detail']}")
-    if len(failed) > _SHOWN_FAILURES:
-        say(f"and {len(failed) - _SHOWN_FAILURES} more failed items; --json or --out lists them all")
-    say(_summary(batch))
+def _print_batch(batch: Any, as_json: bool) -> None:
+    emit(batch) if as_json else click.echo(_line(batch))
+
+
+def _line(batch: Any) -> str:
+    made = dt.datetime.fromtimestamp(batch["created_at"]).strftime("%Y-%m-%d %H:%M")
+    counts = ", ".join(f"{count} {state}" for state, count in batch["request_counts"].items() if count)
+    label = f"  {_plain(batch['run_label'])}" if batch["run_label"] else ""
+    return f"{batch['id']}  {made}  {batch['status']:<11}  {counts}{label}"
+
+
+def _plain(text: str) -> str:
+    """What somebody posted, without the characters that steer a terminal.
+
+    >>> _plain(chr(27) + "[31mred" + chr(10))
+    '[31mred'
+    """
+    return "".join(char for char in text if char.isprintable())
+
+
+def _print_results(batch: Any, shards: Any, failed: list[Any], with_shards: bool) -> None:
+    if with_shards:
+        for shard in shards["data"]:
+            click.echo(f"{shards['output_root']}/{shard['key']}  {shard['rows']} rows  {shard['size_bytes']} bytes")
+        return
+    click.echo(_summary(batch))
+    errors = [next(one["error"] for one in item["samples"] if one["status"] == "failed") | item for item in failed]
+    for code, count in Counter(error["code"] for error in errors).most_common(_SHOWN_CODES):
+        first = next(error for error in errors if error["code"] == code)
+        click.echo(f"  {count} failed with {code}, such as {_plain(first['id'])}: {_plain(first['detail'])}")
+    if shards["data"]:
+        click.echo(f"  {len(shards['data'])} shards in {shards['output_root']} (--shards lists them)")
+    if batch["status"] in _ENDED and failed:
+        click.echo(f"try the failed items again: dail retry {batch['id']}")
     if batch["manifest"]:
-        say(f"train on them: dail train --model FOLDER --out FOLDER --manifest {batch['manifest']['path']}")
+        click.echo(
+            f"train on the traces: dail train --model FOLDER --out FOLDER --manifest {batch['manifest']['path']}"
+        )
+    elif batch["status"] not in _ENDED:
+        click.echo(f"follow it to its end: dail watch {batch['id']}")
 
 
 def _save(client: Client, batch_id: str, out: Path) -> None:

@@ -62,6 +62,25 @@ class Client:
     def post(self, path: str, body: Any = None) -> Any:
         return self._json("POST", path, json=body)
 
+    def delete(self, path: str) -> None:
+        with self._refusals():
+            response = self._http.delete(path)
+        if not response.is_success:
+            raise _refusal(response)
+
+    def events(self, path: str, last: int) -> Iterator[tuple[int, str]]:
+        """(number, kind) of server-sent events after `last`; for a ping the last number and "ping"."""
+        with self._refusals(), self._http.stream("GET", path, headers={"Last-Event-ID": str(last)}) as response:
+            if not response.is_success:
+                response.read()
+                raise _refusal(response)
+            for line in response.iter_lines():
+                name, _, value = line.partition(":")
+                if name == "id":
+                    last = int(value)
+                elif name in ("event", ""):
+                    yield last, value.strip()
+
     def pages(self, path: str, **query: Any) -> Iterator[Any]:
         """All entries of a list, page by page."""
         page = self.get(path, limit=100, **query)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from typing import NamedTuple
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 from dail.serve import commands
 from dail.serve.app import create_app
 from dail.serve.cli import main
+from dail.synth.core.http import Client
 from tests.serve.conftest import DAIL, clean_environment, items, start_api
 from tests.serve.worker import FakeWorker
 
@@ -65,7 +67,8 @@ def test_submit_watch_and_results_follow_a_batch_to_its_end(dail, live, http, mo
     out = tmp_path / "results.jsonl"
     found = dail("results", batch, "--api", live.url, "--out", out)
     assert found.returncode == 0, found.stderr
-    assert len(found.stdout.splitlines()) == 4
+    assert last["manifest"]["path"] in found.stdout and "4 shards in " in found.stdout
+    assert len(dail("results", batch, "--api", live.url, "--shards").stdout.splitlines()) == 4
     assert [json.loads(line)["status"] for line in out.read_text().splitlines()] == ["succeeded"] * 4
 
 
@@ -89,7 +92,16 @@ def test_failed_items_are_named_and_the_exit_code_is_3(dail, live, http, model, 
     worker.commit(good)
     found = dail("results", batch, "--api", live.url)
     assert found.returncode == 3
-    assert f"item {bad.item_id} failed: context_length_exceeded" in found.stderr
+    assert f"1 failed with context_length_exceeded, such as {bad.item_id}: it broke" in found.stdout
+    assert f"dail retry {batch}" in found.stdout
+    assert dail("retry", batch, "nobody", "--api", live.url).returncode == 1
+    again = dail("retry", batch, bad.item_id, "--api", live.url, "--json")
+    assert (again.returncode, json.loads(again.stdout)["generation"]) == (0, 2)
+    assert worker.run() == 1
+    assert dail("results", batch, "--api", live.url).returncode == 0
+    assert dail("retry", batch, "--api", live.url).returncode == 1
+    assert dail("delete", batch, "--api", live.url).returncode == 0
+    assert dail("watch", batch, "--api", live.url).returncode == 1
 
 
 def test_samples_that_were_not_needed_are_told_of(dail, live, http, model, tmp_path):
@@ -115,8 +127,31 @@ def test_samples_that_were_not_needed_are_told_of(dail, live, http, model, tmp_p
 
 def test_a_cancelled_batch_ends_the_watch_with_5(dail, live, http, solutions, tmp_path):
     batch = dail("submit", solutions, "--api", live.url, "--run-label", tmp_path).stdout.strip()
-    http.post(f"/v1/batches/{batch}/cancel")
+    listed = dail("list", "--status", "in_progress", "--api", live.url)
+    assert f"{batch}  " in listed.stdout and "2 queued" in listed.stdout
+    assert dail("cancel", batch, "--api", live.url).returncode == 0
+    assert json.loads(dail("list", "--api", live.url, "--json").stdout.splitlines()[0])["status"] == "cancelled"
     assert dail("watch", batch, "--api", live.url).returncode == 5
+
+
+def test_a_watch_by_events_says_when_nobody_works(dail, live, http, model, solutions, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "_NOBODY_S", 0)
+    batch = dail("submit", solutions, "--api", live.url, "--run-label", tmp_path).stdout.strip()
+    streamed = []
+    events = Client.events
+    monkeypatch.setattr(Client, "events", lambda *of: streamed.append(of) or events(*of))
+
+    def work_once_it_listens():
+        while not streamed:
+            time.sleep(0.05)
+        FakeWorker(http, model).run()
+
+    working = threading.Thread(target=work_once_it_listens)
+    working.start()
+    watched = dail("watch", batch, "--api", live.url)
+    working.join()
+    assert watched.returncode == 0 and streamed
+    assert "no worker has taken a unit yet" in watched.stderr
 
 
 def test_no_server_is_said_with_the_command_that_starts_one(dail, solutions, monkeypatch):
