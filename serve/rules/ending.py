@@ -7,7 +7,9 @@ import logging
 
 from dail.serve.rules.enough import advance
 from dail.serve.rules.errors import existing
-from dail.serve.store.transaction import Store
+from dail.serve.store.batches import BatchRecord
+from dail.serve.store.transaction import Store, Transaction
+from dail.serve.store.units import UnitRecord
 from dail.synth.core.errors import StorageError
 from dail.synth.core.files import Objects
 from dail.synth.schema.card import write_card
@@ -32,20 +34,18 @@ class Ending:
     def sweep(self) -> None:
         """What no request triggers: leases nobody renews, manifests that could not be written, the data-set card."""
         with self._store.write() as tx:
-            open_batches = [existing(tx, batch_id) for batch_id in tx.batches.open_ids()]
-            for batch in open_batches:
+            due = [existing(tx, batch_id) for batch_id in tx.batches.due()]
+            for batch in due:
                 if batch.status == "cancelling":
                     tx.units.cancel(batch.id)
                     if tx.batches.is_drained(batch.id, DRAIN_S):
                         tx.units.end_all(batch.id, "cancelled")
                 elif tx.batches.start_expiry(batch.id):
                     tx.units.end_all(batch.id, "expired")
-                lost = Failure(code="lease_lost", detail=f"{MAX_LEASES} workers took this unit and fell silent")
-                if tx.units.fail_lost(batch.id, MAX_LEASES, lost) and batch.synthesis.enough != "all":
-                    for item_id in tx.units.waiting_items(batch.id):
-                        advance(tx, batch, item_id)
+                for unit in tx.units.lapsed(batch.id):
+                    _take_back(tx, batch, unit)
                 tx.batches.settle(batch.id)
-        for batch in open_batches:
+        for batch in due:
             self.finish(batch.id)
         self._drop_deleted()
         if self.card_is_due:  # not by a worker's last commit, which would wait: the card looks into every shard
@@ -90,3 +90,13 @@ class Ending:
             self.card_is_due = True
         except StorageError as error:
             log.warning("%s is not ended yet: %s", batch_id, error)
+
+
+def _take_back(tx: Transaction, batch: BatchRecord, unit: UnitRecord) -> None:
+    """What its worker kept of the trace is where the next one goes on."""
+    if unit.leases < MAX_LEASES:
+        tx.units.take_back(unit)
+        return
+    detail = f"{MAX_LEASES} workers took this unit and fell silent"
+    tx.units.give_up(unit, "failed", Failure(code="lease_lost", detail=detail))
+    advance(tx, batch, unit.item_id)

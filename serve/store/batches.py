@@ -75,9 +75,7 @@ class Tally:
 class Batches:
     """Part of a transaction."""
 
-    def __init__(
-        self, connection: sa.Connection, checkpoints: Checkpoints, noted: Noted, counts: Counts
-    ) -> None:
+    def __init__(self, connection: sa.Connection, checkpoints: Checkpoints, noted: Noted, counts: Counts) -> None:
         self._sql, self._checkpoints, self._noted, self._counts = connection, checkpoints, noted, counts
 
     def add(self, new: NewBatch) -> None:
@@ -125,9 +123,15 @@ class Batches:
             query = query.where(BATCHES.c.n < sa.select(BATCHES.c.n).where(BATCHES.c.id == after).scalar_subquery())
         return [_batch_record(row) for row in self._sql.execute(query)]
 
-    def open_ids(self) -> list[str]:
-        """Batches that have not ended."""
-        return list(self._sql.scalars(sa.select(BATCHES.c.id).where(BATCHES.c.ended_at.is_(None))))
+    def due(self) -> list[str]:
+        """Open batches for which the clock has something to do, found without looking at any other."""
+        lapsed = sa.select(UNITS.c.batch_id).where(UNITS.c.lease_until < NOW, UNITS.c.state == "leased")
+        due = sa.or_(
+            BATCHES.c.status.in_(("cancelling", "finalizing")),
+            sa.and_(BATCHES.c.status == "in_progress", BATCHES.c.expires_at < NOW),
+            sa.and_(BATCHES.c.status == "in_progress", BATCHES.c.id.in_(lapsed)),
+        )
+        return list(self._sql.scalars(sa.select(BATCHES.c.id).where(due)))
 
     def start_cancel(self, batch_id: str) -> int:
         return self._change(
@@ -247,23 +251,20 @@ class Batches:
 
     def items(self, batch_id: str, status: str | None, after: str | None, limit: int) -> list[tuple[str, str]]:
         """(item id, state) in the order they were posted."""
-        states = item_states(UNITS.c.batch_id == batch_id)
-        query = (
-            sa.select(ITEMS.c.item_id, states.c.status)
-            .join(states, states.c.item_id == ITEMS.c.item_id)
-            .where(ITEMS.c.batch_id == batch_id)
-            .order_by(ITEMS.c.position)
-            .limit(limit)
-        )
+        query = sa.select(ITEMS.c.item_id).where(ITEMS.c.batch_id == batch_id).order_by(ITEMS.c.position).limit(limit)
         if status is not None:
-            query = query.where(states.c.status == status)
+            states = item_states(UNITS.c.batch_id == batch_id)
+            query = query.join(states, states.c.item_id == ITEMS.c.item_id).where(states.c.status == status)
         if after is not None:
             query = query.where(ITEMS.c.position > self._position(batch_id, after))
-        return [(row.item_id, row.status) for row in self._sql.execute(query)]
+        found = self._sql.scalars(query).all()
+        states = item_states(UNITS.c.batch_id == batch_id, UNITS.c.item_id.in_(found))
+        by_id = dict(self._sql.execute(sa.select(states.c.item_id, states.c.status)).tuples().all())
+        return [(item_id, by_id[item_id]) for item_id in found]
 
     def item_status(self, batch_id: str, item_id: str) -> str | None:
-        states = item_states(UNITS.c.batch_id == batch_id)
-        return self._sql.scalar(sa.select(states.c.status).where(states.c.item_id == item_id))
+        states = item_states(UNITS.c.batch_id == batch_id, UNITS.c.item_id == item_id)
+        return self._sql.scalar(sa.select(states.c.status))
 
     def _position(self, batch_id: str, item_id: str) -> Any:
         query = sa.select(ITEMS.c.position).where(ITEMS.c.batch_id == batch_id, ITEMS.c.item_id == item_id)

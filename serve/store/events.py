@@ -7,8 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dail.serve.store.noted import Noted
 from dail.serve.store.counts import ITEM_STATES, UNIT_STATES, Counts, Flat, by_state
+from dail.serve.store.noted import Noted
 from dail.serve.store.tables import BATCHES, EVENTS, UNITS
 from dail.serve.store.units import item_states
 

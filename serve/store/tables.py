@@ -38,9 +38,9 @@ BATCHES = sa.Table(
     sa.Column("settled_at", sa.Float),  # every unit terminal
     sa.Column("ended_at", sa.Float),
     sa.Column("window_s", sa.Float),  # the time that it was given; without one it does not expire
-    sa.Column("expires_at", sa.Float),
+    sa.Column("expires_at", sa.Float, index=True),
     sa.Column("expired_at", sa.Float),
-    sa.Column("deleted_at", sa.Float),  # from then on nobody sees it; its bytes go later
+    sa.Column("deleted_at", sa.Float, index=True),  # from then on nobody sees it; its bytes go later
     sa.Column("num_events", sa.Integer, nullable=False, default=0, server_default="0"),
     sa.Column("counts", sa.JSON(none_as_null=True)),  # of its items and units by state, and their tokens
 )

@@ -105,6 +105,9 @@ class Transaction:
                 if column.name not in there:
                     definition = sa.schema.CreateColumn(column).compile(self._sql.engine)
                     self._sql.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
+            for index in table.indexes if there else ():
+                index.create(self._sql, checkfirst=True)
+        self.counts.fill()
 
     def stamp(self) -> None:
         """Writes the store's version into its header: also the cheapest real write, for a health check."""

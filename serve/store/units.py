@@ -190,11 +190,6 @@ class Units:
         numbers, idle = [unit.n for unit in units], UNITS.c.state.in_(("waiting", "queued"))
         return self._change(UNITS.update().where(UNITS.c.n.in_(numbers), idle).values(state=state))
 
-    def waiting_items(self, batch_id: str) -> list[str]:
-        """Items of which samples wait for what becomes of earlier ones."""
-        query = sa.select(UNITS.c.item_id).where(UNITS.c.batch_id == batch_id, UNITS.c.state == "waiting")
-        return list(self._sql.scalars(query.distinct()))
-
     def _move(self, unit: UnitRecord, state: UnitState, **values: Any) -> int:
         if state != "leased":
             self._noted.units(unit.batch_id, [unit.item_id])
@@ -243,26 +238,15 @@ class Units:
             )
         return moved
 
-    def fail_lost(self, batch_id: str, max_leases: int, error: Failure) -> int:
-        """Units whose lease ran out and that were leased `max_leases` times already."""
-        return self._change_many(
-            batch_id,
-            UNITS.update()
-            .where(
-                UNITS.c.batch_id == batch_id,
-                UNITS.c.state == "leased",
-                UNITS.c.lease_until < NOW,
-                UNITS.c.leases >= max_leases,
-            )
-            .values(
-                state="failed",
-                owner=None,
-                lease_until=None,
-                error_code=error.code,
-                error_detail=error.detail,
-                error_retryable=error.retryable,
-            ),
-        )
+    def lapsed(self, batch_id: str) -> list[UnitRecord]:
+        """Units whose worker was silent for longer than its lease."""
+        is_lapsed = sa.and_(UNITS.c.state == "leased", UNITS.c.lease_until < NOW)
+        query = sa.select(UNITS).where(UNITS.c.batch_id == batch_id, is_lapsed).order_by(UNITS.c.n)
+        return [_unit_record(row) for row in self._sql.execute(query)]
+
+    def take_back(self, unit: UnitRecord) -> int:
+        """A unit whose lease lapsed: the next worker may have it, and the one before is fenced."""
+        return self._move(unit, "queued", owner=None, lease_until=None, **_NOTHING_WRITTEN)
 
     def extend_leases(self, lease_s: float) -> int:
         """Workers could not renew while the API was down; that must not cost them their leases."""

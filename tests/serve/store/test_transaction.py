@@ -31,7 +31,9 @@ def new_batch(model, name="b1", num_items=1, num_samples=1):
         for item in solutions
         for sample in range(num_samples)
     ]
-    return NewBatch(name, f"key {name}", "hash", model, "model", synthesis, ItemKinds(), None, {}, solutions, units)
+    return NewBatch(
+        name, f"key {name}", "hash", model, "model", synthesis, ItemKinds(), None, {}, None, solutions, units
+    )
 
 
 @pytest.mark.parametrize(
