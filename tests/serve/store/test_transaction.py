@@ -116,11 +116,11 @@ def test_a_batch_is_ended_only_once_it_is_settled(store, model):
     with store.write() as tx:
         tx.batches.add(new_batch(model))
         assert tx.batches.settle("b1") == 0
-        assert tx.batches.end("b1", None) == 0
+        assert tx.batches.end("b1", 1, None) == 0
         tx.batches.start_cancel("b1")
         tx.units.cancel("b1")
         assert [tx.batches.settle("b1"), tx.batches.settle("b1")] == [1, 0]
-        assert [tx.batches.end("b1", None), tx.batches.end("b1", None)] == [1, 0]
+        assert [tx.batches.end("b1", 1, None), tx.batches.end("b1", 1, None)] == [1, 0]
         assert tx.batches.get("b1").status == "cancelled"
 
 
