@@ -38,12 +38,12 @@ class Batches:
         """Stores a batch before it returns; True if it is new. The same body again gives the same batch."""
         model, body = choose_model(self._models, body.model), _pinned(body)
         asked = body.model_dump(mode="json", exclude_defaults=True, exclude={"model"})
-        body_hash = fingerprint([asked, model.model_dump(mode="json")])
+        skipped = [one.model_dump() for one in body.skipped]
+        body_hash = fingerprint([asked, model.model_dump(mode="json"), *([skipped] if skipped else [])])
         key = f"body {body_hash}" if idempotency_key is None else f"key {idempotency_key}"
         kinds = count_kinds(body.items, body.synthesis)
         _refuse_what_nobody_can_judge(body.synthesis, kinds)
-        synthesis = _rendered(body.synthesis, model)
-        body = body.model_copy(update={"synthesis": synthesis, "items": tuple(dealt(body.items, synthesis))})
+        body, units = _prepared(body, model)
         new = NewBatch(
             id=f"batch_{uuid.uuid4().hex}",
             idempotency_key=key,
@@ -56,7 +56,9 @@ class Batches:
             metadata=body.metadata,
             window_s=body.window_s,
             items=body.items,
-            units=_units(body, model),
+            units=units,
+            positions=body.positions,
+            skipped=body.skipped,
         )
         with self._store.write() as tx:
             known = tx.batches.of_key(key)
@@ -169,13 +171,27 @@ class Batches:
         )
 
 
+def _prepared(body: BatchIn, model: ModelIdentity) -> tuple[BatchIn, list[tuple[str, str, int, UnitState]]]:
+    """What is stored: items as they are shown, and their units; without what the body says to skip."""
+    synthesis = _rendered(body.synthesis, model)
+    while True:
+        try:
+            items = tuple(dealt(body.items, synthesis))
+            ready = body.model_copy(update={"synthesis": synthesis, "items": items})
+            return ready, _units(ready, model)
+        except InputError as error:
+            body = body.without(error)
+
+
 def _check_retriable(tx: Transaction, batch_id: str, items: tuple[str, ...], there: set[str]) -> None:
     problems = []
     for number, item_id in enumerate(items):
         if item_id not in there:
             is_known = tx.batches.item_status(batch_id, item_id) is not None
             code, why = (
-                ("has_its_traces", "every sample of it has a trace") if is_known else ("unknown_item", "no such item")
+                ("has_its_traces", "no sample of it can be tried again")
+                if is_known
+                else ("unknown_item", "no such item")
             )
             problems.append((f"/items/{number}", code, f"{why} in {batch_id}"))
     if problems:

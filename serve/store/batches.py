@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dail.serve.batch_in import Skipped
 from dail.serve.store.checkpoints import Checkpoints
 from dail.serve.store.noted import Noted
 from dail.serve.store.tables import BATCHES, EVENTS, ITEMS, MANIFESTS, NOW, OPEN, SHARDS, UNITS
@@ -16,7 +17,7 @@ from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
-from dail.synth.schema.units import UnitState
+from dail.synth.schema.units import Failure, UnitState
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class NewBatch:
     window_s: float | None
     items: Sequence[ExpertSolution]
     units: Sequence[tuple[str, str, int, UnitState]]
+    positions: Sequence[int]
+    skipped: Sequence[Skipped]
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,22 @@ class Batches:
         )
         bodies = [
             {"batch_id": new.id, "item_id": item.id, "position": position, "body": item.model_dump_json()}
-            for position, item in enumerate(new.items)
+            for position, item in zip(new.positions, new.items, strict=True)
         ]
         self._sql.execute(ITEMS.insert(), bodies)
+        refused = [
+            {
+                "batch_id": new.id,
+                "item_id": one.item_id,
+                "position": one.position,
+                "body": "",
+                "error_code": one.code,
+                "error_detail": f"{one.pointer}: {one.detail}",
+            }
+            for one in new.skipped
+        ]
+        if refused:
+            self._sql.execute(ITEMS.insert(), refused)
         units = [
             {"unit_id": unit, "batch_id": new.id, "item_id": item, "sample": sample, "state": state}
             for unit, item, sample, state in new.units
@@ -268,6 +284,12 @@ class Batches:
     def item_status(self, batch_id: str, item_id: str) -> str | None:
         states = item_states(batch_id)
         return self._sql.scalar(sa.select(states.c.status).where(states.c.item_id == item_id))
+
+    def refused(self, batch_id: str) -> dict[str, Failure]:
+        """Items that could not be used, with the reason, in the order they were posted."""
+        query = sa.select(ITEMS).where(ITEMS.c.batch_id == batch_id, ITEMS.c.error_code.is_not(None))
+        rows = self._sql.execute(query.order_by(ITEMS.c.position))
+        return {row.item_id: Failure(code=row.error_code, detail=row.error_detail, retryable=False) for row in rows}
 
     def _position(self, batch_id: str, item_id: str) -> Any:
         query = sa.select(ITEMS.c.position).where(ITEMS.c.batch_id == batch_id, ITEMS.c.item_id == item_id)

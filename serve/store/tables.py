@@ -49,7 +49,9 @@ ITEMS = sa.Table(
     sa.Column("batch_id", sa.Text, sa.ForeignKey("batches.id"), primary_key=True),
     sa.Column("item_id", sa.Text, primary_key=True),
     sa.Column("position", sa.Integer, nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),  # empty where it could not be used
+    sa.Column("error_code", sa.Text),
+    sa.Column("error_detail", sa.Text),
     sa.Index("items_in_order", "batch_id", "position", unique=True),
 )
 UNITS = sa.Table(

@@ -339,7 +339,10 @@ def item_states(batch_id: str) -> sa.Subquery:
         else_="completed",
     )
     query = sa.select(UNITS.c.item_id, status.label("status")).where(UNITS.c.batch_id == batch_id)
-    return query.group_by(UNITS.c.item_id).subquery()
+    refused = sa.select(ITEMS.c.item_id, sa.literal("failed").label("status")).where(
+        ITEMS.c.batch_id == batch_id, ITEMS.c.error_code.is_not(None)
+    )
+    return sa.union_all(query.group_by(UNITS.c.item_id), refused).subquery()
 
 
 def _unit_record(row: sa.Row) -> UnitRecord:

@@ -193,6 +193,8 @@ def test_a_store_of_version_5_is_taken_over(tmp_path):
     store.close()
     with sqlite3.connect(tmp_path / "dail.sqlite") as connection:
         connection.execute("DROP TABLE events")
+        for column in ("error_code", "error_detail"):
+            connection.execute(f"ALTER TABLE items DROP COLUMN {column}")
         for column in ("window_s", "expires_at", "expired_at", "deleted_at", "num_events"):
             connection.execute(f"ALTER TABLE batches DROP COLUMN {column}")
         connection.execute("PRAGMA user_version=5")
