@@ -32,7 +32,22 @@ def new_batch(model, name="b1", num_items=1, num_samples=1):
         for item in solutions
         for sample in range(num_samples)
     ]
-    return NewBatch(name, f"key {name}", "hash", model, "model", synthesis, ItemKinds(), None, {}, None, solutions, samples)
+    return NewBatch(
+        id=name,
+        idempotency_key=f"key {name}",
+        body_hash="hash",
+        model=model,
+        model_key="model",
+        synthesis=synthesis,
+        kinds=ItemKinds(),
+        run_label=None,
+        metadata={},
+        window_s=None,
+        items=solutions,
+        units=samples,
+        positions=range(num_items),
+        skipped=(),
+    )
 
 
 @pytest.mark.parametrize(
