@@ -18,14 +18,21 @@ from starlette.exceptions import HTTPException
 
 from dail.serve.rules.errors import Conflict, NotFound, TooMany
 from dail.synth.core.config import Frozen
-from dail.synth.core.errors import DailError, InputError, StorageError, plainly, pointer
+from dail.synth.core.errors import DailError, InputError, StorageError, StoreBusy, plainly, pointer
 
 MEDIA_TYPE = "application/problem+json"
-_RETRY_AFTER_S = {429: 60, 507: 5}
+_RETRY_AFTER_S = {429: 60, 503: 5, 507: 5}
 _FOR_GOOD = ("batch_ended", "nothing_to_retry")
 _MAX_FAULTS = 100
 _MAX_POINTER = 256
-_STATUS: dict[type[DailError], int] = {NotFound: 404, Conflict: 409, TooMany: 429, InputError: 422, StorageError: 507}
+_STATUS: dict[type[DailError], int] = {
+    NotFound: 404,
+    Conflict: 409,
+    TooMany: 429,
+    InputError: 422,
+    StoreBusy: 503,
+    StorageError: 507,
+}
 _HINTS = {404: "there is no such path; /docs lists them", 405: "the path does not take this method; /docs lists them"}
 
 # For the `responses` of a router: every error has this one shape.

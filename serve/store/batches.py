@@ -137,9 +137,13 @@ class Batches:
             query = query.where(BATCHES.c.n < sa.select(BATCHES.c.n).where(BATCHES.c.id == after).scalar_subquery())
         return [_batch_record(row) for row in self._sql.execute(query)]
 
-    def open_ids(self) -> list[str]:
-        """Batches that have not ended."""
-        return list(self._sql.scalars(sa.select(BATCHES.c.id).where(BATCHES.c.ended_at.is_(None))))
+    def due(self) -> list[str]:
+        """Batches that the clock moves: cancelling, about to end, or with their time over; not those that only wait."""
+        is_due = sa.or_(BATCHES.c.status.in_(("cancelling", "finalizing")), self._is_over())
+        return list(self._sql.scalars(sa.select(BATCHES.c.id).where(is_due)))
+
+    def _is_over(self) -> sa.ColumnElement[bool]:
+        return sa.and_(BATCHES.c.status == "in_progress", BATCHES.c.expires_at < NOW)
 
     def num_open(self) -> int:
         is_open = sa.select(sa.func.count()).select_from(BATCHES).where(BATCHES.c.ended_at.is_(None))
@@ -160,11 +164,10 @@ class Batches:
 
     def start_expiry(self, batch_id: str) -> int:
         """in_progress → finalizing, of a batch whose time is over."""
-        is_over = sa.and_(BATCHES.c.status == "in_progress", BATCHES.c.expires_at < NOW)
         return self._change(
             batch_id,
             BATCHES.update()
-            .where(BATCHES.c.id == batch_id, is_over)
+            .where(BATCHES.c.id == batch_id, self._is_over())
             .values(status="finalizing", expired_at=NOW, settled_at=NOW),
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 STORE_VERSION = 6
-_BUSY_S = 30
+BUSY_S = 30
 _CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
 NOW = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
 
@@ -137,7 +137,7 @@ def wal_is_safe(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
 def make_engine(path: Path) -> sa.Engine:
     """The one way to open the file: writes are serialised, synced, and hold to the foreign keys."""
     engine = sa.create_engine(
-        f"sqlite:///{path}", connect_args={"timeout": _BUSY_S}, pool_size=_CONNECTIONS, max_overflow=0
+        f"sqlite:///{path}", connect_args={"timeout": BUSY_S}, pool_size=_CONNECTIONS, max_overflow=0
     )
 
     @sa.event.listens_for(engine, "connect")
