@@ -11,7 +11,7 @@ from dail.serve.batch_in import WINDOW_UNITS, BatchIn
 from dail.serve.bodies import BatchOut, BatchPage, BatchStatus, ManifestRef, RequestCounts, Tokens, UnitCounts
 from dail.serve.rules.ending import Ending
 from dail.serve.rules.enough import advance
-from dail.serve.rules.errors import Conflict, existing
+from dail.serve.rules.errors import Conflict, TooMany, existing
 from dail.serve.rules.health import check_headroom
 from dail.serve.rules.models import choose_model, model_key
 from dail.serve.store.batches import BatchRecord, NewBatch
@@ -31,8 +31,11 @@ from dail.synth.schema.units import UnitState, unit_id
 
 
 class Batches:
-    def __init__(self, store: Store, objects: Objects, models: dict[str, ModelIdentity], ending: Ending) -> None:
+    def __init__(
+        self, store: Store, objects: Objects, models: dict[str, ModelIdentity], ending: Ending, open_batches: int
+    ) -> None:
         self._store, self._objects, self._models, self._ending = store, objects, models, ending
+        self._open_batches = open_batches
 
     def create(self, body: BatchIn, idempotency_key: str | None) -> tuple[BatchOut, bool]:
         """Stores a batch before it returns; True if it is new. The same body again gives the same batch."""
@@ -68,6 +71,8 @@ class Batches:
                     [("", "idempotency_key_reused", "the body differs from the first one under this key")],
                 )
             if known is None:
+                if tx.batches.num_open() >= self._open_batches:
+                    raise TooMany(f"{self._open_batches} batches have not ended; post it again when one of them has")
                 check_headroom(self._objects)
                 tx.batches.add(new)
             return self._batch_out(tx, known or existing(tx, new.id)), known is None

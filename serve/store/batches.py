@@ -33,11 +33,11 @@ class NewBatch:
     kinds: ItemKinds
     run_label: str | None
     metadata: Mapping[str, str]
-    window_s: float | None
     items: Sequence[ExpertSolution]
     units: Sequence[tuple[str, str, int, UnitState]]
-    positions: Sequence[int]
-    skipped: Sequence[Skipped]
+    positions: Sequence[int] = ()  # of the items in the body, where some of it was skipped
+    skipped: Sequence[Skipped] = ()
+    window_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Batches:
         )
         bodies = [
             {"batch_id": new.id, "item_id": item.id, "position": position, "body": item.model_dump_json()}
-            for position, item in zip(new.positions, new.items, strict=True)
+            for position, item in zip(new.positions or range(len(new.items)), new.items, strict=True)
         ]
         self._sql.execute(ITEMS.insert(), bodies)
         refused = [
@@ -144,6 +144,10 @@ class Batches:
 
     def _is_over(self) -> sa.ColumnElement[bool]:
         return sa.and_(BATCHES.c.status == "in_progress", BATCHES.c.expires_at < NOW)
+
+    def num_open(self) -> int:
+        is_open = sa.select(sa.func.count()).select_from(BATCHES).where(BATCHES.c.ended_at.is_(None))
+        return self._sql.scalar(is_open) or 0
 
     def start_cancel(self, batch_id: str) -> int:
         return self._change(

@@ -37,7 +37,8 @@ class OneWriter:
                 descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except OSError as error:
                 raise StorageError(
-                    f"cannot open {self._path}: {error.strerror}; nothing was changed; free some space or check the folder"
+                    f"cannot open {self._path}: {error.strerror}; nothing was changed; "
+                    f"free some space or check the folder"
                 ) from error
             try:
                 yield _locked(descriptor, until)

@@ -184,6 +184,17 @@ def test_items_that_cannot_be_used_are_skipped_if_the_batch_says_so(api, worker)
     assert api.post("/v1/batches", json={"items": bad[1:3], "on_invalid_item": "skip"}).status_code == 422
 
 
+def test_a_batch_too_many_is_told_to_come_back(api, post):
+    posted = [post(run_label=str(n))["id"] for n in range(20)]
+    assert api.get("/v1/limits").json()["open_batches"] == 20
+    refused = api.post("/v1/batches", json={"items": items(1), "run_label": "20"})
+    assert (refused.status_code, refused.json()["code"]) == (429, "too_many_open_batches")
+    assert 0 < int(refused.headers["retry-after"]) <= 120
+    assert api.post("/v1/batches", json={"items": items(1), "run_label": "0"}).status_code == 200  # there already
+    api.post(f"/v1/batches/{posted[0]}/cancel")
+    post(run_label="20")
+
+
 def test_what_is_not_there_is_a_404(api, post):
     batch = post()["id"]
     for path in ("/v1/batches/batch_none", "/v1/batches/batch_none/results", f"/v1/batches/{batch}/items/none"):
