@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +124,6 @@ EVENTS = sa.Table(
 )
 
 
-def wal_is_safe(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
-    """Whether this SQLite has the fix of the bug that can corrupt a WAL store (3.7.0 to 3.51.2).
-
-    >>> wal_is_safe((3, 51, 3)), wal_is_safe((3, 51, 2)), wal_is_safe((3, 50, 7)), wal_is_safe((3, 44, 6))
-    (True, False, True, True)
-    """
-    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
-
-
 def make_engine(path: Path) -> sa.Engine:
     """The one way to open the file: writes are serialised, synced, and hold to the foreign keys."""
     engine = sa.create_engine(
@@ -144,7 +134,8 @@ def make_engine(path: Path) -> sa.Engine:
     def settle(connection: Any, _: Any) -> None:
         # Python's own BEGIN is deferred: a read-modify-write under it loses updates of other threads in silence.
         connection.isolation_level = None
-        connection.execute(f"PRAGMA journal_mode={'WAL' if wal_is_safe() else 'DELETE'}")
+        # before 3.51.3 two connections that write and checkpoint at once can ruin it: `one_writer` keeps them apart
+        connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")  # NORMAL may roll back acknowledged commits after a power loss
         connection.execute("PRAGMA foreign_keys=ON")
 

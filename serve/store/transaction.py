@@ -7,7 +7,6 @@ clock counts.
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from dail.serve.store.checkpoints import Checkpoints
 from dail.serve.store.events import Events
 from dail.serve.store.migrations import migrate, stamp
 from dail.serve.store.noted import Noted
+from dail.serve.store.one_writer import OneWriter
 from dail.serve.store.shards import Shards
 from dail.serve.store.tables import BUSY_S, make_engine
 from dail.serve.store.units import Units
@@ -31,7 +31,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._writing = threading.Lock()  # SQLite's own wait is a sleeping poll, and not fair
+        self._writer = OneWriter(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -43,15 +43,13 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """One BEGIN IMMEDIATE … COMMIT, on disk when it returns. Raises StorageError if the disk refuses."""
-        if not self._writing.acquire(timeout=BUSY_S):
-            raise _busy(self.path)
-        try:
+        with self._writer.holding(BUSY_S) as is_held:
+            if not is_held:
+                raise _busy(self.path)
             with _refusals(self.path), self._engine.begin() as connection:
                 tx = Transaction(connection)
                 yield tx
                 tx.events.write()
-        finally:
-            self._writing.release()
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -60,7 +58,8 @@ class Store:
             yield Transaction(connection)
 
     def close(self) -> None:
-        self._engine.dispose()
+        with self._writer.holding(BUSY_S):  # the last connection checkpoints
+            self._engine.dispose()
 
 
 @contextmanager
