@@ -52,7 +52,9 @@ def create_app(settings: Settings) -> FastAPI:
         name: identify(folder, name, settings.students.get(name), settings.privileged.get(name))
         for name, folder in settings.models.items()
     }
-    service = Service(Store(settings.store_path), Objects(settings.output_root), models, settings.lease_s)
+    service = Service(
+        Store(settings.store_path), Objects(settings.output_root), models, settings.lease_s, settings.open_batches
+    )
     app = FastAPIOffline(  # the page at /docs brings its scripts along: clusters rarely reach the CDN
         redoc_url=None,
         title="dail",

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from dail.serve.settings import ModelName
-from dail.synth.core.config import Frozen
+from dail.synth.core.config import Frozen, canonical
 from dail.synth.core.errors import InputError, plainly, pointer
 from dail.synth.schema.items import ExpertSolution, Short, check_items
 from dail.synth.schema.synthesis import Synthesis
 
 WINDOW_UNITS = {"h": 3600, "m": 60, "s": 1}
+_OF_ITEM = re.compile(r"^/items/(\d+)(?=/|$)")
 MAX_ITEMS = 10_000
 MAX_UNITS = 640_000  # items × samples, which one transaction stores
 _MAX_METADATA = 16
@@ -32,6 +45,17 @@ _EXAMPLE_ITEM: dict[str, JsonValue] = {
     "solution": "The sum of the first n odd numbers is n². For n = 100 it is 10000.",
     "answer": "10000",
 }
+
+
+class Skipped(Frozen):
+    """An item that cannot be used: where it stood and why, and nothing of its text but a digest."""
+
+    position: int
+    item_id: str
+    code: str
+    pointer: str
+    detail: str
+    digest: str
 
 
 class BatchIn(Frozen):
@@ -58,12 +82,37 @@ class BatchIn(Frozen):
     completion_window: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}[hms]$")] | None = Field(
         None, description="like 72h; what is not done by then expires, and committed traces are kept; none if left out"
     )
-    on_invalid_item: Literal["reject"] = "reject"
+    on_invalid_item: Literal["reject", "skip"] = Field(
+        "reject", description="skip: an item that cannot be used becomes a failed item, and the others are taken"
+    )
+    _positions: tuple[int, ...] = PrivateAttr(())
+    _skipped: tuple[Skipped, ...] = PrivateAttr(())
 
     @property
     def window_s(self) -> float | None:
         window = self.completion_window
         return None if window is None else float(int(window[:-1]) * WINDOW_UNITS[window[-1]])
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Where each item stood in the body."""
+        return self._positions or tuple(range(len(self.items)))
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        return self._skipped
+
+    def without(self, refused: InputError) -> BatchIn:
+        """The batch without the items that were refused. Raises `refused` if it is not to skip, or nothing is left."""
+        first = _first_faults(refused) if self.on_invalid_item == "skip" else {}
+        kept = [number for number in range(len(self.items)) if number not in first]
+        if not first or not kept:
+            raise refused
+        values = [item.model_dump(mode="json") for item in self.items]
+        left = self.model_copy(update={"items": tuple(self.items[number] for number in kept)})
+        left._positions = tuple(self.positions[number] for number in kept)
+        left._skipped = (*self.skipped, *_skipped(values, self.positions, first, {item.id for item in left.items}))
+        return left
 
     @field_validator("synthesis")
     @classmethod
@@ -78,8 +127,10 @@ class BatchIn(Frozen):
             raise InputError("the body is not a batch", [("", "object_type", "a JSON object is wanted")])
         problems: list[tuple[str, str, str]] = []
         items = value.get("items", ())
+        positions: tuple[int, ...] = ()
+        skipped: tuple[Skipped, ...] = ()
         try:
-            items = _items(items)
+            items, positions, skipped = _items(items, value.get("on_invalid_item") == "skip")
         except InputError as error:
             problems += error.problems
             items = ()
@@ -89,6 +140,7 @@ class BatchIn(Frozen):
             problems += faults(error)
         else:
             problems += _too_many_units(len(items), batch.synthesis.samples_per_item)
+            batch._positions, batch._skipped = positions, skipped
         if problems:
             raise InputError("the batch was refused; nothing was stored", problems)
         return batch
@@ -103,13 +155,50 @@ def _too_many_units(items: int, samples: int) -> list[tuple[str, str, str]]:
     return [("/synthesis/samples_per_item", "too_many_units", f"{detail}; post several batches")]
 
 
-def _items(values: Any) -> list[ExpertSolution]:
+def _items(values: Any, skip: bool) -> tuple[list[ExpertSolution], tuple[int, ...], tuple[Skipped, ...]]:
+    """The items, where they stand in the list, and what was left out of it because it cannot be used."""
     if not isinstance(values, list):
         raise InputError("items", [("/items", "list_type", "a list of expert solutions is wanted")])
     if len(values) > MAX_ITEMS:
         detail = f"{len(values)} items; at most {MAX_ITEMS} are taken in one batch"
         raise InputError("items", [("/items", "too_many_items", detail)])
-    return check_items(values)
+    positions = tuple(range(len(values)))
+    skipped: tuple[Skipped, ...] = ()
+    while True:
+        chosen = [values[position] for position in positions]
+        try:
+            return check_items(chosen), positions, skipped
+        except InputError as error:
+            first = _first_faults(error) if skip else {}
+            kept = tuple(place for number, place in enumerate(positions) if number not in first)
+            if not first or not kept:
+                raise
+            taken = {value["id"] for value in chosen if isinstance(value, dict) and isinstance(value.get("id"), str)}
+            skipped = (*skipped, *_skipped(chosen, positions, first, taken))
+            positions = kept
+
+
+def _first_faults(error: InputError) -> dict[int, tuple[str, str, str]]:
+    """The first fault of each item, by its number; none if something else is wrong too."""
+    first: dict[int, tuple[str, str, str]] = {}
+    for fault in error.problems:
+        match = _OF_ITEM.match(fault[0])
+        if match is None:
+            return {}
+        first.setdefault(int(match[1]), fault)
+    return first
+
+
+def _skipped(
+    values: Sequence[Any], positions: Sequence[int], first: dict[int, tuple[str, str, str]], taken: set[Any]
+) -> Iterator[Skipped]:
+    for number, (where, code, detail) in first.items():
+        place, digest = positions[number], hashlib.sha256(canonical(values[number])).hexdigest()
+        name = f"invalid-{place:05d}"
+        while name in taken:
+            name += "_"
+        pointer_there = _OF_ITEM.sub(f"/items/{place}", where)
+        yield Skipped(position=place, item_id=name, code=code, pointer=pointer_there, detail=detail, digest=digest)
 
 
 def faults(error: ValidationError) -> list[tuple[str, str, str]]:

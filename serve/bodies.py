@@ -163,6 +163,7 @@ class ItemOut(Frozen):
     object: Literal["batch.item"] = "batch.item"
     status: ItemStatus
     samples: tuple[SampleOut, ...]
+    error: Failure | None = Field(None, description="why it could not be used at all, where the batch skips such items")
 
 
 class ItemPage(Frozen):

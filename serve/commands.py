@@ -390,6 +390,10 @@ def _exit_code(batch: Any) -> int:
     return EXIT_SOME_FAILED if batch["request_counts"]["failed"] else EXIT_OK
 
 
+def _error(item: Any) -> Any:
+    return item.get("error") or next(one["error"] for one in item["samples"] if one["status"] == "failed")
+
+
 def _print_batch(batch: Any, as_json: bool) -> None:
     emit(batch) if as_json else click.echo(_line(batch))
 
@@ -416,7 +420,7 @@ def _print_results(batch: Any, shards: Any, failed: list[Any], with_shards: bool
             click.echo(f"{shards['output_root']}/{shard['key']}  {shard['rows']} rows  {shard['size_bytes']} bytes")
         return
     click.echo(_summary(batch))
-    errors = [next(one["error"] for one in item["samples"] if one["status"] == "failed") | item for item in failed]
+    errors = [{"id": item["id"], **_error(item)} for item in failed]
     for code, count in Counter(error["code"] for error in errors).most_common(_SHOWN_CODES):
         first = next(error for error in errors if error["code"] == code)
         click.echo(f"  {count} failed with {code}, such as {_plain(first['id'])}: {_plain(first['detail'])}")

@@ -16,15 +16,23 @@ from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from dail.serve.rules.errors import Conflict, NotFound
+from dail.serve.rules.errors import Conflict, NotFound, TooMany
 from dail.synth.core.config import Frozen
-from dail.synth.core.errors import DailError, InputError, StorageError, plainly, pointer
+from dail.synth.core.errors import DailError, InputError, StorageError, StoreBusy, plainly, pointer
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_S = 5
+_RETRY_AFTER_S = {429: 60, 503: 5, 507: 5}
+_FOR_GOOD = ("batch_ended", "nothing_to_retry")
 _MAX_FAULTS = 100
 _MAX_POINTER = 256
-_STATUS: dict[type[DailError], int] = {NotFound: 404, Conflict: 409, InputError: 422, StorageError: 507}
+_STATUS: dict[type[DailError], int] = {
+    NotFound: 404,
+    Conflict: 409,
+    TooMany: 429,
+    InputError: 422,
+    StoreBusy: 503,
+    StorageError: 507,
+}
 _HINTS = {404: "there is no such path; /docs lists them", 405: "the path does not take this method; /docs lists them"}
 
 # For the `responses` of a router: every error has this one shape.
@@ -92,7 +100,9 @@ def answer_with_problems(app: FastAPI) -> None:
             return _problem(error.status, error.code, str(error), error.problems, error.headers)
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
         problems = error.problems if isinstance(error, InputError) else ()
-        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 507 else {}
+        headers = {"Retry-After": str(_RETRY_AFTER_S[status])} if status in _RETRY_AFTER_S else {}
+        if error.code in _FOR_GOOD:
+            headers["x-should-retry"] = "false"  # clients of the OpenAI SDK's kind ask again after every 409
         return _problem(status, error.code, str(error), problems, headers)
 
     @app.exception_handler(RequestValidationError)

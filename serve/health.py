@@ -20,6 +20,7 @@ class Limits(Frozen):
     body_bytes: int
     items: int
     units: int
+    open_batches: int
     problem_bytes: int
     solution_bytes: int
     lease_s: float
@@ -45,6 +46,7 @@ def limits(service: TheService) -> Limits:
         body_bytes=BODY_BYTES,
         items=MAX_ITEMS,
         units=MAX_UNITS,
+        open_batches=service.open_batches,
         problem_bytes=PROBLEM_BYTES,
         solution_bytes=SOLUTION_BYTES,
         lease_s=service.lease_s,

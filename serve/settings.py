@@ -34,6 +34,7 @@ class Settings(BaseSettings):
         default_factory=dict, description="name of a model → the LoRA adapter of its privileged student"
     )
     lease_s: float = Field(60, gt=0, le=3600, description="a unit whose worker is silent this long goes to another")
+    open_batches: int = Field(20, ge=1, description="batches that have not ended; a further one is answered with 429")
     token: Token | None = Field(None, description="bearer token that people's requests must carry")
     worker_token: Token | None = Field(None, description="bearer token of workers; `token` if left out")
 

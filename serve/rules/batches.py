@@ -11,7 +11,7 @@ from dail.serve.batch_in import WINDOW_UNITS, BatchIn
 from dail.serve.bodies import BatchOut, BatchPage, BatchStatus, ManifestRef, RequestCounts, Tokens, UnitCounts
 from dail.serve.rules.ending import Ending
 from dail.serve.rules.enough import advance
-from dail.serve.rules.errors import Conflict, existing
+from dail.serve.rules.errors import Conflict, TooMany, existing
 from dail.serve.rules.health import check_headroom
 from dail.serve.rules.models import choose_model, model_key
 from dail.serve.store.batches import BatchRecord, NewBatch
@@ -31,19 +31,22 @@ from dail.synth.schema.units import UnitState, unit_id
 
 
 class Batches:
-    def __init__(self, store: Store, objects: Objects, models: dict[str, ModelIdentity], ending: Ending) -> None:
+    def __init__(
+        self, store: Store, objects: Objects, models: dict[str, ModelIdentity], ending: Ending, open_batches: int
+    ) -> None:
         self._store, self._objects, self._models, self._ending = store, objects, models, ending
+        self._open_batches = open_batches
 
     def create(self, body: BatchIn, idempotency_key: str | None) -> tuple[BatchOut, bool]:
         """Stores a batch before it returns; True if it is new. The same body again gives the same batch."""
         model, body = choose_model(self._models, body.model), _pinned(body)
         asked = body.model_dump(mode="json", exclude_defaults=True, exclude={"model"})
-        body_hash = fingerprint([asked, model.model_dump(mode="json")])
+        skipped = [one.model_dump() for one in body.skipped]
+        body_hash = fingerprint([asked, model.model_dump(mode="json"), *([skipped] if skipped else [])])
         key = f"body {body_hash}" if idempotency_key is None else f"key {idempotency_key}"
         kinds = count_kinds(body.items, body.synthesis)
         _refuse_what_nobody_can_judge(body.synthesis, kinds)
-        synthesis = _rendered(body.synthesis, model)
-        body = body.model_copy(update={"synthesis": synthesis, "items": tuple(dealt(body.items, synthesis))})
+        body, units = _prepared(body, model)
         new = NewBatch(
             id=f"batch_{uuid.uuid4().hex}",
             idempotency_key=key,
@@ -56,7 +59,9 @@ class Batches:
             metadata=body.metadata,
             window_s=body.window_s,
             items=body.items,
-            units=_units(body, model),
+            units=units,
+            positions=body.positions,
+            skipped=body.skipped,
         )
         with self._store.write() as tx:
             known = tx.batches.of_key(key)
@@ -66,6 +71,8 @@ class Batches:
                     [("", "idempotency_key_reused", "the body differs from the first one under this key")],
                 )
             if known is None:
+                if tx.batches.num_open() >= self._open_batches:
+                    raise TooMany(f"{self._open_batches} batches have not ended; post it again when one of them has")
                 check_headroom(self._objects)
                 tx.batches.add(new)
             return self._batch_out(tx, known or existing(tx, new.id)), known is None
@@ -169,13 +176,27 @@ class Batches:
         )
 
 
+def _prepared(body: BatchIn, model: ModelIdentity) -> tuple[BatchIn, list[tuple[str, str, int, UnitState]]]:
+    """What is stored: items as they are shown, and their units; without what the body says to skip."""
+    synthesis = _rendered(body.synthesis, model)
+    while True:
+        try:
+            items = tuple(dealt(body.items, synthesis))
+            ready = body.model_copy(update={"synthesis": synthesis, "items": items})
+            return ready, _units(ready, model)
+        except InputError as error:
+            body = body.without(error)
+
+
 def _check_retriable(tx: Transaction, batch_id: str, items: tuple[str, ...], there: set[str]) -> None:
     problems = []
     for number, item_id in enumerate(items):
         if item_id not in there:
             is_known = tx.batches.item_status(batch_id, item_id) is not None
             code, why = (
-                ("has_its_traces", "every sample of it has a trace") if is_known else ("unknown_item", "no such item")
+                ("has_its_traces", "no sample of it can be tried again")
+                if is_known
+                else ("unknown_item", "no such item")
             )
             problems.append((f"/items/{number}", code, f"{why} in {batch_id}"))
     if problems:

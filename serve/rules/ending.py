@@ -7,9 +7,7 @@ import logging
 
 from dail.serve.rules.enough import advance
 from dail.serve.rules.errors import existing
-from dail.serve.store.batches import BatchRecord
 from dail.serve.store.transaction import Store, Transaction
-from dail.serve.store.units import UnitRecord
 from dail.synth.core.errors import StorageError
 from dail.synth.core.files import Objects
 from dail.synth.schema.card import write_card
@@ -34,23 +32,31 @@ class Ending:
     def sweep(self) -> None:
         """What no request triggers: leases nobody renews, manifests that could not be written, the data-set card."""
         with self._store.write() as tx:
-            due = [existing(tx, batch_id) for batch_id in tx.batches.due()]
-            for batch in due:
+            moved = self._give_back_lapsed(tx)
+            due = tx.batches.due()
+            for batch in (existing(tx, batch_id) for batch_id in due):
                 if batch.status == "cancelling":
                     tx.units.cancel(batch.id)
                     if tx.batches.is_drained(batch.id, DRAIN_S):
                         tx.units.end_all(batch.id, "cancelled")
                 elif tx.batches.start_expiry(batch.id):
                     tx.units.end_all(batch.id, "expired")
-                for unit in tx.units.lapsed(batch.id):
-                    _take_back(tx, batch, unit)
-                tx.batches.settle(batch.id)
-        for batch in due:
-            self.finish(batch.id)
+            for batch_id in moved.union(due):
+                tx.batches.settle(batch_id)
+        for batch_id in moved.union(due):
+            self.finish(batch_id)
         self._drop_deleted()
         if self.card_is_due:  # not by a worker's last commit, which would wait: the card looks into every shard
             self.card_is_due = False
             write_card(self._objects.root)
+
+    def _give_back_lapsed(self, tx: Transaction) -> set[str]:
+        """The batches of units whose worker fell silent: another may take them, or they have failed."""
+        lost = Failure(code="lease_lost", detail=f"{MAX_LEASES} workers took this unit and fell silent")
+        moved = tx.units.give_back_lapsed(MAX_LEASES, lost)
+        for batch_id, item_id in {(batch_id, item_id) for batch_id, item_id, is_lost in moved if is_lost}:
+            advance(tx, existing(tx, batch_id), item_id)
+        return {batch_id for batch_id, _, _ in moved}
 
     def _drop_deleted(self) -> None:
         """The bytes of a batch that was deleted long ago, some of them a turn, then its rows."""
@@ -90,13 +96,3 @@ class Ending:
             self.card_is_due = True
         except StorageError as error:
             log.warning("%s is not ended yet: %s", batch_id, error)
-
-
-def _take_back(tx: Transaction, batch: BatchRecord, unit: UnitRecord) -> None:
-    """What its worker kept of the trace is where the next one goes on."""
-    if unit.leases < MAX_LEASES:
-        tx.units.take_back(unit)
-        return
-    detail = f"{MAX_LEASES} workers took this unit and fell silent"
-    tx.units.give_up(unit, "failed", Failure(code="lease_lost", detail=detail))
-    advance(tx, batch, unit.item_id)

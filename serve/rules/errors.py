@@ -19,6 +19,12 @@ class Conflict(DailError):
         self.code = code
 
 
+class TooMany(DailError):
+    """More than is taken at once; it passes when some of it has ended."""
+
+    code = "too_many_open_batches"
+
+
 def existing(tx: Transaction, batch_id: str) -> BatchRecord:
     batch = tx.batches.get(batch_id)
     if batch is None:

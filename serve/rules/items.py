@@ -6,6 +6,7 @@ from dail.serve.bodies import ItemOut, ItemPage, ItemStatus, SampleOut
 from dail.serve.rules.errors import NotFound, existing
 from dail.serve.store.transaction import Store, Transaction
 from dail.serve.store.units import UnitRecord
+from dail.synth.schema.units import Failure
 
 
 class Items:
@@ -20,7 +21,8 @@ class Items:
             found = tx.batches.items(batch_id, status, after, limit + 1)
             page = found[:limit]
             units = tx.units.of_items(batch_id, [item_id for item_id, _ in page])
-        data = tuple(_item_out(item_id, state, units) for item_id, state in page)
+            refused = tx.batches.refused(batch_id)
+        data = tuple(_item_out(item_id, state, units, refused) for item_id, state in page)
         return ItemPage(
             data=data,
             first_id=data[0].id if data else None,
@@ -32,7 +34,7 @@ class Items:
         with self._store.read() as tx:
             existing(tx, batch_id)
             status = _item_status(tx, batch_id, item_id)
-            return _item_out(item_id, status, tx.units.of_items(batch_id, [item_id]))
+            return _item_out(item_id, status, tx.units.of_items(batch_id, [item_id]), tx.batches.refused(batch_id))
 
 
 def _item_status(tx: Transaction, batch_id: str, item_id: str) -> str:
@@ -42,7 +44,7 @@ def _item_status(tx: Transaction, batch_id: str, item_id: str) -> str:
     return status
 
 
-def _item_out(item_id: str, status: str, units: list[UnitRecord]) -> ItemOut:
+def _item_out(item_id: str, status: str, units: list[UnitRecord], refused: dict[str, Failure]) -> ItemOut:
     samples = tuple(
         SampleOut(
             sample=unit.sample,
@@ -58,4 +60,4 @@ def _item_out(item_id: str, status: str, units: list[UnitRecord]) -> ItemOut:
         for unit in sorted(units, key=lambda unit: unit.sample)
         if unit.item_id == item_id
     )
-    return ItemOut(id=item_id, status=status, samples=samples)
+    return ItemOut(id=item_id, status=status, samples=samples, error=refused.get(item_id))

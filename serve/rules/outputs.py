@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from dail.serve.bodies import Result, ShardPage
 from dail.serve.rules.errors import Conflict, NotFound, existing
@@ -39,7 +40,9 @@ class Outputs:
         """Units that have ended, in the order of drawing. Raises NotFound at once, not when iterated."""
         with self._store.read() as tx:
             existing(tx, batch_id)
-        return self._results(batch_id)
+            refused = tx.batches.refused(batch_id)
+        unusable = (Result(item_id=one, sample=0, status="failed", error=why) for one, why in refused.items())
+        return chain(unusable, self._results(batch_id))
 
     def _results(self, batch_id: str) -> Iterator[Result]:
         last = 0

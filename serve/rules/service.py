@@ -28,13 +28,16 @@ from dail.synth.schema.models import ModelIdentity
 class Service:
     """All rules over one store. People ask for batches, items and outputs, workers for leases."""
 
-    def __init__(self, store: Store, objects: Objects, models: dict[str, ModelIdentity], lease_s: float) -> None:
+    def __init__(
+        self, store: Store, objects: Objects, models: dict[str, ModelIdentity], lease_s: float, open_batches: int = 20
+    ) -> None:
         self.store = store
         self.objects = objects
         self.models = models
         self.lease_s = lease_s
+        self.open_batches = open_batches
         self.ending = Ending(store, objects)
-        self.batches = Batches(store, objects, models, self.ending)
+        self.batches = Batches(store, objects, models, self.ending, open_batches)
         self.items = Items(store)
         self.outputs = Outputs(store, objects)
         self.leases = Leases(store, objects, models, lease_s, self.ending)

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dail.serve.batch_in import Skipped
 from dail.serve.store.checkpoints import Checkpoints
 from dail.serve.store.counts import ITEM_STATES, UNIT_STATES, Counts, by_state
 from dail.serve.store.noted import Noted
@@ -17,7 +18,7 @@ from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
-from dail.synth.schema.units import UnitState
+from dail.synth.schema.units import Failure, UnitState
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,11 @@ class NewBatch:
     kinds: ItemKinds
     run_label: str | None
     metadata: Mapping[str, str]
-    window_s: float | None
     items: Sequence[ExpertSolution]
     units: Sequence[tuple[str, str, int, UnitState]]
+    positions: Sequence[int] = ()  # of the items in the body, where some of it was skipped
+    skipped: Sequence[Skipped] = ()
+    window_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,22 @@ class Batches:
         )
         bodies = [
             {"batch_id": new.id, "item_id": item.id, "position": position, "body": item.model_dump_json()}
-            for position, item in enumerate(new.items)
+            for position, item in zip(new.positions or range(len(new.items)), new.items, strict=True)
         ]
         self._sql.execute(ITEMS.insert(), bodies)
+        refused = [
+            {
+                "batch_id": new.id,
+                "item_id": one.item_id,
+                "position": one.position,
+                "body": "",
+                "error_code": one.code,
+                "error_detail": f"{one.pointer}: {one.detail}",
+            }
+            for one in new.skipped
+        ]
+        if refused:
+            self._sql.execute(ITEMS.insert(), refused)
         units = [
             {"unit_id": unit, "batch_id": new.id, "item_id": item, "sample": sample, "state": state}
             for unit, item, sample, state in new.units
@@ -124,14 +140,16 @@ class Batches:
         return [_batch_record(row) for row in self._sql.execute(query)]
 
     def due(self) -> list[str]:
-        """Open batches for which the clock has something to do, found without looking at any other."""
-        lapsed = sa.select(UNITS.c.batch_id).where(UNITS.c.lease_until < NOW, UNITS.c.state == "leased")
-        due = sa.or_(
-            BATCHES.c.status.in_(("cancelling", "finalizing")),
-            sa.and_(BATCHES.c.status == "in_progress", BATCHES.c.expires_at < NOW),
-            sa.and_(BATCHES.c.status == "in_progress", BATCHES.c.id.in_(lapsed)),
-        )
-        return list(self._sql.scalars(sa.select(BATCHES.c.id).where(due)))
+        """Batches that the clock moves: cancelling, about to end, or with their time over; not those that only wait."""
+        is_due = sa.or_(BATCHES.c.status.in_(("cancelling", "finalizing")), self._is_over())
+        return list(self._sql.scalars(sa.select(BATCHES.c.id).where(is_due)))
+
+    def _is_over(self) -> sa.ColumnElement[bool]:
+        return sa.and_(BATCHES.c.status == "in_progress", BATCHES.c.expires_at < NOW)
+
+    def num_open(self) -> int:
+        is_open = sa.select(sa.func.count()).select_from(BATCHES).where(BATCHES.c.ended_at.is_(None))
+        return self._sql.scalar(is_open) or 0
 
     def start_cancel(self, batch_id: str) -> int:
         return self._change(
@@ -148,11 +166,10 @@ class Batches:
 
     def start_expiry(self, batch_id: str) -> int:
         """in_progress → finalizing, of a batch whose time is over."""
-        is_over = sa.and_(BATCHES.c.status == "in_progress", BATCHES.c.expires_at < NOW)
         return self._change(
             batch_id,
             BATCHES.update()
-            .where(BATCHES.c.id == batch_id, is_over)
+            .where(BATCHES.c.id == batch_id, self._is_over())
             .values(status="finalizing", expired_at=NOW, settled_at=NOW),
         )
 
@@ -253,18 +270,24 @@ class Batches:
         """(item id, state) in the order they were posted."""
         query = sa.select(ITEMS.c.item_id).where(ITEMS.c.batch_id == batch_id).order_by(ITEMS.c.position).limit(limit)
         if status is not None:
-            states = item_states(UNITS.c.batch_id == batch_id)
+            states = item_states(batch_id)
             query = query.join(states, states.c.item_id == ITEMS.c.item_id).where(states.c.status == status)
         if after is not None:
             query = query.where(ITEMS.c.position > self._position(batch_id, after))
         found = self._sql.scalars(query).all()
-        states = item_states(UNITS.c.batch_id == batch_id, UNITS.c.item_id.in_(found))
+        states = item_states(batch_id, found)
         by_id = dict(self._sql.execute(sa.select(states.c.item_id, states.c.status)).tuples().all())
         return [(item_id, by_id[item_id]) for item_id in found]
 
     def item_status(self, batch_id: str, item_id: str) -> str | None:
-        states = item_states(UNITS.c.batch_id == batch_id, UNITS.c.item_id == item_id)
+        states = item_states(batch_id, [item_id])
         return self._sql.scalar(sa.select(states.c.status))
+
+    def refused(self, batch_id: str) -> dict[str, Failure]:
+        """Items that could not be used, with the reason, in the order they were posted."""
+        query = sa.select(ITEMS).where(ITEMS.c.batch_id == batch_id, ITEMS.c.error_code.is_not(None))
+        rows = self._sql.execute(query.order_by(ITEMS.c.position))
+        return {row.item_id: Failure(code=row.error_code, detail=row.error_detail, retryable=False) for row in rows}
 
     def _position(self, batch_id: str, item_id: str) -> Any:
         query = sa.select(ITEMS.c.position).where(ITEMS.c.batch_id == batch_id, ITEMS.c.item_id == item_id)

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dail.serve.store.tables import BATCHES, UNITS
+from dail.serve.store.tables import BATCHES, ITEMS, UNITS
 
 ITEM_STATES = ("queued", "running", "completed", "failed", "cancelled", "expired")
 UNIT_STATES = ("waiting", "queued", "leased", "committed", "skipped", "failed", "cancelled", "expired")
@@ -57,8 +57,10 @@ class Counts:
 
     def get(self, batch_id: str) -> Flat:
         """With the tokens of running units, which no event tells of."""
-        kept = self._kept(batch_id)
-        assert kept is not None, f"{batch_id} was stored with its counts"
+        is_changing = batch_id in self._recount or batch_id in self._before
+        kept = None if is_changing else self._kept(batch_id)
+        if kept is None:  # asked before the commit
+            kept = self.count(batch_id)
         sums = [sa.func.coalesce(sa.func.sum(UNITS.c[name]), 0).label(name) for name in _TOKENS]
         running = sa.select(*sums).where(UNITS.c.batch_id == batch_id, UNITS.c.state == "leased")
         kept.update(dict(self._sql.execute(running).one()._mapping))
@@ -66,7 +68,10 @@ class Counts:
 
     def count(self, batch_id: str) -> Flat:
         """Counts the whole batch, in the time that takes."""
-        return self._flat(UNITS.c.batch_id == batch_id)
+        refused = sa.select(sa.func.count()).where(ITEMS.c.batch_id == batch_id, ITEMS.c.error_code.is_not(None))
+        flat = self._flat(UNITS.c.batch_id == batch_id)
+        flat["items failed"] += self._sql.scalar(refused) or 0
+        return flat
 
     def fill(self) -> None:
         """For batches of a store that kept no counts."""

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from dail.serve.store.counts import ITEM_STATES, UNIT_STATES, Counts, Flat, by_state
 from dail.serve.store.noted import Noted
-from dail.serve.store.tables import BATCHES, EVENTS, UNITS
+from dail.serve.store.tables import BATCHES, EVENTS
 from dail.serve.store.units import item_states
 
 KEPT = 10_000  # newest events of a batch; each holds all counts, so that older ones are history only
@@ -69,7 +69,7 @@ class Events:
         return EventRecord(row.n, row.kind, row.data) if row else None
 
     def _items(self, batch_id: str, items: list[str]) -> list[dict[str, str]]:
-        states = item_states(UNITS.c.batch_id == batch_id, UNITS.c.item_id.in_(items))
+        states = item_states(batch_id, items)
         query = sa.select(states.c.item_id, states.c.status)
         return [{"id": row.item_id, "status": row.status} for row in self._sql.execute(query)]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 STORE_VERSION = 6
-_BUSY_S = 30
+BUSY_S = 30
 _CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
 NOW = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
 
@@ -50,7 +49,9 @@ ITEMS = sa.Table(
     sa.Column("batch_id", sa.Text, sa.ForeignKey("batches.id"), primary_key=True),
     sa.Column("item_id", sa.Text, primary_key=True),
     sa.Column("position", sa.Integer, nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),  # empty where it could not be used
+    sa.Column("error_code", sa.Text),
+    sa.Column("error_detail", sa.Text),
     sa.Index("items_in_order", "batch_id", "position", unique=True),
 )
 UNITS = sa.Table(
@@ -125,26 +126,18 @@ EVENTS = sa.Table(
 )
 
 
-def wal_is_safe(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
-    """Whether this SQLite has the fix of the bug that can corrupt a WAL store (3.7.0 to 3.51.2).
-
-    >>> wal_is_safe((3, 51, 3)), wal_is_safe((3, 51, 2)), wal_is_safe((3, 50, 7)), wal_is_safe((3, 44, 6))
-    (True, False, True, True)
-    """
-    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
-
-
 def make_engine(path: Path) -> sa.Engine:
     """The one way to open the file: writes are serialised, synced, and hold to the foreign keys."""
     engine = sa.create_engine(
-        f"sqlite:///{path}", connect_args={"timeout": _BUSY_S}, pool_size=_CONNECTIONS, max_overflow=0
+        f"sqlite:///{path}", connect_args={"timeout": BUSY_S}, pool_size=_CONNECTIONS, max_overflow=0
     )
 
     @sa.event.listens_for(engine, "connect")
     def settle(connection: Any, _: Any) -> None:
         # Python's own BEGIN is deferred: a read-modify-write under it loses updates of other threads in silence.
         connection.isolation_level = None
-        connection.execute(f"PRAGMA journal_mode={'WAL' if wal_is_safe() else 'DELETE'}")
+        # before 3.51.3 two connections that write and checkpoint at once can ruin it: `one_writer` keeps them apart
+        connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")  # NORMAL may roll back acknowledged commits after a power loss
         connection.execute("PRAGMA foreign_keys=ON")
 

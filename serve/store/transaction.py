@@ -7,7 +7,6 @@ clock counts.
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +18,13 @@ from dail.serve.store.batches import Batches
 from dail.serve.store.checkpoints import Checkpoints
 from dail.serve.store.counts import Counts
 from dail.serve.store.events import Events
+from dail.serve.store.migrations import migrate, stamp
 from dail.serve.store.noted import Noted
+from dail.serve.store.one_writer import OneWriter
 from dail.serve.store.shards import Shards
-from dail.serve.store.tables import METADATA, STORE_VERSION, make_engine
+from dail.serve.store.tables import BUSY_S, make_engine
 from dail.serve.store.units import Units
-from dail.synth.core.errors import StorageError
+from dail.synth.core.errors import StorageError, StoreBusy
 
 
 class Store:
@@ -31,7 +32,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._writing = threading.Lock()  # SQLite's own wait is a sleeping poll, and not fair
+        self._writer = OneWriter(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -43,10 +44,13 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """One BEGIN IMMEDIATE … COMMIT, on disk when it returns. Raises StorageError if the disk refuses."""
-        with self._writing, _refusals(self.path), self._engine.begin() as connection:
-            tx = Transaction(connection)
-            yield tx
-            tx.events.write()
+        with self._writer.holding(BUSY_S) as is_held:
+            if not is_held:
+                raise _busy(self.path)
+            with _refusals(self.path), self._engine.begin() as connection:
+                tx = Transaction(connection)
+                yield tx
+                tx.events.write()
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -55,7 +59,8 @@ class Store:
             yield Transaction(connection)
 
     def close(self) -> None:
-        self._engine.dispose()
+        with self._writer.holding(BUSY_S):  # the last connection checkpoints
+            self._engine.dispose()
 
 
 @contextmanager
@@ -65,9 +70,18 @@ def _refusals(path: Path) -> Iterator[None]:
     except DBAPIError as error:
         if isinstance(error.orig, sqlite3.IntegrityError | sqlite3.ProgrammingError):
             raise  # our mistake, not the disk's
+        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise _busy(path) from error
         raise StorageError(
             f"the store {path} refused: {error.orig}; nothing was changed; free some space or check the folder"
         ) from error
+
+
+def _busy(path: Path) -> StoreBusy:
+    return StoreBusy(
+        f"the store {path} was held by another writer for {BUSY_S} s; nothing was changed; try again, or find the "
+        f"process that holds it"
+    )
 
 
 class Transaction:
@@ -84,31 +98,9 @@ class Transaction:
         self.events = Events(connection, noted, counts)
 
     def prepare(self, path: Path) -> None:
-        version = self._sql.exec_driver_sql("PRAGMA user_version").scalar_one()
-        if version == 5:
-            self._migrate()
-            version = STORE_VERSION
-        if version not in (0, STORE_VERSION):  # 0: a new file
-            way_out = "upgrade dail" if version > STORE_VERSION else "serve it with the release of dail that wrote it"
-            raise StorageError(
-                f"the store {path} has version {version}, this build reads {STORE_VERSION}; {way_out}, or choose "
-                f"another data folder"
-            )
-        METADATA.create_all(self._sql)
-        self.stamp()
-
-    def _migrate(self) -> None:
-        """Version 5 to 6: columns that the tables have and the file lacks; new tables are made by `prepare`."""
-        for table in METADATA.sorted_tables:
-            there = {row[1] for row in self._sql.exec_driver_sql(f"PRAGMA table_info({table.name})")}
-            for column in table.columns if there else ():
-                if column.name not in there:
-                    definition = sa.schema.CreateColumn(column).compile(self._sql.engine)
-                    self._sql.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
-            for index in table.indexes if there else ():
-                index.create(self._sql, checkfirst=True)
+        migrate(self._sql, path)
         self.counts.fill()
 
     def stamp(self) -> None:
         """Writes the store's version into its header: also the cheapest real write, for a health check."""
-        self._sql.exec_driver_sql(f"PRAGMA user_version={STORE_VERSION}")
+        stamp(self._sql)

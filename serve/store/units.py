@@ -6,6 +6,7 @@ Every change of state is one guarded UPDATE whose WHERE names the state it leave
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +23,19 @@ from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Failure, ShardRef, Unit, UnitState
 
+_HELD = ("leased", "queued")  # a queued unit has an owner only if its lease lapsed
 ENDED_WITHOUT_TRACE = ("failed", "cancelled", "expired")
 _MANY = 500  # names in one statement; SQLite has a limit
 _NOTHING_WRITTEN = {"tokens": 0, "attributed_tokens": 0, "student_tokens": 0}
+
+
+def lease_clock() -> float:
+    """Seconds by which leases run: the machine's monotonic clock, which every process on it shares.
+
+    A store is opened on one machine alone, and a server that starts extends every lease, so also after a boot no lease
+    lapses early; setting the wall clock moves none.
+    """
+    return time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class Units:
         The same unit may be in two batches. Only one of them is leased at a time and epochs count over both, so
         (unit, epoch) names one row.
         """
-        lapsed = sa.and_(UNITS.c.state == "leased", UNITS.c.lease_until < NOW)
+        lapsed = sa.and_(UNITS.c.state == "leased", UNITS.c.lease_until < lease_clock())
         chosen: dict[str, sa.Row] = {}
         for free in (lapsed, UNITS.c.state == "queued"):
             for row in self._sql.execute(_claimable(model_key).where(free).limit(count)).all():
@@ -75,7 +86,7 @@ class Units:
                 state="leased",
                 owner=worker,
                 epoch=last_epoch + 1,
-                lease_until=NOW + lease_s,
+                lease_until=lease_clock() + lease_s,
                 leases=UNITS.c.leases + 1,
                 **_NOTHING_WRITTEN,
             )
@@ -112,12 +123,12 @@ class Units:
         ]
 
     def held(self, unit_id: str, worker: str, epoch: int) -> UnitRecord | None:
-        """The unit if this worker holds it at this epoch: the fence."""
+        """The unit if this worker holds it at this epoch: the fence. Or held it until it lapsed, and nobody took it."""
         query = sa.select(UNITS).where(
             UNITS.c.unit_id == unit_id,
             UNITS.c.owner == worker,
             UNITS.c.epoch == epoch,
-            UNITS.c.state == "leased",
+            UNITS.c.state.in_(_HELD),
         )
         row = self._sql.execute(query).one_or_none()
         return _unit_record(row) if row else None
@@ -128,7 +139,7 @@ class Units:
         return self._move(
             unit,
             "leased",
-            lease_until=NOW + lease_s,
+            lease_until=lease_clock() + lease_s,
             tokens=tokens,
             attributed_tokens=attributed_tokens,
             student_tokens=student_tokens,
@@ -191,17 +202,19 @@ class Units:
         return self._change(UNITS.update().where(UNITS.c.n.in_(numbers), idle).values(state=state))
 
     def _move(self, unit: UnitRecord, state: UnitState, **values: Any) -> int:
-        if state != "leased":
+        if state != unit.state:
             self._noted.units(unit.batch_id, [unit.item_id])
         return self._change(
             UNITS.update()
-            .where(UNITS.c.n == unit.n, UNITS.c.state == "leased", UNITS.c.epoch == unit.epoch)
+            .where(UNITS.c.n == unit.n, UNITS.c.state == unit.state, UNITS.c.epoch == unit.epoch)
             .values(state=state, **values)
         )
 
     def cancel(self, batch_id: str) -> int:
         """Units nobody works on: not leased, or with a lease that ran out."""
-        return self._end_open(batch_id, "cancelled", sa.or_(UNITS.c.state != "leased", UNITS.c.lease_until < NOW))
+        return self._end_open(
+            batch_id, "cancelled", sa.or_(UNITS.c.state != "leased", UNITS.c.lease_until < lease_clock())
+        )
 
     def end_all(self, batch_id: str, state: UnitState) -> int:
         """Every open unit, also those that somebody holds: the fence refuses what he brings."""
@@ -238,19 +251,33 @@ class Units:
             )
         return moved
 
-    def lapsed(self, batch_id: str) -> list[UnitRecord]:
-        """Units whose worker was silent for longer than its lease."""
-        is_lapsed = sa.and_(UNITS.c.state == "leased", UNITS.c.lease_until < NOW)
-        query = sa.select(UNITS).where(UNITS.c.batch_id == batch_id, is_lapsed).order_by(UNITS.c.n)
-        return [_unit_record(row) for row in self._sql.execute(query)]
+    def give_back_lapsed(self, max_leases: int, error: Failure) -> list[tuple[str, str, bool]]:
+        """Units whose lease ran out are queued, or failed if leased `max_leases` times: (batch, item, is it failed).
 
-    def take_back(self, unit: UnitRecord) -> int:
-        """A unit whose lease lapsed: the next worker may have it, and the one before is fenced."""
-        return self._move(unit, "queued", owner=None, lease_until=None, **_NOTHING_WRITTEN)
+        A queued one keeps its owner, who may still bring its trace while nobody else took it.
+        """
+        lapsed = sa.and_(UNITS.c.state == "leased", UNITS.c.lease_until < lease_clock())
+        columns = (UNITS.c.n, UNITS.c.batch_id, UNITS.c.item_id, (UNITS.c.leases >= max_leases).label("is_lost"))
+        rows = self._sql.execute(sa.select(*columns).where(lapsed).limit(_MANY)).all()
+        for row in rows:
+            self._noted.units(row.batch_id, [row.item_id])
+        lost = [row.n for row in rows if row.is_lost]
+        reason = {"error_code": error.code, "error_detail": error.detail, "error_retryable": error.retryable}
+        self._change(
+            UNITS.update()
+            .where(UNITS.c.n.in_(lost), UNITS.c.state == "leased")
+            .values(state="failed", owner=None, lease_until=None, **reason)
+        )
+        self._change(
+            UNITS.update()
+            .where(UNITS.c.n.in_([row.n for row in rows if not row.is_lost]), UNITS.c.state == "leased")
+            .values(state="queued", lease_until=None, **_NOTHING_WRITTEN)
+        )
+        return [(row.batch_id, row.item_id, bool(row.is_lost)) for row in rows]
 
     def extend_leases(self, lease_s: float) -> int:
         """Workers could not renew while the API was down; that must not cost them their leases."""
-        return self._change(UNITS.update().where(UNITS.c.state == "leased").values(lease_until=NOW + lease_s))
+        return self._change(UNITS.update().where(UNITS.c.state == "leased").values(lease_until=lease_clock() + lease_s))
 
     def of_items(self, batch_id: str, item_ids: Sequence[str]) -> list[UnitRecord]:
         """In the order of drawing."""
@@ -283,7 +310,7 @@ def _claimable(model_key: str) -> sa.Select:
         twin.c.unit_id == UNITS.c.unit_id,
         twin.c.n != UNITS.c.n,
         twin.c.state == "leased",
-        twin.c.lease_until >= NOW,
+        twin.c.lease_until >= lease_clock(),
     )
     return (
         sa.select(UNITS.c.n, UNITS.c.unit_id, UNITS.c.batch_id, UNITS.c.item_id)
@@ -293,10 +320,15 @@ def _claimable(model_key: str) -> sa.Select:
     )
 
 
-def item_states(*condition: Any) -> sa.Subquery:
-    """Of the items whose units these are: id and state."""
-    query = sa.select(UNITS.c.item_id, item_state().label("status")).where(*condition)
-    return query.group_by(UNITS.c.item_id).subquery()
+def item_states(batch_id: str, items: Sequence[str] | None = None) -> sa.Subquery:
+    """Id and state of a batch's items, or of some: from their units, and of one that could not be used, failed."""
+    of_units, of_items = [UNITS.c.batch_id == batch_id], [ITEMS.c.batch_id == batch_id]
+    if items is not None:
+        of_units.append(UNITS.c.item_id.in_(items))
+        of_items.append(ITEMS.c.item_id.in_(items))
+    query = sa.select(UNITS.c.item_id, item_state().label("status")).where(*of_units).group_by(UNITS.c.item_id)
+    refused = sa.select(ITEMS.c.item_id, sa.literal("failed").label("status"))
+    return sa.union_all(query, refused.where(*of_items, ITEMS.c.error_code.is_not(None))).subquery()
 
 
 def _unit_record(row: sa.Row) -> UnitRecord:

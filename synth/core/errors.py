@@ -6,6 +6,7 @@ DailError                 exit 1   something of ours stopped; the message says w
 ├── InputError            exit 2   expert solutions that cannot be used (`pointer` says where)
 ├── IntegrityError        exit 1   bytes that are not what the manifest or the lineage says
 ├── StorageError          exit 1   a disk or object store that refused
+│   └── StoreBusy         exit 1   the API's store is held by another process
 ├── ApiError              exit 1   the API refused or could not be reached
 ├── GateStopped           exit 6   signs of a collapse, where gate.action says stop; what there is, is kept
 ├── ItemError             (a row)  one unit cannot run; its neighbours go on
@@ -87,6 +88,12 @@ class IntegrityError(DailError):
 
 class StorageError(DailError):
     code = "storage"
+
+
+class StoreBusy(StorageError):
+    """Another process holds the store; the same request succeeds once it lets go."""
+
+    code = "store_busy"
 
 
 class ApiError(DailError):

@@ -148,6 +148,53 @@ def test_cancel_twice_is_one_cancel_and_after_the_end_a_409(api, post, worker):
     assert api.post(f"/v1/batches/{ended}/cancel").json()["code"] == "batch_ended"
 
 
+def test_items_that_cannot_be_used_are_skipped_if_the_batch_says_so(api, worker):
+    good, twin = items(2)
+    bad = [
+        good,
+        {"id": "empty", "problem": "1?", "solution": ""},
+        7,
+        {**twin, "id": "i0"},
+        {**good, "id": "again"},
+        twin,
+    ]
+    body = {"items": bad, "on_invalid_item": "skip"}
+    posted = api.post("/v1/batches", json=body)
+    assert posted.status_code == 201, posted.text
+    batch = posted.json()["id"]
+    assert posted.json()["request_counts"] | {"total": 6, "queued": 2, "failed": 4} == posted.json()["request_counts"]
+    assert api.post("/v1/batches", json=body).json()["id"] == batch
+    assert worker.run() == 2
+    ended = api.get(f"/v1/batches/{batch}").json()
+    assert (ended["status"], ended["request_counts"]["completed"], ended["request_counts"]["failed"]) == (
+        "completed",
+        2,
+        4,
+    )
+    found = api.get(f"/v1/batches/{batch}/items").json()["data"]
+    assert [item["id"] for item in found if item["status"] == "completed"] == ["i0", "i1"]
+    assert [item["error"]["detail"].partition(":")[0] for item in found if item["error"]] == [
+        "/items/1/solution", "/items/2", "/items/3/id", "/items/4",
+    ]  # fmt: skip
+    assert api.get(f"/v1/batches/{batch}/items/{found[1]['id']}").json()["status"] == "failed"
+    assert [line["status"] for line in map(json.loads, api.get(f"/v1/batches/{batch}/results").text.splitlines())] == (
+        ["failed"] * 4 + ["succeeded"] * 2
+    )
+    assert api.post(f"/v1/batches/{batch}/retry", json={"items": "failed"}).json()["code"] == "nothing_to_retry"
+    assert api.post("/v1/batches", json={"items": bad[1:3], "on_invalid_item": "skip"}).status_code == 422
+
+
+def test_a_batch_too_many_is_told_to_come_back(api, post):
+    posted = [post(run_label=str(n))["id"] for n in range(20)]
+    assert api.get("/v1/limits").json()["open_batches"] == 20
+    refused = api.post("/v1/batches", json={"items": items(1), "run_label": "20"})
+    assert (refused.status_code, refused.json()["code"]) == (429, "too_many_open_batches")
+    assert 0 < int(refused.headers["retry-after"]) <= 120
+    assert api.post("/v1/batches", json={"items": items(1), "run_label": "0"}).status_code == 200  # there already
+    api.post(f"/v1/batches/{posted[0]}/cancel")
+    post(run_label="20")
+
+
 def test_what_is_not_there_is_a_404(api, post):
     batch = post()["id"]
     for path in ("/v1/batches/batch_none", "/v1/batches/batch_none/results", f"/v1/batches/{batch}/items/none"):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import httpx
 import openai
 import pytest
+import uvicorn
 
+from dail.serve.app import create_app
+from dail.serve.commands import _save
+from dail.synth.core.errors import ApiError
+from dail.synth.core.http import Client
 from tests.serve.conftest import items, start_api
+from tests.serve.worker import FakeWorker
 
 
 @pytest.fixture
@@ -66,3 +73,30 @@ def test_one_body_posted_at_once_to_two_servers_is_one_batch(tmp_path, model_fol
     finally:
         for one in servers:
             one.kill()
+
+
+def test_results_that_break_off_are_no_file(settings, tmp_path, model, monkeypatch):
+    app = create_app(settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    serving = threading.Thread(target=server.run)
+    serving.start()
+    try:
+        while not server.started:
+            time.sleep(0.02)
+        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        with httpx.Client(base_url=url, trust_env=False) as http:
+            batch = http.post("/v1/batches", json={"items": items(2)}).json()["id"]
+            FakeWorker(http, model).run()
+        whole = app.state.service.outputs._results
+
+        def broken(batch_id):
+            yield next(whole(batch_id))
+            raise RuntimeError("the disk went away")
+
+        monkeypatch.setattr(app.state.service.outputs, "_results", broken)
+        with Client(url) as client, pytest.raises(ApiError, match="broke off"):
+            _save(client, batch, tmp_path / "out.jsonl")
+        assert not list(tmp_path.glob("out*"))
+    finally:
+        server.should_exit = True
+        serving.join()

@@ -9,7 +9,6 @@ import threading
 import httpx
 import pytest
 
-from dail.serve.store.transaction import Store
 from tests.serve.conftest import items, start_api
 from tests.serve.worker import FakeWorker
 
@@ -186,18 +185,3 @@ def test_a_batch_that_did_not_change_is_a_304(api, post, worker):
     again = api.get(path, headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
     assert api.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
-
-
-def test_a_store_of_version_5_is_taken_over(tmp_path):
-    store = Store(tmp_path / "dail.sqlite")
-    store.close()
-    with sqlite3.connect(tmp_path / "dail.sqlite") as connection:
-        connection.execute("DROP TABLE events")
-        for column in ("window_s", "expires_at", "expired_at", "deleted_at", "num_events"):
-            connection.execute(f"ALTER TABLE batches DROP COLUMN {column}")
-        connection.execute("PRAGMA user_version=5")
-    connection.close()
-    store = Store(tmp_path / "dail.sqlite")
-    with store.read() as tx:
-        assert tx.batches.page(None, None, 5) == [] and tx.events.last("none") == 0
-    store.close()

@@ -124,6 +124,9 @@ class Leases(RuleBasedStateMachine):
         shards = [(batch.id, shard.unit_id) for batch in found for shard in self.service.outputs.shards(batch.id).data]
         assert len(shards) == len(set(shards))
         assert set(shards) == self.committed
+        with self.service.store.read() as tx:
+            for batch in found:
+                assert +tx.counts._kept(batch.id) == +tx.counts.count(batch.id), "the kept counts are off"
         for batch in found:
             for counts in (batch.request_counts, batch.units):
                 states = counts.model_dump()

@@ -6,14 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dail.serve.store import units
 from dail.serve.store.batches import NewBatch
-from dail.serve.store.tables import STORE_VERSION, wal_is_safe
+from dail.serve.store.one_writer import OneWriter
+from dail.serve.store.tables import STORE_VERSION
 from dail.serve.store.transaction import Store
-from dail.synth.core.errors import StorageError
+from dail.synth.core.errors import StorageError, StoreBusy
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.synthesis import Synthesis
-from dail.synth.schema.units import unit_id
+from dail.synth.schema.units import Failure, unit_id
 
 
 @pytest.fixture
@@ -26,13 +28,26 @@ def store(tmp_path):
 def new_batch(model, name="b1", num_items=1, num_samples=1):
     solutions = [ExpertSolution(id=f"i{n}", problem=f"{n}?", solution=f"{n}.") for n in range(num_items)]
     synthesis = Synthesis(samples_per_item=num_samples)
-    units = [
+    samples = [
         (unit_id(item, synthesis, model, sample), item.id, sample, "queued")
         for item in solutions
         for sample in range(num_samples)
     ]
     return NewBatch(
-        name, f"key {name}", "hash", model, "model", synthesis, ItemKinds(), None, {}, None, solutions, units
+        id=name,
+        idempotency_key=f"key {name}",
+        body_hash="hash",
+        model=model,
+        model_key="model",
+        synthesis=synthesis,
+        kinds=ItemKinds(),
+        run_label=None,
+        metadata={},
+        window_s=None,
+        items=solutions,
+        units=samples,
+        positions=range(num_items),
+        skipped=(),
     )
 
 
@@ -59,8 +74,7 @@ def test_what_is_acknowledged_is_synced_to_the_disk(store):
     with store.read() as tx:
         assert tx._sql.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert tx._sql.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
-        wanted = "wal" if wal_is_safe() else "delete"
-        assert tx._sql.exec_driver_sql("PRAGMA journal_mode").scalar() == wanted
+        assert tx._sql.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
 def test_a_transaction_that_fails_leaves_nothing(store, model):
@@ -118,11 +132,11 @@ def test_a_batch_is_ended_only_once_it_is_settled(store, model):
     with store.write() as tx:
         tx.batches.add(new_batch(model))
         assert tx.batches.settle("b1") == 0
-        assert tx.batches.end("b1", None) == 0
+        assert tx.batches.end("b1", 1, None) == 0
         tx.batches.start_cancel("b1")
         tx.units.cancel("b1")
         assert [tx.batches.settle("b1"), tx.batches.settle("b1")] == [1, 0]
-        assert [tx.batches.end("b1", None), tx.batches.end("b1", None)] == [1, 0]
+        assert [tx.batches.end("b1", 1, None), tx.batches.end("b1", 1, None)] == [1, 0]
         assert tx.batches.get("b1").status == "cancelled"
 
 
@@ -147,17 +161,72 @@ def test_the_state_of_an_item_follows_from_its_units(store, model):
     assert seen == ["queued", "running", "cancelled"]
 
 
-@pytest.mark.parametrize(
-    ("version", "is_safe"),
-    [
-        ((3, 40, 1), False),
-        ((3, 44, 6), True),
-        ((3, 45, 0), False),
-        ((3, 50, 7), True),
-        ((3, 51, 2), False),
-        ((3, 51, 3), True),
-        ((4, 0, 0), True),
-    ],
-)
-def test_the_write_ahead_log_is_used_only_where_its_bug_is_fixed(version, is_safe):
-    assert wal_is_safe(version) is is_safe
+def test_a_store_that_another_process_holds_is_busy_and_not_full(store, monkeypatch):
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with store.read() as tx:  # SQLite's own wait, of every pooled connection, would be 30 s
+        tx._sql.exec_driver_sql("PRAGMA busy_timeout=10")
+    with pytest.raises(StoreBusy, match="held by another writer"), store.write():
+        pass
+    other.execute("ROLLBACK")
+    other.close()
+    with store.write():
+        pass
+
+
+def test_leases_run_by_the_machines_clock_and_not_by_the_time_of_day(store, model, monkeypatch):
+    with store.write() as tx:
+        tx.batches.add(new_batch(model))
+        (leased,) = tx.units.claim("model", "w", 1, 60)
+    monkeypatch.setattr(units, "NOW", units.NOW + 7200.0)
+    with store.write() as tx:
+        assert tx.units.claim("model", "w2", 1, 60) == []
+        now = units.lease_clock()
+        monkeypatch.setattr(units, "lease_clock", lambda: now + 61)
+        assert [unit.epoch for unit in tx.units.claim("model", "w2", 1, 60)] == [leased.epoch + 1]
+
+
+def test_a_lapsed_unit_is_queued_and_its_worker_may_still_bring_it_until_another_has_it(store, model, monkeypatch):
+    lost = Failure(code="lease_lost", detail="")
+    with store.write() as tx:
+        tx.batches.add(new_batch(model))
+        (leased,) = tx.units.claim("model", "w", 1, 60)
+    now = units.lease_clock()
+    monkeypatch.setattr(units, "lease_clock", lambda: now + 61)
+    with store.write() as tx:
+        assert tx.units.give_back_lapsed(10, lost) == [("b1", "i0", False)]
+        assert tx.units.give_back_lapsed(10, lost) == []
+        assert tx.batches.item_status("b1", "i0") == "queued"
+        late = tx.units.held(leased.unit_id, "w", leased.epoch)
+        assert late.state == "queued"
+        assert tx.units.renew(late, 60, 5, 5, 5) == 1
+        assert tx.batches.item_status("b1", "i0") == "running"
+    monkeypatch.setattr(units, "lease_clock", lambda: now + 200)
+    with store.write() as tx:
+        tx.units.give_back_lapsed(10, lost)
+        assert len(tx.units.claim("model", "w2", 1, 60)) == 1
+        assert tx.units.held(leased.unit_id, "w", leased.epoch) is None
+
+
+def test_no_two_stores_of_one_file_write_or_checkpoint_at_once(store, model):
+    """What SQLite before 3.51.3 needs for its write-ahead log: also a store that closes waits."""
+    other = Store(store.path)
+    began, done = threading.Event(), []
+
+    def write():
+        began.set()
+        _write(other, model)
+        done.append("wrote")
+        other.close()
+
+    with store.write() as tx:
+        thread = threading.Thread(target=write)
+        thread.start()
+        began.wait()
+        with OneWriter(store.path).holding(0) as is_held:
+            assert not is_held
+        assert tx.batches.get("b1") is None
+        assert done == []
+    thread.join()
+    with store.read() as tx:
+        assert tx.batches.get("b1")

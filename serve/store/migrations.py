@@ -1,0 +1,51 @@
+"""Migrations: a store of an older version is brought to this one when it is opened, forward only.
+
+They run in the transaction that opens the store, which no other process shares: a kill leaves the old version whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from dail.serve.store.tables import METADATA, STORE_VERSION
+from dail.synth.core.errors import StorageError
+
+
+def migrate(sql: sa.Connection, name: object) -> None:
+    """Raises StorageError for a store that is newer than this build, or older than the oldest step."""
+    version = sql.exec_driver_sql("PRAGMA user_version").scalar_one()
+    while version in _STEPS:
+        _STEPS[version](sql)
+        version += 1
+    if version not in (0, STORE_VERSION):  # 0: a new file
+        way_out = "upgrade dail" if version > STORE_VERSION else "serve it with the release of dail that wrote it"
+        raise StorageError(
+            f"the store {name} has version {version}, this build reads {STORE_VERSION}; {way_out}, or choose "
+            f"another data folder"
+        )
+    METADATA.create_all(sql)
+    stamp(sql)
+
+
+def stamp(sql: sa.Connection) -> None:
+    sql.exec_driver_sql(f"PRAGMA user_version={STORE_VERSION}")
+
+
+def _to_6(sql: sa.Connection) -> None:
+    """Columns and indexes that the tables have and the file lacks; new tables are made afterwards, whole."""
+    seen = sa.inspect(sql)
+    for table in METADATA.sorted_tables:
+        if not seen.has_table(table.name):
+            continue
+        columns = {column["name"] for column in seen.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in columns:
+                definition = sa.schema.CreateColumn(column).compile(dialect=sql.dialect)
+                sql.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
+        for index in table.indexes:
+            index.create(sql, checkfirst=True)
+
+
+_STEPS: dict[int, Callable[[sa.Connection], None]] = {5: _to_6}  # by the version that each starts from

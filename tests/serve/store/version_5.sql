@@ -1,0 +1,14 @@
+CREATE TABLE batches (n INTEGER NOT NULL, id TEXT NOT NULL, idempotency_key TEXT NOT NULL, body_hash TEXT NOT NULL, status TEXT NOT NULL, model TEXT NOT NULL, model_key TEXT NOT NULL, synthesis TEXT NOT NULL, kinds TEXT NOT NULL, run_label TEXT, metadata JSON NOT NULL, generation INTEGER NOT NULL, created_at FLOAT NOT NULL, in_progress_at FLOAT, cancelling_at FLOAT, settled_at FLOAT, ended_at FLOAT, PRIMARY KEY (n), UNIQUE (id), UNIQUE (idempotency_key) );
+CREATE INDEX ix_batches_status ON batches (status);
+CREATE TABLE items (batch_id TEXT NOT NULL, item_id TEXT NOT NULL, position INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (batch_id, item_id), FOREIGN KEY(batch_id) REFERENCES batches (id) );
+CREATE UNIQUE INDEX items_in_order ON items (batch_id, position);
+CREATE TABLE manifests (batch_id TEXT NOT NULL, generation INTEGER NOT NULL, "key" TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (batch_id, generation), FOREIGN KEY(batch_id) REFERENCES batches (id) );
+CREATE TABLE units (n INTEGER NOT NULL, unit_id TEXT NOT NULL, batch_id TEXT NOT NULL, item_id TEXT NOT NULL, sample INTEGER NOT NULL, state TEXT NOT NULL, owner TEXT, epoch INTEGER NOT NULL, lease_until FLOAT, leases INTEGER NOT NULL, failures INTEGER NOT NULL, tokens INTEGER NOT NULL, attributed_tokens INTEGER NOT NULL, student_tokens FLOAT NOT NULL, correct BOOLEAN, error_code TEXT, error_detail TEXT, error_retryable BOOLEAN, PRIMARY KEY (n), FOREIGN KEY(batch_id, item_id) REFERENCES items (batch_id, item_id), UNIQUE (batch_id, unit_id) );
+CREATE INDEX units_by_id ON units (unit_id);
+CREATE INDEX units_by_state ON units (state, n);
+CREATE INDEX units_of_batch ON units (batch_id, state);
+CREATE INDEX units_of_item ON units (batch_id, item_id, state);
+CREATE TABLE prefixes (unit INTEGER NOT NULL, start INTEGER NOT NULL, number INTEGER NOT NULL, tokens TEXT NOT NULL, PRIMARY KEY (unit, start), FOREIGN KEY(unit) REFERENCES units (n) );
+CREATE TABLE shards (unit INTEGER NOT NULL, batch_id TEXT NOT NULL, "key" TEXT NOT NULL, rows INTEGER NOT NULL, size_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, unit_id TEXT NOT NULL, item_id TEXT NOT NULL, tokens INTEGER NOT NULL, attributed_tokens INTEGER NOT NULL, student_tokens FLOAT NOT NULL, PRIMARY KEY (unit), FOREIGN KEY(unit) REFERENCES units (n), UNIQUE ("key") );
+CREATE INDEX ix_shards_batch_id ON shards (batch_id);
+PRAGMA user_version=5;
