@@ -85,6 +85,8 @@ class BatchOut(Frozen):
                 "tokens": {"total": 5120, "attributed": 5024, "student": 4710.0, "student_share": 0.9375},
                 "tokens_per_s": 341.3,
                 "shards": 1,
+                "damaged_shards": 0,
+                "ending_error": None,
                 "manifest": None,
                 "created_at": 1795248000,
                 "in_progress_at": 1795248002,
@@ -115,6 +117,8 @@ class BatchOut(Frozen):
     tokens: Tokens
     tokens_per_s: float = Field(description="over the batch's life, from its first lease")
     shards: int
+    damaged_shards: int = Field(description="of those read as results, whose bytes are gone or changed")
+    ending_error: str | None = Field(description="why every unit has ended and the batch has not")
     manifest: ManifestRef | None = Field(description="null until the batch ends, and if it ends without a shard")
     created_at: int
     in_progress_at: int | None = Field(description="when a worker took its first unit")

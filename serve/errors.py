@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from dail.serve.rules.errors import Conflict, NotFound, TooMany
+from dail.serve.rules.errors import Conflict, Damaged, NotFound, TooMany
 from dail.synth.core.config import Frozen
 from dail.synth.core.errors import DailError, InputError, StorageError, StoreBusy, plainly, pointer
 
@@ -27,6 +27,7 @@ _MAX_FAULTS = 100
 _MAX_POINTER = 256
 _STATUS: dict[type[DailError], int] = {
     NotFound: 404,
+    Damaged: 422,
     Conflict: 409,
     TooMany: 429,
     InputError: 422,

@@ -162,6 +162,8 @@ class Batches:
             ),
             tokens_per_s=round(tally.tokens / life_s, 1) if life_s > 0 else 0.0,
             shards=tally.units["committed"],
+            damaged_shards=len(tx.shards.damaged(batch.id)),
+            ending_error=batch.ending_error,
             manifest=manifest,
             created_at=int(batch.created_at),
             in_progress_at=_seconds(batch.in_progress_at),

@@ -7,12 +7,14 @@ import logging
 
 from dail.serve.rules.enough import advance
 from dail.serve.rules.errors import existing
+from dail.serve.store.batches import BatchRecord
 from dail.serve.store.transaction import Store, Transaction
-from dail.synth.core.errors import StorageError
+from dail.synth.core.config import TOOL_VERSION
+from dail.synth.core.errors import ObjectExists, StorageError
 from dail.synth.core.files import Objects
 from dail.synth.schema.card import write_card
-from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key
-from dail.synth.schema.units import Failure
+from dail.synth.schema.manifest import Manifest, build_manifest, encode_manifest, manifest_key
+from dail.synth.schema.units import Failure, ShardRef
 
 DRAIN_S = 60.0  # what workers have to give back the units of a cancelled batch
 TOMBSTONE_S = 30 * 86400.0  # a deleted batch keeps its bytes so long
@@ -83,16 +85,39 @@ class Ending:
             if batch.settled_at is None or batch.ended_at is not None:
                 return
             shards = tx.shards.of_batch(batch_id)
-        reference = None
         try:
-            if shards:
-                settled = dt.datetime.fromtimestamp(batch.settled_at, dt.UTC)
-                manifest = build_manifest(batch.id, batch.generation, batch.model, batch.synthesis, shards, settled)
-                key = manifest_key(batch.id, batch.generation)
-                self._objects.put(key, encode_manifest(manifest))
-                reference = (key, manifest.digest)
+            reference = self._write_manifest(batch, shards) if shards else None
+        except ObjectExists as error:  # a stray file, or the work of a build that said something else
+            log.warning("%s gets the next manifest: %s", batch_id, error)
             with self._store.write() as tx:
-                tx.batches.end(batch_id, batch.generation, reference)
-            self.card_is_due = True
+                tx.batches.next_generation(batch_id, batch.generation)
+            return
         except StorageError as error:
             log.warning("%s is not ended yet: %s", batch_id, error)
+            with self._store.write() as tx:
+                tx.batches.note_ending(batch_id, str(error))
+            return
+        with self._store.write() as tx:
+            tx.batches.end(batch_id, batch.generation, reference)
+        self.card_is_due = True
+
+    def _write_manifest(self, batch: BatchRecord, shards: list[ShardRef]) -> tuple[str, str]:
+        manifest = manifest_of(batch, shards)
+        key = manifest_key(batch.id, batch.generation)
+        self._objects.put(key, encode_manifest(manifest))
+        return key, manifest.digest
+
+
+def manifest_of(batch: BatchRecord, shards: list[ShardRef]) -> Manifest:
+    """The manifest of a settled batch: it depends on what is stored alone."""
+    assert batch.settled_at is not None, "a batch has a manifest once it is settled"
+    settled = dt.datetime.fromtimestamp(batch.settled_at, dt.UTC)
+    return build_manifest(
+        batch.id,
+        batch.generation,
+        batch.model,
+        batch.synthesis,
+        shards,
+        settled,
+        batch.settled_by or TOOL_VERSION,  # none: it was settled by a release that did not say
+    )

@@ -11,6 +11,14 @@ class NotFound(DailError):
     code = "not_found"
 
 
+class Damaged(DailError):
+    """What was stored and is no longer as it was. Asking again does not help."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class Conflict(DailError):
     """A request that does not fit the present state. `code` says which way."""
 

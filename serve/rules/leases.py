@@ -6,11 +6,14 @@ from dail.serve.rules.ending import Ending
 from dail.serve.rules.enough import advance, is_needless
 from dail.serve.rules.errors import Conflict, existing
 from dail.serve.rules.models import check_registered, model_key
+from dail.serve.store.batches import BatchRecord
 from dail.serve.store.transaction import Store, Transaction
 from dail.serve.store.units import UnitRecord
 from dail.synth.core.errors import InputError, IntegrityError
 from dail.synth.core.files import Objects
+from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.shards import TraceRow, decode_shard
 from dail.synth.schema.units import (
     WORKER_STOPPED,
     Commit,
@@ -24,6 +27,7 @@ from dail.synth.schema.units import (
     shard_key,
 )
 
+SHARD_BYTES = 64 << 20
 MAX_FAILURES = 3  # a retryable failure is tried again until the third
 
 
@@ -58,7 +62,8 @@ class Leases:
             if tx.shards.get(unit_id, shard.key) == shard:
                 return
             unit = _held(tx, unit_id, commit.worker, commit.epoch)
-        self._check_shard(unit, shard)
+            batch = existing(tx, unit.batch_id)
+        self._check_shard(batch, unit, shard)
         with self._store.write() as tx:
             unit = _held(tx, unit_id, commit.worker, commit.epoch)
             tx.units.commit(unit, shard, commit.correct)
@@ -87,22 +92,40 @@ class Leases:
         if is_settled:
             self._ending.finish(unit.batch_id)
 
-    def _check_shard(self, unit: UnitRecord, shard: ShardRef) -> None:
-        """A row may only name bytes that are there: the API and its workers share the output folder."""
+    def _check_shard(self, batch: BatchRecord, unit: UnitRecord, shard: ShardRef) -> None:
+        """A row may only name bytes that are there and that a trainer will take: one bad shard spoils its manifest."""
         key = shard_key(unit.batch_id, unit.unit_id, unit.epoch, shard.sha256)
         if (shard.unit_id, shard.item_id, shard.key) != (unit.unit_id, unit.item_id, key):
             raise InputError(
                 f"the shard is not this unit's; wanted unit {unit.unit_id}, item {unit.item_id}, key {key}",
                 [("/shard", "wrong_shard", "unit, item or key is another unit's")],
             )
+        if shard.size_bytes > SHARD_BYTES:
+            detail = f"{shard.size_bytes} bytes; at most {SHARD_BYTES} are taken"
+            raise InputError(f"the shard is too large: {detail}", [("/shard/size_bytes", "shard_too_large", detail)])
         try:
-            self._objects.get(key, size=shard.size_bytes, digest=shard.sha256)
+            data = self._objects.get(key, size=shard.size_bytes, digest=shard.sha256)
         except (IntegrityError, OSError):
             raise InputError(
                 f"the API cannot read the shard {self._objects.path(key)}: it is missing or not the bytes that size "
                 f"and sha256 say; API and workers must share the folder {self._objects.root}",
                 [("/shard", "unreadable_shard", "missing, or other bytes than size and sha256 say")],
             ) from None
+        try:
+            rows = decode_shard(data, key)
+        except IntegrityError as error:
+            raise InputError(
+                str(error), [("/shard", "unreadable_shard", "not a shard that this build reads")]
+            ) from None
+        got = [_identity_of(row) for row in rows]
+        wanted = _wanted_identity(batch, unit, shard)
+        if got != [wanted]:
+            wrong = sorted(name for name in wanted if len(got) != 1 or got[0][name] != wanted[name])
+            raise InputError(
+                f"the shard {key} has {len(got)} rows, of another {', '.join(wrong)} than the unit; wanted one row of "
+                f"the unit's own; are the worker's model and build those of the batch?",
+                [("/shard", "wrong_shard", f"{name} is not the unit's") for name in wrong],
+            )
 
 
 def _held(tx: Transaction, unit: str, worker: str, epoch: int) -> UnitRecord:
@@ -111,3 +134,35 @@ def _held(tx: Transaction, unit: str, worker: str, epoch: int) -> UnitRecord:
     if held is None:
         raise Conflict("fenced", "this lease is over: the unit has ended or went to another worker; drop it")
     return held
+
+
+def _identity_of(row: TraceRow) -> dict[str, object]:
+    return {
+        "unit_id": row.unit_id,
+        "batch_id": row.batch_id,
+        "item_id": row.item_id,
+        "sample": row.sample_index,
+        "tokens": len(row.trace_ids),
+        "model_revision": row.model_revision,
+        "student_revision": row.student_revision,
+        "privileged_revision": row.privileged_revision,
+        "tokenizer_hash": row.tokenizer_hash,
+        "template_hash": row.template_hash,
+        "config_fingerprint": row.config_fingerprint,
+    }
+
+
+def _wanted_identity(batch: BatchRecord, unit: UnitRecord, shard: ShardRef) -> dict[str, object]:
+    return {
+        "unit_id": unit.unit_id,
+        "batch_id": unit.batch_id,
+        "item_id": unit.item_id,
+        "sample": unit.sample,
+        "tokens": shard.tokens,
+        "model_revision": batch.model.revision,
+        "student_revision": batch.model.student,
+        "privileged_revision": batch.model.privileged,
+        "tokenizer_hash": batch.model.tokenizer_hash,
+        "template_hash": batch.model.template_hash,
+        "config_fingerprint": config_fingerprint(batch.model, batch.synthesis),
+    }

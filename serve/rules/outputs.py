@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import chain
 
 from dail.serve.bodies import Result, ShardPage
-from dail.serve.rules.errors import Conflict, NotFound, existing
+from dail.serve.rules.ending import manifest_of
+from dail.serve.rules.errors import Conflict, Damaged, NotFound, existing
 from dail.serve.store.transaction import Store
 from dail.serve.store.units import UnitRecord
-from dail.synth.core.errors import IntegrityError
+from dail.synth.core.errors import DailError, IntegrityError
 from dail.synth.core.files import Objects
-from dail.synth.schema.manifest import Manifest
+from dail.synth.schema.manifest import Manifest, read_manifest
 from dail.synth.schema.shards import decode_shard
 from dail.synth.schema.units import Failure, ShardRef
 
 _RESULTS_PAGE = 64
+
+log = logging.getLogger("dail.serve")
 
 
 class Outputs:
@@ -30,11 +34,24 @@ class Outputs:
     def manifest(self, batch_id: str) -> Manifest:
         with self._store.read() as tx:
             batch = existing(tx, batch_id)
+            shards = tx.shards.of_batch(batch_id)
         if batch.ended_at is None:
             raise Conflict("not_finalized", f"{batch_id} is {batch.status}; its manifest is written when it ends")
         if batch.manifest is None:
             raise NotFound(f"{batch_id} ended without a shard, so there is no manifest; GET its items for the reasons")
-        return Manifest.model_validate_json(self._objects.path(batch.manifest[0]).read_bytes())
+        key, digest = batch.manifest
+        try:
+            manifest = read_manifest(self._objects.path(key))
+        except DailError as error:
+            log.error("the manifest of %s is made of the store again: %s", batch_id, error)
+            manifest = manifest_of(batch, shards)
+        if manifest.digest != digest:
+            raise Damaged(
+                "damaged_manifest",
+                f"the manifest {key} is missing or not the one that was written; restore it from a copy, or POST "
+                f"/v1/batches/{batch_id}/retry for items without a trace, which writes the next one",
+            )
+        return manifest
 
     def results(self, batch_id: str) -> Iterator[Result]:
         """Units that have ended, in the order of drawing. Raises NotFound at once, not when iterated."""
@@ -49,13 +66,14 @@ class Outputs:
         while True:
             with self._store.read() as tx:
                 ended = tx.units.ended(batch_id, last, _RESULTS_PAGE)
+                damaged = tx.shards.damaged(batch_id)
             if not ended:
                 return
             for unit, shard in ended:
-                yield from self._results_of(unit, shard)
+                yield from self._results_of(unit, shard, unit.n in damaged)
             last = ended[-1][0].n
 
-    def _results_of(self, unit: UnitRecord, shard: ShardRef | None) -> Iterator[Result]:
+    def _results_of(self, unit: UnitRecord, shard: ShardRef | None, was_damaged: bool) -> Iterator[Result]:
         if shard is None:
             assert unit.state in ("skipped", "failed", "cancelled", "expired"), (
                 f"unit {unit.unit_id} ended as {unit.state}"
@@ -66,9 +84,16 @@ class Outputs:
             data = self._objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256)
             rows = decode_shard(data, shard.key)
         except IntegrityError as error:
+            self._note(unit, True, was_damaged)
             damage = Failure(code="damaged_shard", detail=str(error))
             yield Result(item_id=unit.item_id, sample=unit.sample, status="failed", error=damage)
             return
+        self._note(unit, False, was_damaged)
         for row in rows:
             trace = row.model_dump(mode="json", exclude={"item_id", "sample_index"})
             yield Result(item_id=row.item_id, sample=row.sample_index, status="succeeded", trace=trace)
+
+    def _note(self, unit: UnitRecord, is_damaged: bool, was_damaged: bool) -> None:
+        if is_damaged != was_damaged:
+            with self._store.write() as tx:
+                tx.shards.set_damaged(unit.n, is_damaged)

@@ -14,6 +14,7 @@ from dail.serve.store.counts import ITEM_STATES, UNIT_STATES, Counts, by_state
 from dail.serve.store.noted import Noted
 from dail.serve.store.tables import BATCHES, EVENTS, ITEMS, MANIFESTS, NOW, OPEN, SHARDS, UNITS
 from dail.serve.store.units import item_states
+from dail.synth.core.config import TOOL_VERSION
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.models import ModelIdentity
@@ -56,6 +57,8 @@ class BatchRecord:
     in_progress_at: float | None
     cancelling_at: float | None
     settled_at: float | None
+    settled_by: str | None
+    ending_error: str | None
     ended_at: float | None
     window_s: float | None
     expires_at: float | None
@@ -170,7 +173,7 @@ class Batches:
             batch_id,
             BATCHES.update()
             .where(BATCHES.c.id == batch_id, self._is_over())
-            .values(status="finalizing", expired_at=NOW, settled_at=NOW),
+            .values(status="finalizing", expired_at=NOW, settled_at=NOW, settled_by=TOOL_VERSION),
         )
 
     def reopen(self, batch_id: str) -> int:
@@ -227,7 +230,23 @@ class Batches:
                 BATCHES.c.settled_at.is_(None),
                 ~is_open,
             )
-            .values(status=status, settled_at=NOW),
+            .values(status=status, settled_at=NOW, settled_by=TOOL_VERSION),
+        )
+
+    def note_ending(self, batch_id: str, error: str | None) -> int:
+        """Why the batch cannot end; written where it changed."""
+        changed = BATCHES.c.ending_error.is_distinct_from(error)
+        return self._change(
+            batch_id, BATCHES.update().where(BATCHES.c.id == batch_id, changed).values(ending_error=error)
+        )
+
+    def next_generation(self, batch_id: str, generation: int) -> int:
+        """Another manifest of a settled batch, since the key of this one is taken."""
+        return self._change(
+            batch_id,
+            BATCHES.update()
+            .where(BATCHES.c.id == batch_id, BATCHES.c.generation == generation, BATCHES.c.ended_at.is_(None))
+            .values(generation=generation + 1),
         )
 
     def end(self, batch_id: str, generation: int, manifest: tuple[str, str] | None) -> int:
@@ -246,7 +265,7 @@ class Batches:
                 BATCHES.c.status.in_(("finalizing", "cancelling")),
                 BATCHES.c.settled_at.is_not(None),
             )
-            .values(status=status, ended_at=NOW),
+            .values(status=status, ended_at=NOW, ending_error=None),
         )
         if ended and manifest is not None:
             row = {"batch_id": batch_id, "generation": generation, "key": manifest[0], "digest": manifest[1]}
@@ -324,6 +343,8 @@ def _batch_record(row: sa.Row) -> BatchRecord:
         in_progress_at=row.in_progress_at,
         cancelling_at=row.cancelling_at,
         settled_at=row.settled_at,
+        settled_by=row.settled_by,
+        ending_error=row.ending_error,
         ended_at=row.ended_at,
         window_s=row.window_s,
         expires_at=row.expires_at,

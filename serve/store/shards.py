@@ -25,6 +25,13 @@ class Shards:
         row = self._sql.execute(query).one_or_none()
         return ShardRef.model_validate(row._mapping) if row else None
 
+    def set_damaged(self, unit: int, is_damaged: bool) -> None:
+        self._sql.execute(SHARDS.update().where(SHARDS.c.unit == unit).values(damaged=is_damaged))
+
+    def damaged(self, batch_id: str) -> set[int]:
+        """Units whose shards were not what they must be when they were last read."""
+        return set(self._sql.scalars(sa.select(SHARDS.c.unit).where(SHARDS.c.batch_id == batch_id, SHARDS.c.damaged)))
+
     def of_batch(self, batch_id: str) -> list[ShardRef]:
         query = sa.select(*SHARD_COLUMNS).where(SHARDS.c.batch_id == batch_id).order_by(SHARDS.c.unit)
         return [ShardRef.model_validate(row._mapping) for row in self._sql.execute(query)]

@@ -36,6 +36,8 @@ BATCHES = sa.Table(
     sa.Column("cancelling_at", sa.Float),
     sa.Column("settled_at", sa.Float),  # every unit terminal
     sa.Column("ended_at", sa.Float),
+    sa.Column("settled_by", sa.Text),  # the release that settled it; whoever writes its manifest writes that one's
+    sa.Column("ending_error", sa.Text),  # why it is settled and not ended
     sa.Column("window_s", sa.Float),  # the time that it was given; without one it does not expire
     sa.Column("expires_at", sa.Float, index=True),
     sa.Column("expired_at", sa.Float),
@@ -105,6 +107,8 @@ SHARDS = sa.Table(
     sa.Column("tokens", sa.Integer, nullable=False),
     sa.Column("attributed_tokens", sa.Integer, nullable=False),
     sa.Column("student_tokens", sa.Float, nullable=False),
+    sa.Column("damaged", sa.Boolean, nullable=False, default=False, server_default=sa.false()),  # when last read
+    sa.Index("damaged_shards", "batch_id", "damaged"),
 )
 MANIFESTS = sa.Table(
     "manifests",

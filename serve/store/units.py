@@ -123,12 +123,17 @@ class Units:
         ]
 
     def held(self, unit_id: str, worker: str, epoch: int) -> UnitRecord | None:
-        """The unit if this worker holds it at this epoch: the fence. Or held it until it lapsed, and nobody took it."""
+        """The unit if this worker holds it at this epoch: the fence. Or held it until it lapsed, and nobody took it.
+
+        Nor for another batch that has the same unit: then the newer lease alone counts.
+        """
+        twin = UNITS.alias()
         query = sa.select(UNITS).where(
             UNITS.c.unit_id == unit_id,
             UNITS.c.owner == worker,
             UNITS.c.epoch == epoch,
             UNITS.c.state.in_(_HELD),
+            ~sa.exists().where(twin.c.unit_id == unit_id, twin.c.epoch > epoch),
         )
         row = self._sql.execute(query).one_or_none()
         return _unit_record(row) if row else None

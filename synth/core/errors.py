@@ -96,6 +96,12 @@ class StoreBusy(StorageError):
     code = "store_busy"
 
 
+class ObjectExists(StorageError):
+    """An object's key holds other bytes."""
+
+    code = "object_exists"
+
+
 class ApiError(DailError):
     """`status` is the HTTP status, 0 when the API could not be reached."""
 

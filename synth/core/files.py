@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dail.synth.core.errors import DailError, IntegrityError, StorageError
+from dail.synth.core.errors import DailError, IntegrityError, ObjectExists, StorageError
 from dail.synth.core.extensions import label
 
 _NAME = r"(?!\.+(?:/|$))[A-Za-z0-9_.-]+"  # not of dots alone
@@ -106,7 +106,7 @@ def _link(staged: Path, path: Path, data: bytes) -> None:
         os.link(staged, path)
     except FileExistsError:
         if sha256(path.read_bytes()) != sha256(data):
-            raise StorageError(f"object {path} exists with other content; objects are never overwritten") from None
+            raise ObjectExists(f"object {path} exists with other content; objects are never overwritten") from None
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -15,6 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dail.synth.config import SynthConfig
@@ -112,17 +113,27 @@ class Worker:
             pause_s = min(1.5 * pause_s, _LONGEST_POLL_S)
 
     async def _take(self, units: Sequence[Unit], limits: Limits) -> None:
-        self._held.update({unit.unit_id: unit for unit in units})
-        self._known.update({unit.unit_id: len(unit.prefix) for unit in units})
         for unit in units:
+            self._known[unit.unit_id] = len(unit.prefix)
+        again = [unit for unit in units if unit.unit_id in self._held]
+        self._held.update({unit.unit_id: unit for unit in units})
+        for unit in again:
+            self._take_over(unit)
+        for unit in (unit for unit in units if unit not in again):
             try:
                 prepared = await asyncio.to_thread(prepare, unit, self._prompts, limits.model_tokens)
             except DailError as error:
                 await self._fail(unit.unit_id, _failure(error))
                 continue
             if unit.unit_id in self._held:
-                self._prepared[unit.unit_id] = prepared
+                # under its newest lease: it may have been taken over meanwhile
+                self._prepared[unit.unit_id] = replace(prepared, unit=self._held[unit.unit_id])
                 self._pool.submit([prepared.request])
+
+    def _take_over(self, unit: Unit) -> None:
+        """A unit that runs on here, whose lease lapsed and that was leased to us again: its rollout stays."""
+        if prepared := self._prepared.get(unit.unit_id):
+            self._prepared[unit.unit_id] = replace(prepared, unit=unit)
 
     async def _finish_all(self) -> None:
         while True:
@@ -134,10 +145,16 @@ class Worker:
             await asyncio.gather(*map(self._finish, results.finished), *failures)
 
     async def _finish(self, rollout: Rollout) -> None:
-        """One trace becomes a shard, and once its bytes lie safely, the unit's result."""
-        prepared = self._prepared.get(rollout.unit_id)
-        if prepared is None:
-            return
+        """One trace becomes a shard, and once its bytes lie safely, the unit's result.
+
+        Again, if the unit was leased to us anew meanwhile: a shard's key names the epoch.
+        """
+        prepared: Prepared | None = None
+        while (newest := self._prepared.get(rollout.unit_id)) is not prepared and newest is not None:
+            prepared = newest
+            await self._finish_as(prepared, rollout)
+
+    async def _finish_as(self, prepared: Prepared, rollout: Rollout) -> None:
         try:
             row = trace_row(prepared, rollout, self._prompts, self._pool.engine_name)
             correct = await self._verdicts.of(row, prepared.unit.synthesis)
@@ -157,7 +174,10 @@ class Worker:
             self.tokens += shard.tokens
             self.attributed_tokens += shard.attributed_tokens
             self.student_tokens += shard.student_tokens
-        self._drop(rollout.unit_id)
+            self._drop(rollout.unit_id)
+            return
+        if self._held.get(rollout.unit_id) is prepared.unit:  # fenced, and not ours again
+            self._drop(rollout.unit_id)
 
     def _check_turns(self, error: DailError) -> None:
         """Ends the run after the first few traces that ran past their turn, if most do: all will, at full length."""
@@ -188,13 +208,17 @@ class Worker:
         self._is_refused = bool(why)
 
     async def _fail(self, unit_id: str, failure: Failure) -> None:
-        if unit := self._held.get(unit_id):
+        told: Unit | None = None
+        while (unit := self._held.get(unit_id)) is not told and unit is not None:  # again, if taken over meanwhile
+            told = unit
             if failure.retryable and self._num_unknown(unit):
                 await self._beat(unit)  # the next attempt goes on from here
             with contextlib.suppress(Fenced):
                 async with self._calls:
                     await self._source.fail(unit, failure)
                 self.num_failed += not failure.retryable
+                self._drop(unit_id)
+        if told is not None and self._held.get(unit_id) is told:
             self._drop(unit_id)
 
     async def _renew(self) -> None:

@@ -59,7 +59,13 @@ class _Version(BaseModel):
 
 
 def build_manifest(
-    batch_id: str, generation: int, model: ModelIdentity, synthesis: Synthesis, shards: list[ShardRef], now: dt.datetime
+    batch_id: str,
+    generation: int,
+    model: ModelIdentity,
+    synthesis: Synthesis,
+    shards: list[ShardRef],
+    now: dt.datetime,
+    tool_version: str = TOOL_VERSION,
 ) -> Manifest:
     """Shards are put in the order of their unit ids, so the same set gives the same list."""
     ordered = tuple(sorted(shards, key=lambda shard: shard.unit_id))
@@ -74,7 +80,7 @@ def build_manifest(
         rows=sum(shard.rows for shard in ordered),
         tokens=sum(shard.tokens for shard in ordered),
         size_bytes=sum(shard.size_bytes for shard in ordered),
-        tool_version=TOOL_VERSION,
+        tool_version=tool_version,
         created_at=now,
         digest="",
     )

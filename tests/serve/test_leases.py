@@ -9,9 +9,12 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from dail.serve.app import create_app
+from dail.synth.core.files import Objects, sha256
+from dail.synth.schema.shards import encode_shard
 from dail.synth.schema.trace_tokens import Tokens
+from dail.synth.schema.units import ShardRef, shard_key
 from tests.serve.conftest import items, lapse_leases
-from tests.serve.worker import FakeWorker
+from tests.serve.worker import FakeWorker, trace_row
 
 
 def test_a_leased_unit_carries_all_that_a_rollout_needs(post, worker, model):
@@ -101,6 +104,48 @@ def test_a_shard_of_another_unit_is_refused(post, worker):
     assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "wrong_shard")
 
 
+def as_shard(worker, unit, data: bytes, **more) -> ShardRef:
+    key = shard_key(unit.batch_id, unit.unit_id, unit.epoch, sha256(data))
+    Objects(worker.root).put(key, data)
+    return worker.write(unit).model_copy(update={"key": key, "size_bytes": len(data), "sha256": sha256(data), **more})
+
+
+@pytest.mark.parametrize("data", [b"PAR1", b"no Parquet at all" * 100], ids=["short", "text"])
+def test_bytes_that_are_no_shard_are_never_committed(api, post, worker, data):
+    batch = post()["id"]
+    (unit,) = worker.lease()
+    response = worker.commit(unit, as_shard(worker, unit, data))
+    assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "unreadable_shard")
+    assert api.get(f"/v1/batches/{batch}").json()["units"]["committed"] == 0
+    assert worker.commit(unit).status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("unit_id", "f" * 32), ("batch_id", "other"), ("item_id", "other"), ("sample_index", 7),
+        ("model_revision", "other"), ("student_revision", "other"), ("privileged_revision", "other"),
+        ("tokenizer_hash", "other"), ("template_hash", "other"), ("config_fingerprint", "other"),
+    ],
+)  # fmt: skip
+def test_a_row_of_another_identity_is_refused_by_name(post, worker, column, value):
+    post()
+    (unit,) = worker.lease()
+    row = trace_row(unit).model_copy(update={column: value})
+    response = worker.commit(unit, as_shard(worker, unit, encode_shard([row])))
+    assert response.status_code == 422, response.text
+    (error,) = response.json()["errors"]
+    assert error["code"] == "wrong_shard" and error["detail"].startswith(column.removesuffix("_index"))
+
+
+def test_rows_and_tokens_must_be_those_that_are_told(post, worker):
+    post()
+    (unit,) = worker.lease()
+    row = trace_row(unit)
+    for data, more in ((encode_shard([row, row]), {}), (encode_shard([row]), {"tokens": 5})):
+        assert worker.commit(unit, as_shard(worker, unit, data, **more)).status_code == 422
+
+
 def test_a_retryable_failure_is_tried_three_times(api, post, worker):
     batch = post()["id"]
     epochs = []
@@ -140,6 +185,17 @@ def test_a_unit_that_is_in_two_batches_is_leased_once_at_a_time(api, post, worke
     assert (twin.unit_id, twin.batch_id, twin.epoch) == (unit.unit_id, second, unit.epoch + 1)
     worker.commit(twin)
     assert {api.get(f"/v1/batches/{batch}").json()["status"] for batch in (first, second)} == {"completed"}
+
+
+def test_a_lapsed_lease_is_over_once_another_batch_has_the_unit_leased(api, post, worker, model, settings):
+    post(run_label="one")
+    (old,) = worker.lease()
+    post(run_label="two")
+    lapse_leases(settings.data_dir)
+    api.post(f"/v1/batches/{old.batch_id}/cancel")
+    (new,) = FakeWorker(api, model, "w2").lease()
+    assert (new.unit_id, new.epoch) == (old.unit_id, old.epoch + 1) and new.batch_id != old.batch_id
+    assert worker.heartbeat(old).status_code == 409
 
 
 def test_a_worker_with_other_weights_is_told_so(api, post, model):

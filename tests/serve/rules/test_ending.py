@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from dail.serve.batch_in import BatchIn
+from dail.serve.rules.ending import manifest_of
+from dail.serve.rules.errors import Damaged
 from dail.serve.rules.service import Service
 from dail.serve.store.transaction import Store
 from dail.synth.core.files import Objects
+from dail.synth.schema.manifest import encode_manifest, read_manifest
 from dail.synth.schema.units import Commit, LeaseRequest
 from tests.serve.conftest import items
 from tests.serve.worker import write_shard
@@ -52,3 +59,85 @@ def test_a_sweep_after_the_end_writes_the_data_set_card_of_the_output_root(tmp_p
     service.leases.commit(unit.unit_id, Commit(worker="w", epoch=unit.epoch, shard=shard))
     service.ending.sweep()
     assert f'- config_name: "{batch.id}"' in (tmp_path / "o" / "README.md").read_text()
+
+
+def _finished(tmp_path, model):
+    """A service whose only batch has its one unit committed, and is not ended: its manifest's key is free."""
+    service = Service(Store(tmp_path / "dail.sqlite"), Objects(tmp_path / "o"), {"tiny": model}, 60)
+    batch, _ = service.batches.create(BatchIn.parse({"items": items(1)}), None)
+    (unit,) = service.leases.lease(LeaseRequest(worker="w", count=1, model=model)).units
+    shard = write_shard(service.objects.root, unit)
+    with service.store.write() as tx:
+        tx.units.commit(tx.units.held(unit.unit_id, "w", unit.epoch), shard)
+        tx.batches.settle(batch.id)
+    return service, batch.id
+
+
+def _manifest_bytes(service, batch):
+    with service.store.read() as tx:
+        return encode_manifest(manifest_of(tx.batches.get(batch), tx.shards.of_batch(batch)))
+
+
+def test_a_manifest_begun_by_one_release_is_ended_by_the_next(tmp_path, model, monkeypatch):
+    service, batch = _finished(tmp_path, model)
+    service.objects.put(f"manifests/{batch}/v1.json", _manifest_bytes(service, batch))
+    monkeypatch.setattr("dail.synth.schema.manifest.TOOL_VERSION", "99.0")
+    monkeypatch.setattr("dail.serve.rules.ending.TOOL_VERSION", "99.0")
+    service.ending.sweep()
+    found = service.batches.get(batch)
+    assert (found.status, found.generation) == ("completed", 1)
+
+
+def test_a_key_that_holds_something_else_gives_the_next_manifest(tmp_path, model):
+    service, batch = _finished(tmp_path, model)
+    service.objects.put(f"manifests/{batch}/v1.json", b"a stray file")
+    service.ending.sweep()
+    service.ending.sweep()
+    found = service.batches.get(batch)
+    assert (found.status, found.generation, found.ending_error) == ("completed", 2, None)
+    assert read_manifest(Path(found.manifest.path)).rows == 1
+
+
+def test_an_end_that_is_refused_is_told_on_the_batch(tmp_path, model):
+    service, batch = _finished(tmp_path, model)
+    (service.objects.root / "manifests").write_text("in the way")
+    service.ending.sweep()
+    assert "cannot write" in service.batches.get(batch).ending_error
+    (service.objects.root / "manifests").unlink()
+    service.ending.sweep()
+    found = service.batches.get(batch)
+    assert (found.status, found.ending_error) == ("completed", None)
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:99])])
+def test_a_manifest_that_is_gone_or_cut_is_given_by_the_store(tmp_path, model, harm):
+    service, batch = _finished(tmp_path, model)
+    service.ending.sweep()
+    path = Path(service.batches.get(batch).manifest.path)
+    before = read_manifest(path)
+    harm(path)
+    assert service.outputs.manifest(batch) == before
+
+
+def test_a_manifest_that_nobody_can_make_again_is_refused_and_not_guessed(tmp_path, model):
+    service, batch = _finished(tmp_path, model)
+    service.ending.sweep()
+    Path(service.batches.get(batch).manifest.path).unlink()
+    with service.store.write() as tx:
+        tx._sql.exec_driver_sql("UPDATE batches SET settled_by = 'a release that is not said'")
+    with pytest.raises(Damaged, match="restore it from a copy"):
+        service.outputs.manifest(batch)
+
+
+def test_shards_that_rot_are_counted_on_the_batch_until_they_are_restored(tmp_path, model):
+    service, batch = _finished(tmp_path, model)
+    service.ending.sweep()
+    (shard,) = service.outputs.shards(batch).data
+    path = service.objects.path(shard.key)
+    kept = path.read_bytes()
+    path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    assert [one.status for one in service.outputs.results(batch)] == ["failed"]
+    assert service.batches.get(batch).damaged_shards == 1
+    path.write_bytes(kept)
+    assert [one.status for one in service.outputs.results(batch)] == ["succeeded"]
+    assert service.batches.get(batch).damaged_shards == 0

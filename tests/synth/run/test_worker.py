@@ -261,6 +261,51 @@ def test_a_unit_that_is_no_longer_wanted_is_dropped(
     assert [failure.code for failure in source.failures.values()] == (["cancelled"] if how == "cancelled" else [])
 
 
+class LapsingSource(ScriptedSource):
+    """Its first unit is leased twice while it runs: the first lease counts for nothing from then on."""
+
+    def __init__(self, units: list[Unit], out: Path, pool: InlinePool) -> None:
+        super().__init__(units, out)
+        self._again = units[0].model_copy(update={"epoch": units[0].epoch + 1})
+        self._pool, self._num_leases = pool, 0
+
+    async def lease(self, count: int) -> LeaseReply:
+        self._num_leases += 1
+        reply = await super().lease(count)
+        if self._num_leases == 2:
+            self._pool.paused = False
+            return reply.model_copy(update={"units": (self._again, *reply.units)})
+        return reply
+
+    async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None, rows: int | None = None) -> None:
+        if unit.unit_id == self._again.unit_id and unit.epoch < self._again.epoch:
+            while self._num_leases < 2:  # the lease was lost; it is leased again before this is answered
+                await asyncio.sleep(0.001)
+            raise Fenced("an older lease")
+        await super().commit(unit, shard, correct, rows)
+
+
+@pytest.mark.parametrize("paused", [True, False], ids=["while it runs", "while it is committed"])
+def test_a_unit_leased_again_by_the_worker_that_has_it_keeps_its_rollout(
+    tmp_path: Path, prompts: Prompts, model: ModelIdentity, paused: bool
+) -> None:
+    pool = InlinePool()
+    pool.paused = paused
+    source = LapsingSource(units(model, 3), tmp_path, pool)
+    added: list[str] = []
+    submit = pool.submit
+
+    def counted(requests: list[RolloutRequest]) -> None:
+        added.extend(request.unit_id for request in requests)
+        submit(requests)
+
+    pool.submit = counted  # type: ignore[method-assign]
+    work(source, prompts, pool)
+    assert sorted(added) == ["u0", "u1", "u2"], "a second add of an id ends an engine"
+    assert sorted(source.shards) == ["u0", "u1", "u2"]
+    assert f"/e{source._again.epoch}-" in source.shards["u0"].key
+
+
 def test_a_commit_that_is_fenced_is_no_error(tmp_path: Path, prompts: Prompts, model: ModelIdentity) -> None:
     source = ScriptedSource(units(model, 3), tmp_path)
     source.fenced = {"u1"}
