@@ -29,6 +29,7 @@ from dail.serve.batch_in import BatchIn
 from dail.serve.bodies import Result, RetryIn
 from dail.serve.errors import Problem, answer_with_problems
 from dail.serve.events import Watching
+from dail.serve.guard import Guard
 from dail.serve.rules.service import Service
 from dail.serve.settings import Settings
 from dail.serve.store.transaction import Store
@@ -70,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(leases.router)
     app.include_router(health.router)
     answer_with_problems(app)
+    app.add_middleware(Guard, settings=settings)
     _document(app)
     return app
 

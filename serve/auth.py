@@ -18,22 +18,29 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 async def people_only(request: Request, credentials: Credentials) -> None:
     settings: Settings = request.app.state.settings
-    _check(settings.token, credentials)
+    _check(settings.token, settings.worker_token, credentials)
 
 
 async def workers_only(request: Request, credentials: Credentials) -> None:
     settings: Settings = request.app.state.settings
-    _check(settings.worker_token or settings.token, credentials)
+    _check(settings.worker_token or settings.token, settings.token, credentials)
 
 
-def _check(wanted: SecretStr | None, got: HTTPAuthorizationCredentials | None) -> None:
+def _check(wanted: SecretStr | None, other: SecretStr | None, got: HTTPAuthorizationCredentials | None) -> None:
     if wanted is None:
         return
     given = got.credentials if got else ""
-    if not hmac.compare_digest(given.encode(), wanted.get_secret_value().encode()):
+    if not _is(given, wanted):
+        if other is not None and _is(given, other):
+            detail = "this token opens other routes: people use DAIL_TOKEN, workers DAIL_WORKER_TOKEN"
+            raise RequestError(403, "wrong_scope", detail)
         raise RequestError(
             401,
             "unauthorized",
             "this server wants its token; set DAIL_TOKEN or send Authorization: Bearer …",
             WWW_Authenticate="Bearer",
         )
+
+
+def _is(given: str, token: SecretStr) -> bool:
+    return hmac.compare_digest(given.encode(), token.get_secret_value().encode())

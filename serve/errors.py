@@ -98,32 +98,32 @@ def answer_with_problems(app: FastAPI) -> None:
     @app.exception_handler(DailError)
     def of_ours(request: Request, error: DailError) -> JSONResponse:
         if isinstance(error, RequestError):
-            return _problem(error.status, error.code, str(error), error.problems, error.headers)
+            return problem(error.status, error.code, str(error), error.problems, error.headers)
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
         problems = error.problems if isinstance(error, InputError) else ()
         headers = {"Retry-After": str(_RETRY_AFTER_S[status])} if status in _RETRY_AFTER_S else {}
         if error.code in _FOR_GOOD:
             headers["x-should-retry"] = "false"  # clients of the OpenAI SDK's kind ask again after every 409
-        return _problem(status, error.code, str(error), problems, headers)
+        return problem(status, error.code, str(error), problems, headers)
 
     @app.exception_handler(RequestValidationError)
     def of_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
         problems = [(pointer(fault["loc"]), fault["type"], plainly(fault)) for fault in error.errors()]
-        return _problem(422, "invalid_parameter", "a parameter was refused", problems)
+        return problem(422, "invalid_parameter", "a parameter was refused", problems)
 
     @app.exception_handler(HTTPException)
     def of_starlette(request: Request, error: HTTPException) -> JSONResponse:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        return _problem(
+        return problem(
             error.status_code, code, _HINTS.get(error.status_code, "the request was refused"), (), error.headers
         )
 
     @app.exception_handler(Exception)
     def of_mistakes(request: Request, error: Exception) -> JSONResponse:
-        return _problem(500, "internal", "a mistake of ours; the server's log tells more under this request_id")
+        return problem(500, "internal", "a mistake of ours; the server's log tells more under this request_id")
 
 
-def _problem(
+def problem(
     status: int,
     code: str,
     detail: str,

@@ -22,6 +22,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="DAIL_", frozen=True, env_ignore_empty=True)
 
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs a token")
+    hosts: tuple[str, ...] = Field(
+        (), description="further names that clients call this server by; without a token it answers to no others"
+    )
     port: int = Field(8765, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     data_dir: AbsolutePath = Field(
         Path("runs/api"), description="holds the store `dail.sqlite` and, under `objects`, the shards"

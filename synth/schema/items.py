@@ -20,7 +20,7 @@ from pydantic import (
 
 from dail.synth.core.config import Frozen, storable
 from dail.synth.core.errors import InputError, plainly, pointer
-from dail.synth.schema.texts import fault
+from dail.synth.schema.texts import fault, is_blank
 
 PROBLEM_BYTES = 64 * 1024
 SOLUTION_BYTES = 512 * 1024
@@ -37,7 +37,7 @@ def clean(text: str) -> str:
 def _text(max_bytes: int) -> AfterValidator:
     def check(text: str) -> str:
         clean(text)
-        if not text.strip():
+        if is_blank(text):
             raise ValueError("the text is blank")
         if len(size := text.encode()) > max_bytes:
             raise ValueError(f"the text has {len(size)} bytes; at most {max_bytes} are taken")
@@ -124,7 +124,7 @@ class ExpertSolution(Frozen):
     @field_validator("wrong_answer")
     @classmethod
     def _says_something(cls, value: str | None) -> str | None:
-        if value is not None and not value.strip():
+        if value is not None and is_blank(value):
             raise ValueError("the text is blank")
         return value
 

@@ -15,6 +15,7 @@ Tabs and line breaks are text too. So what follows them must be no word, or stan
 from __future__ import annotations
 
 import re
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from dataclasses import dataclass
 # Lone surrogates break SQLite and Parquet; control characters break terminals and logs.
 _NO_TEXT = re.compile(r"[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _UNDECODED = re.compile("\ufffd|ï¿½")  # the second is the first, decoded wrongly once more
+
+_UNSEEN = ("C", "Z", "M")  # Unicode's categories of what nobody sees alone: controls, spaces, marks on other letters
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")  # letters and a symbol by category, and blank on paper
 
 _ESCAPES = {
     "\a": ("a", "U+0007"), "\b": ("b", "U+0008"), "\t": ("t", "tab"), "\n": ("n", "line break"),
@@ -206,3 +210,12 @@ def _no_text(text: str, place: int) -> str:
         letter = _ESCAPES[character][0]
         return told + f"if it was a command that begins with \\{letter}, double its backslash, else remove it"
     return told + "remove it"
+
+
+def is_blank(text: str) -> bool:
+    r"""Whether there is nothing to read in it: spaces, and characters that have no width or no form of their own.
+
+    >>> is_blank(" \u200b\ufeff"), is_blank("\u00ad\u0301"), is_blank("\u3164"), is_blank("1"), is_blank("\U0001f600")
+    (True, True, True, False, False)
+    """
+    return all(one in _FILLERS or unicodedata.category(one)[0] in _UNSEEN for one in text)

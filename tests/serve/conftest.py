@@ -64,7 +64,7 @@ def settings(tmp_path: Path, model_folder: Path) -> Settings:
 
 @pytest.fixture
 def api(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    with TestClient(create_app(settings), "http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client
 
 

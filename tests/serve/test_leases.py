@@ -234,11 +234,11 @@ def test_four_workers_at_once_lease_each_unit_exactly_once(live, model):
 
 
 def test_a_restart_gives_live_leases_more_time(settings, model):
-    with TestClient(create_app(settings)) as api:
+    with TestClient(create_app(settings), "http://127.0.0.1") as api:
         api.post("/v1/batches", json={"items": items(1)})
         (unit,) = FakeWorker(api, model).lease()
     lapse_leases(settings.data_dir)
-    with TestClient(create_app(settings)) as api:
+    with TestClient(create_app(settings), "http://127.0.0.1") as api:
         assert FakeWorker(api, model, "w2").lease() == []
         worker = FakeWorker(api, model)
         assert worker.lease() == []
