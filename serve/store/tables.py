@@ -7,6 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dail.synth.core.machine import remote_file_system
+
 STORE_VERSION = 6
 BUSY_S = 30
 _CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
@@ -132,6 +134,8 @@ EVENTS = sa.Table(
 
 def make_engine(path: Path) -> sa.Engine:
     """The one way to open the file: writes are serialised, synced, and hold to the foreign keys."""
+    # a write-ahead log is shared through this machine's memory, which another machine does not see
+    journal = "DELETE" if remote_file_system(path) else "WAL"
     engine = sa.create_engine(
         f"sqlite:///{path}", connect_args={"timeout": BUSY_S}, pool_size=_CONNECTIONS, max_overflow=0
     )
@@ -141,7 +145,7 @@ def make_engine(path: Path) -> sa.Engine:
         # Python's own BEGIN is deferred: a read-modify-write under it loses updates of other threads in silence.
         connection.isolation_level = None
         # before 3.51.3 two connections that write and checkpoint at once can ruin it: `one_writer` keeps them apart
-        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA journal_mode={journal}")
         connection.execute("PRAGMA synchronous=FULL")  # NORMAL may roll back acknowledged commits after a power loss
         connection.execute("PRAGMA foreign_keys=ON")
 

@@ -6,6 +6,7 @@ clock counts.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from dail.serve.store.shards import Shards
 from dail.serve.store.tables import BUSY_S, make_engine
 from dail.serve.store.units import Units
 from dail.synth.core.errors import StorageError, StoreBusy
+from dail.synth.core.machine import remote_file_system
+
+_log = logging.getLogger("dail.serve")
 
 
 class Store:
@@ -37,6 +41,8 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make {path.parent}: {error.strerror}; choose another data folder") from None
+        if kind := remote_file_system(path):
+            _log.warning(f"the store {path} lies on a network disk ({kind}): slower, and for one server only")
         self._engine = make_engine(path)
         with self.write() as tx:
             tx.prepare(path)

@@ -1,7 +1,8 @@
-"""How much memory this machine has."""
+"""How much memory this machine has, and which of its folders lie on another one."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 
@@ -18,3 +19,26 @@ def main_memory(group: Path = Path("/sys/fs/cgroup"), table: Path = Path("/proc/
         return total, free
     used -= int(kinds.get("inactive_file", 0))  # read files, which make room
     return min(total, limit), min(free, max(0, limit - used))
+
+
+_REMOTE = ("nfs", "cifs", "smb", "fuse", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "gfs", "ocfs")
+
+
+def remote_file_system(path: Path, table: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """The kind of file system that a path lies on, such as nfs4, if other machines may have it too; else none.
+
+    Where the system keeps no such table, none.
+    """
+    found, kind = "", ""
+    try:
+        lines = table.read_text().splitlines()
+    except OSError:
+        return None
+    wanted = str(path.resolve())
+    for line in lines:
+        mount, _, rest = line.partition(" - ")
+        place = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), mount.split()[4])  # a space is \040
+        is_above = wanted == place or wanted.startswith(place.rstrip("/") + "/")
+        if is_above and len(place) >= len(found):  # of two at one place the later one is on top
+            found, kind = place, rest.split()[0]
+    return kind if kind.startswith(_REMOTE) else None

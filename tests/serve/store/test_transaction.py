@@ -77,6 +77,16 @@ def test_what_is_acknowledged_is_synced_to_the_disk(store):
         assert tx._sql.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
+def test_on_a_network_disk_no_log_is_shared_through_memory(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dail.serve.store.tables.remote_file_system", lambda path: "nfs4")
+    monkeypatch.setattr("dail.serve.store.transaction.remote_file_system", lambda path: "nfs4")
+    store = Store(tmp_path / "dail.sqlite")
+    with store.read() as tx:
+        assert tx._sql.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"
+    store.close()
+    assert "network disk (nfs4)" in caplog.text
+
+
 def test_a_transaction_that_fails_leaves_nothing(store, model):
     with pytest.raises(RuntimeError), store.write() as tx:
         tx.batches.add(new_batch(model))
