@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     ConfigDict,
     Field,
     JsonValue,
@@ -27,13 +29,15 @@ from dail.synth.schema.synthesis import Synthesis
 WINDOW_UNITS = {"h": 3600, "m": 60, "s": 1}
 _OF_ITEM = re.compile(r"^/items/(\d+)(?=/|$)")
 MAX_ITEMS = 10_000
-MAX_UNITS = 640_000  # items × samples, which one transaction stores
-_MAX_METADATA = 16
+MAX_UNITS = 40_000  # items × samples: what one transaction stores in a second or two
+ITEM_BYTES = 2 << 20
+METADATA_BYTES = 64 << 10  # of an item
+MAX_METADATA = 16  # entries, of a batch
 
 
 def _few(metadata: dict[str, str]) -> dict[str, str]:
-    if len(metadata) > _MAX_METADATA:
-        raise ValueError(f"metadata has {len(metadata)} entries; at most {_MAX_METADATA} are taken")
+    if len(metadata) > MAX_METADATA:
+        raise ValueError(f"metadata has {len(metadata)} entries; at most {MAX_METADATA} are taken")
     return metadata
 
 
@@ -129,11 +133,14 @@ class BatchIn(Frozen):
         items = value.get("items", ())
         positions: tuple[int, ...] = ()
         skipped: tuple[Skipped, ...] = ()
+        more = 0
         try:
             items, positions, skipped = _items(items, value.get("on_invalid_item") == "skip")
         except InputError as error:
             problems += error.problems
+            more = error.num_problems - len(problems)
             items = ()
+        problems += lax_types(cls, {name: part for name, part in value.items() if name != "items"}, ())
         try:
             batch = cls.model_validate({**value, "items": items} if "items" in value else value)
         except ValidationError as error:
@@ -142,7 +149,7 @@ class BatchIn(Frozen):
             problems += _too_many_units(len(items), batch.synthesis.samples_per_item)
             batch._positions, batch._skipped = positions, skipped
         if problems:
-            raise InputError("the batch was refused; nothing was stored", problems)
+            raise InputError("the batch was refused; nothing was stored", problems, len(problems) + more)
         return batch
 
 
@@ -167,7 +174,7 @@ def _items(values: Any, skip: bool) -> tuple[list[ExpertSolution], tuple[int, ..
     while True:
         chosen = [values[position] for position in positions]
         try:
-            return check_items(chosen), positions, skipped
+            return _small_enough(check_items(chosen)), positions, skipped
         except InputError as error:
             first = _first_faults(error) if skip else {}
             kept = tuple(place for number, place in enumerate(positions) if number not in first)
@@ -176,6 +183,21 @@ def _items(values: Any, skip: bool) -> tuple[list[ExpertSolution], tuple[int, ..
             taken = {value["id"] for value in chosen if isinstance(value, dict) and isinstance(value.get("id"), str)}
             skipped = (*skipped, *_skipped(chosen, positions, first, taken))
             positions = kept
+
+
+def _small_enough(items: list[ExpertSolution]) -> list[ExpertSolution]:
+    """The items. Raises InputError: each goes to workers whole, once for every sample."""
+    problems = list[tuple[str, str, str]]()
+    for number, item in enumerate(items):
+        metadata = len(canonical(item.metadata))
+        if metadata > METADATA_BYTES:
+            detail = f"{metadata} bytes of JSON; at most {METADATA_BYTES} are taken"
+            problems.append((f"/items/{number}/metadata", "metadata_too_large", detail))
+        elif (size := len(item.model_dump_json().encode())) > ITEM_BYTES:
+            problems.append((f"/items/{number}", "item_too_large", f"{size} bytes; at most {ITEM_BYTES} are taken"))
+    if problems:
+        raise InputError("items", problems)
+    return items
 
 
 def _first_faults(error: InputError) -> dict[int, tuple[str, str, str]]:
@@ -199,6 +221,25 @@ def _skipped(
             name += "_"
         pointer_there = _OF_ITEM.sub(f"/items/{place}", where)
         yield Skipped(position=place, item_id=name, code=code, pointer=pointer_there, detail=detail, digest=digest)
+
+
+def lax_types(model: type[BaseModel], value: Any, at: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    """What pydantic would take though the OpenAPI page says another type: `true` or "1" for a number, 1 for a flag.
+
+    pydantic's own strict mode would refuse a list for a tuple and 1.0 for an integer too, which JSON Schema takes.
+    """
+    if not isinstance(value, dict):
+        return
+    for name, part in value.items():
+        kind = model.model_fields[name].annotation if name in model.model_fields else None
+        kinds = set(get_args(kind) or (kind,)) - {NoneType}
+        nested = next((one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)), None)
+        if nested is not None:
+            yield from lax_types(nested, part, (*at, name))
+        elif kinds <= {int, float} and isinstance(part, bool | str):
+            yield pointer((*at, name)), "number_type", "wanted a number"
+        elif kinds == {bool} and isinstance(part, int | float | str) and not isinstance(part, bool):
+            yield pointer((*at, name)), "bool_type", "wanted true or false"
 
 
 def faults(error: ValidationError) -> list[tuple[str, str, str]]:

@@ -23,7 +23,7 @@ from dail.synth.core.errors import DailError, InputError, StorageError, StoreBus
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = {429: 60, 503: 5, 507: 5}
 _FOR_GOOD = ("batch_ended", "nothing_to_retry")
-_MAX_FAULTS = 100
+MAX_FAULTS = 100
 _MAX_POINTER = 256
 _STATUS: dict[type[DailError], int] = {
     NotFound: 404,
@@ -101,10 +101,13 @@ def answer_with_problems(app: FastAPI) -> None:
             return problem(error.status, error.code, str(error), error.problems, error.headers)
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
         problems = error.problems if isinstance(error, InputError) else ()
+        detail = str(error)
+        if isinstance(error, InputError) and error.num_problems > MAX_FAULTS:
+            detail += f" ({error.num_problems} faults; the first {MAX_FAULTS} are told)"
         headers = {"Retry-After": str(_RETRY_AFTER_S[status])} if status in _RETRY_AFTER_S else {}
         if error.code in _FOR_GOOD:
             headers["x-should-retry"] = "false"  # clients of the OpenAI SDK's kind ask again after every 409
-        return problem(status, error.code, str(error), problems, headers)
+        return problem(status, error.code, detail, problems, headers)
 
     @app.exception_handler(RequestValidationError)
     def of_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -140,7 +143,7 @@ def problem(
         code=code,
         detail=detail,
         errors=tuple(
-            Fault(pointer=where[:_MAX_POINTER], code=kind, detail=what) for where, kind, what in problems[:_MAX_FAULTS]
+            Fault(pointer=where[:_MAX_POINTER], code=kind, detail=what) for where, kind, what in problems[:MAX_FAULTS]
         ),
         request_id=request_id,
     )

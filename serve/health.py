@@ -5,11 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Response
 
 from dail.serve.auth import people_only
-from dail.serve.batch_in import MAX_ITEMS, MAX_UNITS
+from dail.serve.batch_in import ITEM_BYTES, MAX_ITEMS, MAX_METADATA, MAX_UNITS, METADATA_BYTES
 from dail.serve.batches import TheService
-from dail.serve.errors import RESPONSES
+from dail.serve.bounded_json import MAX_DEPTH, MAX_ITEM_VALUES, MAX_NAME_BYTES, MAX_VALUES
+from dail.serve.errors import MAX_FAULTS, RESPONSES
 from dail.serve.request_body import BODY_BYTES
 from dail.serve.rules.health import Ready, readiness
+from dail.serve.store.units import REPLY_BYTES
 from dail.synth.core.config import Frozen
 from dail.synth.schema.items import PROBLEM_BYTES, SOLUTION_BYTES
 
@@ -17,12 +19,23 @@ router = APIRouter(tags=["health"], responses=RESPONSES)
 
 
 class Limits(Frozen):
+    """What is taken at most. A reply to a worker's lease ends at `reply_bytes`, with one unit at least."""
+
     body_bytes: int
     items: int
     units: int
     open_batches: int
     problem_bytes: int
     solution_bytes: int
+    item_bytes: int
+    item_metadata_bytes: int
+    item_values: int
+    metadata_entries: int
+    values: int
+    depth: int
+    name_bytes: int
+    reply_bytes: int
+    faults_told: int
     lease_s: float
     models: tuple[str, ...]
 
@@ -49,6 +62,15 @@ def limits(service: TheService) -> Limits:
         open_batches=service.open_batches,
         problem_bytes=PROBLEM_BYTES,
         solution_bytes=SOLUTION_BYTES,
+        item_bytes=ITEM_BYTES,
+        item_metadata_bytes=METADATA_BYTES,
+        item_values=MAX_ITEM_VALUES,
+        metadata_entries=MAX_METADATA,
+        values=MAX_VALUES,
+        depth=MAX_DEPTH,
+        name_bytes=MAX_NAME_BYTES,
+        reply_bytes=REPLY_BYTES,
+        faults_told=MAX_FAULTS,
         lease_s=service.lease_s,
         models=tuple(sorted(service.models)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import uuid
 from itertools import chain
 from typing import Literal
@@ -16,7 +17,7 @@ from dail.serve.rules.health import check_headroom
 from dail.serve.rules.models import choose_model, model_key
 from dail.serve.store.batches import BatchRecord, NewBatch
 from dail.serve.store.transaction import Store, Transaction
-from dail.synth.core.config import fingerprint
+from dail.synth.core.config import canonical
 from dail.synth.core.errors import ExtensionError, InputError, UsageError
 from dail.synth.core.files import Objects
 from dail.synth.method.counts import count_kinds
@@ -40,9 +41,7 @@ class Batches:
     def create(self, body: BatchIn, idempotency_key: str | None) -> tuple[BatchOut, bool]:
         """Stores a batch before it returns; True if it is new. The same body again gives the same batch."""
         model, body = choose_model(self._models, body.model), _pinned(body)
-        asked = body.model_dump(mode="json", exclude_defaults=True, exclude={"model"})
-        skipped = [one.model_dump() for one in body.skipped]
-        body_hash = fingerprint([asked, model.model_dump(mode="json"), *([skipped] if skipped else [])])
+        body_hash = _body_hash(body, model)
         key = f"body {body_hash}" if idempotency_key is None else f"key {idempotency_key}"
         kinds = count_kinds(body.items, body.synthesis)
         _refuse_what_nobody_can_judge(body.synthesis, kinds)
@@ -203,6 +202,20 @@ def _check_retriable(tx: Transaction, batch_id: str, items: tuple[str, ...], the
             problems.append((f"/items/{number}", code, f"{why} in {batch_id}"))
     if problems:
         raise InputError("nothing is tried again", problems)
+
+
+def _body_hash(body: BatchIn, model: ModelIdentity) -> str:
+    """The fingerprint of what was asked, item by item: its JSON is never in memory as a whole."""
+    asked = body.model_dump(mode="json", exclude_defaults=True, exclude={"model", "items"})
+    skipped = [one.model_dump() for one in body.skipped]
+    whole = canonical([{**asked, "items": []}, model.model_dump(mode="json"), *([skipped] if skipped else [])])
+    before, empty, behind = whole.partition(b'"items":[')  # a quote inside of a text has a backslash
+    digest = hashlib.sha256(before + empty)
+    for number, item in enumerate(body.items):
+        digest.update(b"," if number else b"")
+        digest.update(canonical(item.model_dump(mode="json", exclude_defaults=True)))
+    digest.update(behind)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _window(seconds: float) -> str:

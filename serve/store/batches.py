@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,8 @@ from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Failure, UnitState
+
+_AT_ONCE = 100  # items whose texts are spelled as JSON at a time
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,12 @@ class Batches:
                 expires_at=None if new.window_s is None else NOW + new.window_s,
             )
         )
-        bodies = [
+        bodies = (
             {"batch_id": new.id, "item_id": item.id, "position": position, "body": item.model_dump_json()}
             for position, item in zip(new.positions or range(len(new.items)), new.items, strict=True)
-        ]
-        self._sql.execute(ITEMS.insert(), bodies)
+        )
+        while some := list(islice(bodies, _AT_ONCE)):
+            self._sql.execute(ITEMS.insert(), some)
         refused = [
             {
                 "batch_id": new.id,

@@ -7,7 +7,7 @@ Every change of state is one guarded UPDATE whose WHERE names the state it leave
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from dail.synth.schema.units import Failure, ShardRef, Unit, UnitState
 _HELD = ("leased", "queued")  # a queued unit has an owner only if its lease lapsed
 ENDED_WITHOUT_TRACE = ("failed", "cancelled", "expired")
 _MANY = 500  # names in one statement; SQLite has a limit
+REPLY_BYTES = 16 << 20  # of items in one lease reply, which a worker reads within its time-out
 _NOTHING_WRITTEN = {"tokens": 0, "attributed_tokens": 0, "student_tokens": 0}
 
 
@@ -62,8 +63,12 @@ class Units:
     def __init__(self, connection: sa.Connection, checkpoints: Checkpoints, shards: Shards, noted: Noted) -> None:
         self._sql, self._checkpoints, self._shards, self._noted = connection, checkpoints, shards, noted
 
-    def claim(self, model_key: str, worker: str, count: int, lease_s: float) -> list[Unit]:
+    def claim(
+        self, model_key: str, worker: str, count: int, lease_s: float, max_bytes: int = REPLY_BYTES
+    ) -> list[Unit]:
         """Leases up to `count` units to the worker: those whose lease ran out first, then queued ones, oldest first.
+
+        Their items have up to `max_bytes` together, or it is one unit.
 
         The same unit may be in two batches. Only one of them is leased at a time and epochs count over both, so
         (unit, epoch) names one row.
@@ -74,6 +79,7 @@ class Units:
             for row in self._sql.execute(_claimable(model_key).where(free).limit(count)).all():
                 if len(chosen) < count:
                     chosen.setdefault(row.unit_id, row)
+        chosen = {row.unit_id: row for row in self._within(list(chosen.values()), max_bytes)}
         for row in chosen.values():
             self._noted.units(row.batch_id, [row.item_id])
         numbers = [row.n for row in chosen.values()]
@@ -98,6 +104,21 @@ class Units:
             .values(in_progress_at=NOW)
         )
         return leased
+
+    def _within(self, rows: Sequence[sa.Row], max_bytes: int) -> Iterator[sa.Row]:
+        """The first of the rows, at least one. A character has up to four bytes, and no more than needed are read."""
+        size = sa.select(sa.func.length(ITEMS.c.body))
+        sizes: dict[tuple[str, str], int] = {}
+        total = 0
+        for row in rows:
+            name = (row.batch_id, row.item_id)
+            if name not in sizes:
+                found = self._sql.scalar(size.where(ITEMS.c.batch_id == name[0], ITEMS.c.item_id == name[1]))
+                sizes[name] = 4 * (found or 0)
+            total += sizes[name]
+            if total > max_bytes and row is not rows[0]:
+                return
+            yield row
 
     def _leased(self, numbers: Sequence[int]) -> list[Unit]:
         query = (

@@ -67,15 +67,16 @@ class ExtensionError(UsageError):
 class InputError(DailError):
     """Refused expert solutions.
 
-    `problems` holds one (JSON pointer, code, detail) per fault.
+    `problems` holds one (JSON pointer, code, detail) per fault, or the first of `num_problems`.
     """
 
     code = "invalid_input"
     exit_code = EXIT_USAGE
 
-    def __init__(self, message: str, problems: Sequence[tuple[str, str, str]] = ()) -> None:
+    def __init__(self, message: str, problems: Sequence[tuple[str, str, str]] = (), num_problems: int = 0) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+        self.num_problems = max(num_problems, len(self.problems))
 
     def facts(self) -> dict[str, Any]:
         told = [{"pointer": where, "code": code, "detail": detail} for where, code, detail in self.problems]

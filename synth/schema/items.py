@@ -24,6 +24,7 @@ from dail.synth.schema.texts import fault, is_blank
 
 PROBLEM_BYTES = 64 * 1024
 SOLUTION_BYTES = 512 * 1024
+_TOLD = 100  # faults told in full, of a list of items; of further ones, the first of each item
 SOLUTION_JOIN = "\n\n"  # several human solutions become one text, as the paper does for AIME (App. B.1)
 
 
@@ -162,13 +163,16 @@ def check_items(values: list[Any]) -> list[ExpertSolution]:
     """
     items: list[ExpertSolution] = []
     problems: list[tuple[str, str, str]] = []
+    num_problems = 0
     seen: dict[str, int] = {}
     given = {value["id"] for value in values if isinstance(value, dict) and isinstance(value.get("id"), str)}
     for number, value in enumerate(values):
         try:
             item = ExpertSolution.model_validate(value)
         except ValidationError as error:
-            for fault in error.errors(include_url=False, include_input=False):
+            num_problems += error.error_count()
+            most = max(_TOLD - len(problems), 1)  # one of each item: who skips items tells why
+            for fault in error.errors(include_url=False, include_input=False)[:most]:
                 where = pointer(["items", number, *user_path(fault["loc"])])
                 problems.append((where, fault["type"], plainly(fault)))
             continue
@@ -177,14 +181,16 @@ def check_items(values: list[Any]) -> list[ExpertSolution]:
             problems.append(
                 (pointer(["items", number, "id"]), "duplicate_id", f"id {name!r} is also item {seen[name]}")
             )
+            num_problems += 1
         seen[name] = number
         items.append(item.model_copy(update={"id": name}))
     if not values:
         problems.append(("/items", "empty_batch", "there is no expert solution in it"))
     if problems:
         shown = "; ".join(f"{where}: {detail}" for where, _, detail in problems[:5])
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise InputError(f"nothing was taken: {shown}{more}", problems)
+        num_problems = max(num_problems, len(problems))
+        more = f" (and {num_problems - 5} more)" if num_problems > 5 else ""
+        raise InputError(f"nothing was taken: {shown}{more}", problems, num_problems)
     return items
 
 
@@ -219,17 +225,18 @@ def read_columns(data: bytes, names: list[str]) -> list[dict[str, Any]]:
     return file.read(columns=names, use_threads=False).to_pylist()
 
 
-def strict_json(data: bytes) -> Any:
+def strict_json(data: bytes | bytearray) -> Any:
     """UTF-8 JSON without NaN, infinities or duplicate keys. Raises ValueError saying where."""
 
     def constant(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) < len(keys):
-            raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} appears twice")
-        return dict(pairs)
+        if len(found := dict(pairs)) < len(pairs):
+            seen = set[str]()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise ValueError(f"key {twice!r:.80} appears twice")
+        return found
 
     try:
         return json.loads(data.decode("utf-8"), parse_constant=constant, object_pairs_hook=unique)

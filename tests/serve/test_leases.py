@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from dail.serve.app import create_app
+from dail.serve.store.units import Units
 from dail.synth.core.files import Objects, sha256
 from dail.synth.schema.shards import encode_shard
 from dail.synth.schema.trace_tokens import Tokens
@@ -316,3 +317,16 @@ def test_a_checkpoint_that_cannot_be_one_is_refused(post, worker):
         assert response.status_code == 422
     with pytest.raises(ValidationError, match="at most 4096 are taken"):
         worker.heartbeat(unit, checkpoint=tokens(*range(4097)))
+
+
+def test_a_lease_reply_ends_at_its_bytes_with_one_unit_at_least(api, worker, monkeypatch):
+    assert api.post("/v1/batches", json={"items": items(3, privileged="x" * 10_000)}).status_code == 201
+    monkeypatch.setattr(Units.claim, "__defaults__", (90_000,))
+    assert [len(worker.lease(3)), len(worker.lease(3))] == [2, 1]
+    assert api.post("/v1/batches", json={"items": items(2, privileged="y" * 100_000)}).status_code == 201
+    assert len(worker.lease(2)) == 1
+
+
+def test_limits_say_what_bounds_a_batch_and_a_reply(api):
+    limits = api.get("/v1/limits").json()
+    assert {"units", "item_bytes", "item_metadata_bytes", "reply_bytes", "values"} <= limits.keys()

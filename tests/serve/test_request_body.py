@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import httpx
 import pytest
 
 from dail.serve.app import create_app
+from dail.serve.bounded_json import read_batch
 from dail.serve.errors import MEDIA_TYPE
 from dail.serve.request_body import BODY_BYTES
-from tests.serve.conftest import items
+from dail.synth.core.config import fingerprint
+from tests.serve.conftest import items, start_api
 
 CANARY = "canary-7f3a"
 ITEM = {"problem": "1+1?", "solution": "2."}
@@ -37,7 +43,7 @@ BODIES = {
     "too many samples": (_batch(synthesis={"samples_per_item": 257}), 422, "/synthesis/samples_per_item"),
     "too many units": (
         json.dumps(
-            {"items": [{**ITEM, "problem": f"{n}?"} for n in range(2501)], "synthesis": {"samples_per_item": 256}}
+            {"items": [{**ITEM, "problem": f"{n}?"} for n in range(157)], "synthesis": {"samples_per_item": 256}}
         ).encode(),
         422,
         "/synthesis/samples_per_item",
@@ -76,6 +82,29 @@ BODIES = {
     "empty": (b"", 400, ""),
     "nested too deeply": (_item(metadata={"a": json.loads("[" * 40 + "]" * 40)}), 400, None),
     "nesting that breaks parsers": (b"[" * 100_000, 400, ""),
+    "60,000 names, the last one twice": (
+        b"{" + b"".join(b'"k%d":1,' % n for n in range(60_000)) + b'"k59999":1}',
+        400,
+        "",
+    ),
+    "a solution of ones": (_item(solution=[1] * 500_000), 400, ""),
+    "a solution of ten thousand ones": (_item(solution=[1] * 10_000), 422, "/items/0"),
+    "nothing but empty lists": (b"[" + b"[]," * 600_000 + b"[]]", 400, ""),
+    "names of an item without end": (_item(metadata={f"{n}": 1 for n in range(10_000)}), 422, "/items/0"),
+    "a long name": (_item(metadata={"k" * 600: 1}), 400, ""),
+    "a number of many digits": (b'{"items": [], "synthesis": {"tau": 0.' + b"1" * 500 + b"}}", 400, ""),
+    "a text that never ends": (b'{"items": ["' + b"x" * 1_000_000, 400, ""),
+    "a list that never ends": (b'{"items": [{}, ', 400, ""),
+    "an item that is missing": (b'{"items": [{},,{}]}', 400, ""),
+    "a comma too many": (b'{"items": [{},]}', 400, ""),
+    "two values for one": (b'{"items": [1 2]}', 400, ""),
+    "items twice, once spelled otherwise": (b'{"items": [], "\\u0069tems": []}', 400, ""),
+    "items within a list": (b'["items": [1]]', 400, ""),
+    "metadata of an item of 100 kB": (_item(metadata={"a": "x" * 100_000}), 422, "/items/0/metadata"),
+    "an item of 3 MB": (_item(waypoints=["é" * 512] * 3000), 422, "/items/0"),
+    "true for a number": (_batch(synthesis={"seed": True}), 422, "/synthesis/seed"),
+    "a text for a number": (_batch(synthesis={"tau": "0.5"}), 422, "/synthesis/tau"),
+    "a number for a flag": (_batch(synthesis={"proof_answers": 1}), 422, "/synthesis/proof_answers"),
 }
 
 
@@ -146,6 +175,91 @@ def test_damaged_latex_is_refused_with_the_cure(api, solution, cure):
 def test_nothing_of_a_refused_batch_is_stored(api):
     api.post("/v1/batches", json={"items": [*items(3), {"problem": "", "solution": ""}]})
     assert api.get("/v1/batches").json()["data"] == []
+
+
+def test_an_integer_may_be_written_as_a_float(api):
+    body = {"items": items(1), "synthesis": {"seed": 7.0, "tau": 1}}
+    assert api.post("/v1/batches", json=body).json()["synthesis"]["seed"] == 7
+
+
+def test_faults_are_told_up_to_a_hundred_with_their_number(api):
+    problem = api.post("/v1/batches", json={"items": [{"a": 1, "b": 2}] * 1000}).json()
+    assert len(problem["errors"]) == 100
+    assert "4000 faults" in problem["detail"]
+
+
+def test_items_are_read_as_the_whole_would_be(api):
+    """The list may stand anywhere, and hold brackets, commas, quotes and names of every kind in its texts."""
+    tricky = {"problem": '[1, {"items": ["]"]}] \\"x\\"?', "solution": "\\\\", "metadata": {"items": [[], {}, ","]}}
+    body = {"metadata": {"items": "[]"}, "items": [*items(2), tricky], "run_label": "\u2028"}
+    for text in (
+        json.dumps(body),
+        json.dumps(body, ensure_ascii=False, indent=2),
+        json.dumps(dict(reversed(body.items()))),
+    ):
+        value = read_batch(bytearray(text.encode()), 10)
+        assert value == body
+
+
+def test_the_same_body_has_the_hash_it_always_had(api, post, model):
+    batch = post(2, metadata={"items": "x"}, run_label="l")
+    asked = {"items": items(2), "metadata": {"items": "x"}, "run_label": "l"}
+    known = fingerprint([asked, model.model_dump(mode="json")])
+    with api.app.state.service.store.read() as tx:
+        assert tx.batches.get(batch["id"]).body_hash == known
+
+
+def test_the_server_answers_others_while_it_reads_a_large_body(live, http):
+    body = json.dumps({"items": [{"problem": f"{n}?", "solution": "x" * 1500, "bad": 1} for n in range(10_000)]})
+    pauses = []
+    with ThreadPoolExecutor(1) as other:
+        posted = other.submit(http.post, "/v1/batches", content=body, headers={"Content-Type": "application/json"})
+        with httpx.Client(base_url=live.url, trust_env=False) as client:
+            while not posted.done():
+                began = time.monotonic()
+                client.get("/livez")
+                pauses.append(time.monotonic() - began)
+    assert posted.result().status_code == 422
+    assert max(pauses) < 1, sorted(pauses)[-3:]
+
+
+def _peak(process, body, http):
+    """By how many times the body's size the server's memory grows at most while it answers."""
+    with open(f"/proc/{process.pid}/clear_refs", "w") as file:
+        file.write("5")
+    before = _high_water(process)
+    response = http.post("/v1/batches", content=body, headers={"Content-Type": "application/json"}, timeout=300)
+    return response.status_code, (_high_water(process) - before) / len(body)
+
+
+def _high_water(process):
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+@pytest.mark.parametrize(
+    ("size", "solution", "more", "status"),
+    [
+        (8 << 20, "x", {"bad": 1}, 422),
+        pytest.param(63 << 20, "x", {}, 201, marks=pytest.mark.soak),
+        pytest.param(63 << 20, "x", {"bad": 1}, 422, marks=pytest.mark.soak),
+        pytest.param(63 << 20, "\U0001f600", {}, 201, marks=pytest.mark.soak),
+    ],
+)
+def test_memory_stays_below_six_times_the_body(tmp_path, model_folder, size, solution, more, status):
+    num_items = 10_000
+    text = solution * ((size // num_items - 50) // len(solution.encode()))
+    body = json.dumps(
+        {"items": [{"problem": f"{n}?", "solution": text, **more} for n in range(num_items)]}, ensure_ascii=False
+    ).encode()
+    live = start_api(tmp_path / "api", model_folder)
+    try:
+        with httpx.Client(base_url=live.url, trust_env=False) as http:
+            http.post("/v1/batches", json={"items": items(3)})
+            answered, times = _peak(live.process, body, http)
+    finally:
+        live.kill()
+    assert (answered, times < 6) == (status, True), times
 
 
 def test_a_workers_bad_body_is_a_problem_too(api):
