@@ -24,7 +24,7 @@ def test_no_batch_is_taken_when_the_disk_is_nearly_full(api, monkeypatch):
 
 def test_limits_can_be_asked_for(api):
     limits = api.get("/v1/limits").json()
-    assert (limits["models"], limits["items"], limits["units"]) == (["tiny"], 10_000, 640_000)
+    assert (limits["models"], limits["items"], limits["units"]) == (["tiny"], 10_000, 40_000)
 
 
 def test_the_openapi_page_needs_nothing_from_elsewhere(api):
