@@ -20,8 +20,8 @@ class Items:
                 _item_status(tx, batch_id, after)
             found = tx.batches.items(batch_id, status, after, limit + 1)
             page = found[:limit]
-            units = tx.units.of_items(batch_id, [item_id for item_id, _ in page])
-            refused = tx.batches.refused(batch_id)
+            item_ids = [item_id for item_id, _ in page]
+            units, refused = tx.units.of_items(batch_id, item_ids), tx.batches.refused(batch_id, item_ids)
         data = tuple(_item_out(item_id, state, units, refused) for item_id, state in page)
         return ItemPage(
             data=data,
@@ -34,7 +34,8 @@ class Items:
         with self._store.read() as tx:
             existing(tx, batch_id)
             status = _item_status(tx, batch_id, item_id)
-            return _item_out(item_id, status, tx.units.of_items(batch_id, [item_id]), tx.batches.refused(batch_id))
+            units, refused = tx.units.of_items(batch_id, [item_id]), tx.batches.refused(batch_id, [item_id])
+            return _item_out(item_id, status, units, refused)
 
 
 def _item_status(tx: Transaction, batch_id: str, item_id: str) -> str:

@@ -306,9 +306,11 @@ class Batches:
         states = item_states(batch_id, [item_id])
         return self._sql.scalar(sa.select(states.c.status))
 
-    def refused(self, batch_id: str) -> dict[str, Failure]:
-        """Items that could not be used, with the reason, in the order they were posted."""
+    def refused(self, batch_id: str, items: Sequence[str] | None = None) -> dict[str, Failure]:
+        """Items that could not be used, all or of these, with the reason, in the order they were posted."""
         query = sa.select(ITEMS).where(ITEMS.c.batch_id == batch_id, ITEMS.c.error_code.is_not(None))
+        if items is not None:
+            query = query.where(ITEMS.c.item_id.in_(items))
         rows = self._sql.execute(query.order_by(ITEMS.c.position))
         return {row.item_id: Failure(code=row.error_code, detail=row.error_detail, retryable=False) for row in rows}
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
+from dail.serve.store.counts import Counts
 from dail.serve.store.tables import METADATA, STORE_VERSION
 from dail.synth.core.errors import StorageError
 
@@ -46,6 +47,7 @@ def _to_6(sql: sa.Connection) -> None:
                 sql.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
         for index in table.indexes:
             index.create(sql, checkfirst=True)
+    Counts(sql).fill()
 
 
 _STEPS: dict[int, Callable[[sa.Connection], None]] = {5: _to_6}  # by the version that each starts from

@@ -7,8 +7,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dail.synth.core.machine import remote_file_system
-
 STORE_VERSION = 6
 BUSY_S = 30
 _CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
@@ -132,10 +130,10 @@ EVENTS = sa.Table(
 )
 
 
-def make_engine(path: Path) -> sa.Engine:
+def make_engine(path: Path, is_remote: bool) -> sa.Engine:
     """The one way to open the file: writes are serialised, synced, and hold to the foreign keys."""
     # a write-ahead log is shared through this machine's memory, which another machine does not see
-    journal = "DELETE" if remote_file_system(path) else "WAL"
+    journal = "DELETE" if is_remote else "WAL"
     engine = sa.create_engine(
         f"sqlite:///{path}", connect_args={"timeout": BUSY_S}, pool_size=_CONNECTIONS, max_overflow=0
     )

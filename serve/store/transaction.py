@@ -41,9 +41,10 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make {path.parent}: {error.strerror}; choose another data folder") from None
-        if kind := remote_file_system(path):
+        kind = remote_file_system(path)
+        if kind is not None:
             _log.warning(f"the store {path} lies on a network disk ({kind}): slower, and for one server only")
-        self._engine = make_engine(path)
+        self._engine = make_engine(path, is_remote=kind is not None)
         with self.write() as tx:
             tx.prepare(path)
 
@@ -105,7 +106,6 @@ class Transaction:
 
     def prepare(self, path: Path) -> None:
         migrate(self._sql, path)
-        self.counts.fill()
 
     def stamp(self) -> None:
         """Writes the store's version into its header: also the cheapest real write, for a health check."""

@@ -33,20 +33,14 @@ def test_an_end_that_the_disk_refused_is_made_up_for_by_the_next_sweep(tmp_path,
 
 
 def test_a_batch_killed_between_manifest_and_end_is_ended_by_the_next_start(tmp_path, model):
-    service = Service(Store(tmp_path / "dail.sqlite"), Objects(tmp_path / "o"), {"tiny": model}, 60)
-    batch, _ = service.batches.create(BatchIn.parse({"items": items(1)}), None)
-    (unit,) = service.leases.lease(LeaseRequest(worker="w", count=1, model=model)).units
-    shard = write_shard(service.objects.root, unit)
-    with service.store.write() as tx:
-        tx.units.commit(tx.units.held(unit.unit_id, "w", unit.epoch), shard)
-        tx.batches.settle(batch.id)
-    service.ending.finish(batch.id)
-    first = service.batches.get(batch.id).manifest
+    service, batch = _finished(tmp_path, model)
+    service.ending.finish(batch)
+    first = service.batches.get(batch).manifest
     with service.store.write() as tx:  # as if the last write had not happened
         tx._sql.exec_driver_sql("UPDATE batches SET status = 'finalizing', ended_at = NULL")
         tx._sql.exec_driver_sql("DELETE FROM manifests")
     service.start()
-    assert (service.batches.get(batch.id).status, service.batches.get(batch.id).manifest) == ("completed", first)
+    assert (service.batches.get(batch).status, service.batches.get(batch).manifest) == ("completed", first)
 
 
 def test_a_sweep_after_the_end_writes_the_data_set_card_of_the_output_root(tmp_path, model):

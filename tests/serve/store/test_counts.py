@@ -41,11 +41,12 @@ def _lease_and_give_up(tx):
         lambda tx: tx.batches.tally("b1"),
         lambda tx: tx.batches.items("b1", None, None, 20),
         lambda tx: tx.batches.item_status("b1", "i7"),
+        lambda tx: tx.batches.refused("b1", ["i7"]),
         lambda tx: tx.units.give_back_lapsed(10, Failure(code="lease_lost", detail="")),
         lambda tx: tx.batches.due(),
         lambda tx: tx.batches.page(None, None, 20),
     ],
-    ids=["lease", "tally", "items", "item", "lapsed", "due", "page"],
+    ids=["lease", "tally", "items", "item", "refused", "lapsed", "due", "page"],
 )
 def test_the_cost_does_not_grow_with_the_batch(tmp_path, model, action):
     costs = []

@@ -57,6 +57,7 @@ def test_a_store_of_version_5_goes_on_with_its_leases(tmp_path, model):
     with store.write() as tx:
         tx.units.extend_leases(60)
         assert tx.batches.get("b1").status == "in_progress"
+        assert +tx.counts._kept("b1") == +tx.counts.count("b1")
         assert tx.units.held("u0", "w", 1)
         (unit,) = tx.units.claim("model", "w2", 2, 60)
         assert (unit.unit_id, unit.epoch) == ("u1", 1)

@@ -78,7 +78,6 @@ def test_what_is_acknowledged_is_synced_to_the_disk(store):
 
 
 def test_on_a_network_disk_no_log_is_shared_through_memory(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("dail.serve.store.tables.remote_file_system", lambda path: "nfs4")
     monkeypatch.setattr("dail.serve.store.transaction.remote_file_system", lambda path: "nfs4")
     store = Store(tmp_path / "dail.sqlite")
     with store.read() as tx:
