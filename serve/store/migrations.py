@@ -34,7 +34,7 @@ def stamp(sql: sa.Connection) -> None:
     sql.exec_driver_sql(f"PRAGMA user_version={STORE_VERSION}")
 
 
-def _to_6(sql: sa.Connection) -> None:
+def _add_missing(sql: sa.Connection) -> None:
     """Columns and indexes that the tables have and the file lacks; new tables are made afterwards, whole."""
     seen = sa.inspect(sql)
     for table in METADATA.sorted_tables:
@@ -50,4 +50,5 @@ def _to_6(sql: sa.Connection) -> None:
     Counts(sql).fill()
 
 
-_STEPS: dict[int, Callable[[sa.Connection], None]] = {5: _to_6}  # by the version that each starts from
+# by the version that each starts from
+_STEPS: dict[int, Callable[[sa.Connection], None]] = {5: _add_missing, 6: _add_missing}

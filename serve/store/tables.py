@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-STORE_VERSION = 6
+STORE_VERSION = 7
 BUSY_S = 30
 _CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
 NOW = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
