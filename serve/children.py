@@ -8,17 +8,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Container, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from dail.synth.core.errors import EXIT_GATE, EXIT_OK, DailError, GateStopped
+from dail.synth.core.owner import OWNER
 
 _STOP_S = 30.0  # a worker hands its units back and stops Ray in this time
 
 
 class Children:
     """Each is the leader of its own session, so that a Ctrl-C reaches this process alone and the order of stopping is
-    ours: the worker hands its units back while the API still answers.
+    ours: the worker hands its units back while the API still answers. A second Ctrl-C ends them at once, and if this
+    process is killed the system tells them to stop.
     """
 
     def __init__(self, logs: Path, **env: str) -> None:
@@ -78,13 +81,16 @@ class Children:
                 raise DailError(f"`dail {name}` ended with exit code {child.returncode}:\n  {tail}")
 
     def stop(self) -> None:
-        """Ends what was started last first, kindly, and then for good."""
-        for child in reversed(self._running.values()):
-            child.terminate()
-            try:
-                child.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(child.pid, signal.SIGKILL)
+        """Ends what was started last first, kindly, and then for good; at once for good when interrupted meanwhile."""
+        try:
+            for child in reversed(self._running.values()):
+                child.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(_STOP_S)
+        finally:
+            for child in self._running.values():
+                _end(child)
+            for child in self._running.values():
                 child.wait()
         self._running.clear()
 
@@ -92,7 +98,14 @@ class Children:
         # the installed script: `python -m` would look into the user's folder first
         command = [sys.executable, str(Path(sys.executable).with_name("dail")), *map(str, args)]
         # idle threads that spin slow the others down
-        env = {"OMP_WAIT_POLICY": "PASSIVE", **self._env, **os.environ}
+        env = {"OMP_WAIT_POLICY": "PASSIVE", **self._env, **os.environ, OWNER: str(os.getpid())}
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env, text=True, start_new_session=True
         )
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """With its group, of which it is the leader."""
+    if child.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)

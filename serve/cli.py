@@ -18,6 +18,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from dail.synth.core.errors import DailError
+from dail.synth.core.owner import end_with_owner
 
 VERBS = {
     "demo": ("dail.serve.demo:demo", "The whole story on this machine: serve, synthesise, train, evaluate, report."),
@@ -123,6 +124,7 @@ def _tell_programs(facts: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    end_with_owner()
     try:
         code = dail.main(standalone_mode=False)
     except DailError as error:

@@ -76,7 +76,7 @@ def worker(
     client = worker_http(api, os.environ.get("DAIL_TOKEN"))
     source = HttpSource(client, name, identity)
     console.say(f"worker {name} leases units of model {identity.name} from {api}; Ctrl-C hands them back")
-    with console.all_on_stderr(), console.stop_on_signals() as stop:
+    with console.all_on_stderr(), console.stop_on_signals(second_ends=True) as stop:
         stopped = run_worker(settings, source, idle_exit_s, stop)
     done, _, _ = source.standing()
     console.say(f"{'stopped' if stopped else 'no more work'}: {done} units ended here")
@@ -109,7 +109,7 @@ def synth(
     """
     from dail.synth.run.local import synthesise
 
-    with console.all_on_stderr(), console.stop_on_signals() as stop:
+    with console.all_on_stderr(), console.stop_on_signals(second_ends=True) as stop:
         summary = synthesise(
             files, out.resolve(), *_both(chosen, model, actors), reading=reading, against=against, stop=stop
         )

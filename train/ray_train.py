@@ -11,7 +11,7 @@ from ray.train.torch import TorchTrainer
 
 from dail.synth.core.console import silent_unless, speaking
 from dail.synth.core.errors import DailError, GateStopped
-from dail.synth.run.pool import ray_cluster
+from dail.synth.run.ray_cluster import ray_cluster
 from dail.train import adapter
 from dail.train.checkpoint import steps_done
 from dail.train.config import TrainConfig

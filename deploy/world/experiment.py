@@ -27,7 +27,7 @@ from make_sets import CANDIDATES, HOTTER, JUDGED, judged_rows, solution_rows
 
 from dail.synth import EngineConfig, SynthConfig, Synthesis, select, synthesise
 from dail.synth.core.files import replace_text
-from dail.synth.run.pool import ray_cluster
+from dail.synth.run.ray_cluster import ray_cluster
 from dail.synth.schema.controls import CONTROLS
 from dail.train import TrainConfig, train
 from dail.train.evals import EvalConfig, evaluate

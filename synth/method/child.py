@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from dail.synth.core.errors import UsageError
 from dail.synth.core.extensions import Extension
+from dail.synth.core.owner import end_with_pipe
 
 
 class Child:
@@ -79,8 +80,9 @@ class Child:
 
 def own_pipes() -> tuple[IO[str], IO[str]]:
     """In the child, both pipes under other numbers, which no program inherits: whatever a user's function, a library or
-    a program that it starts prints is no reply, and what they read is no request."""
+    a program that it starts prints is no reply, and what they read is no request. It ends with who writes requests."""
     requests, replies = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    end_with_pipe(requests.fileno())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     return requests, replies

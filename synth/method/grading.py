@@ -235,7 +235,8 @@ def _serve(timeout_s: float, pinned: str) -> None:
     if isinstance(loaded, str):
         return
     for line in requests:
-        # if the parent is gone nobody else will stop a comparison that does not end; processor time, like the parent's
+        # if the parent is gone nobody else stops a comparison that keeps every thread of ours from running, as a power
+        # of large numbers does; processor time, like the parent's
         signal.setitimer(signal.ITIMER_PROF, timeout_s + 1)
         reply = loaded(*json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)

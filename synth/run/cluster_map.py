@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from dail.synth.run.pool import ray_cluster
+from dail.synth.run.ray_cluster import ray_cluster
 
 Done = TypeVar("Done")
 

@@ -22,8 +22,8 @@ from dail.synth.method.counts import count_kinds
 from dail.synth.method.data_check import DataCheck, check_data, problems_of
 from dail.synth.method.prompts import Contexts, Prompts
 from dail.synth.run.local import make_batch, tried_out
-from dail.synth.run.pool import ray_cluster
 from dail.synth.run.preview import Forecast, Preview, forecast, run_preview
+from dail.synth.run.ray_cluster import ray_cluster
 from dail.synth.run.trace_rows import prepare
 from dail.synth.schema.adapters import adapter_rank
 from dail.synth.schema.chat_templates import DATE

@@ -11,12 +11,10 @@ import logging
 import math
 import os
 import signal
-import socket
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Self
@@ -42,64 +40,6 @@ START_S = 1800.0
 RESTART_WINDOW_S = 600.0
 RESTART_PAUSE_S = 1.0
 STOP_S = 5.0
-_CONNECT_S = 10.0
-_OBJECT_STORE_BYTES = 256 << 20  # traces are small; Ray would take 30 % of the memory
-
-
-@contextmanager
-def ray_cluster(log_to_driver: bool = False) -> Iterator[None]:
-    """Joins the Ray that this process has started, else the cluster of RAY_ADDRESS, else starts Ray on this machine."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        _check_address(address)
-    try:
-        quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.ERROR}
-        with _own_sigterm():
-            if address:
-                ray.init(**quiet)
-            else:
-                ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Ray takes SIGTERM for itself where it can, which is in the main thread, and logs that it cannot elsewhere."""
-    if threading.current_thread() is not threading.main_thread():
-        log = logging.getLogger("ray._private.worker")
-        level = log.level
-        log.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            log.setLevel(level)
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _check_address(address: str) -> None:
-    """Ray would knock at a door where nobody is for many minutes, and say so in its own words."""
-    host, _, port = address.rpartition(":")
-    if not port.isdecimal() or "/" in host:  # "auto", or a form with its own scheme
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
-    except OSError as error:
-        raise UsageError(
-            f"RAY_ADDRESS is {address}, but no cluster answers there: {error}; start one with `ray start --head`, or "
-            f"unset RAY_ADDRESS to use this machine"
-        ) from None
 
 
 @dataclass

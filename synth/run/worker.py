@@ -27,7 +27,8 @@ from dail.synth.engine.base import Limits
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout
 from dail.synth.run.judging import Verdicts
-from dail.synth.run.pool import RolloutPool, ray_cluster, rollout_pool
+from dail.synth.run.pool import RolloutPool, rollout_pool
+from dail.synth.run.ray_cluster import ray_cluster
 from dail.synth.run.trace_rows import STRAY_MARK, Prepared, prepare, shard_of, trace_row
 from dail.synth.run.unit_source import Fenced, Progress, Standing, UnitSource
 from dail.synth.schema.trace_tokens import student_share

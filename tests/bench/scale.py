@@ -113,7 +113,7 @@ def main() -> None:
     by_pairs(options, model)
     if model.vllm_args or options.ahead:
         return  # weights made up in each actor would need another way to tell vLLM so
-    from dail.synth.run.pool import ray_cluster
+    from dail.synth.run.ray_cluster import ray_cluster
 
     for actors in options.actors:
         with ray_cluster():

@@ -1,4 +1,4 @@
-"""`dail demo`, interrupted twice and then run to its end."""
+"""`dail demo`, interrupted twice in a row, killed, and then run to its end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,14 +34,18 @@ class Demo:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, env=env, preexec_fn=hears, **pipes)
 
-    def interrupt_when(self, condition: Callable[[], object]) -> str:
-        """Starts it, sends Ctrl-C once the condition holds; what it said."""
+    def end_when(self, condition: Callable[[], object], *signals: int) -> str:
+        """Starts it, sends it the signals once the condition holds; what it said. None of its processes stays."""
         child = self.start()
         wait_for(lambda: condition() or child.poll() is not None)
         assert child.poll() is None, child.communicate()[1]
-        child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=60)
-        assert child.returncode == 130, said
+        for number in signals:
+            child.send_signal(number)
+            time.sleep(0.3)
+        _, said = child.communicate(timeout=300)
+        assert child.returncode == (-number if number == signal.SIGKILL else 130), said
+        assert "Traceback" not in said
+        wait_for(lambda: not self.processes())
         return said
 
     def processes(self) -> list[str]:
@@ -55,16 +60,14 @@ class Demo:
         return [line for line in found if line]
 
 
-def test_the_demo_resumes_after_ctrl_c_and_leaves_nothing_behind(tmp_path):
+def test_the_demo_resumes_after_two_ctrl_c_and_a_kill_and_leaves_nothing_behind(tmp_path):
     demo = Demo(tmp_path / "demo")
-    said = demo.interrupt_when(lambda: any(demo.folder.glob("api/objects/shards/*/*/*.parquet")))
-    assert "starting the demo" in said and "Traceback" not in said
-    assert demo.processes() == []
+    said = demo.end_when(lambda: any(demo.folder.glob("api/objects/shards/**/*.parquet")), signal.SIGINT, signal.SIGINT)
+    assert "starting the demo" in said
 
     metrics = demo.folder / "train" / "metrics.jsonl"
-    said = demo.interrupt_when(lambda: metrics.is_file() and metrics.read_text().count("\n") > 5)
-    assert "resuming the demo" in said and "Traceback" not in said
-    assert demo.processes() == []
+    said = demo.end_when(lambda: metrics.is_file() and metrics.read_text().count("\n") > 5, signal.SIGKILL)
+    assert "resuming the demo" in said
 
     child = demo.start()
     out, said = child.communicate(timeout=800)

@@ -109,7 +109,7 @@ def draw_here(config: SynthConfig, work: Work, shown: _Shown, make_engine: MakeE
 @contextmanager
 def _ray() -> Iterator[None]:
     try:  # an evaluation in one process does without Ray
-        from dail.synth.run.pool import ray_cluster
+        from dail.synth.run.ray_cluster import ray_cluster
     except ModuleNotFoundError as error:
         raise UsageError(
             f"engines on Ray (eval.actors, RAY_ADDRESS, or several models) need the package {error.name}; run: pip "

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dail.synth.method.grading import Grader, Verdict
+from dail.synth.method.child import Child
+from dail.synth.method.grading import GRADERS, Grader, Verdict
 
 ENDLESS = r"\boxed{9^{9^{9^9}}}"
 
@@ -251,3 +252,41 @@ def test_a_text_that_two_choices_have_names_neither_and_without_choices_a_text_i
 def test_to_official_only_the_letter_as_text_counts() -> None:
     with Grader(reference="official") as grader:
         assert not grader.grade(r"\boxed{4}", "C", choices=("1", "2", "4")).correct
+
+
+def test_the_child_ends_with_who_writes_to_it_even_while_it_sleeps(tmp_path: Path) -> None:
+    """A verb that was killed closes no grader."""
+    (tmp_path / "slow.py").write_text(
+        "import subprocess, time\n"
+        "def grade(completion, answer):\n"
+        "    child = subprocess.Popen(['sleep', '600'])\n"
+        "    open(completion, 'w').write(str(child.pid))\n"
+        "    time.sleep(600)\n"
+    )
+    child = Child(["dail.synth.method.grading", "500", GRADERS.pin(f"{tmp_path / 'slow.py'}:grade")])
+    assert child.receive(lambda: False) is True
+    with pytest.raises(TimeoutError):
+        child.ask([str(tmp_path / "pid"), "5"], (tmp_path / "pid").exists, 0.1)
+    started = int(wait_for_text(tmp_path / "pid"))
+    assert child.process.stdin is not None
+    child.process.stdin.close()
+    assert child.process.wait(60) == -signal.SIGKILL
+    until = time.monotonic() + 60
+    while is_running(started) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not is_running(started)
+    child.process.stdout.close()
+
+
+def wait_for_text(path: Path) -> str:
+    until = time.monotonic() + 60
+    while not (path.exists() and path.read_text()) and time.monotonic() < until:
+        time.sleep(0.05)
+    return path.read_text()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

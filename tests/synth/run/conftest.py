@@ -12,7 +12,7 @@ def cluster() -> Iterator[None]:
     """A local Ray, started the way a worker starts it."""
     import ray
 
-    from dail.synth.run.pool import ray_cluster
+    from dail.synth.run.ray_cluster import ray_cluster
     from tests.synth.run import faulty_pair, stub_pair
 
     with ray_cluster():

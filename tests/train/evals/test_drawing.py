@@ -18,7 +18,7 @@ import pytest
 from dail.synth.config import EngineConfig
 from dail.synth.core.errors import UsageError
 from dail.synth.engine.base import Engine
-from dail.synth.run import pool
+from dail.synth.run import pool, ray_cluster
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals import drawing
 from dail.train.evals.drawing import wants_ray
@@ -33,7 +33,7 @@ Make = Callable[[EngineConfig, int | None], Engine]
 def cluster() -> Iterator[None]:
     import ray
 
-    from dail.synth.run.pool import ray_cluster
+    from dail.synth.run.ray_cluster import ray_cluster
 
     with ray_cluster():
         ray.cloudpickle.register_pickle_by_value(forcing)  # actors have no tests on their path
@@ -43,7 +43,6 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dail.synth.run import pool
 
     monkeypatch.setattr(pool, "EXCHANGE_S", 0.05)
     monkeypatch.setattr(pool, "RESTART_PAUSE_S", 0.05)
@@ -111,7 +110,7 @@ def test_ray_is_started_once_for_all_models(monkeypatch: pytest.MonkeyPatch) -> 
         yield
         happened.append("ended")
 
-    monkeypatch.setattr(pool, "ray_cluster", started)
+    monkeypatch.setattr(ray_cluster, "ray_cluster", started)
     monkeypatch.setattr(drawing, "draw_on_ray", lambda config, work, *_: happened.append(config.engine.model.name))
     works = [
         SimpleNamespace(folder=Path(name), is_done=False, num_done=0, num_missing=1, num_tokens=0) for name in "ab"
