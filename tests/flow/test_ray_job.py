@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import socket
 import subprocess
 from contextlib import contextmanager
@@ -32,9 +31,11 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """A Ray head of its own on loopback; yields the address of its job API and the environment that may use it."""
-    token = tmp_path_factory.mktemp("ray") / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
+    home = tmp_path_factory.mktemp("ray")
+    command = [BIN / "ray", "get-auth-token", "--generate"]  # as README.md says
+    subprocess.run(command, env={**os.environ, "HOME": str(home)}, umask=0o077, check=True, capture_output=True)
+    token = home / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o077 == 0
     with head(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)) as (url, env):
         yield url, env
 

@@ -100,11 +100,10 @@ class LiveApi:
         self.process.wait()
 
 
-def start_api(data_dir: Path, model_folder: Path, port: int = 0, **env: str) -> LiveApi:
+def start_api(data_dir: Path, model_folder: Path, port: int = 0, stderr: Any = None, **env: str) -> LiveApi:
     flags = ("--port", str(port), "--data-dir", str(data_dir), "--model", f"tiny={model_folder}", "--json")
-    process = subprocess.Popen(
-        (*DAIL, "serve", *flags), stdout=subprocess.PIPE, text=True, env=clean_environment() | env
-    )
+    command, environment = (*DAIL, "serve", *flags), clean_environment() | env
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line, f"dail serve ended with {process.wait()} before it listened"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import time
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 from starlette.routing import Mount
 from starlette.testclient import TestClient
@@ -16,7 +18,7 @@ from dail.serve.app import create_app
 from dail.serve.rules.tokens import new_token, revoke
 from dail.serve.settings import Settings
 from dail.serve.store.transaction import Store
-from tests.serve.conftest import items
+from tests.serve.conftest import items, start_api
 from tests.serve.worker import FakeWorker
 
 # What a route is asked with, so that nothing but its door can refuse it. A new route with a body needs its line.
@@ -265,3 +267,43 @@ def test_what_models_wrote_is_served_as_a_file_to_keep(doors):
     answer = doors.ask("GET", "/v1/batches/{batch_id}/results", "ours", doors.ours)
     assert answer.headers["content-disposition"].startswith("attachment;")
     assert answer.headers["content-type"].startswith("application/x-ndjson")
+
+
+def test_a_servers_log_has_no_secret_and_no_text_of_a_problem(tmp_path, model_folder, model):
+    people, workers, guess = "canary-people-0123456789", "canary-workers-0123456789", "canary-guess-0123456789"
+    folder, text = tmp_path / "api", "canary-problem \x1b[31m"
+    secret = new_token(Store(folder / "dail.sqlite"), "ana", ["submit", "read"], "topology")[1]
+    log = tmp_path / "log"
+    with open(log, "wb") as told:
+        api = start_api(folder, model_folder, stderr=told, DAIL_TOKEN=people, DAIL_WORKER_TOKEN=workers)
+    try:
+        with httpx.Client(base_url=api.url, trust_env=False) as http:
+            for one in (people, workers, secret, guess):
+                headers = bearer(one)
+                good = {"items": [{"problem": text.replace("\x1b", "ESC"), "solution": f"{text[:14]} is solved"}]}
+                for body in (good, {"items": [{"problem": text, "solution": 1}]}, {text: 1}):
+                    http.post("/v1/batches", json=body, headers=headers)
+                http.post("/v1/batches", content=text.encode(), headers=headers)
+                http.get(f"/v1/batches/{text[:14]}?token={one}", headers=headers)
+                http.post("/internal/v1/leases", json={"worker": text}, headers=headers)
+            http.headers.update(bearer(workers))
+            worker = FakeWorker(http, model)
+            first, *others = worker.lease(8)
+            shard = worker.write(first)
+            (folder / "objects" / shard.key).write_bytes(text.encode())
+            worker.commit(first, shard)
+            worker.fail(first, detail=text)
+            for unit in others:
+                worker.commit(unit)
+            batch = http.get("/v1/batches", headers=bearer(people)).json()["data"][0]["id"]
+            http.get(f"/v1/batches/{batch}/results", headers=bearer(people))
+    finally:
+        api.process.terminate()
+        api.process.wait(30)
+    said = log.read_text()
+    assert "API at" in said
+    assert "canary" not in said and secret not in said and "\x1b" not in said
+    with sqlite3.connect(folder / "dail.sqlite") as connection:
+        stored = "\n".join(connection.iterdump())
+    connection.close()
+    assert "canary-problem" in stored and not [one for one in (people, workers, guess, secret) if one in stored]
