@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
@@ -177,6 +178,22 @@ def test_lists_show_a_tenants_own_batches(doors):
     assert doors.ours in ids("ours") and doors.ours in ids("admin")
     assert ids("other") == ids("nobody's") == []
     assert ids("other", after=doors.ours) == ids("other", after="batch_none") == 404
+
+
+def test_another_tenants_batch_costs_the_store_as_much_as_one_that_is_not_there(doors):
+    engine, said = doors.client.app.state.service.store._engine, []
+    sa.event.listen(engine, "before_cursor_execute", lambda *of: said.append(of[2]))
+
+    def statements(batch: str) -> list[str]:
+        said.clear()
+        assert doors.ask("GET", "/v1/batches/{batch_id}/items", "other", batch).status_code == 404
+        return [one for one in said if "FROM batches" in one]
+
+    assert statements(doors.ours) == statements("batch_none") != []
+
+
+def test_an_admin_sees_whose_a_batch_is(doors):
+    assert doors.ask("GET", "/v1/batches/{batch_id}", "admin", doors.ours).json()["tenant"] == "ours"
 
 
 def test_the_same_body_and_key_of_two_tenants_are_two_batches(doors):
