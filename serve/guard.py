@@ -109,14 +109,18 @@ async def caller_by(tokens: Tokens, headers: Headers) -> Caller:
     if caller is None and secret and await asyncio.to_thread(tokens.look_again):
         caller = tokens.known(secret)
     if caller is None:
-        raise RequestError(
-            401,
-            "unauthorized",
-            "this server wants a token that it knows; set DAIL_TOKEN or send Authorization: Bearer …; one of "
-            "`dail token new` may be revoked or over, `dail token list` shows it",
-            WWW_Authenticate="Bearer",
-        )
+        raise not_known()
     return caller
+
+
+def not_known() -> RequestError:
+    return RequestError(
+        401,
+        "unauthorized",
+        "this server wants a token that it knows; set DAIL_TOKEN or send Authorization: Bearer …; one of "
+        "`dail token new` may be revoked or over, `dail token list` shows it",
+        WWW_Authenticate="Bearer",
+    )
 
 
 def _not_sniffed(send: Send) -> Send:

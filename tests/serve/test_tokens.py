@@ -6,6 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -184,6 +185,30 @@ def test_a_token_has_a_pace_and_workers_have_none(settings, store):
         assert {one.status_code for one in leases} == {422}
 
 
+def test_a_revoked_token_is_refused_although_the_sweep_is_held_up(settings, store, monkeypatch):
+    made, secret = new_token(store, "ana", ["read"])
+    app, held, is_held = create_app(settings), threading.Event(), threading.Event()
+    monkeypatch.setattr(app.state.service.ending, "sweep", lambda: is_held.set() or held.wait(60))
+    with TestClient(app, "http://127.0.0.1", headers=bearer(secret)) as client:
+        try:
+            assert is_held.wait(60)
+            revoke(store, made.id)
+            until = time.monotonic() + 60
+            while client.get("/v1/limits").status_code != 401:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        finally:
+            held.set()
+
+
+def test_where_workers_alone_have_a_token_they_are_asked_for_it_and_people_are_not(settings):
+    with TestClient(create_app(with_tokens(settings, workers="w" * 16)), "http://127.0.0.1") as client:
+        assert client.get("/v1/batches").status_code == 200
+        assert client.get("/v1/batches", headers=bearer("w" * 16)).status_code == 403
+        for headers, status in (({}, 401), (bearer("wrong"), 401), (bearer("w" * 16), 422)):
+            assert client.post("/internal/v1/leases", json={}, headers=headers).status_code == status
+
+
 def test_a_verb_waits_where_it_is_told_to(monkeypatch):
     answers = [httpx.Response(429, headers={"Retry-After": "1"}), httpx.Response(200, json={"ok": True})]
     slept = []
@@ -198,7 +223,7 @@ def test_the_verbs_make_list_and_revoke_tokens_of_a_running_server(dail, tmp_pat
     ended = dail("token", "new", "--name", "ana", "--tenant", "topology", *folder)
     assert (ended.returncode, ended.stdout.count("\n")) == (0, 1), ended.stderr  # the secret alone, for $(…)
     secret = ended.stdout.strip()
-    api = start_api(tmp_path / "api", model_folder)
+    api = start_api(tmp_path / "api", model_folder, DAIL_HOST="0.0.0.0")
     try:
         monkeypatch.setenv("DAIL_TOKEN", secret)
         assert dail("list", "--api", api.url).returncode == 0
