@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -77,19 +76,16 @@ def run(requests: list[RolloutRequest], strategy: str, folder: Path) -> tuple[li
                     if faults and not made and new and min(new) >= 100:
                         fault(pool, faults.pop(0), folder)
                         made = time.monotonic()
+                    if pool.num_restarts > len(unseen):
+                        unseen.append(time.monotonic() - made)
+                        made = 0.0
+                        written = json.loads((folder / "written.json").read_text())
+                        for name in by_name:
+                            prefixes[name] = len(pool.written[name].tokens)
+                            lost.append(written[name] + READ_EVERY - prefixes[name])
                     await asyncio.sleep(0.05)
                 finished.extend(results.result().finished)
-                if not results.result().failed:
-                    continue
-                unseen.append(time.monotonic() - made)
-                made = 0.0
-                written = json.loads((folder / "written.json").read_text())
-                for failure in results.result().failed:
-                    assert failure.retryable and failure.code == "engine_died"
-                    prefix = pool.written[failure.unit_id].tokens
-                    prefixes[failure.unit_id] = len(prefix)
-                    lost.append(written[failure.unit_id] + READ_EVERY - len(prefix))
-                    pool.submit([replace(by_name[failure.unit_id], prefix=prefix)])
+                assert not results.result().failed
             assert pool.num_restarts == len(FAULTS) and not faults
 
     asyncio.run(go())
