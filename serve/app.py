@@ -22,6 +22,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from pydantic import SecretStr
 from pydantic.json_schema import models_json_schema
 
 from dail.serve import batches, health, leases
@@ -31,11 +32,13 @@ from dail.serve.errors import Problem, answer_with_problems
 from dail.serve.events import Watching
 from dail.serve.guard import Guard
 from dail.serve.rules.service import Service
+from dail.serve.rules.tokens import Tokens
 from dail.serve.settings import Settings
 from dail.serve.store.transaction import Store
 from dail.synth.core.config import TOOL_VERSION
-from dail.synth.core.errors import DailError
+from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.files import Objects
+from dail.synth.core.http import is_loopback
 from dail.synth.schema.models import identify
 from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseRequest
 
@@ -49,13 +52,14 @@ log = logging.getLogger("dail.serve")
 
 def create_app(settings: Settings) -> FastAPI:
     """Opens the store and reads the model folders. Raises UsageError or StorageError if it cannot."""
+    store = Store(settings.store_path)
+    tokens = Tokens(store, _revealed(settings.token), _revealed(settings.worker_token))
+    _guard_the_network(settings.host, tokens)
     models = {
         name: identify(folder, name, settings.students.get(name), settings.privileged.get(name))
         for name, folder in settings.models.items()
     }
-    service = Service(
-        Store(settings.store_path), Objects(settings.output_root), models, settings.lease_s, settings.open_batches
-    )
+    service = Service(store, Objects(settings.output_root), models, settings.lease_s, settings.open_batches)
     app = FastAPIOffline(  # the page at /docs brings its scripts along: clusters rarely reach the CDN
         redoc_url=None,
         title="dail",
@@ -66,12 +70,13 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.service = service
+    app.state.tokens = tokens
     app.state.watching = Watching(service.store)
     app.include_router(batches.router)
     app.include_router(leases.router)
     app.include_router(health.router)
     answer_with_problems(app)
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, tokens=tokens)
     _document(app)
     return app
 
@@ -80,7 +85,10 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     await asyncio.to_thread(service.start)
-    tasks = [asyncio.create_task(_sweep_forever(service)), asyncio.create_task(app.state.watching.run())]
+    tasks = [
+        asyncio.create_task(_sweep_forever(service, app.state.tokens)),
+        asyncio.create_task(app.state.watching.run()),
+    ]
     yield
     for task in tasks:
         task.cancel()
@@ -88,10 +96,24 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service.store.close()
 
 
-async def _sweep_forever(service: Service) -> None:
+def _revealed(token: SecretStr | None) -> str | None:
+    return None if token is None else token.get_secret_value()
+
+
+def _guard_the_network(host: str, tokens: Tokens) -> None:
+    if not is_loopback(host) and not tokens.let_people_in:
+        raise UsageError(
+            f"host {host} is open to the network and there is no token; make one with `dail token new`, set DAIL_TOKEN "
+            "to at least 16 characters, or listen on 127.0.0.1"
+        )
+
+
+async def _sweep_forever(service: Service, tokens: Tokens) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
         try:
+            await asyncio.to_thread(tokens.read)
+            await asyncio.to_thread(tokens.note_used)
             await asyncio.to_thread(service.ending.sweep)
         except DailError as error:
             log.warning("the sweep is put off: %s", error)

@@ -1,46 +1,52 @@
-"""Who may ask: one bearer token for people, one for workers, none on a loopback address if none is set."""
+"""Which scope a route wants. Who asks is known before any route is reached: `guard.py`.
+
+GET of people's routes     read
+POST, DELETE of theirs     submit
+what shows every tenant    admin, who may all of the above too
+/internal                  worker
+"""
 
 from __future__ import annotations
 
-import hmac
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import SecretStr
 
 from dail.serve.errors import RequestError
-from dail.serve.settings import Settings
+from dail.serve.rules.tokens import Caller, Scope
 
-_bearer = HTTPBearer(auto_error=False, description="DAIL_TOKEN; not needed where the server has none")
-Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-
-
-async def people_only(request: Request, credentials: Credentials) -> None:
-    settings: Settings = request.app.state.settings
-    _check(settings.token, settings.worker_token, credentials)
+# for the OpenAPI page alone: the header is read by the guard
+_bearer = HTTPBearer(
+    auto_error=False, description="DAIL_TOKEN or one of `dail token new`; none where a server has none"
+)
+Documented = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
-async def workers_only(request: Request, credentials: Credentials) -> None:
-    settings: Settings = request.app.state.settings
-    _check(settings.worker_token or settings.token, settings.token, credentials)
+def caller_of(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
 
 
-def _check(wanted: SecretStr | None, other: SecretStr | None, got: HTTPAuthorizationCredentials | None) -> None:
-    if wanted is None:
-        return
-    given = got.credentials if got else ""
-    if not _is(given, wanted):
-        if other is not None and _is(given, other):
-            detail = "this token opens other routes: people use DAIL_TOKEN, workers DAIL_WORKER_TOKEN"
-            raise RequestError(403, "wrong_scope", detail)
+async def people_only(request: Request, _: Documented) -> None:
+    _want("read" if request.method in ("GET", "HEAD") else "submit", request)
+
+
+async def admin_only(request: Request, _: Documented) -> None:
+    _want("admin", request)
+
+
+async def workers_only(request: Request, _: Documented) -> None:
+    _want("worker", request)
+
+
+def _want(scope: Scope, request: Request) -> None:
+    caller = caller_of(request)
+    if not caller.may(scope):
+        has = ", ".join(sorted(caller.scopes)) or "none"
         raise RequestError(
-            401,
-            "unauthorized",
-            "this server wants its token; set DAIL_TOKEN or send Authorization: Bearer …",
-            WWW_Authenticate="Bearer",
+            403,
+            "wrong_scope",
+            f"this wants a token with the scope {scope}, and {caller.id} has {has}; `dail token new --scope {scope}` "
+            f"makes one (DAIL_TOKEN is for people, DAIL_WORKER_TOKEN for workers)",
         )
-
-
-def _is(given: str, token: SecretStr) -> bool:
-    return hmac.compare_digest(given.encode(), token.get_secret_value().encode())

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from dail.serve.auth import Credentials, people_only
+from dail.serve.auth import caller_of, people_only
 from dail.serve.batch_in import BatchIn
 from dail.serve.bodies import (
     BatchOut,
@@ -25,14 +25,17 @@ from dail.serve.bodies import (
 )
 from dail.serve.errors import RESPONSES
 from dail.serve.events import Watching, encoded
+from dail.serve.guard import caller_by
 from dail.serve.request_body import batch_body, body_of, documents
 from dail.serve.rules.service import Service
 from dail.synth.schema.manifest import Manifest
 
 
 def service_of(request: Request) -> Service:
+    """The service as the caller sees it, who posts for one tenant and sees that one's batches, or all."""
     service: Service = request.app.state.service
-    return service
+    caller = caller_of(request)
+    return service.for_caller(caller.tenant, caller.sees_all)
 
 
 TheService = Annotated[Service, Depends(service_of)]
@@ -85,14 +88,17 @@ def get_batch(batch_id: str, service: TheService, if_none_match: IfNoneMatch = N
     responses={200: {"description": "An event for every change, then `done`", "content": {"text/event-stream": {}}}},
 )
 async def watch_batch(
-    batch_id: str, request: Request, service: TheService, credentials: Credentials, last_event_id: LastEventId = 0
+    batch_id: str, request: Request, service: TheService, last_event_id: LastEventId = 0
 ) -> StreamingResponse:
     """Every change of a batch as server-sent events, from the first one or the one after Last-Event-ID."""
     watching: Watching = request.app.state.watching
     await run_in_threadpool(service.batches.get, batch_id)  # 404 before anything is sent
 
+    async def is_let_in() -> None:
+        await caller_by(request.app.state.tokens, request.headers)
+
     async def lines() -> AsyncIterator[str]:
-        async for event in watching.events(batch_id, last_event_id, lambda: people_only(request, credentials)):
+        async for event in watching.events(batch_id, last_event_id, is_let_in):
             yield encoded(event)
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

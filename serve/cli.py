@@ -30,6 +30,7 @@ VERBS = {
     "cancel": ("dail.serve.commands:cancel", "Stop a batch and keep what is committed."),
     "retry": ("dail.serve.commands:retry", "New attempts for what failed in a batch."),
     "delete": ("dail.serve.commands:delete", "Delete an ended batch."),
+    "token": ("dail.serve.token_commands:token", "Who may ask an API: make, list and revoke tokens."),
     "results": ("dail.serve.commands:results", "What came of a batch: counts, failures, files, the next command."),
     "synth": ("dail.synth.commands:synth", "Expert solutions to shards on this machine, without a server."),
     "select": ("dail.synth.commands:select", "Choose which traces of a manifest are trained on."),

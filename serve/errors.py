@@ -23,6 +23,7 @@ from dail.synth.core.errors import DailError, InputError, StorageError, StoreBus
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = {429: 60, 503: 5, 507: 5}
 _FOR_GOOD = ("batch_ended", "nothing_to_retry")
+NOT_SNIFFED = {"X-Content-Type-Options": "nosniff"}  # what we call JSON or lines, no browser takes for a page
 MAX_FAULTS = 100
 _MAX_POINTER = 256
 _STATUS: dict[type[DailError], int] = {
@@ -97,17 +98,7 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(DailError)
     def of_ours(request: Request, error: DailError) -> JSONResponse:
-        if isinstance(error, RequestError):
-            return problem(error.status, error.code, str(error), error.problems, error.headers)
-        status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
-        problems = error.problems if isinstance(error, InputError) else ()
-        detail = str(error)
-        if isinstance(error, InputError) and error.num_problems > MAX_FAULTS:
-            detail += f" ({error.num_problems} faults; the first {MAX_FAULTS} are told)"
-        headers = {"Retry-After": str(_RETRY_AFTER_S[status])} if status in _RETRY_AFTER_S else {}
-        if error.code in _FOR_GOOD:
-            headers["x-should-retry"] = "false"  # clients of the OpenAI SDK's kind ask again after every 409
-        return problem(status, error.code, detail, problems, headers)
+        return answer(error)
 
     @app.exception_handler(RequestValidationError)
     def of_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -124,6 +115,21 @@ def answer_with_problems(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def of_mistakes(request: Request, error: Exception) -> JSONResponse:
         return problem(500, "internal", "a mistake of ours; the server's log tells more under this request_id")
+
+
+def answer(error: DailError) -> JSONResponse:
+    """What somebody hears of an error of ours."""
+    if isinstance(error, RequestError):
+        return problem(error.status, error.code, str(error), error.problems, error.headers)
+    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+    problems = error.problems if isinstance(error, InputError) else ()
+    detail = str(error)
+    if isinstance(error, InputError) and error.num_problems > MAX_FAULTS:
+        detail += f" ({error.num_problems} faults; the first {MAX_FAULTS} are told)"
+    headers = {"Retry-After": str(_RETRY_AFTER_S[status])} if status in _RETRY_AFTER_S else {}
+    if error.code in _FOR_GOOD:
+        headers["x-should-retry"] = "false"  # clients of the OpenAI SDK's kind ask again after every 409
+    return problem(status, error.code, detail, problems, headers)
 
 
 def problem(
@@ -147,4 +153,5 @@ def problem(
         ),
         request_id=request_id,
     )
-    return JSONResponse(body.model_dump(), status, dict(headers or {}), MEDIA_TYPE)
+    # here too: the answer to a mistake of ours passes by the guard
+    return JSONResponse(body.model_dump(), status, {**(headers or {}), **NOT_SNIFFED}, MEDIA_TYPE)

@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from dail.serve.errors import RequestError
 from dail.serve.store.events import EventRecord
 from dail.serve.store.transaction import Store
 from dail.synth.core.errors import DailError
@@ -87,7 +86,7 @@ class Watching:
         """Events after `last`, and None where nothing came for PING_S; ends behind `done`, or when stopped or refused.
 
         Args:
-            check: asked now and then; raises RequestError if the watcher may not see this any more.
+            check: asked now and then; raises DailError if the watcher may not see this any more.
         """
         last = min(last, await asyncio.to_thread(self._last, batch_id))
         tail = self._tails.setdefault(batch_id, _Tail(last))
@@ -111,7 +110,7 @@ class Watching:
                 if now - checked >= _CHECK_S:
                     checked = now
                     await check()
-        except RequestError:
+        except DailError:
             return
         finally:
             tail.watchers -= 1

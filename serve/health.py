@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from dail.serve.auth import people_only
 from dail.serve.batch_in import ITEM_BYTES, MAX_ITEMS, MAX_METADATA, MAX_UNITS, METADATA_BYTES
@@ -25,6 +25,7 @@ class Limits(Frozen):
     items: int
     units: int
     open_batches: int
+    requests_per_s: float
     problem_bytes: int
     solution_bytes: int
     item_bytes: int
@@ -54,12 +55,13 @@ def readyz(service: TheService, response: Response) -> Ready:
 
 
 @router.get("/v1/limits", dependencies=[Depends(people_only)])
-def limits(service: TheService) -> Limits:
+def limits(service: TheService, request: Request) -> Limits:
     return Limits(
         body_bytes=BODY_BYTES,
         items=MAX_ITEMS,
         units=MAX_UNITS,
         open_batches=service.open_batches,
+        requests_per_s=request.app.state.settings.requests_per_s,
         problem_bytes=PROBLEM_BYTES,
         solution_bytes=SOLUTION_BYTES,
         item_bytes=ITEM_BYTES,

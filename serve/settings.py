@@ -10,7 +10,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from dail.synth.core.config import AbsolutePath
 from dail.synth.core.errors import UsageError, describe
-from dail.synth.core.http import is_loopback
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 Token = Annotated[SecretStr, Field(min_length=16)]
@@ -38,17 +37,16 @@ class Settings(BaseSettings):
     )
     lease_s: float = Field(60, gt=0, le=3600, description="a unit whose worker is silent this long goes to another")
     open_batches: int = Field(20, ge=1, description="batches that have not ended; a further one is answered with 429")
-    token: Token | None = Field(None, description="bearer token that people's requests must carry")
-    worker_token: Token | None = Field(None, description="bearer token of workers; `token` if left out")
-
-    @model_validator(mode="after")
-    def _guard_the_network(self) -> Self:
-        if self.token is None and not is_loopback(self.host):
-            raise UsageError(
-                f"host {self.host} is open to the network and no token is set; "
-                "set DAIL_TOKEN to at least 16 characters, or listen on 127.0.0.1"
-            )
-        return self
+    requests_per_s: float = Field(
+        50,
+        ge=1,
+        allow_inf_nan=False,
+        description="requests of people that a token may send each second, twice as many at once",
+    )
+    token: Token | None = Field(
+        None, description="bearer token that may do everything; `dail token new` makes narrower ones"
+    )
+    worker_token: Token | None = Field(None, description="bearer token of workers; without it `token` is theirs too")
 
     @model_validator(mode="after")
     def _check_roles(self) -> Self:

@@ -95,6 +95,7 @@ VERBS_OWN = {
     "serve/paper/commands.py",
     "serve/paper/plan.py",
     "serve/paper/steps.py",
+    "serve/token_commands.py",
     "synth/commands.py",
     "synth/core/console.py",
     "synth/export/commands.py",

@@ -32,17 +32,27 @@ from dail.synth.schema.units import UnitState, unit_id
 
 
 class Batches:
+    """What is posted belongs to `tenant`."""
+
     def __init__(
-        self, store: Store, objects: Objects, models: dict[str, ModelIdentity], ending: Ending, open_batches: int
+        self,
+        store: Store,
+        objects: Objects,
+        models: dict[str, ModelIdentity],
+        ending: Ending,
+        open_batches: int,
+        tenant: str = "",
     ) -> None:
         self._store, self._objects, self._models, self._ending = store, objects, models, ending
-        self._open_batches = open_batches
+        self._open_batches, self._tenant = open_batches, tenant
 
     def create(self, body: BatchIn, idempotency_key: str | None) -> tuple[BatchOut, bool]:
         """Stores a batch before it returns; True if it is new. The same body again gives the same batch."""
         model, body = choose_model(self._models, body.model), _pinned(body)
         body_hash = _body_hash(body, model)
         key = f"body {body_hash}" if idempotency_key is None else f"key {idempotency_key}"
+        if self._tenant:  # has no space in it, so no key of one tenant is another's
+            key = f"of {self._tenant} {key}"
         kinds = count_kinds(body.items, body.synthesis)
         _refuse_what_nobody_can_judge(body.synthesis, kinds)
         body, units = _prepared(body, model)
@@ -57,6 +67,7 @@ class Batches:
             run_label=body.run_label,
             metadata=body.metadata,
             window_s=body.window_s,
+            tenant=self._tenant,
             items=body.items,
             units=units,
             positions=body.positions,
@@ -70,7 +81,7 @@ class Batches:
                     [("", "idempotency_key_reused", "the body differs from the first one under this key")],
                 )
             if known is None:
-                if tx.batches.num_open() >= self._open_batches:
+                if tx.batches.num_open(self._tenant) >= self._open_batches:
                     raise TooMany(f"{self._open_batches} batches have not ended; post it again when one of them has")
                 check_headroom(self._objects)
                 tx.batches.add(new)

@@ -15,6 +15,9 @@ manifest, since there is nothing to train on.
 
 from __future__ import annotations
 
+from copy import copy
+from typing import Self
+
 from dail.serve.rules.batches import Batches
 from dail.serve.rules.ending import Ending
 from dail.serve.rules.items import Items
@@ -41,6 +44,16 @@ class Service:
         self.items = Items(store)
         self.outputs = Outputs(store, objects)
         self.leases = Leases(store, objects, models, lease_s, self.ending)
+
+    def for_caller(self, tenant: str, sees_all: bool) -> Self:
+        """The same service as somebody sees it who posts for a tenant: other tenants' batches are not there."""
+        if sees_all and not tenant:
+            return self
+        view = copy(self)
+        store = self.store if sees_all else self.store.seen_by(tenant)
+        view.batches = Batches(store, self.objects, self.models, self.ending, self.open_batches, tenant)
+        view.items, view.outputs = Items(store), Outputs(store, self.objects)
+        return view
 
     def start(self) -> None:
         """Takes up where a stopped or killed server left off."""

@@ -43,6 +43,7 @@ class NewBatch:
     positions: Sequence[int] = ()  # of the items in the body, where some of it was skipped
     skipped: Sequence[Skipped] = ()
     window_s: float | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,16 +83,25 @@ class Tally:
 
 
 class Batches:
-    """Part of a transaction."""
+    """Part of a transaction. With a tenant there are no batches but that one's."""
 
-    def __init__(self, connection: sa.Connection, checkpoints: Checkpoints, noted: Noted, counts: Counts) -> None:
+    def __init__(
+        self,
+        connection: sa.Connection,
+        checkpoints: Checkpoints,
+        noted: Noted,
+        counts: Counts,
+        tenant: str | None = None,
+    ) -> None:
         self._sql, self._checkpoints, self._noted, self._counts = connection, checkpoints, noted, counts
+        self._tenant = tenant
 
     def add(self, new: NewBatch) -> None:
         self._sql.execute(
             BATCHES.insert().values(
                 id=new.id,
                 idempotency_key=new.idempotency_key,
+                tenant=new.tenant,
                 body_hash=new.body_hash,
                 status="in_progress",
                 model=new.model.model_dump_json(),
@@ -139,7 +149,7 @@ class Batches:
 
     def page(self, status: str | None, after: str | None, limit: int) -> list[BatchRecord]:
         """Newest first."""
-        query = _select_batches().order_by(BATCHES.c.n.desc()).limit(limit)
+        query = self._batches().order_by(BATCHES.c.n.desc()).limit(limit)
         if status is not None:
             query = query.where(BATCHES.c.status == status)
         if after is not None:
@@ -154,9 +164,9 @@ class Batches:
     def _is_over(self) -> sa.ColumnElement[bool]:
         return sa.and_(BATCHES.c.status == "in_progress", BATCHES.c.expires_at < NOW)
 
-    def num_open(self) -> int:
-        is_open = sa.select(sa.func.count()).select_from(BATCHES).where(BATCHES.c.ended_at.is_(None))
-        return self._sql.scalar(is_open) or 0
+    def num_open(self, tenant: str) -> int:
+        is_open = sa.and_(BATCHES.c.ended_at.is_(None), BATCHES.c.tenant == tenant)
+        return self._sql.scalar(sa.select(sa.func.count()).select_from(BATCHES).where(is_open)) or 0
 
     def start_cancel(self, batch_id: str) -> int:
         return self._change(
@@ -319,19 +329,19 @@ class Batches:
         return query.scalar_subquery()
 
     def _one_batch(self, condition: Any) -> BatchRecord | None:
-        row = self._sql.execute(_select_batches().where(condition)).one_or_none()
+        row = self._sql.execute(self._batches().where(condition)).one_or_none()
         return _batch_record(row) if row else None
+
+    def _batches(self) -> sa.Select:
+        manifest = sa.and_(MANIFESTS.c.batch_id == BATCHES.c.id, MANIFESTS.c.generation == BATCHES.c.generation)
+        columns = (BATCHES, MANIFESTS.c.key, MANIFESTS.c.digest)
+        query = sa.select(*columns).outerjoin(MANIFESTS, manifest).where(BATCHES.c.deleted_at.is_(None))
+        return query if self._tenant is None else query.where(BATCHES.c.tenant == self._tenant)
 
     def _change(self, batch_id: str, statement: sa.Update) -> int:
         if changed := self._sql.execute(statement).rowcount:
             self._noted.status(batch_id)
         return changed
-
-
-def _select_batches() -> sa.Select:
-    manifest = sa.and_(MANIFESTS.c.batch_id == BATCHES.c.id, MANIFESTS.c.generation == BATCHES.c.generation)
-    columns = (BATCHES, MANIFESTS.c.key, MANIFESTS.c.digest)
-    return sa.select(*columns).outerjoin(MANIFESTS, manifest).where(BATCHES.c.deleted_at.is_(None))
 
 
 def _batch_record(row: sa.Row) -> BatchRecord:

@@ -44,6 +44,7 @@ BATCHES = sa.Table(
     sa.Column("deleted_at", sa.Float, index=True),  # from then on nobody sees it; its bytes go later
     sa.Column("num_events", sa.Integer, nullable=False, default=0, server_default="0"),
     sa.Column("counts", sa.JSON(none_as_null=True)),  # of its items and units by state, and their tokens
+    sa.Column("tenant", sa.Text, nullable=False, default="", server_default=""),  # whose it is
 )
 ITEMS = sa.Table(
     "items",
@@ -128,6 +129,19 @@ EVENTS = sa.Table(
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("data", sa.JSON, nullable=False),
     sa.Column("at", sa.Float, nullable=False, default=NOW),
+)
+TOKENS = sa.Table(
+    "tokens",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("hash", sa.Text, nullable=False, unique=True),  # SHA-256 of the secret
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("scopes", sa.JSON, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False, default=NOW),
+    sa.Column("expires_at", sa.Float),
+    sa.Column("revoked_at", sa.Float),
+    sa.Column("used_at", sa.Float),
 )
 
 

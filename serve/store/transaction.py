@@ -10,7 +10,9 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
+from typing import Self
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -24,6 +26,7 @@ from dail.serve.store.noted import Noted
 from dail.serve.store.one_writer import OneWriter
 from dail.serve.store.shards import Shards
 from dail.serve.store.tables import BUSY_S, make_engine
+from dail.serve.store.tokens import Tokens
 from dail.serve.store.units import Units
 from dail.synth.core.errors import StorageError, StoreBusy
 from dail.synth.core.machine import remote_file_system
@@ -36,6 +39,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._tenant: str | None = None
         self._writer = OneWriter(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +52,12 @@ class Store:
         with self.write() as tx:
             tx.prepare(path)
 
+    def seen_by(self, tenant: str) -> Self:
+        """The same store, in which there are no batches but this tenant's."""
+        view = copy(self)
+        view._tenant = tenant
+        return view
+
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """One BEGIN IMMEDIATE … COMMIT, on disk when it returns. Raises StorageError if the disk refuses."""
@@ -55,7 +65,7 @@ class Store:
             if not is_held:
                 raise _busy(self.path)
             with _refusals(self.path), self._engine.begin() as connection:
-                tx = Transaction(connection)
+                tx = Transaction(connection, self._tenant)
                 yield tx
                 tx.events.write()
 
@@ -63,7 +73,7 @@ class Store:
     def read(self) -> Iterator[Transaction]:
         """One consistent view; does not wait for writers longer than their commit."""
         with _refusals(self.path), self._engine.connect().execution_options(dail_read=True) as connection:
-            yield Transaction(connection)
+            yield Transaction(connection, self._tenant)
 
     def close(self) -> None:
         with self._writer.holding(BUSY_S):  # the last connection checkpoints
@@ -92,17 +102,18 @@ def _busy(path: Path) -> StoreBusy:
 
 
 class Transaction:
-    """What one connection reads and writes between BEGIN and COMMIT."""
+    """What one connection reads and writes between BEGIN and COMMIT; of batches only a tenant's, if one is given."""
 
-    def __init__(self, connection: sa.Connection) -> None:
+    def __init__(self, connection: sa.Connection, tenant: str | None = None) -> None:
         self._sql = connection
         self.checkpoints = Checkpoints(connection)
         self.shards = Shards(connection)
         counts = self.counts = Counts(connection)
         noted = Noted(counts)
         self.units = Units(connection, self.checkpoints, self.shards, noted)
-        self.batches = Batches(connection, self.checkpoints, noted, counts)
+        self.batches = Batches(connection, self.checkpoints, noted, counts, tenant)
         self.events = Events(connection, noted, counts)
+        self.tokens = Tokens(connection)
 
     def prepare(self, path: Path) -> None:
         migrate(self._sql, path)

@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 _TIMEOUT = httpx.Timeout(60, connect=5)
 _SHOWN_FAULTS = 10
+_PACED, _SHORT_S = 5, 5  # how often a verb waits for a server that says so, and how long at most
 _WORKER_TIMEOUT_S = 30.0
 AWAY_S = 30 * 60.0  # how long an API that cannot be reached is waited for
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
@@ -97,8 +98,13 @@ class Client:
             yield from response.iter_bytes()
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
-        with self._refusals():
-            response = self._http.request(method, path, **options)
+        for _ in range(_PACED):
+            with self._refusals():
+                response = self._http.request(method, path, **options)
+            pause = response.headers.get("retry-after", "") if response.status_code == 429 else ""
+            if not pause.isdecimal() or int(pause) > _SHORT_S:
+                break
+            time.sleep(int(pause))
         if not response.is_success:
             raise _refusal(response)
         try:

@@ -296,18 +296,29 @@ def _date_notes(synthesis: Synthesis, prints_date: bool) -> list[str]:
 
 def _dangers() -> list[str]:
     """A Ray dashboard that takes jobs from anybody lets anybody run code."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    host = address.rpartition(":")[0].removeprefix("ray://") or "127.0.0.1"
+    dashboard = _dashboard(os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", ""))
     try:
-        reply = httpx.get(f"http://{host}:{_DASHBOARD_PORT}/api/jobs/", timeout=_PROBE_S, trust_env=False)
+        reply = httpx.get(f"{dashboard}/api/jobs/", timeout=_PROBE_S, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL):  # nobody is there
         return []
     if reply.status_code != 200:
         return []
     return [
-        f"Ray's dashboard at {host}:{_DASHBOARD_PORT} lists jobs to whoever asks, so anybody who reaches it can run "
-        f"code there; start the cluster with RAY_AUTH_MODE=token"
+        f"Ray's dashboard at {dashboard} lists jobs to whoever asks, so anybody who reaches it can run code there; "
+        f"start the cluster with RAY_AUTH_MODE=token"
     ]
+
+
+def _dashboard(address: str) -> str:
+    """
+    >>> _dashboard(""), _dashboard("auto"), _dashboard("head:6379")
+    ('http://127.0.0.1:8265', 'http://127.0.0.1:8265', 'http://head:8265')
+    >>> _dashboard("ray://[::1]:10001"), _dashboard("https://head:8443/")
+    ('http://[::1]:8265', 'https://head:8443')
+    """
+    if address.startswith(("http://", "https://")):
+        return address.rstrip("/")
+    return f"http://{address.removeprefix('ray://').rpartition(':')[0] or '127.0.0.1'}:{_DASHBOARD_PORT}"
 
 
 def describe(report: Report) -> str:

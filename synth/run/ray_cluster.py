@@ -8,13 +8,16 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,7 +28,7 @@ _CONNECT_S = 10.0
 _ASK_S = 90.0  # Ray itself gives up after 45 s
 _OBJECT_STORE_BYTES = 256 << 20  # traces are small; Ray would take 30 % of the memory
 _WANTED = "wanted HOST:PORT of its head (6379 as a rule), or auto on a node of it"
-_WAY_OUT = "start one with `ray start --head`, or unset RAY_ADDRESS to use this machine"
+_WAY_OUT = "start one with `RAY_AUTH_MODE=token ray start --head`, or unset RAY_ADDRESS to use this machine"
 
 
 @contextmanager
@@ -43,11 +46,28 @@ def ray_cluster(log_to_driver: bool = False) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         _check_address(address)
+    else:
+        _make_token()
     try:
         _join(address, log_to_driver)
         yield
     finally:
         ray.shutdown()
+
+
+def _make_token() -> None:
+    """The token of a cluster that Ray starts here, in a file that is ours alone: Ray's own others may read."""
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    with suppress(OSError, RuntimeError):  # no home, or not ours: Ray says what keeps it from its file
+        file = Path.home() / ".ray" / "auth_token"
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent) as whole:  # 0600
+            whole.write(secrets.token_hex(32))
+            whole.flush()
+            with suppress(FileExistsError):
+                os.link(whole.name, file)  # whole or not at all: another process may read it now
+        file.chmod(0o600)
 
 
 def _join(address: str | None, log_to_driver: bool) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import socket
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from dail.synth.run import doctor
 from dail.synth.schema.manifest import read_rows
 from tests.conftest import DEMO_MODEL, OLYMPIAD, ROOT
 from tests.flow.conftest import BIN, running, wait_for
@@ -30,13 +31,20 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """A Ray head of its own on loopback; yields the address of its job API and the environment that may use it."""
-    token = tmp_path_factory.mktemp("ray") / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
+    home = tmp_path_factory.mktemp("ray")
+    command = [BIN / "ray", "get-auth-token", "--generate"]  # as README.md says
+    subprocess.run(command, env={**os.environ, "HOME": str(home)}, umask=0o077, check=True, capture_output=True)
+    token = home / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o077 == 0
+    with head(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)) as (url, env):
+        yield url, env
+
+
+@contextmanager
+def head(**auth):
     env = {
         **os.environ,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
+        **auth,
         "RAY_USAGE_STATS_ENABLED": "0",
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
@@ -47,10 +55,12 @@ def cluster(tmp_path_factory):
                "--dashboard-agent-listen-port", free_port(), "--node-ip-address", "127.0.0.1",
                "--object-store-memory", 256 << 20, "--disable-usage-stats")  # fmt: skip
     url = f"http://127.0.0.1:{dashboard}"
+    token = auth.get("RAY_AUTH_TOKEN_PATH")
+    bearer = {"Authorization": f"Bearer {Path(token).read_text()}"} if token else {}
 
     def up() -> bool:
         try:
-            return httpx.get(f"{url}/api/version", headers={"Authorization": f"Bearer {token.read_text()}"}).is_success
+            return httpx.get(f"{url}/api/version", headers=bearer, trust_env=False).is_success
         except httpx.HTTPError:
             return False
 
@@ -59,9 +69,26 @@ def cluster(tmp_path_factory):
         yield url, env
 
 
-def test_nobody_without_the_token_may_run_a_job(cluster):
-    url, _ = cluster
-    assert httpx.post(f"{url}/api/jobs/", json={"entrypoint": "id"}).status_code == 401
+@pytest.mark.parametrize(("headers", "status"), [({}, 401), ({"Authorization": "Bearer wrong"}, 403)])
+def test_nobody_without_the_token_may_run_a_job(cluster, tmp_path, headers, status):
+    with httpx.Client(base_url=cluster[0], headers=headers, trust_env=False) as http:
+        for address in ("/api/jobs/", f"/api/jobs/?token={'a' * 64}"):
+            assert http.post(address, json={"entrypoint": f"touch {tmp_path}/ran"}).status_code == status
+            assert http.get(address).status_code == status
+    assert not (tmp_path / "ran").exists()
+
+
+def test_doctor_finds_no_danger_in_a_cluster_that_asks_for_its_token(cluster, monkeypatch):
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", cluster[0])
+    assert doctor._dangers() == []
+
+
+@pytest.mark.soak
+def test_doctor_is_red_where_anybody_may_run_a_job(monkeypatch):
+    with head(RAY_AUTH_MODE="disabled") as (url, _):
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", url)
+        (danger,) = doctor._dangers()
+    assert url in danger and "RAY_AUTH_MODE=token" in danger
 
 
 def submit(cluster, *command) -> subprocess.CompletedProcess[str]:

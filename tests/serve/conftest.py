@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
 from starlette.testclient import TestClient
 
 from dail.serve.app import create_app
+from dail.serve.cli import main
 from dail.serve.settings import Settings
 from dail.synth.schema.models import ModelIdentity, identify
 from tests.conftest import safetensors_of
@@ -99,9 +100,10 @@ class LiveApi:
         self.process.wait()
 
 
-def start_api(data_dir: Path, model_folder: Path, port: int = 0) -> LiveApi:
+def start_api(data_dir: Path, model_folder: Path, port: int = 0, stderr: Any = None, **env: str) -> LiveApi:
     flags = ("--port", str(port), "--data-dir", str(data_dir), "--model", f"tiny={model_folder}", "--json")
-    process = subprocess.Popen((*DAIL, "serve", *flags), stdout=subprocess.PIPE, text=True, env=clean_environment())
+    command, environment = (*DAIL, "serve", *flags), clean_environment() | env
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line, f"dail serve ended with {process.wait()} before it listened"
@@ -125,3 +127,24 @@ def live(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iterat
 def http(live: LiveApi) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=live.url, timeout=30, trust_env=False) as client:
         yield client
+
+
+class Ended(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def dail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs a verb in this process, the way the script does."""
+    for name in [name for name in os.environ if name.startswith("DAIL_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["dail", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Ended(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run

@@ -1,46 +1,21 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
-import sys
 import threading
 import time
-from typing import NamedTuple
 
 import httpx
 import pytest
 
 from dail.serve import commands
 from dail.serve.app import create_app
-from dail.serve.cli import main
 from dail.synth.core.http import Client
 from tests.serve.conftest import DAIL, clean_environment, items, start_api
 from tests.serve.worker import FakeWorker
 
 NOBODY = "http://127.0.0.1:9"
-
-
-class Ended(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def dail(monkeypatch, capsys):
-    """Runs a verb in this process, the way the script does."""
-    for name in [name for name in os.environ if name.startswith("DAIL_")]:
-        monkeypatch.delenv(name)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dail", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Ended(ended.value.code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

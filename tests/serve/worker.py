@@ -42,8 +42,8 @@ class FakeWorker:
         shard = shard or self.write(unit)
         return self._post(unit, "commit", Commit(worker=self.name, epoch=unit.epoch, shard=shard, correct=correct))
 
-    def fail(self, unit: Unit, code: str = "boom", retryable: bool = False) -> Any:
-        body = Fail(worker=self.name, epoch=unit.epoch, code=code, detail="it broke", retryable=retryable)
+    def fail(self, unit: Unit, code: str = "boom", retryable: bool = False, detail: str = "it broke") -> Any:
+        body = Fail(worker=self.name, epoch=unit.epoch, code=code, detail=detail, retryable=retryable)
         return self._post(unit, "fail", body)
 
     def run(self) -> int:

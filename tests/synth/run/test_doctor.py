@@ -302,7 +302,8 @@ def dashboard(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
             pass
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     monkeypatch.setattr(doctor, "_DASHBOARD_PORT", server.server_port)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
     yield
@@ -310,8 +311,12 @@ def dashboard(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
     server.server_close()
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:6379", "auto", "", "ray://127.0.0.1:10001", "http://127.0.0.1:PORT/"])
 @pytest.mark.parametrize(("dashboard", "code"), [(200, 1), (401, 0)], indirect=["dashboard"])
-def test_a_dashboard_that_takes_jobs_from_anybody_is_a_danger(dashboard: None, code: int) -> None:
+def test_a_dashboard_that_takes_jobs_from_anybody_is_a_danger(
+    dashboard: None, code: int, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address.replace("PORT", str(doctor._DASHBOARD_PORT)))
     report = examine(None, FAKE, SHORT, with_preview=False)
     assert report.exit_code == code
     assert ("RAY_AUTH_MODE=token" in describe(report)) == bool(code)

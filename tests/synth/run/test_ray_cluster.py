@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +94,25 @@ def test_a_ray_that_does_not_start_is_a_line(monkeypatch: pytest.MonkeyPatch) ->
     wanted = r"^Ray does not start here: The current node timed out during startup\.$"
     with pytest.raises(UsageError, match=wanted), ray_cluster():
         pass
+
+
+@pytest.mark.parametrize("before", [None, "made by Ray, for all to read"])
+def test_the_token_of_a_cluster_here_is_nobody_elses(
+    before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / ".ray" / "auth_token"
+    if before:
+        file.parent.mkdir()
+        file.write_text(before)
+        file.chmod(0o644)
+    seen: list[tuple[str, int]] = []
+    monkeypatch.setattr("ray.init", lambda *_, **__: seen.append((file.read_text(), file.stat().st_mode & 0o777)))
+    with ray_cluster():
+        pass
+    ((token, mode),) = seen
+    assert mode == 0o600
+    assert token == before if before else len(token) == 64
+    assert [path.name for path in file.parent.iterdir()] == ["auth_token"]
