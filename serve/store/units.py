@@ -85,7 +85,9 @@ class Units:
                 if len(chosen) < count:
                     chosen.setdefault(row.unit_id, row)
         if not chosen and not self._holds_any(worker):
-            for row in self._sql.execute(_claimable(model_key).where(sa.or_(UNITS.c.state == "queued", lapsed)).limit(1)):
+            for row in self._sql.execute(
+                _claimable(model_key).where(sa.or_(UNITS.c.state == "queued", lapsed)).limit(1)
+            ):
                 chosen[row.unit_id] = row
         chosen = {row.unit_id: row for row in self._within(list(chosen.values()), max_bytes)}
         for row in chosen.values():
