@@ -77,6 +77,7 @@ class BatchOut(Frozen):
                 "model": _EXAMPLE_MODEL,
                 "synthesis": Synthesis(samples_per_item=4, seed=7).model_dump(),
                 "config_fingerprint": "sha256:4f5c…",
+                "tenant": "topology",
                 "run_label": None,
                 "metadata": {"owner": "topology"},
                 "item_kinds": {"by_answer": 1, "by_box": 0, "without_answer": 0, "proofs": 0, "without_waypoints": 0},
@@ -109,6 +110,7 @@ class BatchOut(Frozen):
     model: ModelIdentity
     synthesis: Synthesis
     config_fingerprint: str
+    tenant: str = Field(description="whose it is: the tenant of the token that posted it, empty where it has none")
     run_label: str | None
     metadata: dict[str, str]
     item_kinds: ItemKinds

@@ -128,7 +128,9 @@ def main() -> None:
     try:
         code = dail.main(standalone_mode=False)
     except DailError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from dail.synth.core.console import say
+
+        say(f"error: {error}")
         _tell_programs(error.facts())
         sys.exit(error.exit_code)
     except click.ClickException as error:

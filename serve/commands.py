@@ -49,7 +49,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="JSON on standard o
 
 
 @click.command()
-@click.option("--host", help="Address to listen on [127.0.0.1]; any other than loopback needs DAIL_TOKEN.")
+@click.option("--host", help="Address to listen on [127.0.0.1]; any other than loopback needs a token.")
 @click.option("--port", type=int, help="Port [8765]; 0 picks a free one.")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Store and shards [runs/api].")
 @click.option("--model", "models", multiple=True, metavar="NAME=FOLDER", help="A model batches may name; repeatable.")
@@ -100,7 +100,8 @@ def serve(
             say(f"reading {len(settings.models)} model folder(s)")
         app = create_app(settings)
         url = f"http://{_in_url(settings.host)}:{listener.getsockname()[1]}"
-        say(f"API at {url} (its pages: {url}/docs); store and shards in {settings.data_dir.resolve()}")
+        for_whom = "for who has a token" if app.state.tokens.are_wanted else f"its pages: {url}/docs"
+        say(f"API at {url} ({for_whom}); store and shards in {settings.data_dir.resolve()}")
         if not settings.models:
             say("no model is registered, so batches will be refused; give --model NAME=FOLDER")
         if as_json:
@@ -401,7 +402,8 @@ def _print_batch(batch: Any, as_json: bool) -> None:
 def _line(batch: Any) -> str:
     made = dt.datetime.fromtimestamp(batch["created_at"]).strftime("%Y-%m-%d %H:%M")
     counts = ", ".join(f"{count} {state}" for state, count in batch["request_counts"].items() if count)
-    label = f"  {_plain(batch['run_label'])}" if batch["run_label"] else ""
+    labels = (f"of {batch['tenant']}" if batch.get("tenant") else "", batch["run_label"])
+    label = "".join(f"  {_plain(one)}" for one in labels if one)
     return f"{batch['id']}  {made}  {batch['status']:<11}  {counts}{label}"
 
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from dail.synth.core.config import AbsolutePath
 from dail.synth.core.errors import UsageError, describe
+from dail.synth.core.http import is_token
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
-Token = Annotated[SecretStr, Field(min_length=16)]
+
+
+def _sendable(token: SecretStr) -> SecretStr:
+    if not is_token(token.get_secret_value()):
+        raise ValueError("it holds a space, a line break or a letter that is not ASCII, which no client can send")
+    return token
+
+
+Token = Annotated[SecretStr, Field(min_length=16), AfterValidator(_sendable)]
 
 
 class Settings(BaseSettings):

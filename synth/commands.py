@@ -228,7 +228,7 @@ def doctor(
     if as_json:
         console.emit(report.model_dump(mode="json"))
     else:
-        click.echo(describe(report))
+        click.echo(console.plain(describe(report)))
     return report.exit_code
 
 

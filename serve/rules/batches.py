@@ -159,6 +159,7 @@ class Batches:
             model=batch.model,
             synthesis=batch.synthesis,
             config_fingerprint=config_fingerprint(batch.model, batch.synthesis),
+            tenant=batch.tenant,
             run_label=batch.run_label,
             item_kinds=batch.kinds,
             metadata=batch.metadata,

@@ -55,6 +55,7 @@ class Tokens:
         self._anybody = Caller("", frozenset(SCOPES if workers is None else set(SCOPES) - {"worker"}))
         self._is_open = people is None
         self._callers: dict[str, tuple[str, Caller]] = {}  # by the beginning of their hash
+        self._mark: tuple[int, int] | None = None
         self._in_use: set[str] = set()
         self._told: dict[str, float] = {}  # when the store may hear again that one is in use
         self._lock = threading.Lock()
@@ -92,11 +93,16 @@ class Tokens:
 
     def read(self) -> None:
         """What the sweep does every second."""
-        with self._store.read() as tx:
-            records = tx.tokens.all()
-        there = [(one.hash, _caller(one)) for one in records if one.revoked_at is None]
-        self._callers = {_begin(hashed): (hashed, caller) for hashed, caller in (*there, *self._given)}
-        self._is_open = self._is_open and not records
+        with self._lock:  # one after the other, so that what is kept is the newest
+            with self._store.read() as tx:
+                mark = tx.tokens.mark()
+                if mark == self._mark:
+                    return
+                records = tx.tokens.all()
+            there = [(one.hash, _caller(one)) for one in records if one.revoked_at is None]
+            self._callers = {_begin(hashed): (hashed, caller) for hashed, caller in (*there, *self._given)}
+            self._is_open = self._is_open and not records
+            self._mark = mark
 
     def note_used(self) -> None:
         """Tells the store which tokens were in use, each once a minute."""

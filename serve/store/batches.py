@@ -49,6 +49,7 @@ class NewBatch:
 @dataclass(frozen=True)
 class BatchRecord:
     id: str
+    tenant: str
     body_hash: str
     status: str
     model: ModelIdentity
@@ -347,6 +348,7 @@ class Batches:
 def _batch_record(row: sa.Row) -> BatchRecord:
     return BatchRecord(
         id=row.id,
+        tenant=row.tenant,
         body_hash=row.body_hash,
         status=row.status,
         model=ModelIdentity.model_validate_json(row.model),

@@ -92,15 +92,32 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
+def plain(text: str) -> str:
+    """Without the characters that steer a terminal: what others wrote comes along in many a line.
+
+    >>> plain(chr(27) + "[31mred" + chr(0x202E) + chr(10))
+    '[31mred\\n'
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in "\n\t" else " " * one.isspace() for one in text)
+
+
 def say(text: str) -> None:
     """A line for people, on standard error, so that standard output stays clean for `--json`."""
-    print(text, file=sys.stderr, flush=True)
+    print(plain(text), file=sys.stderr, flush=True)
 
 
 def emit(value: Any) -> None:
-    """One JSON object a line on standard output; NaN and infinities, which JSON does not know, as null."""
-    plain = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
-    print(json.dumps(plain, ensure_ascii=False), flush=True)
+    """One JSON object a line on standard output; NaN and infinities, which JSON does not know, as null.
+
+    What steers a terminal or ends a line (U+2028) is spelled `\\u2028`, other letters as they are.
+    """
+    known = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+    line = json.dumps(known, ensure_ascii=False)
+    if not line.isprintable():
+        line = "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in line)
+    print(line, flush=True)
 
 
 class _Speaker(logging.Handler):

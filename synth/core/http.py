@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import logging
 import random
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from dail.synth.core.errors import ApiError, UsageError
 _log = logging.getLogger(__name__)
 
 _TIMEOUT = httpx.Timeout(60, connect=5)
+_TOKEN = re.compile(r"[!-~]+")
 _SHOWN_FAULTS = 10
 _PACED, _SHORT_S = 5, 5  # how often a verb waits for a server that says so, and how long at most
 _WORKER_TIMEOUT_S = 30.0
@@ -38,7 +40,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_token(text: str) -> bool:
+    """Whether a header can carry it: what is not is said here, since the error of a header shows it whole."""
+    return bool(_TOKEN.fullmatch(text))
+
+
 def _way_to(url: httpx.URL, token: str | None) -> dict[str, Any]:
+    if token and not is_token(token):
+        raise UsageError("DAIL_TOKEN holds a space, a line break or a letter that is not ASCII; set it again, without")
     return {
         "base_url": url,
         "headers": {"Authorization": f"Bearer {token}"} if token else {},

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
@@ -18,6 +19,7 @@ from dail.serve.app import create_app
 from dail.serve.rules.tokens import new_token, revoke
 from dail.serve.settings import Settings
 from dail.serve.store.transaction import Store
+from tests.conftest import ROOT
 from tests.serve.conftest import items, start_api
 from tests.serve.worker import FakeWorker
 
@@ -179,6 +181,22 @@ def test_lists_show_a_tenants_own_batches(doors):
     assert ids("other", after=doors.ours) == ids("other", after="batch_none") == 404
 
 
+def test_another_tenants_batch_costs_the_store_as_much_as_one_that_is_not_there(doors):
+    engine, said = doors.client.app.state.service.store._engine, []
+    sa.event.listen(engine, "before_cursor_execute", lambda *of: said.append(of[2]))
+
+    def statements(batch: str) -> list[str]:
+        said.clear()
+        assert doors.ask("GET", "/v1/batches/{batch_id}/items", "other", batch).status_code == 404
+        return [one for one in said if "FROM batches" in one]
+
+    assert statements(doors.ours) == statements("batch_none") != []
+
+
+def test_an_admin_sees_whose_a_batch_is(doors):
+    assert doors.ask("GET", "/v1/batches/{batch_id}", "admin", doors.ours).json()["tenant"] == "ours"
+
+
 def test_the_same_body_and_key_of_two_tenants_are_two_batches(doors):
     def post(secret: str, **headers: str) -> Any:
         answer = doors.client.post(
@@ -269,6 +287,25 @@ def test_what_models_wrote_is_served_as_a_file_to_keep(doors):
     assert answer.headers["content-type"].startswith("application/x-ndjson")
 
 
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_what_somebody_posted_steers_no_terminal(dail, live, http, model, as_json, tmp_path):
+    steering = "\x9b31m\u202e\u2028red\u200b"  # what JSON carries and a terminal obeys; API and worker let it through
+    body = {"items": items(2), "run_label": f"{steering}{tmp_path}", "metadata": {"k": steering}}
+    posted = http.post("/v1/batches", json=body)
+    assert posted.status_code == 201, posted.text
+    worker = FakeWorker(http, model)
+    while units := worker.lease(8):  # of other tests' batches too
+        for unit in units:
+            worker.fail(unit, detail=steering)
+    batch = posted.json()["id"]
+    for command in (("list",), ("watch", batch), ("results", batch), ("results", batch, "--shards"), ("retry", batch)):
+        ended = dail(*command, "--api", live.url, *as_json)
+        assert ended.returncode in (0, 3), ended.stderr
+        said = ended.stdout + ended.stderr
+        assert batch in said or "--shards" in command
+        assert [one for one in said if not one.isprintable() and one != "\n"] == []
+
+
 def test_a_servers_log_has_no_secret_and_no_text_of_a_problem(tmp_path, model_folder, model):
     people, workers, guess = "canary-people-0123456789", "canary-workers-0123456789", "canary-guess-0123456789"
     folder, text = tmp_path / "api", "canary-problem \x1b[31m"
@@ -307,3 +344,15 @@ def test_a_servers_log_has_no_secret_and_no_text_of_a_problem(tmp_path, model_fo
         stored = "\n".join(connection.iterdump())
     connection.close()
     assert "canary-problem" in stored and not [one for one in (people, workers, guess, secret) if one in stored]
+
+
+def test_every_test_that_the_readme_names_is_there():
+    table = (ROOT / "serve/README.md").read_text("utf-8").partition("which test says so")[2].partition("\n## ")[0]
+    named = re.findall(r"`(tests/[\w/]+\.py)`|`(test_\w+)`", table)
+    assert len(named) > 25
+    source = ""
+    for file, name in named:
+        if file:
+            source = (ROOT / file).read_text("utf-8")
+        else:
+            assert f"def {name}(" in source, name

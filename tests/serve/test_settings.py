@@ -43,7 +43,17 @@ def test_an_empty_token_is_no_token(monkeypatch):
     assert load_settings().token is None
 
 
-@pytest.mark.parametrize(("name", "value"), [("MODELS", "{no json"), ("PORT", "many"), ("TOKEN", "short")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MODELS", "{no json"),
+        ("PORT", "many"),
+        ("TOKEN", "short"),
+        ("TOKEN", "sixteen-and-more\n"),
+        ("WORKER_TOKEN", "sixteen and more"),
+        ("TOKEN", "sechzehn-und-m\u00e4hr"),
+    ],
+)
 def test_a_setting_that_cannot_be_used_is_named_without_its_value(monkeypatch, name, value):
     monkeypatch.setenv(f"DAIL_{name}", value)
     with pytest.raises(UsageError, match=f"(?i){name}") as caught:

@@ -17,9 +17,10 @@ from starlette.testclient import TestClient
 from dail.serve.app import create_app
 from dail.serve.rules import tokens as rules
 from dail.serve.rules.tokens import Tokens, all_tokens, new_token, revoke
+from dail.serve.store.tokens import Tokens as StoredTokens
 from dail.serve.store.transaction import Store
 from dail.synth.core.errors import StoreBusy, UsageError
-from dail.synth.core.http import Client
+from dail.synth.core.http import Client, worker_http
 from tests.conftest import ROOT
 from tests.serve.conftest import clean_environment, items, start_api
 
@@ -225,6 +226,32 @@ def test_the_verbs_make_list_and_revoke_tokens_of_a_running_server(dail, tmp_pat
         assert "revoked" in dail("token", "list", *folder).stdout
     finally:
         api.kill()
+
+
+@pytest.mark.parametrize("token", ["canary\n", "can ary", "canary\u00e4", "canary\x00"])
+def test_a_token_that_no_header_can_carry_is_not_shown(dail, monkeypatch, token):
+    monkeypatch.setattr(os, "environ", {**os.environ, "DAIL_TOKEN": token})  # NUL cannot be set
+    ended = dail("list", "--api", "http://127.0.0.1:9")
+    assert (ended.returncode, "DAIL_TOKEN holds" in ended.stderr) == (2, True)
+    assert "can" not in ended.stderr.replace("cannot", "") + ended.stdout
+    with pytest.raises(UsageError, match="DAIL_TOKEN holds"):
+        worker_http("http://127.0.0.1:9", token)
+
+
+def test_the_sweep_reads_what_changed_alone(store, monkeypatch):
+    _, secret = new_token(store, "ana", ["read"])
+    tokens = Tokens(store)
+    read = []
+    monkeypatch.setattr(StoredTokens, "all", lambda self, whole=StoredTokens.all: read.append(1) or whole(self))
+    tokens.read()
+    assert read == []
+    made, other = new_token(store, "bo", ["read"])
+    read.clear()
+    tokens.read()
+    assert read == [1] and tokens.known(other) and tokens.known(secret)
+    revoke(store, made.id)
+    tokens.read()
+    assert read == [1, 1] and tokens.known(other) is None
 
 
 @pytest.mark.parametrize(

@@ -159,3 +159,15 @@ def test_a_second_signal_may_end_the_verb_at_once_but_not_what_torchrun_passes_o
             os.kill(os.getpid(), number)
     if isinstance(ended.value, SystemExit):
         assert ended.value.code == 143
+
+
+STEERING = "\x1b[31m\x9b31m\u202e\u2028\u200b\x00\r"
+
+
+def test_what_others_wrote_steers_no_terminal(capsys: pytest.CaptureFixture):
+    say(f"Zürich 𝔽₂\n\tand{STEERING}\xa0so on")
+    assert capsys.readouterr().err == "Zürich 𝔽₂\n\tand[31m31m   so on\n"
+    emit({"a": f"Zürich 𝔽₂{STEERING}\U000e0001"})
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 == len(out.splitlines()) and out.strip().isprintable() and "Zürich 𝔽₂" in out
+    assert json.loads(out) == {"a": f"Zürich 𝔽₂{STEERING}\U000e0001"}
