@@ -56,8 +56,8 @@ class Ending:
         """The batches of units whose worker fell silent: another may take them, or they have failed."""
         lost = Failure(
             code="poisoned_item",
-            detail=f"{MAX_LEASES} workers took this unit and fell silent before they wrote anything of it, most of them "
-            f"with nothing else in hand",
+            detail=f"{MAX_LEASES} workers took this unit and fell silent before they wrote anything of it, most of "
+            f"them with nothing else in hand",
         )
         moved = tx.units.give_back_lapsed(MAX_LEASES, lost)
         for batch_id, item_id in {(batch_id, item_id) for batch_id, item_id, is_lost in moved if is_lost}:
