@@ -19,7 +19,7 @@ from dail.synth.schema.units import Failure, ShardRef
 DRAIN_S = 60.0  # what workers have to give back the units of a cancelled batch
 TOMBSTONE_S = 30 * 86400.0  # a deleted batch keeps its bytes so long
 _DROPPED = 500  # objects a sweep
-MAX_LEASES = 10  # a unit that ten workers took and lost is likely what kills them
+MAX_LEASES = 10  # of which all but the first three had nothing beside it: it is what ends workers
 
 log = logging.getLogger("dail.serve")
 
@@ -54,7 +54,11 @@ class Ending:
 
     def _give_back_lapsed(self, tx: Transaction) -> set[str]:
         """The batches of units whose worker fell silent: another may take them, or they have failed."""
-        lost = Failure(code="lease_lost", detail=f"{MAX_LEASES} workers took this unit and fell silent")
+        lost = Failure(
+            code="poisoned_item",
+            detail=f"{MAX_LEASES} workers took this unit and fell silent before they wrote anything of it, most of "
+            f"them with nothing else in hand",
+        )
         moved = tx.units.give_back_lapsed(MAX_LEASES, lost)
         for batch_id, item_id in {(batch_id, item_id) for batch_id, item_id, is_lost in moved if is_lost}:
             advance(tx, existing(tx, batch_id), item_id)

@@ -15,7 +15,7 @@ from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceRow, decode_shard
 from dail.synth.schema.units import (
-    WORKER_STOPPED,
+    BLAMELESS,
     Commit,
     Fail,
     Failure,
@@ -48,12 +48,15 @@ class Leases:
     def heartbeat(self, unit_id: str, beat: Heartbeat) -> HeartbeatReply:
         with self._store.write() as tx:
             unit = _held(tx, unit_id, beat.worker, beat.epoch)
-            tx.units.renew(unit, self._lease_s, beat.tokens, beat.attributed_tokens, beat.student_tokens)
+            before = tx.checkpoints.length(unit.n)
             if beat.checkpoint:
                 tx.checkpoints.add(unit.n, beat.start, beat.checkpoint)
+            known = tx.checkpoints.length(unit.n)
+            written = beat.tokens, beat.attributed_tokens, beat.student_tokens
+            tx.units.renew(unit, self._lease_s, *written, is_further=known > before)
             batch = existing(tx, unit.batch_id)
             cancel = batch.status == "cancelling" or is_needless(tx, batch, unit)
-            return HeartbeatReply(cancel=cancel, known=tx.checkpoints.length(unit.n))
+            return HeartbeatReply(cancel=cancel, known=known)
 
     def commit(self, unit_id: str, commit: Commit) -> None:
         """The shard's row is the commit. Saying it twice is no error: the first reply may have been lost."""
@@ -81,7 +84,7 @@ class Leases:
                 tx.units.give_up(unit, "cancelled", error)
             elif is_needless(tx, batch, unit):
                 tx.units.skip(unit)
-            elif fail.code == WORKER_STOPPED:
+            elif fail.code in BLAMELESS:
                 tx.units.hand_back(unit)
             elif fail.retryable and unit.failures + 1 < MAX_FAILURES:
                 tx.units.give_up(unit, "queued", error)

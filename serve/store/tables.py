@@ -85,6 +85,7 @@ UNITS = sa.Table(
     sa.Index("units_by_state", "state", "n"),
     sa.Index("units_by_lease", "lease_until"),
     sa.Index("units_by_id", "unit_id"),
+    sa.Index("units_by_owner", "owner"),
 )
 PREFIXES = sa.Table(  # checkpoints of traces that have not ended, in pieces
     "prefixes",

@@ -27,6 +27,7 @@ _HELD = ("leased", "queued")  # a queued unit has an owner only if its lease lap
 ENDED_WITHOUT_TRACE = ("failed", "cancelled", "expired")
 _MANY = 500  # names in one statement; SQLite has a limit
 REPLY_BYTES = 16 << 20  # of items in one lease reply, which a worker reads within its time-out
+SUSPECT_LEASES = 3  # so many leases that lapsed with nothing written make a unit suspect: it may be what ends workers
 _NOTHING_WRITTEN = {"tokens": 0, "attributed_tokens": 0, "student_tokens": 0}
 
 
@@ -68,17 +69,26 @@ class Units:
     ) -> list[Unit]:
         """Leases up to `count` units to the worker: those whose lease ran out first, then queued ones, oldest first.
 
-        Their items have up to `max_bytes` together, or it is one unit.
+        Their items have up to `max_bytes` together, or it is one unit. A suspect is leased when there is nothing else,
+        to a worker that holds nothing, which gets nothing beside it: whatever becomes of that worker is its own doing.
 
         The same unit may be in two batches. Only one of them is leased at a time and epochs count over both, so
         (unit, epoch) names one row.
         """
+        if self._is_alone(worker):
+            return []
         lapsed = sa.and_(UNITS.c.state == "leased", UNITS.c.lease_until < lease_clock())
         chosen: dict[str, sa.Row] = {}
         for free in (lapsed, UNITS.c.state == "queued"):
-            for row in self._sql.execute(_claimable(model_key).where(free).limit(count)).all():
+            query = _claimable(model_key).where(free, UNITS.c.leases < SUSPECT_LEASES)
+            for row in self._sql.execute(query.limit(count)).all():
                 if len(chosen) < count:
                     chosen.setdefault(row.unit_id, row)
+        if not chosen and not self._holds_any(worker):
+            for row in self._sql.execute(
+                _claimable(model_key).where(sa.or_(UNITS.c.state == "queued", lapsed)).limit(1)
+            ):
+                chosen[row.unit_id] = row
         chosen = {row.unit_id: row for row in self._within(list(chosen.values()), max_bytes)}
         for row in chosen.values():
             self._noted.units(row.batch_id, [row.item_id])
@@ -104,6 +114,15 @@ class Units:
             .values(in_progress_at=NOW)
         )
         return leased
+
+    def _is_alone(self, worker: str) -> bool:
+        """Whether the worker holds a suspect that has not got further yet."""
+        return self._holds_any(worker, UNITS.c.leases > SUSPECT_LEASES)
+
+    def _holds_any(self, worker: str, *such: Any) -> bool:
+        is_live = UNITS.c.state == "leased", UNITS.c.lease_until >= lease_clock()
+        query = sa.select(UNITS.c.n).where(UNITS.c.owner == worker, *is_live, *such)
+        return self._sql.execute(query.limit(1)).first() is not None
 
     def _within(self, rows: Sequence[sa.Row], max_bytes: int) -> Iterator[sa.Row]:
         """The first of the rows, at least one. A character has up to four bytes, and no more than needed are read."""
@@ -160,8 +179,15 @@ class Units:
         return _unit_record(row) if row else None
 
     def renew(
-        self, unit: UnitRecord, lease_s: float, tokens: int, attributed_tokens: int, student_tokens: float
+        self,
+        unit: UnitRecord,
+        lease_s: float,
+        tokens: int,
+        attributed_tokens: int,
+        student_tokens: float,
+        is_further: bool = False,
     ) -> int:
+        """`is_further`: than any worker before, so that those who fell silent with it are not held against it."""
         return self._move(
             unit,
             "leased",
@@ -169,6 +195,7 @@ class Units:
             tokens=tokens,
             attributed_tokens=attributed_tokens,
             student_tokens=student_tokens,
+            leases=1 if is_further else unit.leases,
         )
 
     def commit(self, unit: UnitRecord, shard: ShardRef, correct: bool | None = None) -> int:

@@ -1,6 +1,6 @@
 """A process that does not outlive the one that started it, also when that one is killed.
 
-    os.environ["DAIL_OWNER"] = str(os.getpid()); start `dail serve`      # the owner
+    os.environ["_DAIL_OWNER"] = str(os.getpid()); start `dail serve`      # the owner
     end_with_owner()                                                     # in the child, first thing
 
 By Linux's own means, which need nobody to clean up: when the owner ends, however it ends, the child gets SIGTERM.
@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 
-OWNER = "DAIL_OWNER"
+OWNER = "_DAIL_OWNER"
 _PR_SET_PDEATHSIG = 1
 
 

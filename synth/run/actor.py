@@ -131,6 +131,7 @@ class EngineActor:
         self._drawer: Drawer[Any, Any] | None = None
         self._moved: float | None = None  # when the last step ended; none between exchanges
         self._told: dict[str, int] = {}  # by unit, how many of its trace's tokens the pool knows
+        self._inside: set[str] = set()
 
     def start(self, config: SynthConfig, make: Make[Any, Any], cpu_threads: int | None) -> Started:
         """Builds what draws. With `cpu_threads` the engine computes on the CPU, on so many threads.
@@ -158,10 +159,10 @@ class EngineActor:
         self._moved = time.monotonic()
         try:
             for unit_id in cancel:
-                self._drawer.cancel(unit_id)
-            self._told |= {request.unit_id: len(request.prefix) for request in new}
-            failed = [failure for request in new if (failure := _add(self._drawer, request))]
+                self._cancel(self._drawer, unit_id)
+            failed = [failure for request in new if (failure := self._add(self._drawer, request))]
             finished = self._step_until(self._drawer, time.monotonic() + for_s)
+            self._inside -= {ended.unit_id for ended in finished}
             return Exchange(finished, failed, self._news(self._drawer.progress()), self._drawer.pending())
         except Exception as error:
             self._die("the engine stopped", error)
@@ -176,6 +177,23 @@ class EngineActor:
     def stop(self) -> None:
         if self._drawer is not None:
             self._drawer.close()
+
+    def _add(self, drawer: Drawer[Any, Any], request: Request) -> UnitFailure | None:
+        if request.unit_id in self._inside:  # two attempts under one name would mix
+            self._cancel(drawer, request.unit_id)
+            detail = "it was added while it was running here, so both attempts were given up"
+            return UnitFailure(request.unit_id, "added_twice", detail, True)
+        self._told[request.unit_id] = len(request.prefix)
+        try:
+            drawer.add(request)
+        except ItemError as error:
+            return UnitFailure(request.unit_id, error.code, str(error), error.retryable)
+        self._inside.add(request.unit_id)
+        return None
+
+    def _cancel(self, drawer: Drawer[Any, Any], unit_id: str) -> None:
+        drawer.cancel(unit_id)
+        self._inside.discard(unit_id)
 
     def _news(self, progress: dict[str, Tokens]) -> dict[str, Tokens]:
         told, self._told = self._told, {unit_id: len(tokens) for unit_id, tokens in progress.items()}
@@ -196,14 +214,6 @@ class EngineActor:
 
 
 RemoteEngine = ray.remote(concurrency_groups={"health": 1}, max_restarts=0, max_task_retries=0)(EngineActor)
-
-
-def _add(drawer: Drawer[Any, Any], request: Request) -> UnitFailure | None:
-    try:
-        drawer.add(request)
-    except ItemError as error:
-        return UnitFailure(request.unit_id, error.code, str(error), error.retryable)
-    return None
 
 
 def _set_environment(cpu_threads: int | None) -> None:

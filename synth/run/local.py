@@ -69,7 +69,16 @@ from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.shards import SCHEMA_VERSION, TraceRow
 from dail.synth.schema.synthesis import EXTRACTOR, EXTRACTORS, RULES, Synthesis
 from dail.synth.schema.trace_tokens import Tokens, student_share
-from dail.synth.schema.units import WORKER_STOPPED, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit, unit_id
+from dail.synth.schema.units import (
+    BLAMELESS,
+    WORKER_STOPPED,
+    Failure,
+    HeartbeatReply,
+    LeaseReply,
+    ShardRef,
+    Unit,
+    unit_id,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -280,9 +289,9 @@ class LocalSource:
         self._end(unit, shard=shard, correct=correct, rows=rows)
 
     async def fail(self, unit: Unit, failure: Failure) -> None:
-        self._attempts[unit.unit_id] += 1
         if failure.code == WORKER_STOPPED or unit.unit_id in self._drawing.skipped:
             return
+        self._attempts[unit.unit_id] += failure.code not in BLAMELESS
         if failure.retryable and self._attempts[unit.unit_id] < MAX_ATTEMPTS:
             self._queue.append(unit)
         else:

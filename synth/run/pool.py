@@ -1,7 +1,8 @@
 """Units over engine actors: back-pressure, restarts within a budget, and nothing lost when an actor dies.
 
 Every actor has one exchange running and one queued behind it, so its engine never waits for this process. An actor
-that dies gives its units back as retryable failures and is replaced; one that dies too often is given up.
+that dies is replaced, and what was in it goes on from what it had written, at first each alone (`suspects.py`). One
+that dies again and again, and nothing moves in between, is given up.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Self
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from dail.synth.config import SynthConfig
 from dail.synth.core.errors import DailError, EngineDead, UsageError
@@ -28,6 +29,7 @@ from dail.synth.engine.base import Limits
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.select import contexts
 from dail.synth.run.actor import E, Exchange, Health, Make, R, RemoteEngine, Started, UnitFailure, make_pair
+from dail.synth.run.suspects import TRIAL_EXCHANGES, Suspects
 from dail.synth.schema.trace_tokens import Tokens
 
 _log = logging.getLogger(__name__)
@@ -71,19 +73,35 @@ Rows = Callable[[R], tuple[list[int], int]]
 
 
 @dataclass
+class _Running(Generic[R]):
+    """A unit in an actor, since which of the slot's exchanges."""
+
+    request: R
+    since: int
+
+
+@dataclass
 class _Slot(Generic[R]):
     """One actor's place; actors come and go in it."""
 
     number: int
     actor: Any = None
     limits: Limits | None = None  # none while no engine is ready
-    units: dict[str, R] = field(default_factory=dict)
+    units: dict[str, _Running[R]] = field(default_factory=dict)
     cancels: list[str] = field(default_factory=list)
-    deaths: deque[float] = field(default_factory=deque)
+    num_sent: int = 0  # exchanges, over all of its actors
+    trial: str | None = None  # the suspect that is alone in it
+    num_survived: int = 0  # exchanges of the trial
+    deaths: deque[float] = field(default_factory=deque)  # since something moved in it
     health: Health | None = None
     verdict: str = ""  # why we killed the actor ourselves
     cause: str = ""  # of the last death
     given_up: bool = False
+
+    @property
+    def takes_suspects(self) -> bool:
+        """Now, or once its engine is ready."""
+        return self.trial is not None or (self.limits is None and not self.given_up)
 
 
 class Pool(Generic[R, E]):
@@ -93,13 +111,16 @@ class Pool(Generic[R, E]):
         config: how many engines, and which.
         make: builds inside each actor what draws there.
         rows: what a request takes of an engine.
+        goes_on: whether what was written of a request can be gone on from, by its `prefix`.
     """
 
-    def __init__(self, config: SynthConfig, make: Make[R, E], rows: Rows[R]) -> None:
-        self._config, self._make, self._rows = config, make, rows
+    def __init__(self, config: SynthConfig, make: Make[R, E], rows: Rows[R], goes_on: bool = False) -> None:
+        self._config, self._make, self._rows, self._goes_on = config, make, rows, goes_on
         self._gpus, num_actors = _placement(config)
         self._slots = [_Slot[R](number) for number in range(num_actors)]
         self._waiting: deque[R] = deque()
+        self._untried: deque[R] = deque()  # suspects
+        self._suspects = Suspects()
         self._results: asyncio.Queue[Results[E] | DailError] = asyncio.Queue()
         self._work = asyncio.Event()
         self._ready = asyncio.Event()
@@ -108,7 +129,8 @@ class Pool(Generic[R, E]):
         self._limits: Limits | None = None  # one engine's; all are alike
         self.engine_name = ""
         self.num_restarts = 0
-        self.written: dict[str, Written] = {}  # of a unit whose engine died too, until it is cancelled
+        self.written: dict[str, Written] = {}  # by unit, until it ends or is cancelled
+        self.broken_off: set[str] = set()  # units of which more than one attempt was made here, until cancelled
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
@@ -139,25 +161,38 @@ class Pool(Generic[R, E]):
         num_live = sum(slot.limits is not None for slot in self._slots)
         if not num_live or self._limits is None:
             return 0
-        requests = [*self._waiting, *(request for slot in self._slots for request in slot.units.values())]
+        running = (unit.request for slot in self._slots for unit in slot.units.values())
+        requests = [*self._waiting, *self._untried, *running]
         loads = [self._load(request, self._limits) for request in requests]
         load_of_one = loads[-1] if loads else 2 / self._limits.rows  # the next ones will be like the newest
         return max(0, int((LOAD * num_live - sum(loads)) / load_of_one), int(not loads))
 
     def submit(self, requests: Sequence[R]) -> None:
-        for request in requests:
+        """A unit that is here already goes on as it is."""
+        new = [request for request in requests if request.unit_id not in self.written]
+        for request in new:
             self.written[request.unit_id] = Written.of(request.prefix[:])
-        self._waiting.extend(requests)
+        self._waiting.extend(new)
         self._work.set()
 
     def cancel(self, unit_id: str) -> None:
         """Forgets a unit: nothing more comes of it."""
         self._waiting = deque(request for request in self._waiting if request.unit_id != unit_id)
-        self.written.pop(unit_id, None)
+        self._untried = deque(request for request in self._untried if request.unit_id != unit_id)
+        self._forget(unit_id)
         for slot in self._slots:
-            if slot.units.pop(unit_id, None):
-                slot.cancels.append(unit_id)
-                self._work.set()
+            self._take_out(slot, unit_id)
+
+    def _forget(self, unit_id: str) -> None:
+        self.written.pop(unit_id, None)
+        self.broken_off.discard(unit_id)
+        self._suspects.forget(unit_id)
+
+    def _take_out(self, slot: _Slot[R], unit_id: str) -> None:
+        if slot.units.pop(unit_id, None):
+            slot.cancels.append(unit_id)
+            slot.trial = None if slot.trial == unit_id else slot.trial
+            self._work.set()
 
     async def next_results(self) -> Results[E]:
         """Waits for what was drawn, or failures.
@@ -179,7 +214,7 @@ class Pool(Generic[R, E]):
             try:
                 await self._start(slot)
                 await self._feed(slot)
-            except (RayActorError, RayTaskError, TimeoutError) as error:
+            except (RayError, TimeoutError) as error:
                 slot.cause = _cause(error, slot)
                 hopeless = _is_usage_error(error) and not slot.deaths and not self._ready.is_set()
                 self._bury(slot, hopeless)
@@ -204,35 +239,50 @@ class Pool(Generic[R, E]):
         self._ready.set()
 
     async def _feed(self, slot: _Slot[R]) -> None:
-        exchanges: deque[Any] = deque()
+        exchanges: deque[tuple[int, Any]] = deque()
         while True:
             while len(exchanges) < 2:
                 new = self._draw(slot)
                 if not slot.units and not slot.cancels:
                     break
-                exchanges.append(slot.actor.exchange.remote(new, slot.cancels, EXCHANGE_S))
+                exchanges.append((slot.num_sent, slot.actor.exchange.remote(new, slot.cancels, EXCHANGE_S)))
+                slot.num_sent += 1
                 slot.cancels = []
             if exchanges:
-                self._absorb(slot, await exchanges.popleft())
+                number, exchange = exchanges.popleft()
+                self._absorb(slot, await exchange, number)
             else:
                 self._work.clear()
                 await self._work.wait()
 
     def _draw(self, slot: _Slot[R]) -> list[R]:
-        """Takes waiting requests up to what the engine holds, and to a fair share of what there is."""
+        """Takes waiting requests up to what the engine holds, and to a fair share of what there is; a suspect alone."""
         assert slot.limits is not None, "an actor is fed before it started"
+        if slot.trial is not None:
+            return []
+        if self._untried:
+            if not slot.units:
+                return [self._try_alone(slot)]
+            if not any(other.takes_suspects for other in self._slots if other is not slot):
+                return []  # it empties, and takes them
         num_live = sum(other.limits is not None for other in self._slots)
         share = math.ceil((len(self._waiting) + sum(len(other.units) for other in self._slots)) / num_live)
-        load = sum(self._load(request, slot.limits) for request in slot.units.values())
+        load = sum(self._load(running.request, slot.limits) for running in slot.units.values())
         new: list[R] = []
         while self._waiting and len(slot.units) < share:
             load += self._load(self._waiting[0], slot.limits)
             if load > LOAD and slot.units:
                 break
             request = self._waiting.popleft()
-            slot.units[request.unit_id] = request
+            slot.units[request.unit_id] = _Running(request, slot.num_sent)
             new.append(request)
         return new
+
+    def _try_alone(self, slot: _Slot[R]) -> R:
+        request = self._untried.popleft()
+        slot.units[request.unit_id] = _Running(request, slot.num_sent)
+        slot.trial, slot.num_survived = request.unit_id, 0
+        return request
 
     def _load(self, request: R, limits: Limits) -> float:
         """Which part of an engine a request takes, by rows or by KV cache, whichever is scarcer."""
@@ -240,34 +290,89 @@ class Pool(Generic[R, E]):
         tokens = sum(min(length + max_tokens, limits.model_tokens) for length in prompts)
         return max(len(prompts) / limits.rows, tokens / limits.kv_tokens)
 
-    def _absorb(self, slot: _Slot[R], exchange: Exchange[E]) -> None:
-        """Passes on what an exchange brought, less what was cancelled meanwhile."""
-        finished = [ended for ended in exchange.finished if slot.units.pop(ended.unit_id, None)]
-        failed = [failure for failure in exchange.failed if slot.units.pop(failure.unit_id, None)]
-        for unit_id, tokens in exchange.written.items():
-            if unit_id in slot.units:
-                self.written[unit_id].extend(tokens)
-        for unit_id in [ended.unit_id for ended in finished] + [failure.unit_id for failure in failed]:
+    def _absorb(self, slot: _Slot[R], exchange: Exchange[E], number: int) -> None:
+        """Passes on what the exchange of this number brought, less what was cancelled meanwhile.
+
+        A unit that was cancelled and submitted again since it was sent is another attempt, which nothing of this is of.
+        """
+        known = {unit_id for unit_id, running in slot.units.items() if running.since <= number}
+        finished = [ended for ended in exchange.finished if ended.unit_id in known]
+        failed = [failure for failure in exchange.failed if failure.unit_id in known]
+        written = {unit_id: tokens for unit_id, tokens in exchange.written.items() if unit_id in known}
+        for unit_id, tokens in written.items():
+            self.written[unit_id].extend(tokens)
+        moved = {*written, *(ended.unit_id for ended in finished)}
+        if moved:
+            slot.deaths.clear()
+            self._suspects.went_on(moved)
+        for unit_id in [*(ended.unit_id for ended in finished), *(failure.unit_id for failure in failed)]:
+            slot.units.pop(unit_id, None)
             self.written.pop(unit_id, None)
+            self._suspects.forget(unit_id)
+            self._end_trial(slot, unit_id)
         if finished or failed:
             self._results.put_nowait(Results(finished, failed))
+        if slot.trial in known and (slot.trial in written or not self._goes_on):
+            self._clear(slot)
+
+    def _clear(self, slot: _Slot[R]) -> None:
+        """A suspect under which the engine lived is none; it makes room for the next one and goes on later."""
+        slot.num_survived += 1
+        if slot.trial is None or slot.num_survived < TRIAL_EXCHANGES:
+            return
+        unit_id, slot.trial = slot.trial, None
+        if self._untried:
+            request = slot.units[unit_id].request
+            self._take_out(slot, unit_id)
+            self._waiting.append(self._going_on(request))
+        self._work.set()
+
+    def _end_trial(self, slot: _Slot[R], unit_id: str) -> None:
+        if slot.trial == unit_id:
+            slot.trial = None
+            self._work.set()
+
+    def _going_on(self, request: R) -> R:
+        """The request with what was written of it."""
+        if not self._goes_on:
+            return request
+        self.broken_off.add(request.unit_id)
+        going_on: Any = request
+        return replace(going_on, prefix=self.written[request.unit_id].tokens[:])
 
     def _bury(self, slot: _Slot[R], hopeless: bool = False) -> None:
-        """Hands a dead actor's units back and counts the death; another one would die as well if it is hopeless."""
+        """Counts a death and suspects who was in there; another one would die as well if it is hopeless."""
         ray.kill(slot.actor)
         _kill_here(slot.health)
-        lost = [UnitFailure(unit_id, "engine_died", slot.cause, True) for unit_id in slot.units]
-        slot.units, slot.cancels, slot.limits, slot.health, slot.verdict = {}, [], None, None, ""
+        dead = {unit_id: len(self.written[unit_id].tokens) for unit_id in slot.units}
+        others = [
+            *self._waiting,
+            *self._untried,
+            *(unit for other in self._slots if other is not slot for unit in other.units),
+        ]
         now = time.monotonic()
         slot.deaths.append(now)
         while now - slot.deaths[0] > RESTART_WINDOW_S:
             slot.deaths.popleft()
+        if self._suspects.convicted(dead, bool(others)):
+            self._condemn(slot)
+        lost = [self._going_on(running.request) for running in slot.units.values()]
+        self._untried.extend(lost)
+        slot.units, slot.cancels, slot.limits, slot.health, slot.verdict, slot.trial = {}, [], None, None, "", None
         slot.given_up = hopeless or len(slot.deaths) > self._config.restarts
         after = "given up" if slot.given_up else "restarting"
-        _log.error(f"engine {slot.number} died with {len(lost)} units in it, {after}: {slot.cause}")
+        _log.error(f"engine {slot.number} died with {len(dead)} units in it, {after}: {slot.cause}")
         self.num_restarts += not slot.given_up
-        if lost:
-            self._results.put_nowait(Results([], lost))
+        self._work.set()
+
+    def _condemn(self, slot: _Slot[R]) -> None:
+        """The engine's deaths were its only unit's fault."""
+        slot.deaths.clear()
+        ((unit_id, _),) = slot.units.items()
+        slot.units = {}
+        self.written.pop(unit_id, None)
+        detail = f"engines died twice with this unit alone in them, at the same place: {slot.cause}"
+        self._results.put_nowait(Results([], [UnitFailure(unit_id, "poisoned_item", detail, False)]))
 
     def _pass_on(self, task: asyncio.Task[None]) -> None:
         """Our own mistake in a slot's task must not leave its units waiting for ever."""
@@ -314,7 +419,7 @@ def rollout_pool(config: SynthConfig, make: Make[RolloutRequest, Rollout] = make
         prompts = [len(ids) for ids in contexts(request, config.strategy)]
         return prompts, request.synthesis.max_tokens
 
-    return Pool(config, make, rows)
+    return Pool(config, make, rows, goes_on=True)
 
 
 def _placement(config: SynthConfig) -> tuple[int, int]:

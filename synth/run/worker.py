@@ -169,7 +169,8 @@ class Worker:
         with contextlib.suppress(Fenced):
             async with self._calls:
                 # of a trace that another attempt began, that attempt took some too
-                rows = None if prepared.unit.prefix else rollout.rows
+                is_whole = not prepared.unit.prefix and rollout.unit_id not in self._pool.broken_off
+                rows = rollout.rows if is_whole else None
                 await self._source.commit(prepared.unit, shard, correct, rows)
             self.num_committed += 1
             self.tokens += shard.tokens

@@ -110,7 +110,8 @@ class Failure(Frozen):
     retryable: bool = False
 
 
-WORKER_STOPPED = "worker_stopped"  # the code a worker fails with to hand a unit back; no fault of the unit
+WORKER_STOPPED = "worker_stopped"  # the code a worker fails with to hand a unit back
+BLAMELESS = (WORKER_STOPPED, "engine_died")  # codes that say nothing of the unit, however often it fails with them
 
 # waiting: drawn if the item's earlier samples are not enough; skipped: they were.
 UnitState = Literal["waiting", "queued", "leased", "committed", "skipped", "failed", "cancelled", "expired"]

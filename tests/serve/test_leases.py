@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +11,8 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from dail.serve.app import create_app
-from dail.serve.store.units import Units
+from dail.serve.rules.ending import MAX_LEASES
+from dail.serve.store.units import SUSPECT_LEASES, Units
 from dail.synth.core.files import Objects, sha256
 from dail.synth.schema.shards import encode_shard
 from dail.synth.schema.trace_tokens import Tokens
@@ -173,8 +176,60 @@ def test_a_unit_that_every_worker_loses_fails_in_the_end(api, post, worker, sett
         lapse_leases(settings.data_dir)
     api.app.state.service.ending.sweep()
     item = api.get(f"/v1/batches/{batch}/items/i0").json()
-    assert item["samples"][0]["error"]["code"] == "lease_lost"
+    assert item["samples"][0]["error"]["code"] == "poisoned_item"
     assert api.get(f"/v1/batches/{batch}").json()["status"] == "completed"
+
+
+def test_engines_that_die_cost_a_unit_nothing_however_often(post, worker):
+    post()
+    for _ in range(12):
+        (unit,) = worker.lease()
+        worker.fail(unit, "engine_died", retryable=True)
+    (unit,) = worker.lease()
+    assert worker.commit(unit).status_code == 204
+
+
+def test_workers_that_die_cost_a_unit_nothing_while_it_gets_further(post, worker, settings):
+    post()
+    for number in range(15):
+        (unit,) = worker.lease()
+        assert len(unit.prefix) == number
+        reply = worker.heartbeat(unit, number + 1, start=number, checkpoint=dataclasses.asdict(Tokens.of([7])))
+        assert reply.json()["known"] == number + 1
+        lapse_leases(settings.data_dir)
+    (unit,) = worker.lease()
+    assert worker.commit(unit).status_code == 204
+
+
+def test_a_unit_with_which_workers_die_is_tried_alone_and_last(api, post, settings, model):
+    """Beside it nothing can be charged with what it does, and nothing else waits for it."""
+    batch = post(3)["id"]
+    workers = (FakeWorker(api, model, f"w{number}") for number in itertools.count())
+    for _ in range(SUSPECT_LEASES):
+        assert len(next(workers).lease(8)) == 3
+        lapse_leases(settings.data_dir)
+    later = post(2, synthesis={"seed": 1000})["id"]
+    busy = next(workers)
+    first, second = busy.lease(1), busy.lease(8)
+    assert [unit.batch_id for unit in first] == [later], "what is no suspect goes first"
+    assert [unit.batch_id for unit in second] == [later], "a suspect is given to no worker that holds something"
+    assert busy.lease(8) == []
+    assert [busy.commit(unit).status_code for unit in first + second] == [204, 204]
+    for number in range(2 + MAX_LEASES - SUSPECT_LEASES):
+        worker = next(workers)
+        (suspect,) = worker.lease(8)
+        more = post(1, synthesis={"seed": number})["id"]
+        assert worker.lease(8) == [], "and nothing beside it"
+        if suspect.item_id == "i0":
+            lapse_leases(settings.data_dir)
+            api.app.state.service.ending.sweep()
+        else:
+            assert worker.commit(suspect).status_code == 204
+        api.post(f"/v1/batches/{more}/cancel")
+    items = api.get(f"/v1/batches/{batch}/items").json()["data"]
+    assert [item["status"] for item in items] == ["failed", "completed", "completed"]
+    (sample,) = api.get(f"/v1/batches/{batch}/items/i0").json()["samples"]
+    assert sample["error"]["code"] == "poisoned_item"
 
 
 def test_a_unit_that_is_in_two_batches_is_leased_once_at_a_time(api, post, worker):

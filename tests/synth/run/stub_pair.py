@@ -37,12 +37,13 @@ class StubPair:
             model_tokens=4096, rows=self.config.engine.rows or 8, step_tokens=8192, kv_tokens=1 << 30, kv_block=16
         )
         self.units: dict[str, int] = {}
+        self.begun: dict[str, int] = {}
         self.most_units = 0
 
     def add(self, request: RolloutRequest) -> None:
         if request.unit_id.startswith("poisoned"):
             raise ItemError("context_length_exceeded", "the prompt needs 9 tokens; the model holds 8")
-        self.units[request.unit_id] = len(request.prefix)
+        self.units[request.unit_id] = self.begun[request.unit_id] = len(request.prefix)
         self.most_units = max(self.most_units, len(self.units))
 
     def cancel(self, unit_id: str) -> None:
@@ -69,8 +70,10 @@ class StubPair:
         raise EngineDead("the engine is on fire")
 
     def _rollout(self, unit_id: str) -> Rollout:
-        # the process, and the most units it held at once, travel in the trace, where a test can see them
-        tokens = Tokens([os.getpid(), self.most_units], [1.0, 0.0], [None] * 2, [-0.1, -0.2], [-0.1, -0.2])
+        # the process, the most units it held at once, and the length of its prefix travel in the trace, where a test
+        # can see them
+        ids = [os.getpid(), self.most_units, self.begun[unit_id]]
+        tokens = Tokens(ids, [1.0, 0.0, 0.0], [None] * 3, [-0.1, -0.2, -0.1], [-0.1, -0.2, -0.1])
         return Rollout(unit_id, tokens, "stop", "stub")
 
     def pending(self) -> int:
@@ -78,13 +81,13 @@ class StubPair:
 
     def progress(self) -> dict[str, Tokens]:
         """A token a step, which is the number of the step."""
-        return {unit_id: _tokens(steps) for unit_id, steps in self.units.items()}
+        return {unit_id: stub_tokens(steps) for unit_id, steps in self.units.items()}
 
     def close(self) -> None:
         self.units.clear()
 
 
-def _tokens(number: int) -> Tokens:
+def stub_tokens(number: int) -> Tokens:
     places = range(number)
     return Tokens(list(places), [1.0 for _ in places], *([None for _ in places] for _ in range(3)))
 

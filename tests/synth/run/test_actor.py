@@ -57,6 +57,17 @@ def test_a_cancelled_unit_gives_no_trace(engine: EngineActor) -> None:
     assert [rollout.unit_id for rollout in exchange.finished] == ["b"]
 
 
+def test_a_second_add_of_a_unit_is_its_error_and_not_the_engines(engine: EngineActor) -> None:
+    engine.exchange([request("a"), request("b")], [], for_s=0.001)
+    exchange = engine.exchange([request("a")], [], for_s=60.0)
+    assert [(failure.unit_id, failure.code, failure.retryable) for failure in exchange.failed] == [
+        ("a", "added_twice", True)
+    ]
+    assert [rollout.unit_id for rollout in exchange.finished] == ["b"]
+    again = engine.exchange([request("a")], [], for_s=60.0)
+    assert again.failed == [] and [rollout.unit_id for rollout in again.finished] == ["a"]
+
+
 def test_a_failed_step_ends_the_process_and_tells_the_cause(engine: EngineActor, exited: threading.Event) -> None:
     with pytest.raises(EngineDead, match="the engine stopped: EngineDead: the engine is on fire"):
         engine.exchange([request("dead-1")], [], for_s=60.0)

@@ -236,13 +236,23 @@ def test_a_rerun_tries_again_what_may_be_cured(tmp_path: Path) -> None:
 
 
 def test_a_unit_is_given_up_after_three_failures_of_others(tmp_path: Path) -> None:
-    died = Failure(code="engine_died", detail="d", retryable=True)
+    busy = Failure(code="queue_full", detail="d", retryable=True)
     with open_ledger(tmp_path / "ledger.jsonl") as ledger:
         source = LocalSource(batch(1), ledger, tmp_path)
         for _ in range(local.MAX_ATTEMPTS):
             (unit,) = asyncio.run(source.lease(1)).units
-            asyncio.run(source.fail(unit, died))
+            asyncio.run(source.fail(unit, busy))
         assert source.finished() and not asyncio.run(source.lease(1)).units
+
+
+def test_engines_that_die_cost_a_unit_nothing_however_often(tmp_path: Path) -> None:
+    died = Failure(code="engine_died", detail="d", retryable=True)
+    with open_ledger(tmp_path / "ledger.jsonl") as ledger:
+        source = LocalSource(batch(1), ledger, tmp_path)
+        for _ in range(3 * local.MAX_ATTEMPTS):
+            (unit,) = asyncio.run(source.lease(1)).units
+            asyncio.run(source.fail(unit, died))
+        assert not source.finished() and source.failures == []
 
 
 def test_nothing_is_started_for_a_folder_that_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from dail.synth.rollout.base import Rollout
 from dail.synth.run import pool as pool_module
 from dail.synth.run.actor import UnitFailure
 from dail.synth.run.pool import RolloutPool, rollout_pool
-from tests.synth.run.stub_pair import Refusing, StubPair, config, request
+from tests.synth.run.stub_pair import Refusing, StubPair, config, request, stub_tokens
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -77,20 +78,98 @@ def test_a_killed_actor_loses_nothing_and_doubles_nothing(tmp_path: Path) -> Non
     assert (failed, pool.num_restarts) == ([], 1)
 
 
-def test_a_dead_engine_is_restarted_and_its_units_say_why(tmp_path: Path) -> None:
+def test_a_dead_engine_costs_no_unit_anything(tmp_path: Path) -> None:
     finished, failed, pool = run(names("dead-1"), tmp_path / "done", retry=False, actors=1)
-    assert {failure.code for failure in failed} == {"engine_died"}
-    assert all(failure.retryable and "the engine is on fire" in failure.detail for failure in failed)
-    assert len(finished) + len(failed) == 41 and len(failed) <= 10
-    assert pool.num_restarts == 1
+    assert sorted(rollout.unit_id for rollout in finished) == sorted(names("dead-1"))
+    assert (failed, pool.num_restarts) == ([], 1)
+
+
+def test_a_unit_that_kills_its_engine_is_found_and_the_others_finish(tmp_path: Path) -> None:
+    units = names("dead-1-always", "sigkill-2-always", plain=16)
+    finished, failed, _ = run(units, tmp_path / "done", retry=False, actors=2)
+    assert sorted((failure.unit_id, failure.code, failure.retryable) for failure in failed) == [
+        ("dead-1-always", "poisoned_item", False), ("sigkill-2-always", "poisoned_item", False),
+    ]  # fmt: skip
+    assert any("the engine is on fire" in failure.detail for failure in failed)
+    assert sorted(rollout.unit_id for rollout in finished) == sorted(names(plain=16))
+
+
+def test_a_unit_that_kills_its_engine_by_itself_is_found(tmp_path: Path) -> None:
+    finished, failed, pool = run(["dead-1-always"], tmp_path / "done", retry=False, actors=1)
+    assert [(failure.unit_id, failure.code) for failure in failed] == [("dead-1-always", "poisoned_item")]
+    assert finished == [] and pool.num_restarts == 2
+
+
+def test_engines_that_somebody_kills_again_and_again_cost_no_unit_anything(tmp_path: Path) -> None:
+    """More often than the budget has restarts, since something moved in between."""
+    units = [f"unit-{number}" for number in range(12)]
+
+    async def go() -> tuple[list[Rollout], list[UnitFailure]]:
+        stub = partial(StubPair, marker=tmp_path / "done", step_s=0.1, steps=12)
+        async with rollout_pool(config(actors=1, restarts=2), stub) as pool:
+            await pool.ready()
+            pool.submit([request(name) for name in units])
+            drained = asyncio.create_task(drain(pool, len(units), retry=False))
+            for _ in range(6):
+                before = sum(len(written.tokens) for written in pool.written.values())
+                while not drained.done():
+                    await asyncio.sleep(0.05)
+                    moved = sum(len(written.tokens) for written in pool.written.values()) > before + 2
+                    if moved and pool._slots[0].limits is not None:
+                        break
+                actor, died = pool._slots[0].actor, pool.num_restarts
+                os.kill((await actor.health.remote()).pid, signal.SIGKILL)
+                while pool.num_restarts == died:
+                    await asyncio.sleep(0.05)
+            return await drained
+
+    finished, failed = asyncio.run(go())
+    assert sorted(rollout.unit_id for rollout in finished) == sorted(units) and failed == []
+
+
+def test_a_second_attempt_gets_nothing_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled and submitted again while its exchange runs."""
+    monkeypatch.setattr(pool_module, "EXCHANGE_S", 2.0)  # the first attempt ends in the one in which it is cancelled
+
+    async def go() -> list[Rollout]:
+        stub = partial(StubPair, marker=tmp_path / "done", step_s=0.3, steps=2)
+        async with rollout_pool(config(actors=1), stub) as pool:
+            await pool.ready()
+            pool.submit([request("a")])
+            while "a" not in pool._slots[0].units:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            pool.cancel("a")
+            pool.submit([replace(request("a"), prefix=stub_tokens(1))])
+            finished, _ = await drain(pool, 1)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(pool.next_results(), 1.5)
+            return finished
+
+    (rollout,) = asyncio.run(go())
+    assert rollout.tokens.ids[2] == 1, "the second attempt goes on from one token"
+
+
+def test_a_unit_that_is_here_already_goes_on_as_it_is(tmp_path: Path) -> None:
+    async def go() -> list[Rollout]:
+        async with rollout_pool(config(actors=1), partial(StubPair, marker=tmp_path / "done", step_s=0.1)) as pool:
+            await pool.ready()
+            pool.submit([request("a")])
+            pool.submit([request("a")])
+            finished, _ = await drain(pool, 1)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(pool.next_results(), 0.5)
+            return finished
+
+    assert [rollout.unit_id for rollout in asyncio.run(go())] == ["a"]
 
 
 def test_a_hung_step_is_found_and_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "HANG_S", 1.0)
     monkeypatch.setattr(pool_module, "HEALTH_EVERY_S", 0.3)
-    finished, failed, _ = run(names("hang-1", plain=4), tmp_path / "done", retry=False, actors=1)
-    assert len(finished) + len(failed) == 5
-    assert all("no step ended" in failure.detail for failure in failed) and failed
+    finished, failed, pool = run(names("hang-1", plain=4), tmp_path / "done", retry=False, actors=1)
+    assert (len(finished), failed, pool.num_restarts) == (5, [], 1)
+    assert "no step ended" in pool._slots[0].cause
 
 
 def test_a_stopped_process_is_found_and_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +200,7 @@ def _command(pid: int) -> bytes:
 
 def test_a_spent_restart_budget_says_why(tmp_path: Path) -> None:
     with pytest.raises(EngineDead, match=r"no engine is left: each died more than 1 times.*the engine is on fire"):
-        run(["dead-1-always", "unit-1"], tmp_path / "done", actors=1, restarts=1)
+        run([f"dead-{number}-always" for number in range(4)], tmp_path / "done", actors=1, restarts=1)
 
 
 def test_settings_that_never_work_are_not_retried(tmp_path: Path) -> None:

