@@ -106,7 +106,10 @@ async def caller_by(tokens: Tokens, headers: Headers) -> Caller:
     kind, _, secret = headers.get("authorization", "").partition(" ")
     secret = secret.strip() if kind.lower() == "bearer" else ""
     caller = tokens.known(secret)
-    if caller is None and secret and await asyncio.to_thread(tokens.look_again):
+    if caller is None and tokens.may_be_new(secret):
+        asked_at = time.monotonic()
+        await asyncio.sleep(tokens.pause_s())
+        await asyncio.to_thread(tokens.look_again, asked_at)
         caller = tokens.known(secret)
     if caller is None:
         raise not_known()

@@ -65,16 +65,43 @@ def test_a_caller_is_known_without_a_look_into_the_store(store, monkeypatch):
 
 
 def test_a_new_token_works_at_once_and_guesses_read_the_store_once_a_second(store, monkeypatch):
-    now = [100.0]
+    now, read = [100.0], []
     monkeypatch.setattr(rules.time, "monotonic", lambda: now[0])
     tokens = Tokens(store)
+    monkeypatch.setattr(tokens, "read", lambda whole=tokens.read: read.append(now[0]) or whole())
     assert not tokens.are_wanted
     _, secret = new_token(store, "ana", ["read"])
-    assert tokens.look_again() and tokens.known(secret)
-    assert tokens.are_wanted
-    assert not tokens.look_again()
-    now[0] += 1.0
-    assert tokens.look_again()
+    assert (tokens.may_be_new(secret), tokens.pause_s()) == (True, 0)
+    tokens.look_again(now[0])
+    assert tokens.known(secret) and tokens.are_wanted and not tokens.may_be_new(secret)
+    now[0] += 0.25
+    assert tokens.pause_s() == 0.75
+    tokens.look_again(since=99.0)  # who asked before has what was read then
+    assert read == [100.0]
+    now[0] += 0.75
+    for _ in range(3):  # who waited together
+        tokens.look_again(since=100.25)
+    assert read == [100.0, 101.0]
+
+
+def test_only_what_may_be_a_new_token_has_the_store_read(store):
+    made, secret = new_token(store, "ana", ["read"])
+    _, short = new_token(store, "bo", ["read"], life_s=1e-3)
+    revoke(store, made.id)
+    tokens = Tokens(store)
+    for wrong in ("", "wrong", secret, short, secret[:-1], f"{secret}a", secret.replace("_sk_", "_pk_"), f" {secret}"):
+        assert tokens.known(wrong) is None and not tokens.may_be_new(wrong), wrong
+    assert tokens.may_be_new("dail_sk_" + "a" * 43)
+
+
+def test_a_new_token_works_while_others_guess(settings, store):
+    new_token(store, "ana", ["read"])
+    with TestClient(create_app(settings), "http://127.0.0.1") as client:
+        for letter in "ab":
+            guess = bearer("dail_sk_" + letter * 43)
+            assert client.get("/v1/limits", headers=guess).status_code == 401
+            _, secret = new_token(store, "bo", ["read"])
+            assert client.get("/v1/limits", headers=bearer(secret)).status_code == 200
 
 
 def test_revoked_and_ended_tokens_are_not_known_and_open_nothing(store, monkeypatch):
@@ -108,13 +135,17 @@ def test_when_a_token_was_used_is_kept_coarsely(store, monkeypatch):
     tokens.known(secret)
     tokens.note_used()
     used = {one.id: one.used_at for one in all_tokens(store)}
-    first = used.pop(made.id)
-    assert abs(first - time.time()) < 60 and set(used.values()) == {None}
-    for passed, is_told in ((1, False), (59, True)):
-        now[0] += passed
-        tokens.known(secret)
-        tokens.note_used()
-        assert (next(one.used_at for one in all_tokens(store) if one.id == made.id) > first) == is_told
+    assert abs(used.pop(made.id) - time.time()) < 60 and set(used.values()) == {None}
+    told = []
+    monkeypatch.setattr(StoredTokens, "note_used", lambda _, ids: told.append(set(ids)))
+    now[0] += 1
+    tokens.known(secret)
+    tokens.note_used()
+    assert told == []
+    now[0] += 59
+    tokens.note_used()
+    tokens.note_used()
+    assert told == [{made.id}]
 
 
 def test_one_word_for_both_doors_opens_both(store):
@@ -188,8 +219,8 @@ def test_a_token_has_a_pace_and_workers_have_none(settings, store):
 def test_a_revoked_token_is_refused_although_the_sweep_is_held_up(settings, store, monkeypatch):
     made, secret = new_token(store, "ana", ["read"])
     app, held, is_held = create_app(settings), threading.Event(), threading.Event()
-    monkeypatch.setattr(app.state.service.ending, "sweep", lambda: is_held.set() or held.wait(60))
     with TestClient(app, "http://127.0.0.1", headers=bearer(secret)) as client:
+        monkeypatch.setattr(app.state.service.ending, "sweep", lambda: is_held.set() or held.wait(60))
         try:
             assert is_held.wait(60)
             revoke(store, made.id)
