@@ -89,6 +89,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.to_thread(service.start)
     tasks = [
         asyncio.create_task(_sweep_forever(service, app.state.tokens)),
+        asyncio.create_task(_read_tokens_forever(app.state.tokens)),
         asyncio.create_task(app.state.watching.run()),
     ]
     yield
@@ -114,7 +115,6 @@ async def _sweep_forever(service: Service, tokens: Tokens) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
         try:
-            await asyncio.to_thread(tokens.read)
             await asyncio.to_thread(tokens.note_used)
             await asyncio.to_thread(service.ending.sweep)
         except DailError as error:
@@ -122,6 +122,18 @@ async def _sweep_forever(service: Service, tokens: Tokens) -> None:
         except Exception:
             # the next turn tries again; without one, cancelled batches would never end
             log.exception("the sweep failed")
+
+
+async def _read_tokens_forever(tokens: Tokens) -> None:
+    """Beside the sweep, whose writes may wait for long: a token that was revoked does not."""
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        try:
+            await asyncio.to_thread(tokens.read)
+        except DailError as error:
+            log.warning("tokens are not read anew: %s", error)
+        except Exception:
+            log.exception("tokens are not read anew")
 
 
 def _document(app: FastAPI) -> None:

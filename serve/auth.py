@@ -14,6 +14,7 @@ from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from dail.serve.errors import RequestError
+from dail.serve.guard import not_known
 from dail.serve.rules.tokens import Caller, Scope
 
 # for the OpenAPI page alone: the header is read by the guard
@@ -42,11 +43,14 @@ async def workers_only(request: Request, _: Documented) -> None:
 
 def _want(scope: Scope, request: Request) -> None:
     caller = caller_of(request)
-    if not caller.may(scope):
-        has = ", ".join(sorted(caller.scopes)) or "none"
-        raise RequestError(
-            403,
-            "wrong_scope",
-            f"this wants a token with the scope {scope}, and {caller.id} has {has}; `dail token new --scope {scope}` "
-            f"makes one (DAIL_TOKEN is for people, DAIL_WORKER_TOKEN for workers)",
-        )
+    if caller.may(scope):
+        return
+    if not caller.id:  # anybody, where people need no token and workers do
+        raise not_known()
+    has = ", ".join(sorted(caller.scopes)) or "none"
+    raise RequestError(
+        403,
+        "wrong_scope",
+        f"this wants a token with the scope {scope}, and {caller.id} has {has}; `dail token new --scope {scope}` makes "
+        f"one (DAIL_TOKEN is for people, DAIL_WORKER_TOKEN for workers)",
+    )

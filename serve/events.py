@@ -22,7 +22,7 @@ from dail.synth.core.errors import DailError
 
 PING_S = 15.0  # proxies close a connection that is silent for long
 _TICK_S = 0.3
-_CHECK_S = 5.0  # how long a revoked token still watches
+_CHECK_S = 1.0  # how long a token still watches that is known to be revoked
 _PAGE = 500
 
 log = logging.getLogger("dail.serve")

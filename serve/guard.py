@@ -106,17 +106,24 @@ async def caller_by(tokens: Tokens, headers: Headers) -> Caller:
     kind, _, secret = headers.get("authorization", "").partition(" ")
     secret = secret.strip() if kind.lower() == "bearer" else ""
     caller = tokens.known(secret)
-    if caller is None and secret and await asyncio.to_thread(tokens.look_again):
+    if caller is None and tokens.may_be_new(secret):
+        asked_at = time.monotonic()
+        await asyncio.sleep(tokens.pause_s())
+        await asyncio.to_thread(tokens.look_again, asked_at)
         caller = tokens.known(secret)
     if caller is None:
-        raise RequestError(
-            401,
-            "unauthorized",
-            "this server wants a token that it knows; set DAIL_TOKEN or send Authorization: Bearer …; one of "
-            "`dail token new` may be revoked or over, `dail token list` shows it",
-            WWW_Authenticate="Bearer",
-        )
+        raise not_known()
     return caller
+
+
+def not_known() -> RequestError:
+    return RequestError(
+        401,
+        "unauthorized",
+        "this server wants a token that it knows; set DAIL_TOKEN or send Authorization: Bearer …; one of "
+        "`dail token new` may be revoked or over, `dail token list` shows it",
+        WWW_Authenticate="Bearer",
+    )
 
 
 def _not_sniffed(send: Send) -> Send:

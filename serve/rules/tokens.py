@@ -1,14 +1,16 @@
 """Who may ask, and for what: tokens are made, listed and revoked in the store, and known by their hashes in memory.
 
-No request reads the store to find out who asks: the sweep reads the tokens anew every second, so that a revoked one is
-refused within two, and a secret that is not known reads them at most once a second more, so that a new one works at
-once. From the first token on a server wants one, also when all of them are revoked.
+No request reads the store to find out who asks: the tokens are read anew every second, so that a revoked one is refused
+within two. A secret that may be a new token's has them read at once, or after a pause if that was done within the last
+second, so that a new token works and guesses cost the store little. From the first token on a server wants one, also
+when all of them are revoked.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import threading
 import time
@@ -23,7 +25,8 @@ from dail.serve.store.transaction import Store
 Scope = Literal["submit", "read", "admin", "worker"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _SECRET_BYTES = 32
-_MISSES_S = 1.0
+_FORM = re.compile(r"dail_sk_[\w-]{43}", re.ASCII)
+_LOOK_EVERY_S = 1.0
 _USE_IS_TOLD_S = 60.0
 _OF_SETTINGS = ("DAIL_TOKEN", "DAIL_WORKER_TOKEN")
 
@@ -58,8 +61,9 @@ class Tokens:
         self._mark: tuple[int, int] | None = None
         self._in_use: set[str] = set()
         self._told: dict[str, float] = {}  # when the store may hear again that one is in use
-        self._lock = threading.Lock()
-        self._missed_at = -_MISSES_S
+        self._revoked: set[str] = set()
+        self._lock, self._looking = threading.Lock(), threading.Lock()
+        self._looked_at = time.monotonic() - _LOOK_EVERY_S
         self.read()
 
     @property
@@ -82,17 +86,24 @@ class Tokens:
             self._in_use.add(caller.id)
         return caller
 
-    def look_again(self) -> bool:
-        """Reads the store for a secret that was not known; False if that was done within the last second."""
-        with self._lock:
-            if time.monotonic() - self._missed_at < _MISSES_S:
-                return False
-            self._missed_at = time.monotonic()
-        self.read()
-        return True
+    def may_be_new(self, secret: str) -> bool:
+        """Whether it has the form of a token's, and is none that was revoked or is over."""
+        begin = _begin(_hash(secret))
+        return bool(_FORM.fullmatch(secret)) and begin not in self._callers and begin not in self._revoked
+
+    def pause_s(self) -> float:
+        """How long to wait before `look_again`."""
+        return max(0.0, self._looked_at + _LOOK_EVERY_S - time.monotonic())
+
+    def look_again(self, since: float) -> None:
+        """Reads the tokens, unless somebody began to do so after this time; returns when they are read."""
+        with self._looking:
+            if self._looked_at <= since:
+                self._looked_at = time.monotonic()
+                self.read()
 
     def read(self) -> None:
-        """What the sweep does every second."""
+        """What a server does every second."""
         with self._lock:  # one after the other, so that what is kept is the newest
             with self._store.read() as tx:
                 mark = tx.tokens.mark()
@@ -100,6 +111,7 @@ class Tokens:
                     return
                 records = tx.tokens.all()
             there = [(one.hash, _caller(one)) for one in records if one.revoked_at is None]
+            self._revoked = {_begin(one.hash) for one in records if one.revoked_at is not None}
             self._callers = {_begin(hashed): (hashed, caller) for hashed, caller in (*there, *self._given)}
             self._is_open = self._is_open and not records
             self._mark = mark

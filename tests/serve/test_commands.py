@@ -161,7 +161,7 @@ def test_what_the_user_gets_wrong_exits_2_with_a_sentence(dail, tmp_path, soluti
         ("submit", tmp_path / "none.jsonl"): "does not exist",
         ("submit", tmp_path / "bad.jsonl"): "no column gives the solution",
         ("submit", solutions, "--set", "tau=7"): "synthesis.tau",
-        ("serve", "--host", "0.0.0.0"): "DAIL_TOKEN",
+        ("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", tmp_path / "open"): "DAIL_TOKEN",
         ("serve", "--port", "0", "--model", "tiny"): "NAME=FOLDER",
         ("serve", "--port", "0", "--data-dir", tmp_path / "d", "--model", f"tiny={tmp_path}"): "no model folder",
     }

@@ -6,6 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -64,16 +65,43 @@ def test_a_caller_is_known_without_a_look_into_the_store(store, monkeypatch):
 
 
 def test_a_new_token_works_at_once_and_guesses_read_the_store_once_a_second(store, monkeypatch):
-    now = [100.0]
+    now, read = [100.0], []
     monkeypatch.setattr(rules.time, "monotonic", lambda: now[0])
     tokens = Tokens(store)
+    monkeypatch.setattr(tokens, "read", lambda whole=tokens.read: read.append(now[0]) or whole())
     assert not tokens.are_wanted
     _, secret = new_token(store, "ana", ["read"])
-    assert tokens.look_again() and tokens.known(secret)
-    assert tokens.are_wanted
-    assert not tokens.look_again()
-    now[0] += 1.0
-    assert tokens.look_again()
+    assert (tokens.may_be_new(secret), tokens.pause_s()) == (True, 0)
+    tokens.look_again(now[0])
+    assert tokens.known(secret) and tokens.are_wanted and not tokens.may_be_new(secret)
+    now[0] += 0.25
+    assert tokens.pause_s() == 0.75
+    tokens.look_again(since=99.0)  # who asked before has what was read then
+    assert read == [100.0]
+    now[0] += 0.75
+    for _ in range(3):  # who waited together
+        tokens.look_again(since=100.25)
+    assert read == [100.0, 101.0]
+
+
+def test_only_what_may_be_a_new_token_has_the_store_read(store):
+    made, secret = new_token(store, "ana", ["read"])
+    _, short = new_token(store, "bo", ["read"], life_s=1e-3)
+    revoke(store, made.id)
+    tokens = Tokens(store)
+    for wrong in ("", "wrong", secret, short, secret[:-1], f"{secret}a", secret.replace("_sk_", "_pk_"), f" {secret}"):
+        assert tokens.known(wrong) is None and not tokens.may_be_new(wrong), wrong
+    assert tokens.may_be_new("dail_sk_" + "a" * 43)
+
+
+def test_a_new_token_works_while_others_guess(settings, store):
+    new_token(store, "ana", ["read"])
+    with TestClient(create_app(settings), "http://127.0.0.1") as client:
+        for letter in "ab":
+            guess = bearer("dail_sk_" + letter * 43)
+            assert client.get("/v1/limits", headers=guess).status_code == 401
+            _, secret = new_token(store, "bo", ["read"])
+            assert client.get("/v1/limits", headers=bearer(secret)).status_code == 200
 
 
 def test_revoked_and_ended_tokens_are_not_known_and_open_nothing(store, monkeypatch):
@@ -107,13 +135,17 @@ def test_when_a_token_was_used_is_kept_coarsely(store, monkeypatch):
     tokens.known(secret)
     tokens.note_used()
     used = {one.id: one.used_at for one in all_tokens(store)}
-    first = used.pop(made.id)
-    assert abs(first - time.time()) < 60 and set(used.values()) == {None}
-    for passed, is_told in ((1, False), (59, True)):
-        now[0] += passed
-        tokens.known(secret)
-        tokens.note_used()
-        assert (next(one.used_at for one in all_tokens(store) if one.id == made.id) > first) == is_told
+    assert abs(used.pop(made.id) - time.time()) < 60 and set(used.values()) == {None}
+    told = []
+    monkeypatch.setattr(StoredTokens, "note_used", lambda _, ids: told.append(set(ids)))
+    now[0] += 1
+    tokens.known(secret)
+    tokens.note_used()
+    assert told == []
+    now[0] += 59
+    tokens.note_used()
+    tokens.note_used()
+    assert told == [{made.id}]
 
 
 def test_one_word_for_both_doors_opens_both(store):
@@ -184,6 +216,30 @@ def test_a_token_has_a_pace_and_workers_have_none(settings, store):
         assert {one.status_code for one in leases} == {422}
 
 
+def test_a_revoked_token_is_refused_although_the_sweep_is_held_up(settings, store, monkeypatch):
+    made, secret = new_token(store, "ana", ["read"])
+    app, held, is_held = create_app(settings), threading.Event(), threading.Event()
+    with TestClient(app, "http://127.0.0.1", headers=bearer(secret)) as client:
+        monkeypatch.setattr(app.state.service.ending, "sweep", lambda: is_held.set() or held.wait(60))
+        try:
+            assert is_held.wait(60)
+            revoke(store, made.id)
+            until = time.monotonic() + 60
+            while client.get("/v1/limits").status_code != 401:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        finally:
+            held.set()
+
+
+def test_where_workers_alone_have_a_token_they_are_asked_for_it_and_people_are_not(settings):
+    with TestClient(create_app(with_tokens(settings, workers="w" * 16)), "http://127.0.0.1") as client:
+        assert client.get("/v1/batches").status_code == 200
+        assert client.get("/v1/batches", headers=bearer("w" * 16)).status_code == 403
+        for headers, status in (({}, 401), (bearer("wrong"), 401), (bearer("w" * 16), 422)):
+            assert client.post("/internal/v1/leases", json={}, headers=headers).status_code == status
+
+
 def test_a_verb_waits_where_it_is_told_to(monkeypatch):
     answers = [httpx.Response(429, headers={"Retry-After": "1"}), httpx.Response(200, json={"ok": True})]
     slept = []
@@ -198,7 +254,7 @@ def test_the_verbs_make_list_and_revoke_tokens_of_a_running_server(dail, tmp_pat
     ended = dail("token", "new", "--name", "ana", "--tenant", "topology", *folder)
     assert (ended.returncode, ended.stdout.count("\n")) == (0, 1), ended.stderr  # the secret alone, for $(…)
     secret = ended.stdout.strip()
-    api = start_api(tmp_path / "api", model_folder)
+    api = start_api(tmp_path / "api", model_folder, DAIL_HOST="0.0.0.0")
     try:
         monkeypatch.setenv("DAIL_TOKEN", secret)
         assert dail("list", "--api", api.url).returncode == 0
