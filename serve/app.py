@@ -4,12 +4,12 @@
 
     dail serve --data-dir runs/api --model demo=deploy/demo/model
 
-    import uvicorn
     from pathlib import Path
     from dail.serve.app import create_app
+    from dail.serve.server import Server
     from dail.serve.settings import Settings
     settings = Settings(data_dir=Path("runs/api"), models={"demo": Path("deploy/demo/model")})
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port)
+    Server(create_app(settings), host=settings.host, port=settings.port).run()
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from dail.serve.bodies import Result, RetryIn
 from dail.serve.errors import Problem, answer_with_problems
 from dail.serve.events import Watching
 from dail.serve.guard import Guard
+from dail.serve.request_body import Receiving
 from dail.serve.rules.service import Service
 from dail.serve.rules.tokens import Tokens
 from dail.serve.settings import Settings
@@ -71,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.service = service
     app.state.tokens = tokens
+    app.state.receiving = Receiving()
     app.state.watching = Watching(service.store)
     app.include_router(batches.router)
     app.include_router(leases.router)

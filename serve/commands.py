@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -83,9 +82,8 @@ def serve(
     and DAIL_PRIVILEGED (JSON).
     """
     # Here, so that the other verbs start without the web framework and the store.
-    import uvicorn
-
     from dail.serve.app import create_app
+    from dail.serve.server import Server
     from dail.serve.settings import load_settings
 
     named = {
@@ -106,14 +104,7 @@ def serve(
             say("no model is registered, so batches will be refused; give --model NAME=FOLDER")
         if as_json:
             emit({"url": url, "data_dir": str(settings.data_dir.resolve()), "models": sorted(settings.models)})
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-
-        class Server(uvicorn.Server):
-            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-                app.state.watching.stop()  # streams of events would hold the stop up
-                super().handle_exit(sig, frame)
-
-        Server(config).run(sockets=[listener])
+        Server(app).run(sockets=[listener])
 
 
 @verb("submit")

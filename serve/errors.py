@@ -12,9 +12,10 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from dail.serve.rules.errors import Conflict, Damaged, NotFound, TooMany
 from dail.synth.core.config import Frozen
@@ -111,6 +112,11 @@ def answer_with_problems(app: FastAPI) -> None:
         return problem(
             error.status_code, code, _HINTS.get(error.status_code, "the request was refused"), (), error.headers
         )
+
+    @app.exception_handler(ClientDisconnect)
+    def of_who_left(request: Request, error: ClientDisconnect) -> Response:
+        log.debug("a client left in the middle of its body")
+        return Response(status_code=400)  # nobody hears it
 
     @app.exception_handler(Exception)
     def of_mistakes(request: Request, error: Exception) -> JSONResponse:

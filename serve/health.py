@@ -9,7 +9,7 @@ from dail.serve.batch_in import ITEM_BYTES, MAX_ITEMS, MAX_METADATA, MAX_UNITS, 
 from dail.serve.batches import TheService
 from dail.serve.bounded_json import MAX_DEPTH, MAX_ITEM_VALUES, MAX_NAME_BYTES, MAX_VALUES
 from dail.serve.errors import MAX_FAULTS, RESPONSES
-from dail.serve.request_body import BODY_BYTES
+from dail.serve.request_body import BODY_BYTES, MOST_AT_ONCE, SILENCE_S, SLOWEST_BYTES_S
 from dail.serve.rules.health import Ready, readiness
 from dail.serve.store.units import REPLY_BYTES
 from dail.synth.core.config import Frozen
@@ -22,6 +22,9 @@ class Limits(Frozen):
     """What is taken at most. A reply to a worker's lease ends at `reply_bytes`, with one unit at least."""
 
     body_bytes: int
+    body_silence_s: float
+    body_bytes_per_s: int
+    bodies_at_once: int
     items: int
     units: int
     open_batches: int
@@ -58,6 +61,9 @@ def readyz(service: TheService, response: Response) -> Ready:
 def limits(service: TheService, request: Request) -> Limits:
     return Limits(
         body_bytes=BODY_BYTES,
+        body_silence_s=SILENCE_S,
+        body_bytes_per_s=SLOWEST_BYTES_S,
+        bodies_at_once=MOST_AT_ONCE,
         items=MAX_ITEMS,
         units=MAX_UNITS,
         open_batches=service.open_batches,
