@@ -182,7 +182,7 @@ def test_lists_show_a_tenants_own_batches(doors):
 
 
 def test_another_tenants_batch_costs_the_store_as_much_as_one_that_is_not_there(doors):
-    engine, said = doors.client.app.state.service.store._engine, []
+    engine, said = doors.client.app.state.service.store.database._engine, []
     sa.event.listen(engine, "before_cursor_execute", lambda *of: said.append(of[2]))
 
     def statements(batch: str) -> list[str]:
