@@ -6,7 +6,6 @@ Every change of state is one guarded UPDATE whose WHERE names the state it leave
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 
 from dail.serve.store.checkpoints import Checkpoints
 from dail.serve.store.counts import item_state
+from dail.serve.store.databases import lease_clock
 from dail.serve.store.noted import Noted
 from dail.serve.store.shards import SHARD_COLUMNS, Shards
 from dail.serve.store.tables import BATCHES, ITEMS, NOW, OPEN, SHARDS, UNITS
@@ -29,15 +29,6 @@ _MANY = 500  # names in one statement; SQLite has a limit
 REPLY_BYTES = 16 << 20  # of items in one lease reply, which a worker reads within its time-out
 SUSPECT_LEASES = 3  # so many leases that lapsed with nothing written make a unit suspect: it may be what ends workers
 _NOTHING_WRITTEN = {"tokens": 0, "attributed_tokens": 0, "student_tokens": 0}
-
-
-def lease_clock() -> float:
-    """Seconds by which leases run: the machine's monotonic clock, which every process on it shares.
-
-    A store is opened on one machine alone, and a server that starts extends every lease, so also after a boot no lease
-    lapses early; setting the wall clock moves none.
-    """
-    return time.monotonic()
 
 
 @dataclass(frozen=True)

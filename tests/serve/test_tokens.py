@@ -36,7 +36,7 @@ WORD = "a-token-of-16-or-more"
 
 @pytest.fixture
 def store(settings):
-    store = Store(settings.store_path)
+    store = Store(settings.store_place)
     yield store
     store.close()
 
@@ -53,7 +53,7 @@ def with_tokens(settings, people=None, workers=None):
 def test_a_secret_is_kept_nowhere(store, settings):
     made, secret = new_token(store, "ana", ["read"])
     assert secret.startswith("dail_sk_") and len(secret) >= 8 + 43  # 32 bytes
-    with sqlite3.connect(settings.store_path) as connection:
+    with sqlite3.connect(settings.store_place) as connection:
         dump = "\n".join(connection.iterdump())
     connection.close()
     assert made.hash in dump and secret not in dump and secret.removeprefix("dail_sk_") not in dump
