@@ -40,6 +40,7 @@ BATCHES = sa.Table(
     sa.Column("expired_at", sa.Float),
     sa.Column("deleted_at", sa.Float, index=True),  # from then on nobody sees it; its bytes go later
     sa.Column("num_events", sa.Integer, nullable=False, default=0, server_default="0"),
+    sa.Index("open_batches", "status", "model_key"),
     sa.Column("counts", sa.JSON(none_as_null=True)),  # of its items and units by state, and their tokens
     sa.Column("tenant", sa.Text, nullable=False, default="", server_default=""),  # whose it is
 )
@@ -78,7 +79,7 @@ UNITS = sa.Table(
     sa.ForeignKeyConstraint(["batch_id", "item_id"], ["items.batch_id", "items.item_id"]),
     sa.UniqueConstraint("batch_id", "unit_id"),
     sa.Index("units_of_item", "batch_id", "item_id", "state"),
-    sa.Index("units_of_batch", "batch_id", "state"),
+    sa.Index("units_of_batch", "batch_id", "state", "n"),
     sa.Index("units_by_state", "state", "n"),
     sa.Index("units_by_lease", "lease_until"),
     sa.Index("units_by_id", "unit_id"),
