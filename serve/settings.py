@@ -37,6 +37,11 @@ class Settings(BaseSettings):
     data_dir: AbsolutePath = Field(
         Path("runs/api"), description="holds the store `dail.sqlite` and, under `objects`, the shards"
     )
+    objects: str | None = Field(
+        None,
+        description="where shards and manifests go instead: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; "
+        "credentials come from the environment",
+    )
     models: dict[ModelName, AbsolutePath] = Field(default_factory=dict, description="name in a batch → model folder")
     students: dict[ModelName, AbsolutePath] = Field(
         default_factory=dict, description="name of a model → the student's own LoRA adapter or weights"
@@ -70,8 +75,8 @@ class Settings(BaseSettings):
         return self.data_dir / "dail.sqlite"
 
     @property
-    def output_root(self) -> Path:
-        return self.data_dir / "objects"
+    def output_root(self) -> Path | str:
+        return self.objects or self.data_dir / "objects"
 
 
 def load_settings(**flags: Any) -> Settings:

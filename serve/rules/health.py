@@ -9,6 +9,7 @@ from dail.serve.store.transaction import Store
 from dail.synth.core.config import Frozen
 from dail.synth.core.errors import StorageError
 from dail.synth.core.files import Objects
+from dail.synth.core.objects import Bucket
 
 HEADROOM_BYTES = 256 << 20  # below it no new work is taken; what is accepted can still be finished
 
@@ -24,7 +25,7 @@ class Ready(Frozen):
 
 
 def readiness(store: Store, objects: Objects) -> Ready:
-    free = _free_bytes(objects.root)
+    free = _free_bytes(_folder(store, objects))
     checks = {
         "store": _store_check(store),
         "disk": Check(ok=free >= HEADROOM_BYTES, detail=f"{free} bytes free; {HEADROOM_BYTES} are kept"),
@@ -33,13 +34,17 @@ def readiness(store: Store, objects: Objects) -> Ready:
     return Ready(ok=all(check.ok for check in checks.values()), checks=checks)
 
 
-def check_headroom(objects: Objects) -> None:
+def check_headroom(store: Store, objects: Objects) -> None:
     """Raises StorageError if new work would take the room of what is accepted."""
-    free = _free_bytes(objects.root)
+    folder = _folder(store, objects)
+    free = _free_bytes(folder)
     if free < HEADROOM_BYTES:
-        raise StorageError(
-            f"{objects.root} has {free} bytes left; {HEADROOM_BYTES} are kept for accepted work; free some"
-        )
+        raise StorageError(f"{folder} has {free} bytes left; {HEADROOM_BYTES} are kept for accepted work; free some")
+
+
+def _folder(store: Store, objects: Objects) -> Path:
+    """Whose disk fills with the work; a bucket has none."""
+    return store.path.parent if isinstance(objects, Bucket) else objects.root
 
 
 def _store_check(store: Store) -> Check:
