@@ -44,7 +44,7 @@ def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
 
 
 @pytest.fixture
-def place(s3: S3) -> str:
+def s3_place(s3: S3) -> str:
     """The URL of an empty place in its bucket."""
     return f"s3://{BUCKET}/{secrets.token_hex(6)}"
 

@@ -98,6 +98,12 @@ class StoreBusy(StorageError):
     code = "store_busy"
 
 
+class StoreAway(StoreBusy):
+    """The server that has the store does not answer; the same request succeeds once it does."""
+
+    code = "store_away"
+
+
 class ObjectsAway(StorageError):
     """A bucket that cannot be reached, which says nothing of what is in it; the same call succeeds once it can."""
 

@@ -32,8 +32,8 @@ def on_bucket(settings: Settings, place: str) -> Settings:
 
 
 @pytest.fixture
-def bucket_api(settings: Settings, place: str) -> Iterator[TestClient]:
-    with TestClient(create_app(on_bucket(settings, place)), "http://127.0.0.1") as client:
+def bucket_api(settings: Settings, s3_place: str) -> Iterator[TestClient]:
+    with TestClient(create_app(on_bucket(settings, s3_place)), "http://127.0.0.1") as client:
         yield client
 
 
@@ -44,44 +44,45 @@ def ended(api: Any, worker: FakeWorker, count: int = 3) -> str:
     return str(batch)
 
 
-def test_a_batch_runs_from_end_to_end_on_a_bucket(bucket_api: TestClient, model: ModelIdentity, place: str):
+def test_a_batch_runs_from_end_to_end_on_a_bucket(bucket_api: TestClient, model: ModelIdentity, s3_place: str):
     worker = FakeWorker(bucket_api, model)
     batch = ended(bucket_api, worker)
-    assert worker.objects.url == place
+    assert worker.objects.url == s3_place
     lines = bucket_api.get(f"/v1/batches/{batch}/results").text.splitlines()
     assert len(lines) == 3 and all('"succeeded"' in line for line in lines)
     manifest = bucket_api.get(f"/v1/batches/{batch}/manifest").json()
     keys = {shard["key"] for shard in manifest["shards"]}
-    there = {one.key for one in open_objects(place).listed() if not one.key.startswith("_dail")}
+    there = {one.key for one in open_objects(s3_place).listed() if not one.key.startswith("_dail")}
     assert there == keys | {f"manifests/{batch}/v1.json"}
-    assert bucket_api.get(f"/v1/batches/{batch}/shards").json()["output_root"] == place
+    assert bucket_api.get(f"/v1/batches/{batch}/shards").json()["output_root"] == s3_place
+    assert bucket_api.get("/readyz").json()["checks"]["objects"]["ok"]
 
 
 def test_a_deleted_batchs_objects_leave_the_bucket(
-    bucket_api: TestClient, model: ModelIdentity, place: str, monkeypatch: pytest.MonkeyPatch
+    bucket_api: TestClient, model: ModelIdentity, s3_place: str, monkeypatch: pytest.MonkeyPatch
 ):
     batch = ended(bucket_api, FakeWorker(bucket_api, model))
     monkeypatch.setattr("dail.serve.rules.ending.TOMBSTONE_S", -1)
     assert bucket_api.delete(f"/v1/batches/{batch}").status_code == 204
     for _ in range(3):
         bucket_api.app.state.service.ending.sweep()  # type: ignore[attr-defined]
-    assert [one.key for one in open_objects(place).listed()] == ["_dail/place"]
+    assert [one.key for one in open_objects(s3_place).listed()] == ["_dail/place"]
 
 
-def test_a_damaged_object_of_a_bucket_is_told_by_its_name(bucket_api: TestClient, model: ModelIdentity, place: str):
+def test_a_damaged_object_of_a_bucket_is_told_by_its_name(bucket_api: TestClient, model: ModelIdentity, s3_place: str):
     worker = FakeWorker(bucket_api, model)
     batch = ended(bucket_api, worker, 1)
     (shard,) = bucket_api.get(f"/v1/batches/{batch}/shards").json()["data"]
     worker.objects.drop(shard["key"])
     (line,) = bucket_api.get(f"/v1/batches/{batch}/results").text.splitlines()
-    assert '"damaged_shard"' in line and f"{place}/{shard['key']}" in line
+    assert '"damaged_shard"' in line and f"{s3_place}/{shard['key']}" in line
 
 
 def test_a_commit_while_the_bucket_is_away_is_503_and_the_next_one_counts(
-    settings: Settings, place: str, way: Breaking, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, s3_place: str, way: Breaking, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(objects_module, "RETRY_S", 0.3)
-    with TestClient(create_app(on_bucket(settings, place)), "http://127.0.0.1") as api:
+    with TestClient(create_app(on_bucket(settings, s3_place)), "http://127.0.0.1") as api:
         batch = api.post("/v1/batches", json={"items": items(1)}).json()["id"]
         worker = FakeWorker(api, model)
         (unit,) = worker.lease()
@@ -89,6 +90,8 @@ def test_a_commit_while_the_bucket_is_away_is_503_and_the_next_one_counts(
         way.next = ["503"] * 100
         refused = worker.commit(unit, shard)
         assert (refused.status_code, refused.json()["code"]) == (503, "objects_away")
+        ready = api.get("/readyz")
+        assert ready.status_code == 503 and "answered 503" in ready.json()["checks"]["objects"]["detail"]
         assert refused.headers["retry-after"] and SECRET not in refused.text
         way.next = []
         assert worker.commit(unit, shard).status_code == 204
@@ -96,10 +99,10 @@ def test_a_commit_while_the_bucket_is_away_is_503_and_the_next_one_counts(
 
 
 def test_a_batch_ends_once_a_bucket_that_was_away_at_its_end_is_back(
-    settings: Settings, place: str, way: Breaking, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, s3_place: str, way: Breaking, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(objects_module, "RETRY_S", 0.3)
-    with TestClient(create_app(on_bucket(settings, place)), "http://127.0.0.1") as api:
+    with TestClient(create_app(on_bucket(settings, s3_place)), "http://127.0.0.1") as api:
         batch = api.post("/v1/batches", json={"items": items(1)}).json()["id"]
         worker = FakeWorker(api, model)
         (unit,) = worker.lease()
@@ -205,11 +208,11 @@ def test_a_worker_elsewhere_finds_out_and_goes_through_the_api(
 
 
 def test_a_place_that_is_closed_is_found_before_the_server_listens(
-    settings: Settings, place: str, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, s3_place: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-of-another")
     with pytest.raises(StorageError, match=r"cannot read s3://.*403"):
-        create_app(on_bucket(settings, place))
+        create_app(on_bucket(settings, s3_place))
 
 
 def test_serve_says_what_is_no_place_and_where_it_keeps_things(dail: Any, tmp_path: Path):
@@ -220,16 +223,16 @@ def test_serve_says_what_is_no_place_and_where_it_keeps_things(dail: Any, tmp_pa
 
 
 def test_a_real_server_on_a_bucket_is_killed_and_goes_on(
-    tmp_path: Path, model_folder: Path, model: ModelIdentity, place: str
+    tmp_path: Path, model_folder: Path, model: ModelIdentity, s3_place: str
 ):
-    live = start_api(tmp_path / "api", model_folder, DAIL_OBJECTS=place)
+    live = start_api(tmp_path / "api", model_folder, DAIL_OBJECTS=s3_place)
     with httpx.Client(base_url=live.url, timeout=60, trust_env=False) as http:
         batch = http.post("/v1/batches", json={"items": items(4)}).json()["id"]
         worker = FakeWorker(http, model)
         for unit in worker.lease(2):
             assert worker.commit(unit).status_code == 204
     live.kill()
-    live = start_api(tmp_path / "api", model_folder, DAIL_OBJECTS=place)
+    live = start_api(tmp_path / "api", model_folder, DAIL_OBJECTS=s3_place)
     try:
         with httpx.Client(base_url=live.url, timeout=60, trust_env=False) as http:
             FakeWorker(http, model).run()

@@ -24,15 +24,15 @@ from tests.bucket import KEY, S3, SECRET, Breaking
 
 
 @pytest.fixture
-def bucket(place: str) -> Objects:
-    return open_objects(place)
+def bucket(s3_place: str) -> Objects:
+    return open_objects(s3_place)
 
 
 @pytest.fixture
-def broken(way: Breaking, place: str, monkeypatch: pytest.MonkeyPatch) -> Objects:
+def broken(way: Breaking, s3_place: str, monkeypatch: pytest.MonkeyPatch) -> Objects:
     """The same bucket, over the way on which things go wrong."""
     monkeypatch.setattr(objects_module, "RETRY_S", 3.0)
-    return open_objects(place)
+    return open_objects(s3_place)
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -157,12 +157,12 @@ def test_a_bucket_that_stays_away_is_said_after_a_while_and_nothing_is_there(
 
 
 def test_wrong_credentials_are_said_at_once_and_no_secret_of_them(
-    place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    s3_place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-of-another")
     with pytest.raises(StorageError, match=r"cannot write s3://.*: it answered 403.*rights") as raised:
-        open_objects(place).put("a/b", b"x")
+        open_objects(s3_place).put("a/b", b"x")
     for told in (str(raised.value), caplog.text):
         assert not any(secret in told for secret in (KEY, SECRET, "canary", "StringToSign"))
 
@@ -204,17 +204,17 @@ def test_a_place_that_may_only_be_read_is_not_taken_for_ours(broken: Objects, wa
         check_mark(broken, value)
 
 
-def test_a_bucket_without_a_server_is_a_line(place: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_bucket_without_a_server_is_a_line(s3_place: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(objects_module, "RETRY_S", 0.2)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(DailError, match="it did not answer as a whole") as raised:
-        open_objects(place).read("a/b")
+        open_objects(s3_place).read("a/b")
     assert "\n" not in str(raised.value)
 
 
-def test_a_bucket_has_no_paths(place: str, s3: S3):
-    bucket = open_objects(f"{place}/")
+def test_a_bucket_has_no_paths(s3_place: str, s3: S3):
+    bucket = open_objects(f"{s3_place}/")
     assert isinstance(bucket, Bucket)
-    assert bucket.url == place
+    assert bucket.url == s3_place
     with pytest.raises(StorageError, match="has no path"):
         bucket.path("a/b")
