@@ -46,6 +46,8 @@ def is_token(text: str) -> bool:
 
 
 def _way_to(url: httpx.URL, token: str | None) -> dict[str, Any]:
+    if url.userinfo:  # would be sent in the token's place, and told in every message
+        raise UsageError("--api has a name or a password in it; leave them out, and set DAIL_TOKEN")
     if token and not is_token(token):
         raise UsageError("DAIL_TOKEN holds a space, a line break or a letter that is not ASCII; set it again, without")
     return {

@@ -376,6 +376,15 @@ def test_a_token_that_no_header_can_carry_is_not_shown(dail, monkeypatch, token)
         worker_http("http://127.0.0.1:9", token)
 
 
+@pytest.mark.parametrize("user", ["canary:canary", "canary", ":canary"])
+def test_a_password_in_the_address_is_refused_and_not_shown(dail, user):
+    url = f"http://{user}@127.0.0.1:9"
+    ended = dail("list", "--api", url)
+    assert (ended.returncode, "set DAIL_TOKEN" in ended.stderr, "canary" in ended.stderr) == (2, True, False)
+    with pytest.raises(UsageError, match="set DAIL_TOKEN"):
+        worker_http(url, None)
+
+
 def test_the_sweep_reads_what_changed_alone(store, monkeypatch):
     _, secret = new_token(store, "ana", ["read"])
     tokens = Tokens(store)
@@ -412,6 +421,36 @@ def test_a_wrong_call_says_what_is_wanted_and_makes_no_store(dail, tmp_path, arg
     ended = dail("token", *arguments, "--data-dir", tmp_path / "none")
     assert (ended.returncode, said in ended.stderr) == (code, True), ended.stderr
     assert not (tmp_path / "none").exists()
+
+
+def test_tokens_of_a_store_that_two_servers_share(dail, settings, place, monkeypatch):
+    if isinstance(place, str):
+        monkeypatch.setenv("DAIL_STORE", place)
+        settings = settings.model_copy(update={"store": SecretStr(place)})
+    folder = ("--data-dir", settings.data_dir)
+    secret = dail("token", "new", "--name", "ana", *folder).stdout.strip()
+    with contextlib.ExitStack() as servers:
+        clients = [servers.enter_context(TestClient(create_app(settings), "http://127.0.0.1")) for _ in range(2)]
+        later = json.loads(dail("token", "new", "--name", "bo", "--days", "1", "--json", *folder).stdout)
+        for client in clients:
+            assert client.get("/v1/limits").status_code == 401
+            for one in (secret, later["secret"]):
+                assert client.get("/v1/limits", headers=bearer(one)).status_code == 200
+        assert (
+            86_000 < later["expires_at"] - later["created_at"] < 86_800 and abs(later["created_at"] - time.time()) < 60
+        )
+        until = time.monotonic() + 60
+        while json.loads(dail("token", "list", "--json", *folder).stdout.splitlines()[1])["used_at"] is None:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert dail("token", "revoke", later["id"], *folder).returncode == 0
+        for client in clients:
+            while client.get("/v1/limits", headers=bearer(later["secret"])).status_code == 200:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            assert client.get("/v1/limits", headers=bearer(secret)).status_code == 200
+    statuses = [json.loads(line)["status"] for line in dail("token", "list", "--json", *folder).stdout.splitlines()]
+    assert statuses == ["active", "revoked"]
 
 
 def test_no_such_token_is_an_error_with_its_way_out(dail, tmp_path):

@@ -6,13 +6,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from dail.serve.batch_in import BatchIn
 from dail.serve.rules.errors import Conflict, NotFound, TooMany
 from dail.serve.rules.service import Service
+from dail.serve.store.tables import METADATA
 from dail.serve.store.transaction import Store
 from dail.synth.core.errors import InputError
 from dail.synth.core.files import Objects
@@ -30,11 +32,11 @@ CALLERS = st.sampled_from([*((tenant, False) for tenant in TENANTS), ("office", 
 class Tenants(RuleBasedStateMachine):
     batches = Bundle("batches")
 
-    def __init__(self) -> None:
+    def __init__(self, url: str | None = None) -> None:
         super().__init__()
         memory = Path("/dev/shm")
         self.folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
-        store, objects = Store(self.folder / "dail.sqlite"), Objects(self.folder / "o")
+        store, objects = Store(url or self.folder / "dail.sqlite"), Objects(self.folder / "o")
         self.service = Service(store, objects, {"tiny": MODEL}, 60, MOST)
         self.service.start()
         self.whose: dict[str, str] = {}  # every batch that is not deleted
@@ -42,6 +44,9 @@ class Tenants(RuleBasedStateMachine):
         self.of_key: dict[tuple[str, str | None, int], str] = {}
 
     def teardown(self) -> None:
+        with self.service.store.write() as tx:  # a database is used again
+            for table in reversed(METADATA.sorted_tables):
+                tx._sql.execute(table.delete())
         self.service.store.close()
         shutil.rmtree(self.folder)
 
@@ -143,5 +148,21 @@ class Tenants(RuleBasedStateMachine):
             assert {one.id for one in page.data} == wanted
 
 
-TestTenants = Tenants.TestCase
-TestTenants.settings = hypothesis_settings(max_examples=12, stateful_step_count=30, deadline=None)
+def run(url: str | None, examples: int, steps: int) -> None:
+    settings = hypothesis_settings(max_examples=examples, stateful_step_count=steps, deadline=None)
+    run_state_machine_as_test(lambda: Tenants(url), settings=settings)
+
+
+def test_on_a_file():
+    run(None, 8, 25)
+
+
+def test_on_postgresql(postgres):
+    run(postgres(), 3, 15)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_long(postgres):
+    run(None, 2000, 40)
+    run(postgres(), 500, 40)
