@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from dail.serve.rules.workers import work_that_nobody_can_do
 from dail.serve.store.transaction import Store
 from dail.synth.core.config import Frozen
 from dail.synth.core.errors import StorageError
@@ -28,6 +29,7 @@ def readiness(store: Store, objects: Objects) -> Ready:
     checks = {
         "store": _store_check(store),
         "disk": Check(ok=free >= HEADROOM_BYTES, detail=f"{free} bytes free; {HEADROOM_BYTES} are kept"),
+        "work": _work_check(store),
         store.database.kind: Check(ok=True, detail=store.database.about),
     }
     return Ready(ok=all(check.ok for check in checks.values()), checks=checks)
@@ -40,6 +42,14 @@ def check_headroom(objects: Objects) -> None:
         raise StorageError(
             f"{objects.root} has {free} bytes left; {HEADROOM_BYTES} are kept for accepted work; free some"
         )
+
+
+def _work_check(store: Store) -> Check:
+    """A note: that nobody can do some work is no fault of this server's."""
+    try:
+        return Check(ok=True, detail=work_that_nobody_can_do(store))
+    except StorageError as error:
+        return Check(ok=False, detail=str(error))
 
 
 def _store_check(store: Store) -> Check:
