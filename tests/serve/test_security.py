@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sqlite3
 import time
@@ -11,6 +12,9 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settled
+from hypothesis import strategies as st
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
@@ -108,6 +112,31 @@ def test_no_route_but_livez_answers_without_a_token_that_works(doors, secret):
             assert (method, path, answer.status_code) == (method, path, 401)
             assert method == "HEAD" or answer.json()["code"] == "unauthorized"
             assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@settled(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=80).filter(lambda it: not set(it) & set(b"\r\n\x00")), min_size=1, max_size=3))
+def test_no_bytes_of_a_header_are_more_than_a_wrong_token(doors, values):
+    raw = [(b"host", b"127.0.0.1"), *((b"authorization", value) for value in values)]
+    assert asyncio.run(status_of(doors.client.app, raw)) == 401
+    assert asyncio.run(status_of(doors.client.app, [(key, b"Bearer " + value) for key, value in raw[1:]])) == 401
+
+
+async def status_of(app, headers) -> int:
+    """Of a POST whose body must not be read."""
+    told = []
+
+    async def receive():
+        raise AssertionError("the body was read")
+
+    async def send(message):
+        told.append(message)
+
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+             "path": "/v1/batches", "raw_path": b"/v1/batches", "query_string": b"", "headers": headers,
+             "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1)}  # fmt: skip
+    await app(scope, receive, send)
+    return told[0]["status"]
 
 
 def test_a_token_in_the_address_is_not_read(doors):
