@@ -67,6 +67,7 @@ def worker(
     from dail.synth.core.running import run_to_end
     from dail.synth.engine.versions import versions_here
     from dail.synth.run.unit_source import HttpSource, greet
+    from dail.synth.run.uploads import Uploads
     from dail.synth.run.worker import run_worker
     from dail.synth.schema.models import identify
 
@@ -79,6 +80,7 @@ def worker(
     source = HttpSource(client, name, identity)
     greeting = worker_http(api, os.environ.get("DAIL_TOKEN"))
     reply = run_to_end(lambda: greet(greeting, name, identity, versions_here()))
+    run_to_end(lambda: Uploads(source).look(reply))  # says where shards will go, or why not straight there
     console.say(f"the API runs dail {reply.tool_version} and has the model {identity.name}, file by file")
     console.say(f"worker {name} leases units of model {identity.name} from {api}; Ctrl-C hands them back")
     with console.all_on_stderr(), console.stop_on_signals(second_ends=True) as stop:

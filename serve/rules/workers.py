@@ -12,6 +12,7 @@ from dail.serve.store.batches import BatchRecord
 from dail.serve.store.transaction import Store, Transaction
 from dail.synth.core.config import TOOL_VERSION
 from dail.synth.core.files import Objects
+from dail.synth.core.objects import mark
 from dail.synth.schema.models import ModelIdentity, differences
 from dail.synth.schema.shards import SCHEMA_VERSION
 from dail.synth.schema.units import WIRE_VERSION, Hello, HelloReply
@@ -45,7 +46,8 @@ class Workers:
             tool_version=TOOL_VERSION,
             lease_s=self._lease_s,
             time=now,
-            output_root=str(self._objects.root),
+            output_root=self._objects.url,
+            mark=mark(self._objects),
         )
 
     def asks(self, tx: Transaction, worker: str, model: ModelIdentity) -> None:

@@ -258,6 +258,21 @@ def test_a_tenant_that_has_too_many_open_batches_leaves_the_others_theirs(settin
         assert [post("b", str(n)) for n in range(3)] == [201, 201, 429]
 
 
+def test_a_tenant_with_a_thousand_items_waiting_keeps_nobody_waiting(settings, model):
+    store = Store(settings.store_place)
+    secrets = {tenant: new_token(store, tenant, ["submit", "read"], tenant)[1] for tenant in ("a", "b")}
+    _, workers = new_token(store, "w", ["worker"])
+    store.close()
+    with TestClient(create_app(settings), "http://127.0.0.1") as client:
+        for tenant, what in (("a", items(1000)), ("b", [{"problem": "What is 6 × 7?", "solution": "42."}])):
+            body = {"items": what, "synthesis": {"samples_per_item": 4}}
+            assert client.post("/v1/batches", json=body, headers=bearer(secrets[tenant])).status_code == 201
+        mine = client.get("/v1/batches", headers=bearer(secrets["b"])).json()["data"][0]["id"]
+        client.headers.update(bearer(workers))
+        leased = FakeWorker(client, model).lease(8)
+        assert [unit.batch_id for unit in leased].count(mine) == 4
+
+
 def test_a_worker_leases_of_every_tenant_and_each_gets_its_own_traces(doors, model):
     doors.client.headers.update(bearer(doors.secrets["worker"]))
     try:
