@@ -41,12 +41,12 @@ from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.http import is_loopback
 from dail.synth.core.objects import mark, open_objects
 from dail.synth.schema.models import identify
-from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseRequest
+from dail.synth.schema.units import Commit, Fail, Heartbeat, Hello, LeaseRequest
 
 SWEEP_S = 1.0
 
 # Bodies that are read or written by our own code, so that FastAPI does not know their schema.
-_DOCUMENTED = (BatchIn, LeaseRequest, Heartbeat, Commit, Fail, Problem, Result, RetryIn)
+_DOCUMENTED = (BatchIn, Hello, LeaseRequest, Heartbeat, Commit, Fail, Problem, Result, RetryIn)
 
 log = logging.getLogger("dail.serve")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from dail.serve.rules.workers import work_that_nobody_can_do
 from dail.serve.store.transaction import Store
 from dail.synth.core.config import Frozen
 from dail.synth.core.errors import StorageError
@@ -25,7 +26,11 @@ class Ready(Frozen):
 
 
 def readiness(store: Store, objects: Objects) -> Ready:
-    checks = {"store": _store_check(store), store.database.kind: Check(ok=True, detail=store.database.about)}
+    checks = {
+        "store": _store_check(store),
+        "work": _work_check(store),
+        store.database.kind: Check(ok=True, detail=store.database.about),
+    }
     if folder := _folder(store, objects):
         free = _free_bytes(folder)
         checks["disk"] = Check(ok=free >= HEADROOM_BYTES, detail=f"{free} bytes free; {HEADROOM_BYTES} are kept")
@@ -54,6 +59,14 @@ def _objects_check(objects: Objects) -> Check:
     except StorageError as error:
         return Check(ok=False, detail=str(error))
     return Check(ok=True, detail="a read and a write reached the bucket")
+
+
+def _work_check(store: Store) -> Check:
+    """A note: that nobody can do some work is no fault of this server's."""
+    try:
+        return Check(ok=True, detail=work_that_nobody_can_do(store))
+    except StorageError as error:
+        return Check(ok=False, detail=str(error))
 
 
 def _store_check(store: Store) -> Check:

@@ -165,6 +165,18 @@ class Batches:
     def _is_over(self) -> sa.ColumnElement[bool]:
         return sa.and_(BATCHES.c.status == "in_progress", BATCHES.c.expires_at < NOW)
 
+    def wants(self, model_key: str) -> bool:
+        """Whether a batch of this model goes on."""
+        query = sa.select(BATCHES.c.n).where(BATCHES.c.status == "in_progress", BATCHES.c.model_key == model_key)
+        return self._sql.execute(query.limit(1)).first() is not None
+
+    def models_wanted(self) -> list[tuple[str, str]]:
+        """Of every batch that goes on: its model's key and name."""
+        query = sa.select(BATCHES.c.model_key, BATCHES.c.model).where(BATCHES.c.status == "in_progress")
+        return [
+            (key, ModelIdentity.model_validate_json(model).name) for key, model in self._sql.execute(query).tuples()
+        ]
+
     def num_open(self, tenant: str) -> int:
         is_open = sa.and_(BATCHES.c.ended_at.is_(None), BATCHES.c.tenant == tenant)
         return self._sql.scalar(sa.select(sa.func.count()).select_from(BATCHES).where(is_open)) or 0

@@ -22,9 +22,10 @@ from dail.serve.store.events import Events
 from dail.serve.store.migrations import migrate
 from dail.serve.store.noted import Noted
 from dail.serve.store.shards import Shards
-from dail.serve.store.tables import STORE_VERSION
+from dail.serve.store.tables import NOW, STORE_VERSION
 from dail.serve.store.tokens import Tokens
 from dail.serve.store.units import Units
+from dail.serve.store.workers import Workers
 
 
 class Store:
@@ -87,6 +88,11 @@ class Transaction:
         self.batches = Batches(connection, self.checkpoints, noted, counts, tenant)
         self.events = Events(connection, noted, counts)
         self.tokens = Tokens(connection)
+        self.workers = Workers(connection)
+
+    def now(self) -> float:
+        """Unix seconds by the store's clock."""
+        return self._sql.scalar(sa.select(NOW)) or 0.0
 
     def prepare(self, database: Database) -> None:
         migrate(self._sql, database)

@@ -11,7 +11,7 @@ def test_livez_and_readyz_of_a_working_server(api):
     assert api.get("/livez").json() == {"status": "ok"}
     ready = api.get("/readyz")
     assert (ready.status_code, ready.json()["ok"]) == (200, True)
-    assert set(ready.json()["checks"]) == {"store", "disk", "sqlite"}
+    assert set(ready.json()["checks"]) == {"store", "disk", "work", "sqlite"}
 
 
 def test_no_batch_is_taken_when_the_disk_is_nearly_full(api, monkeypatch):
