@@ -31,7 +31,10 @@ from dail.serve.bodies import Result, RetryIn
 from dail.serve.errors import Problem, answer_with_problems
 from dail.serve.events import Watching
 from dail.serve.guard import Guard
+from dail.serve.metrics import Metrics
 from dail.serve.request_body import Receiving
+from dail.serve.request_log import RequestLog
+from dail.serve.rules.health import free_bytes
 from dail.serve.rules.service import Service
 from dail.serve.rules.tokens import Tokens
 from dail.serve.settings import Settings
@@ -72,6 +75,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.service = service
     app.state.tokens = tokens
+    app.state.metrics = metrics = Metrics(store.figures, lambda: free_bytes(service.objects.root))
+    store.on_commit, store.on_transaction = metrics.committed, metrics.transaction
     app.state.receiving = Receiving()
     app.state.watching = Watching(service.store)
     app.include_router(batches.router)
@@ -79,6 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     answer_with_problems(app)
     app.add_middleware(Guard, settings=settings, tokens=tokens)
+    app.add_middleware(RequestLog, metrics=app.state.metrics)  # the last added is the outermost
     _document(app)
     return app
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from dail.serve.auth import people_only
 from dail.serve.batch_in import ITEM_BYTES, MAX_ITEMS, MAX_METADATA, MAX_UNITS, METADATA_BYTES
@@ -55,6 +56,12 @@ def readyz(service: TheService, response: Response) -> Ready:
     ready = readiness(service.store, service.objects)
     response.status_code = 200 if ready.ok else 503
     return ready
+
+
+@router.get("/metrics", dependencies=[Depends(people_only)])
+def metrics(request: Request) -> Response:
+    """For Prometheus. Labels come from closed sets: no ids, no tenants."""
+    return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/limits", dependencies=[Depends(people_only)])

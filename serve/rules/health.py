@@ -24,7 +24,7 @@ class Ready(Frozen):
 
 
 def readiness(store: Store, objects: Objects) -> Ready:
-    free = _free_bytes(objects.root)
+    free = free_bytes(objects.root)
     checks = {
         "store": _store_check(store),
         "disk": Check(ok=free >= HEADROOM_BYTES, detail=f"{free} bytes free; {HEADROOM_BYTES} are kept"),
@@ -35,7 +35,7 @@ def readiness(store: Store, objects: Objects) -> Ready:
 
 def check_headroom(objects: Objects) -> None:
     """Raises StorageError if new work would take the room of what is accepted."""
-    free = _free_bytes(objects.root)
+    free = free_bytes(objects.root)
     if free < HEADROOM_BYTES:
         raise StorageError(
             f"{objects.root} has {free} bytes left; {HEADROOM_BYTES} are kept for accepted work; free some"
@@ -50,6 +50,6 @@ def _store_check(store: Store) -> Check:
     return Check(ok=True, detail="a write reached the disk")
 
 
-def _free_bytes(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     return shutil.disk_usage(folder).free

@@ -15,7 +15,7 @@ def test_livez_and_readyz_of_a_working_server(api):
 
 
 def test_no_batch_is_taken_when_the_disk_is_nearly_full(api, monkeypatch):
-    monkeypatch.setattr("dail.serve.rules.health._free_bytes", lambda _: 1000)
+    monkeypatch.setattr("dail.serve.rules.health.free_bytes", lambda _: 1000)
     response = api.post("/v1/batches", json={"items": items(1)})
     assert (response.status_code, response.json()["code"]) == (507, "storage")
     assert "Retry-After" in response.headers
