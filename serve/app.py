@@ -34,7 +34,8 @@ from dail.serve.guard import Guard
 from dail.serve.metrics import Metrics
 from dail.serve.request_body import Receiving
 from dail.serve.request_log import RequestLog
-from dail.serve.rules.health import free_bytes
+from dail.serve.rules.health import Readiness, free_bytes
+from dail.serve.rules.models import model_key
 from dail.serve.rules.service import Service
 from dail.serve.rules.tokens import Tokens
 from dail.serve.settings import Settings
@@ -77,6 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.tokens = tokens
     app.state.metrics = metrics = Metrics(store.figures, lambda: free_bytes(service.objects.root))
     store.on_commit, store.on_transaction = metrics.committed, metrics.transaction
+    app.state.readiness = Readiness(store, service.objects, [model_key(model) for model in models.values()])
     app.state.receiving = Receiving()
     app.state.watching = Watching(service.store)
     app.include_router(batches.router)
@@ -102,6 +104,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    app.state.readiness.close()
     service.store.close()
 
 

@@ -24,7 +24,7 @@ from dail.serve.store.figures import Figures, Held, figures, held
 from dail.serve.store.migrations import migrate
 from dail.serve.store.noted import Noted
 from dail.serve.store.shards import Shards
-from dail.serve.store.tables import STORE_VERSION
+from dail.serve.store.tables import BATCHES, NOW, STORE_VERSION
 from dail.serve.store.tokens import Tokens
 from dail.serve.store.units import Units
 from dail.synth.core.errors import StorageError
@@ -87,6 +87,22 @@ class Store:
         """One consistent view; does not wait for writers longer than their commit."""
         with self._timed("read"), self.database.reading() as connection:
             yield Transaction(connection, self._tenant)
+
+    def version(self) -> int:
+        """Of its tables: a newer server over the same store may have changed them."""
+        with self.database.reading() as connection:
+            return self.database.version(connection)
+
+    def clock(self) -> float:
+        """Unix seconds."""
+        with self.database.reading() as connection:
+            return float(connection.scalar(sa.select(NOW)) or 0)
+
+    def open_models(self) -> list[tuple[str, str]]:
+        """Id and model key of batches that workers could have units of, oldest first."""
+        query = sa.select(BATCHES.c.id, BATCHES.c.model_key).where(BATCHES.c.status == "in_progress")
+        with self.database.reading() as connection:
+            return [(row.id, row.model_key) for row in connection.execute(query.order_by(BATCHES.c.n))]
 
     def figures(self) -> Figures:
         with self._timed("read"), self.database.reading() as connection:
