@@ -52,6 +52,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="JSON on standard o
 @click.option("--host", help="Address to listen on [127.0.0.1]; any other than loopback needs a token.")
 @click.option("--port", type=int, help="Port [8765]; 0 picks a free one.")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Store and shards [runs/api].")
+@click.option("--objects", metavar="PLACE", help="Where shards and manifests go instead: a folder, s3:// or gs://.")
 @click.option("--model", "models", multiple=True, metavar="NAME=FOLDER", help="A model batches may name; repeatable.")
 @click.option(
     "--student",
@@ -76,6 +77,7 @@ def serve(
     host: str | None,
     port: int | None,
     data_dir: Path | None,
+    objects: str | None,
     models: tuple[str, ...],
     students: tuple[str, ...],
     privileged: tuple[str, ...],
@@ -85,9 +87,9 @@ def serve(
     """Start the API that takes batches of expert solutions.
 
     Everything it accepts is on disk before it answers: stop it, kill it, start it again with the same --data-dir.
-    Every option can also come from the environment: DAIL_HOST, DAIL_PORT, DAIL_DATA_DIR, DAIL_MODELS, DAIL_STUDENTS
-    and DAIL_PRIVILEGED (JSON), DAIL_LOG_FORMAT. DAIL_STORE=postgresql://… keeps the store there, which several servers
-    may share.
+    Every option can also come from the environment: DAIL_HOST, DAIL_PORT, DAIL_DATA_DIR, DAIL_OBJECTS, DAIL_MODELS,
+    DAIL_STUDENTS and DAIL_PRIVILEGED (JSON), DAIL_LOG_FORMAT. DAIL_STORE=postgresql://… keeps the store there, which
+    several servers may share.
     """
     # Here, so that the other verbs start without the web framework and the store.
     from dail.serve.app import create_app
@@ -99,7 +101,7 @@ def serve(
         "students": _registered("--student", students),
         "privileged": _registered("--privileged", privileged),
     }
-    settings = load_settings(host=host, port=port, data_dir=data_dir, log_format=log_format, **named)
+    settings = load_settings(host=host, port=port, data_dir=data_dir, objects=objects, log_format=log_format, **named)
     log_as(settings.log_format)
     tell_people = say if settings.log_format == "text" else logging.getLogger("dail.serve").info
     with _listen(settings.host, settings.port) as listener:
@@ -108,8 +110,10 @@ def serve(
         app = create_app(settings)
         url = f"http://{_in_url(settings.host)}:{listener.getsockname()[1]}"
         for_whom = "for who has a token" if app.state.tokens.are_wanted else f"its pages: {url}/docs"
-        kept = "store and shards" if settings.store is None else f"store {app.state.service.store.name}, shards"
-        tell_people(f"API at {url} ({for_whom}); {kept} in {settings.data_dir.resolve()}")
+        kept = f"store and shards in {settings.data_dir.resolve()}"
+        if settings.store or settings.objects:
+            kept = f"store {app.state.service.store.name}, shards in {app.state.service.objects.url}"
+        tell_people(f"API at {url} ({for_whom}); {kept}")
         if not settings.models:
             tell_people("no model is registered, so batches will be refused; give --model NAME=FOLDER")
         if as_json:

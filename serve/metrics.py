@@ -40,7 +40,7 @@ _READ_EVERY_S = 5.0
 class Metrics:
     """One app's: a registry of its own, so that several apps in a process do not mix."""
 
-    def __init__(self, read: Callable[[], Figures], free_bytes: Callable[[], int]) -> None:
+    def __init__(self, read: Callable[[], Figures], free_bytes: Callable[[], int | None]) -> None:
         self._read, self._free_bytes = read, free_bytes
         self._lock, self._read_at = threading.Lock(), float("-inf")
         self.registry = CollectorRegistry()
@@ -112,9 +112,11 @@ class Metrics:
             self._read_at = time.monotonic()
             try:
                 found = self._read()
-                self._disk.set(self._free_bytes())
+                free = self._free_bytes()
             except (DailError, OSError):
                 return
+        if free is not None:  # all is in a bucket and a database
+            self._disk.set(free)
         for status in STATUSES:
             self._batches.labels(status).set(found.batches.get(status, 0))
         for state in UNIT_STATES:

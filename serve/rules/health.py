@@ -19,6 +19,7 @@ from dail.serve.store.transaction import Store
 from dail.synth.core.config import Frozen
 from dail.synth.core.errors import DailError, StorageError
 from dail.synth.core.files import Objects
+from dail.synth.core.objects import Bucket, check_mark, mark
 
 HEADROOM_BYTES = 256 << 20  # below it no new work is taken; what is accepted can still be finished
 DEADLINE_S = 2.0
@@ -92,10 +93,16 @@ class Readiness:
         return Check(ok=version == STORE_VERSION, detail=detail)
 
     def _disk(self) -> Check:
-        free = free_bytes(self._objects.root)
+        folder = room_of(self._store, self._objects)
+        if folder is None:
+            return Check(ok=True, detail="neither the store nor the shards lie on a disk of this machine")
+        free = free_bytes(folder)
         return Check(ok=free >= HEADROOM_BYTES, detail=f"{free} bytes free; {HEADROOM_BYTES} are kept")
 
     def _write_object(self) -> Check:
+        if isinstance(self._objects, Bucket):
+            check_mark(self._objects, mark(self._objects))
+            return Check(ok=True, detail="a read and a write reached the bucket")
         probe = self._objects.root / "_staging" / f"readyz-{os.getpid()}"
         probe.parent.mkdir(parents=True, exist_ok=True)
         with open(probe, "wb") as file:
@@ -122,13 +129,18 @@ class Readiness:
         )
 
 
-def check_headroom(objects: Objects) -> None:
+def check_headroom(store: Store, objects: Objects) -> None:
     """Raises StorageError if new work would take the room of what is accepted."""
-    free = free_bytes(objects.root)
-    if free < HEADROOM_BYTES:
-        raise StorageError(
-            f"{objects.root} has {free} bytes left; {HEADROOM_BYTES} are kept for accepted work; free some"
-        )
+    folder = room_of(store, objects)
+    if folder and (free := free_bytes(folder)) < HEADROOM_BYTES:
+        raise StorageError(f"{folder} has {free} bytes left; {HEADROOM_BYTES} are kept for accepted work; free some")
+
+
+def room_of(store: Store, objects: Objects) -> Path | None:
+    """Whose disk fills with the work; a bucket and a database server have none here."""
+    if not isinstance(objects, Bucket):
+        return objects.root
+    return Path(store.name).parent if store.database.kind == "sqlite" else None
 
 
 def free_bytes(folder: Path) -> int:

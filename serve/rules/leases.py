@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from functools import cached_property
 from typing import Any
 
 from dail.serve.rules.ending import Ending
@@ -13,8 +15,9 @@ from dail.serve.store.batches import BatchRecord
 from dail.serve.store.transaction import Store, Transaction
 from dail.serve.store.units import UnitRecord
 from dail.synth.core.errors import InputError, IntegrityError
-from dail.synth.core.files import Objects
+from dail.synth.core.files import Objects, sha256
 from dail.synth.core.logs import tell
+from dail.synth.core.objects import mark
 from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceRow, decode_shard
@@ -33,6 +36,8 @@ from dail.synth.schema.units import (
 )
 
 SHARD_BYTES = 64 << 20
+_NAME = r"[A-Za-z0-9_-]{1,128}"
+_SHARD_KEY = re.compile(rf"shards/(?P<batch>{_NAME})/(?:{_NAME}/)?(?:{_NAME}-)?(?P<digest>[0-9a-f]{{16}})\.parquet")
 MAX_FAILURES = 3  # a retryable failure is tried again until the third
 
 
@@ -43,6 +48,10 @@ class Leases:
         self._store, self._objects, self._models = store, objects, models
         self._lease_s, self._ending = lease_s, ending
 
+    @cached_property
+    def _mark(self) -> str:
+        return mark(self._objects)
+
     def lease(self, request: LeaseRequest) -> LeaseReply:
         with self._store.write() as tx:
             units = tx.units.claim(model_key(request.model), request.worker, request.count, self._lease_s)
@@ -50,7 +59,7 @@ class Leases:
             tell("unit_leased", **_names(unit, request.worker))
         if not units:
             check_registered(self._models, request.model)
-        return LeaseReply(units=tuple(units), lease_s=self._lease_s, output_root=str(self._objects.root))
+        return LeaseReply(units=tuple(units), lease_s=self._lease_s, output_root=self._objects.url, mark=self._mark)
 
     def heartbeat(self, unit_id: str, beat: Heartbeat) -> HeartbeatReply:
         with self._store.write() as tx:
@@ -64,6 +73,19 @@ class Leases:
             batch = existing(tx, unit.batch_id)
             cancel = batch.status == "cancelling" or is_needless(tx, batch, unit)
             return HeartbeatReply(cancel=cancel, known=known)
+
+    def upload(self, key: str, data: bytes, digest: str) -> None:
+        """Keeps a shard that a worker could not put there itself. It counts once it is committed."""
+        found = _SHARD_KEY.fullmatch(key)
+        if sha256(data) != digest or found is None or found["digest"] != digest[:16]:
+            raise InputError(
+                "this is not a shard's key, or its bytes are not those that the key and x-dail-sha256 name; nothing "
+                "was stored; send it again as it is",
+                [("", "wrong_object", "key, x-dail-sha256 and body do not belong together")],
+            )
+        with self._store.read() as tx:
+            existing(tx, found["batch"])
+        self._objects.put(key, data)
 
     def commit(self, unit_id: str, commit: Commit) -> None:
         """The shard's row is the commit. Saying it twice is no error: the first reply may have been lost."""
@@ -120,8 +142,8 @@ class Leases:
             data = self._objects.get(key, size=shard.size_bytes, digest=shard.sha256)
         except (IntegrityError, OSError):
             raise InputError(
-                f"the API cannot read the shard {self._objects.path(key)}: it is missing or not the bytes that size "
-                f"and sha256 say; API and workers must share the folder {self._objects.root}",
+                f"the API cannot read the shard {self._objects.name_of(key)}: it is missing or not the bytes that size "
+                f"and sha256 say; put it there first, or PUT it to /internal/v1/objects/{key}",
                 [("/shard", "unreadable_shard", "missing, or other bytes than size and sha256 say")],
             ) from None
         try:

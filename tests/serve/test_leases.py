@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from dail.serve.app import create_app
 from dail.serve.rules.ending import MAX_LEASES
 from dail.serve.store.units import SUSPECT_LEASES, Units
-from dail.synth.core.files import Objects, sha256
+from dail.synth.core.files import sha256
 from dail.synth.schema.shards import encode_shard
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import ShardRef, shard_key
@@ -96,7 +96,7 @@ def test_a_shard_that_the_api_cannot_read_is_refused(post, worker):
     post()
     (unit,) = worker.lease()
     shard = worker.write(unit)
-    (worker.root / shard.key).unlink()
+    (worker.objects.root / shard.key).unlink()
     response = worker.commit(unit, shard)
     assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "unreadable_shard")
 
@@ -110,7 +110,7 @@ def test_a_shard_of_another_unit_is_refused(post, worker):
 
 def as_shard(worker, unit, data: bytes, **more) -> ShardRef:
     key = shard_key(unit.batch_id, unit.unit_id, unit.epoch, sha256(data))
-    Objects(worker.root).put(key, data)
+    worker.objects.put(key, data)
     return worker.write(unit).model_copy(update={"key": key, "size_bytes": len(data), "sha256": sha256(data), **more})
 
 
