@@ -11,7 +11,6 @@ from starlette.testclient import TestClient
 from dail.serve import metrics as ours
 from dail.serve.app import create_app
 from dail.serve.store.counts import UNIT_STATES
-from dail.synth.core.files import Objects
 from tests.conftest import ROOT
 from tests.serve.conftest import items, lapse
 from tests.serve.worker import FakeWorker
@@ -70,7 +69,7 @@ def find_a_damaged_shard(api: TestClient, worker: FakeWorker) -> None:
     (unit,) = worker.lease()
     shard = worker.write(unit)
     worker.commit(unit, shard)
-    Objects(worker.root).path(shard.key).write_bytes(b"x" * shard.size_bytes)
+    api.app.state.service.objects.path(shard.key).write_bytes(b"x" * shard.size_bytes)  # type: ignore[attr-defined]
     api.get(f"/v1/batches/{unit.batch_id}/results")
 
 
