@@ -35,7 +35,6 @@ from dail.serve.metrics import Metrics
 from dail.serve.request_body import Receiving
 from dail.serve.request_log import RequestLog
 from dail.serve.rules.health import Readiness, free_bytes, room_of
-from dail.serve.rules.models import model_key
 from dail.serve.rules.service import Service
 from dail.serve.rules.tokens import Tokens
 from dail.serve.settings import Settings
@@ -45,12 +44,12 @@ from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.http import is_loopback
 from dail.synth.core.objects import mark, open_objects
 from dail.synth.schema.models import identify
-from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseRequest
+from dail.synth.schema.units import Commit, Fail, Heartbeat, Hello, LeaseRequest
 
 SWEEP_S = 1.0
 
 # Bodies that are read or written by our own code, so that FastAPI does not know their schema.
-_DOCUMENTED = (BatchIn, LeaseRequest, Heartbeat, Commit, Fail, Problem, Result, RetryIn)
+_DOCUMENTED = (BatchIn, Hello, LeaseRequest, Heartbeat, Commit, Fail, Problem, Result, RetryIn)
 
 log = logging.getLogger("dail.serve")
 
@@ -80,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.tokens = tokens
     app.state.metrics = metrics = Metrics(store.figures, lambda: _room(service))
     store.on_commit, store.on_transaction = metrics.committed, metrics.transaction
-    app.state.readiness = Readiness(store, service.objects, [model_key(model) for model in models.values()])
+    app.state.readiness = Readiness(store, service.objects)
     app.state.receiving = Receiving()
     app.state.watching = Watching(service.store)
     app.include_router(batches.router)

@@ -302,11 +302,26 @@ def _nothing() -> None:
     pass
 
 
+class _Waiting:
+    """Says why nothing happens with a batch, once that has lasted."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._why, self._since, self._said = url, "", 0.0, ""
+
+    def look(self, batch: dict[str, Any]) -> None:
+        why = (batch.get("waiting_for") or {}).get("detail", "")
+        if why != self._why:
+            self._why, self._since = why, time.monotonic()
+        elif why and why != self._said and time.monotonic() - self._since > _NOBODY_S:
+            self._said = why
+            say(why.replace("--api URL", f"--api {self._url}"))
+
+
 def follow(client: Client, batch_id: str, as_json: bool = False, check: Callable[[], None] = _nothing) -> int:
     """Shows a batch's progress until it ends; its exit code. `check` is called every second and may raise."""
     batch = client.get(f"/v1/batches/{batch_id}")
     with console_bar("units", batch["units"]["total"]) as bar:
-        last, began, is_told = None, time.monotonic(), False
+        last, waiting = None, _Waiting(client.url)
         changes = _changes(client, batch_id, check)
         while True:
             _show(bar, batch)
@@ -314,12 +329,7 @@ def follow(client: Client, batch_id: str, as_json: bool = False, check: Callable
                 emit(batch)
             if batch["status"] in _ENDED:
                 break
-            if not is_told and batch["in_progress_at"] is None and time.monotonic() - began > _NOBODY_S:
-                is_told = True
-                say(
-                    f"no worker has taken a unit yet: start one with `dail worker --api {client.url} --model FOLDER`, "
-                    f"for the model {batch['model']['name']} at revision {batch['model']['revision'][:12]}"
-                )
+            waiting.look(batch)
             last = batch
             next(changes)
             batch = _patiently(lambda: client.get(f"/v1/batches/{batch_id}"), _GIVE_UP_S)

@@ -32,7 +32,7 @@ from dail.synth.core.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = {429: 60, 503: 5, 507: 5}
-_FOR_GOOD = ("batch_ended", "nothing_to_retry")
+_FOR_GOOD = ("batch_ended", "nothing_to_retry", "wire_version", "schema_version")
 NOT_SNIFFED = {"X-Content-Type-Options": "nosniff"}  # what we call JSON or lines, no browser takes for a page
 MAX_FAULTS = 100
 _MAX_POINTER = 256

@@ -10,10 +10,11 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from dail.serve.rules.workers import work_that_nobody_can_do
 from dail.serve.store.tables import STORE_VERSION
 from dail.serve.store.transaction import Store
 from dail.synth.core.config import Frozen
@@ -38,17 +39,15 @@ class Ready(Frozen):
 
 
 class Readiness:
-    """Args: `model_keys`, of the models that this server registers."""
-
-    def __init__(self, store: Store, objects: Objects, model_keys: Collection[str]) -> None:
-        self._store, self._objects, self._model_keys = store, objects, frozenset(model_keys)
+    def __init__(self, store: Store, objects: Objects) -> None:
+        self._store, self._objects = store, objects
         self._questions: dict[str, Callable[[], Check]] = {
             "store": self._write_to_store,
             "schema": self._schema,
             "disk": self._disk,
             "objects": self._write_object,
             "clock": self._clock,
-            "waiting": self._waiting,
+            "work": self._work,
             store.database.kind: lambda: Check(ok=True, detail=store.database.about),
         }
         self._threads = ThreadPoolExecutor(len(self._questions), "readyz")
@@ -117,16 +116,9 @@ class Readiness:
         apart = self._store.clock() - time.time()
         return Check(ok=abs(apart) < _CLOCKS_APART_S, detail=f"{apart:+.1f} s from the store's")
 
-    def _waiting(self) -> Check:
-        """A note and no failure: another server than this one may have the model, a worker may come."""
-        foreign = [batch for batch, key in self._store.open_models() if key not in self._model_keys]
-        if not foreign:
-            return Check(ok=True, detail="every open batch is of a model that this server has")
-        return Check(
-            ok=True,
-            detail=f"{len(foreign)} open batches are of weights, templates or prompts that this server no longer has, "
-            f"as {foreign[0]}; a worker of the old ones can do them, or cancel them",
-        )
+    def _work(self) -> Check:
+        """A note: that nobody can do some work is no fault of this server's."""
+        return Check(ok=True, detail=work_that_nobody_can_do(self._store))
 
 
 def check_headroom(store: Store, objects: Objects) -> None:

@@ -11,6 +11,7 @@ from dail.serve.rules.ending import Ending
 from dail.serve.rules.enough import advance, is_needless
 from dail.serve.rules.errors import Conflict, existing
 from dail.serve.rules.models import check_registered, model_key
+from dail.serve.rules.workers import Workers
 from dail.serve.store.batches import BatchRecord
 from dail.serve.store.transaction import Store, Transaction
 from dail.serve.store.units import UnitRecord
@@ -43,10 +44,16 @@ MAX_FAILURES = 3  # a retryable failure is tried again until the third
 
 class Leases:
     def __init__(
-        self, store: Store, objects: Objects, models: dict[str, ModelIdentity], lease_s: float, ending: Ending
+        self,
+        store: Store,
+        objects: Objects,
+        models: dict[str, ModelIdentity],
+        lease_s: float,
+        ending: Ending,
+        workers: Workers,
     ) -> None:
         self._store, self._objects, self._models = store, objects, models
-        self._lease_s, self._ending = lease_s, ending
+        self._lease_s, self._ending, self._workers = lease_s, ending, workers
 
     @cached_property
     def _mark(self) -> str:
@@ -54,6 +61,7 @@ class Leases:
 
     def lease(self, request: LeaseRequest) -> LeaseReply:
         with self._store.write() as tx:
+            self._workers.asks(tx, request.worker, request.model)
             units = tx.units.claim(model_key(request.model), request.worker, request.count, self._lease_s)
         for unit in units:
             tell("unit_leased", **_names(unit, request.worker))
@@ -68,6 +76,7 @@ class Leases:
             if beat.checkpoint:
                 tx.checkpoints.add(unit.n, beat.start, beat.checkpoint)
             known = tx.checkpoints.length(unit.n)
+            self._workers.beats(tx, beat.worker)
             written = beat.tokens, beat.attributed_tokens, beat.student_tokens
             tx.units.renew(unit, self._lease_s, *written, is_further=known > before)
             batch = existing(tx, unit.batch_id)

@@ -142,3 +142,14 @@ TOKENS = sa.Table(
     sa.Column("revoked_at", sa.Float),
     sa.Column("used_at", sa.Float),
 )
+WORKERS = sa.Table(
+    "workers",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("model_key", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False, default="", server_default=""),
+    sa.Column("versions", sa.JSON, nullable=False, default=dict),
+    sa.Column("first_seen", sa.Float, nullable=False, default=NOW),
+    sa.Column("heard_at", sa.Float, nullable=False, index=True),
+)

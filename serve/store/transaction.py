@@ -24,9 +24,10 @@ from dail.serve.store.figures import Figures, Held, figures, held
 from dail.serve.store.migrations import migrate
 from dail.serve.store.noted import Noted
 from dail.serve.store.shards import Shards
-from dail.serve.store.tables import BATCHES, NOW, STORE_VERSION
+from dail.serve.store.tables import NOW, STORE_VERSION
 from dail.serve.store.tokens import Tokens
 from dail.serve.store.units import Units
+from dail.serve.store.workers import Workers
 from dail.synth.core.errors import StorageError
 
 
@@ -98,12 +99,6 @@ class Store:
         with self.database.reading() as connection:
             return float(connection.scalar(sa.select(NOW)) or 0)
 
-    def open_models(self) -> list[tuple[str, str]]:
-        """Id and model key of batches that workers could have units of, oldest first."""
-        query = sa.select(BATCHES.c.id, BATCHES.c.model_key).where(BATCHES.c.status == "in_progress")
-        with self.database.reading() as connection:
-            return [(row.id, row.model_key) for row in connection.execute(query.order_by(BATCHES.c.n))]
-
     def figures(self) -> Figures:
         with self._timed("read"), self.database.reading() as connection:
             return figures(connection)
@@ -130,6 +125,11 @@ class Transaction:
         self.batches = Batches(connection, self.checkpoints, noted, counts, tenant)
         self.events = Events(connection, noted, counts)
         self.tokens = Tokens(connection)
+        self.workers = Workers(connection)
+
+    def now(self) -> float:
+        """Unix seconds by the store's clock."""
+        return self._sql.scalar(sa.select(NOW)) or 0.0
 
     def prepare(self, database: Database) -> None:
         migrate(self._sql, database)

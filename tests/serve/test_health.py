@@ -5,20 +5,16 @@ import subprocess
 import sys
 import threading
 
-from starlette.testclient import TestClient
-
-from dail.serve.app import create_app
 from dail.serve.rules.health import Check
 from dail.serve.store.tables import STORE_VERSION
-from tests.conftest import safetensors_of
-from tests.serve.conftest import items, make_model
+from tests.serve.conftest import items
 
 
 def test_livez_and_readyz_of_a_working_server(api):
     assert api.get("/livez").json() == {"status": "ok"}
     ready = api.get("/readyz")
     assert (ready.status_code, ready.json()["ok"]) == (200, True)
-    assert set(ready.json()["checks"]) == {"store", "schema", "disk", "objects", "clock", "waiting", "sqlite"}
+    assert set(ready.json()["checks"]) == {"store", "schema", "disk", "objects", "clock", "work", "sqlite"}
 
 
 def test_no_batch_is_taken_when_the_disk_is_nearly_full(api, monkeypatch):
@@ -75,16 +71,6 @@ def test_a_hundred_probes_cost_one_write(api, monkeypatch):
     api.app.state.readiness._questions["store"] = lambda: calls.append(1) or Check(ok=True, detail="")
     assert all(api.get("/readyz").status_code == 200 for _ in range(100))
     assert len(calls) == 1
-
-
-def test_work_that_nobody_can_do_is_a_note(api, post, settings, model_folder, tmp_path):
-    batch = post()
-    other = make_model(tmp_path / "other")
-    (other / "model.safetensors").write_bytes(safetensors_of(b"other weights"))
-    with TestClient(create_app(settings.model_copy(update={"models": {"tiny": other}})), "http://127.0.0.1") as later:
-        ready = later.get("/readyz")
-    assert ready.status_code == 200
-    assert batch["id"] in ready.json()["checks"]["waiting"]["detail"]
 
 
 def test_limits_can_be_asked_for(api):
