@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ def test_no_batch_is_taken_when_the_disk_is_nearly_full(api, monkeypatch):
 
 
 def test_readyz_says_which_check_fails(api, settings):
-    settings.output_root.mkdir(exist_ok=True)
+    shutil.rmtree(settings.output_root / "_staging", ignore_errors=True)
     (settings.output_root / "_staging").write_text("a file where a folder must be")
     ready = api.get("/readyz")
     assert (ready.status_code, ready.json()["ok"]) == (503, False)
