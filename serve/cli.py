@@ -31,6 +31,7 @@ VERBS = {
     "retry": ("dail.serve.commands:retry", "New attempts for what failed in a batch."),
     "delete": ("dail.serve.commands:delete", "Delete an ended batch."),
     "token": ("dail.serve.token_commands:token", "Who may ask an API: make, list and revoke tokens."),
+    "orphans": ("dail.serve.orphan_commands:orphans", "What lies among an API's objects and nothing names."),
     "results": ("dail.serve.commands:results", "What came of a batch: counts, failures, files, the next command."),
     "synth": ("dail.synth.commands:synth", "Expert solutions to shards on this machine, without a server."),
     "select": ("dail.synth.commands:select", "Choose which traces of a manifest are trained on."),

@@ -140,7 +140,7 @@ def synth(
 
 
 @click.command("select")
-@click.argument("source", metavar="MANIFEST|OUT", type=click.Path(path_type=Path))
+@click.argument("source", metavar="MANIFEST|OUT", type=options.ManifestPath())
 @click.option(
     "--keep",
     required=True,

@@ -51,6 +51,7 @@ WRONG = {
     "retry": ["none", "--api", "http://127.0.0.1:9"],
     "delete": ["none", "--api", "http://127.0.0.1:9"],
     "token": ["list", "--data-dir", "nowhere"],
+    "orphans": ["--data-dir", "nowhere"],
     "synth": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
     "doctor": ["nowhere.jsonl", "--model", "nowhere"],
     "select": ["nowhere", "--keep", "first_correct"],

@@ -224,6 +224,10 @@ class Batches:
         statement = BATCHES.update().where(BATCHES.c.id == batch_id, is_there)
         return self._sql.execute(statement.values(deleted_at=NOW, idempotency_key=f"deleted {batch_id}")).rowcount
 
+    def ids(self) -> set[str]:
+        """Of all batches, whoever may see them, deleted ones that still have objects among them."""
+        return set(self._sql.scalars(sa.select(BATCHES.c.id)))
+
     def buried(self, kept_s: float) -> str | None:
         """One batch that was deleted longer ago than that."""
         return self._sql.scalar(sa.select(BATCHES.c.id).where(BATCHES.c.deleted_at < NOW - kept_s).limit(1))
