@@ -29,6 +29,7 @@ from dail.serve.events import Watching, encoded
 from dail.serve.guard import caller_by
 from dail.serve.request_body import batch_body, body_of, documents
 from dail.serve.rules.service import Service
+from dail.synth.core.logs import tell
 from dail.synth.schema.manifest import Manifest
 
 
@@ -65,6 +66,8 @@ def create_batch(
     batch, is_new = service.batches.create(body, idempotency_key)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/batches/{batch.id}"
+    if is_new:
+        tell("batch_created", batch_id=batch.id, count=batch.request_counts.total)
     return batch
 
 

@@ -108,3 +108,4 @@ class Outputs:
         if is_damaged != was_damaged:
             with self._store.write() as tx:
                 tx.shards.set_damaged(unit.n, is_damaged)
+                tx.noted.num_damaged += is_damaged

@@ -67,6 +67,7 @@ UNITS = sa.Table(
     sa.Column("owner", sa.Text),
     sa.Column("epoch", sa.Integer, nullable=False, default=0),
     sa.Column("lease_until", sa.Float),
+    sa.Column("leased_at", sa.Float),  # by the time of day, to be told; leases end by lease_until alone
     sa.Column("leases", sa.Integer, nullable=False, default=0),
     sa.Column("failures", sa.Integer, nullable=False, default=0),
     sa.Column("tokens", sa.Integer, nullable=False, default=0),
