@@ -25,7 +25,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import SecretStr
 from pydantic.json_schema import models_json_schema
 
-from dail.serve import batches, health, leases, objects
+from dail.serve import batches, health, leases, objects, workers
 from dail.serve.batch_in import BatchIn
 from dail.serve.bodies import Result, RetryIn
 from dail.serve.errors import Problem, answer_with_problems
@@ -86,6 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(leases.router)
     app.include_router(objects.router)
     app.include_router(health.router)
+    app.include_router(workers.router)
     answer_with_problems(app)
     app.add_middleware(Guard, settings=settings, tokens=tokens)
     app.add_middleware(RequestLog, metrics=app.state.metrics)  # the last added is the outermost

@@ -30,6 +30,7 @@ VERBS = {
     "cancel": ("dail.serve.commands:cancel", "Stop a batch and keep what is committed."),
     "retry": ("dail.serve.commands:retry", "New attempts for what failed in a batch."),
     "delete": ("dail.serve.commands:delete", "Delete an ended batch."),
+    "workers": ("dail.serve.commands:workers", "Who works for an API, and what each holds."),
     "token": ("dail.serve.token_commands:token", "Who may ask an API: make, list and revoke tokens."),
     "orphans": ("dail.serve.orphan_commands:orphans", "What lies among an API's objects and nothing names."),
     "results": ("dail.serve.commands:results", "What came of a batch: counts, failures, files, the next command."),

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from dail.synth.core.console import ConsoleBar, console_bar, emit, say
+from dail.synth.core.console import ConsoleBar, console_bar, emit, plain, say
 from dail.synth.core.errors import (
     EXIT_BATCH_FAILED,
     EXIT_CANCELLED,
@@ -192,6 +192,27 @@ def list_batches(status: str | None, api: str, as_json: bool) -> int:
     with _client(api) as client:
         for batch in client.pages("/v1/batches", **({"status": status} if status else {})):
             emit(batch) if as_json else click.echo(_line(batch))
+    return EXIT_OK
+
+
+@click.command()
+@_api
+@_json
+def workers(api: str, as_json: bool) -> int:
+    """Who works for an API, and what each holds; those that nothing was heard of for a lease are grey."""
+    with _client(api) as client:
+        found = client.get("/v1/workers")["data"]
+    for worker in found:
+        if as_json:
+            emit(worker)
+            continue
+        units, lapsed = worker["units"], sum(unit["lapsed"] for unit in worker["units"])
+        batches = ", ".join(sorted({unit["batch_id"] for unit in units})) or "nothing"
+        state = f"silent for {time.time() - worker['heard_at']:.0f} s" if worker["silent"] else "working"
+        line = f"{worker['id']}  {worker['model']}  {worker['host']}  {state}  holds {len(units)} units of {batches}"
+        click.secho(plain(line + (f", {lapsed} lapsed" if lapsed else "")), dim=worker["silent"])
+    if not found:
+        say("no worker was heard of in the last day; start one: dail worker --api URL --model FOLDER")
     return EXIT_OK
 
 

@@ -50,6 +50,7 @@ WRONG = {
     "cancel": ["none", "--api", "http://127.0.0.1:9"],
     "retry": ["none", "--api", "http://127.0.0.1:9"],
     "delete": ["none", "--api", "http://127.0.0.1:9"],
+    "workers": ["--api", "http://127.0.0.1:9"],
     "token": ["list", "--data-dir", "nowhere"],
     "orphans": ["--data-dir", "nowhere"],
     "synth": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],

@@ -26,10 +26,9 @@ class Figures:
 
 @dataclass(frozen=True)
 class Held:
-    """A unit that somebody leased, and how long ago nobody renews it."""
+    """A unit that somebody leased. `lapsed`: nobody renews it."""
 
     worker: str
-    model: str
     batch_id: str
     unit_id: str
     item_id: str
@@ -58,11 +57,10 @@ def figures(sql: sa.Connection) -> Figures:
 def held(sql: sa.Connection, limit: int) -> list[Held]:
     """What is leased now, by worker, in the order of the store."""
     query = (
-        sa.select(UNITS, BATCHES.c.model, (UNITS.c.lease_until < lease_clock()).label("lapsed"))
-        .join(BATCHES, BATCHES.c.id == UNITS.c.batch_id)
+        sa.select(UNITS, (UNITS.c.lease_until < lease_clock()).label("lapsed"))
         .where(UNITS.c.state == "leased")
         .order_by(UNITS.c.owner, UNITS.c.n)
         .limit(limit)
     )
     names = ("batch_id", "unit_id", "item_id", "epoch", "tokens", "leased_at", "lapsed")
-    return [Held(row.owner, row.model, **{name: row._mapping[name] for name in names}) for row in sql.execute(query)]
+    return [Held(row.owner, **{name: row._mapping[name] for name in names}) for row in sql.execute(query)]
