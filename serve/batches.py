@@ -55,7 +55,12 @@ _PLACE = re.compile(r"[0-9]{1,9}")
 router = APIRouter(prefix="/v1/batches", tags=["batches"], dependencies=[Depends(people_only)], responses=RESPONSES)
 
 
-@router.post("", status_code=201, openapi_extra=documents(BatchIn))
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra=documents(BatchIn),
+    responses={200: {"model": BatchOut, "description": "The same body again: the batch that there is"}},
+)
 def create_batch(
     body: Annotated[BatchIn, Depends(batch_body)],
     service: TheService,

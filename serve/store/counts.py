@@ -82,6 +82,11 @@ class Counts:
         for batch_id in self._sql.scalars(sa.select(BATCHES.c.id).where(BATCHES.c.counts.is_(None))).all():
             self.keep(batch_id)
 
+    def agree(self, batch_id: str) -> bool:
+        """Whether what is kept of a batch is what its units are."""
+        kept = self._kept(batch_id)
+        return kept is not None and +kept == +self.count(batch_id)
+
     def _kept(self, batch_id: str) -> Flat | None:
         kept: dict[str, Any] | None = self._sql.scalar(sa.select(BATCHES.c.counts).where(BATCHES.c.id == batch_id))
         return None if kept is None else Counter(kept)
