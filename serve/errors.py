@@ -6,7 +6,6 @@ A problem never repeats what was sent: only where it is (a JSON pointer), what i
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
@@ -17,13 +16,24 @@ from pydantic import ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from dail.serve.methods import allowed
+from dail.serve.request_log import HEADER, told_as
 from dail.serve.rules.errors import Conflict, Damaged, NotFound, TooMany
 from dail.synth.core.config import Frozen
-from dail.synth.core.errors import DailError, InputError, StorageError, StoreBusy, plainly, pointer
+from dail.synth.core.errors import (
+    DailError,
+    InputError,
+    ObjectExists,
+    ObjectsAway,
+    StorageError,
+    StoreBusy,
+    plainly,
+    pointer,
+)
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = {429: 60, 503: 5, 507: 5}
-_FOR_GOOD = ("batch_ended", "nothing_to_retry")
+_FOR_GOOD = ("batch_ended", "nothing_to_retry", "wire_version", "schema_version")
 NOT_SNIFFED = {"X-Content-Type-Options": "nosniff"}  # what we call JSON or lines, no browser takes for a page
 MAX_FAULTS = 100
 _MAX_POINTER = 256
@@ -34,16 +44,20 @@ _STATUS: dict[type[DailError], int] = {
     TooMany: 429,
     InputError: 422,
     StoreBusy: 503,
+    ObjectsAway: 503,
+    ObjectExists: 409,
     StorageError: 507,
 }
 _HINTS = {404: "there is no such path; /docs lists them", 405: "the path does not take this method; /docs lists them"}
 
 # For the `responses` of a router: every error has this one shape.
+_PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 RESPONSES: dict[int | str, dict[str, object]] = {
-    "4XX": {
-        "description": "Refused: `code` and `errors` say why",
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
+    "4XX": {"description": "Refused: `code` and `errors` say why", "content": _PROBLEM},
+    "5XX": {
+        "description": "503: ask again after Retry-After; 507: the disk is full; 500: a mistake of ours",
+        "content": _PROBLEM,
+    },
 }
 
 log = logging.getLogger("dail.serve")
@@ -109,9 +123,10 @@ def answer_with_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def of_starlette(request: Request, error: HTTPException) -> JSONResponse:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        return problem(
-            error.status_code, code, _HINTS.get(error.status_code, "the request was refused"), (), error.headers
-        )
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = allowed(app, request.scope)  # Starlette's own names one route's methods
+        return problem(error.status_code, code, _HINTS.get(error.status_code, "the request was refused"), (), headers)
 
     @app.exception_handler(ClientDisconnect)
     def of_who_left(request: Request, error: ClientDisconnect) -> Response:
@@ -145,7 +160,7 @@ def problem(
     problems: Sequence[tuple[str, str, str]] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    request_id = f"req_{secrets.token_hex(8)}"
+    request_id = told_as(code)
     if status >= 500:
         log.error("%s %s %s: %s", request_id, status, code, detail)
     body = Problem(
@@ -160,4 +175,4 @@ def problem(
         request_id=request_id,
     )
     # here too: the answer to a mistake of ours passes by the guard
-    return JSONResponse(body.model_dump(), status, {**(headers or {}), **NOT_SNIFFED}, MEDIA_TYPE)
+    return JSONResponse(body.model_dump(), status, {**(headers or {}), **NOT_SNIFFED, HEADER: request_id}, MEDIA_TYPE)

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from dail.synth.core.config import AbsolutePath
 from dail.synth.core.errors import UsageError, describe
 from dail.synth.core.http import is_token
+from dail.synth.core.logs import LogFormat
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 
@@ -37,6 +38,11 @@ class Settings(BaseSettings):
     data_dir: AbsolutePath = Field(
         Path("runs/api"), description="holds the store `dail.sqlite` and, under `objects`, the shards"
     )
+    objects: str | None = Field(
+        None,
+        description="where shards and manifests go instead: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; "
+        "credentials come from the environment",
+    )
     store: SecretStr | None = Field(
         None,
         description="URL of a PostgreSQL database for the store, postgresql://USER@HOST/DATABASE, which several "
@@ -57,6 +63,9 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="requests of people that a token may send each second, twice as many at once",
     )
+    log_format: LogFormat = Field(
+        "text", description="the log on standard error: warnings for people, or (json) every event as a JSON line"
+    )
     token: Token | None = Field(
         None, description="bearer token that may do everything; `dail token new` makes narrower ones"
     )
@@ -75,8 +84,8 @@ class Settings(BaseSettings):
         return self.data_dir / "dail.sqlite" if self.store is None else self.store.get_secret_value()
 
     @property
-    def output_root(self) -> Path:
-        return self.data_dir / "objects"
+    def output_root(self) -> Path | str:
+        return self.objects or self.data_dir / "objects"
 
 
 def load_settings(**flags: Any) -> Settings:

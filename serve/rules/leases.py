@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import re
+import time
+from functools import cached_property
+from typing import Any
+
 from dail.serve.rules.ending import Ending
 from dail.serve.rules.enough import advance, is_needless
 from dail.serve.rules.errors import Conflict, existing
 from dail.serve.rules.models import check_registered, model_key
+from dail.serve.rules.workers import Workers
 from dail.serve.store.batches import BatchRecord
 from dail.serve.store.transaction import Store, Transaction
 from dail.serve.store.units import UnitRecord
 from dail.synth.core.errors import InputError, IntegrityError
-from dail.synth.core.files import Objects
+from dail.synth.core.files import Objects, sha256
+from dail.synth.core.logs import tell
+from dail.synth.core.objects import mark
 from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceRow, decode_shard
 from dail.synth.schema.units import (
     BLAMELESS,
+    Beat,
+    BeatReply,
     Commit,
     Fail,
     Failure,
@@ -24,39 +34,75 @@ from dail.synth.schema.units import (
     LeaseReply,
     LeaseRequest,
     ShardRef,
+    Unit,
     shard_key,
 )
 
 SHARD_BYTES = 64 << 20
+_NAME = r"[A-Za-z0-9_-]{1,128}"
+_SHARD_KEY = re.compile(rf"shards/(?P<batch>{_NAME})/(?:{_NAME}/)?(?:{_NAME}-)?(?P<digest>[0-9a-f]{{16}})\.parquet")
 MAX_FAILURES = 3  # a retryable failure is tried again until the third
 
 
 class Leases:
     def __init__(
-        self, store: Store, objects: Objects, models: dict[str, ModelIdentity], lease_s: float, ending: Ending
+        self,
+        store: Store,
+        objects: Objects,
+        models: dict[str, ModelIdentity],
+        lease_s: float,
+        ending: Ending,
+        workers: Workers,
     ) -> None:
         self._store, self._objects, self._models = store, objects, models
-        self._lease_s, self._ending = lease_s, ending
+        self._lease_s, self._ending, self._workers = lease_s, ending, workers
+
+    @cached_property
+    def _mark(self) -> str:
+        return mark(self._objects)
 
     def lease(self, request: LeaseRequest) -> LeaseReply:
         with self._store.write() as tx:
+            self._workers.asks(tx, request.worker, request.model)
             units = tx.units.claim(model_key(request.model), request.worker, request.count, self._lease_s)
+        for unit in units:
+            tell("unit_leased", **_names(unit, request.worker))
         if not units:
             check_registered(self._models, request.model)
-        return LeaseReply(units=tuple(units), lease_s=self._lease_s, output_root=str(self._objects.root))
+        return LeaseReply(units=tuple(units), lease_s=self._lease_s, output_root=self._objects.url, mark=self._mark)
 
-    def heartbeat(self, unit_id: str, beat: Heartbeat) -> HeartbeatReply:
+    def heartbeat(self, body: Heartbeat) -> HeartbeatReply:
+        """All of them in one transaction; what is fenced stands in the way of nothing else."""
         with self._store.write() as tx:
-            unit = _held(tx, unit_id, beat.worker, beat.epoch)
-            before = tx.checkpoints.length(unit.n)
-            if beat.checkpoint:
-                tx.checkpoints.add(unit.n, beat.start, beat.checkpoint)
-            known = tx.checkpoints.length(unit.n)
-            written = beat.tokens, beat.attributed_tokens, beat.student_tokens
-            tx.units.renew(unit, self._lease_s, *written, is_further=known > before)
-            batch = existing(tx, unit.batch_id)
-            cancel = batch.status == "cancelling" or is_needless(tx, batch, unit)
-            return HeartbeatReply(cancel=cancel, known=known)
+            self._workers.beats(tx, body.worker)
+            return HeartbeatReply(beats=tuple(self._beat(tx, body.worker, beat) for beat in body.beats))
+
+    def _beat(self, tx: Transaction, worker: str, beat: Beat) -> BeatReply:
+        unit = tx.units.held(beat.unit_id, worker, beat.epoch)
+        if unit is None:
+            return BeatReply(unit_id=beat.unit_id, epoch=beat.epoch, fenced=True)
+        before = tx.checkpoints.length(unit.n)
+        if beat.checkpoint:
+            tx.checkpoints.add(unit.n, beat.start, beat.checkpoint)
+        known = tx.checkpoints.length(unit.n)
+        written = beat.tokens, beat.attributed_tokens, beat.student_tokens
+        tx.units.renew(unit, self._lease_s, *written, is_further=known > before)
+        batch = existing(tx, unit.batch_id)
+        cancel = batch.status == "cancelling" or is_needless(tx, batch, unit)
+        return BeatReply(unit_id=beat.unit_id, epoch=beat.epoch, cancel=cancel, known=known)
+
+    def upload(self, key: str, data: bytes, digest: str) -> None:
+        """Keeps a shard that a worker could not put there itself. It counts once it is committed."""
+        found = _SHARD_KEY.fullmatch(key)
+        if sha256(data) != digest or found is None or found["digest"] != digest[:16]:
+            raise InputError(
+                "this is not a shard's key, or its bytes are not those that the key and x-dail-sha256 name; nothing "
+                "was stored; send it again as it is",
+                [("", "wrong_object", "key, x-dail-sha256 and body do not belong together")],
+            )
+        with self._store.read() as tx:
+            existing(tx, found["batch"])
+        self._objects.put(key, data)
 
     def commit(self, unit_id: str, commit: Commit) -> None:
         """The shard's row is the commit. Saying it twice is no error: the first reply may have been lost."""
@@ -72,6 +118,8 @@ class Leases:
             tx.units.commit(unit, shard, commit.correct)
             advance(tx, existing(tx, unit.batch_id), unit.item_id)
             is_settled = tx.batches.settle(unit.batch_id)
+        held_s = None if unit.leased_at is None else time.time() - unit.leased_at
+        tell("unit_committed", duration_s=held_s, bytes=shard.size_bytes, **_names(unit, commit.worker))
         if is_settled:
             self._ending.finish(unit.batch_id)
 
@@ -92,6 +140,7 @@ class Leases:
                 tx.units.give_up(unit, "failed", error)
                 advance(tx, batch, unit.item_id)
             is_settled = tx.batches.settle(unit.batch_id)
+        tell("unit_failed", code=fail.code, **_names(unit, fail.worker))
         if is_settled:
             self._ending.finish(unit.batch_id)
 
@@ -110,8 +159,8 @@ class Leases:
             data = self._objects.get(key, size=shard.size_bytes, digest=shard.sha256)
         except (IntegrityError, OSError):
             raise InputError(
-                f"the API cannot read the shard {self._objects.path(key)}: it is missing or not the bytes that size "
-                f"and sha256 say; API and workers must share the folder {self._objects.root}",
+                f"the API cannot read the shard {self._objects.name_of(key)}: it is missing or not the bytes that size "
+                f"and sha256 say; put it there first, or PUT it to /internal/v1/objects/{key}",
                 [("/shard", "unreadable_shard", "missing, or other bytes than size and sha256 say")],
             ) from None
         try:
@@ -131,10 +180,16 @@ class Leases:
             )
 
 
+def _names(unit: Unit | UnitRecord, worker: str) -> dict[str, Any]:
+    """Of an event in the log."""
+    return {"batch_id": unit.batch_id, "unit_id": unit.unit_id, "epoch": unit.epoch, "worker": worker}
+
+
 def _held(tx: Transaction, unit: str, worker: str, epoch: int) -> UnitRecord:
     """The fence: only who holds the unit's newest lease may speak for it."""
     held = tx.units.held(unit, worker, epoch)
     if held is None:
+        tell("fenced", unit_id=unit, epoch=epoch, worker=worker)
         raise Conflict("fenced", "this lease is over: the unit has ended or went to another worker; drop it")
     return held
 

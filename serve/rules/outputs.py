@@ -11,9 +11,9 @@ from dail.serve.rules.ending import manifest_of
 from dail.serve.rules.errors import Conflict, Damaged, NotFound, existing
 from dail.serve.store.transaction import Store
 from dail.serve.store.units import UnitRecord
-from dail.synth.core.errors import DailError, IntegrityError
+from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.core.files import Objects
-from dail.synth.schema.manifest import Manifest, read_manifest
+from dail.synth.schema.manifest import Manifest, parse_manifest
 from dail.synth.schema.shards import decode_shard
 from dail.synth.schema.units import Failure, ShardRef
 
@@ -29,7 +29,7 @@ class Outputs:
     def shards(self, batch_id: str) -> ShardPage:
         with self._store.read() as tx:
             existing(tx, batch_id)
-            return ShardPage(data=tuple(tx.shards.of_batch(batch_id)), output_root=str(self._objects.root))
+            return ShardPage(data=tuple(tx.shards.of_batch(batch_id)), output_root=self._objects.url)
 
     def manifest(self, batch_id: str) -> Manifest:
         with self._store.read() as tx:
@@ -41,8 +41,8 @@ class Outputs:
             raise NotFound(f"{batch_id} ended without a shard, so there is no manifest; GET its items for the reasons")
         key, digest = batch.manifest
         try:
-            manifest = read_manifest(self._objects.path(key))
-        except DailError as error:
+            manifest = parse_manifest(self._objects.read(key), self._objects.name_of(key))
+        except (IntegrityError, UsageError) as error:
             log.error("the manifest of %s is made of the store again: %s", batch_id, error)
             manifest = manifest_of(batch, shards)
         if manifest.digest != digest:
@@ -52,6 +52,17 @@ class Outputs:
                 f"/v1/batches/{batch_id}/retry for items without a trace, which writes the next one",
             )
         return manifest
+
+    def file(self, batch_id: str, number: int) -> tuple[ShardRef, bytes]:
+        """A file that the manifest lists, and its bytes."""
+        files = list({shard.key: shard for shard in self.manifest(batch_id).shards}.values())
+        if not 0 <= number < len(files):
+            raise NotFound(f"the manifest of {batch_id} lists {len(files)} files, 0 to {len(files) - 1}; not this one")
+        shard = files[number]
+        try:
+            return shard, self._objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256)
+        except IntegrityError as error:
+            raise Damaged("damaged_shard", str(error)) from None
 
     def results(self, batch_id: str) -> Iterator[Result]:
         """Units that have ended, in the order of drawing. Raises NotFound at once, not when iterated."""
@@ -97,3 +108,4 @@ class Outputs:
         if is_damaged != was_damaged:
             with self._store.write() as tx:
                 tx.shards.set_damaged(unit.n, is_damaged)
+                tx.noted.num_damaged += is_damaged

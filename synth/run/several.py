@@ -41,7 +41,7 @@ from dail.synth.schema.card import write_card
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import Synthesis
-from dail.synth.schema.units import Failure, HeartbeatReply, LeaseReply, ShardRef, Unit
+from dail.synth.schema.units import BeatReply, Failure, LeaseReply, ShardRef, Unit
 
 Order = Literal["by_item", "by_batch"]
 
@@ -105,8 +105,11 @@ class SeveralSources:
             self._began = time.monotonic()
         return reply.model_copy(update={"units": tuple(units)})
 
-    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
+    async def heartbeat(self, unit: Unit, progress: Progress) -> BeatReply:
         return await self._sources[unit.batch_id].heartbeat(unit, progress)
+
+    async def upload(self, unit: Unit, key: str, data: bytes) -> None:
+        await self._sources[unit.batch_id].upload(unit, key, data)
 
     async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None, rows: int | None = None) -> None:
         await self._sources[unit.batch_id].commit(unit, shard, correct, rows)

@@ -16,11 +16,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from dail.synth.config import SynthConfig
 from dail.synth.core.errors import DailError, StorageError
-from dail.synth.core.files import Objects
 from dail.synth.core.progress import Bar, progress
 from dail.synth.core.running import Stop, run_to_end
 from dail.synth.engine.base import Limits
@@ -31,6 +29,7 @@ from dail.synth.run.pool import RolloutPool, rollout_pool
 from dail.synth.run.ray_cluster import ray_cluster
 from dail.synth.run.trace_rows import STRAY_MARK, Prepared, prepare, shard_of, trace_row
 from dail.synth.run.unit_source import Fenced, Progress, Standing, UnitSource
+from dail.synth.run.uploads import Uploads
 from dail.synth.schema.trace_tokens import student_share
 from dail.synth.schema.units import CHECKPOINT_MOST, WORKER_STOPPED, Failure, Unit
 
@@ -63,7 +62,7 @@ class Worker:
         self._prepared: dict[str, Prepared] = {}
         self._known: dict[str, int] = {}  # by unit, how many tokens of its trace the source keeps
         self._verdicts = Verdicts()
-        self._objects = Objects(Path())
+        self._uploads = Uploads(source)
         self._lease_s = 60.0
         self._is_refused = False  # by the disk
         self._freed = asyncio.Event()
@@ -100,7 +99,8 @@ class Worker:
             room = self._pool.room()
             reply = await self._source.lease(room) if room else None
             if reply and reply.units:
-                self._objects, self._lease_s = Objects(Path(reply.output_root)), reply.lease_s
+                self._lease_s = reply.lease_s
+                await self._uploads.look(reply)
                 await self._take(reply.units, limits)
                 pause_s = _POLL_S
             if self._held:
@@ -192,7 +192,10 @@ class Worker:
         pause_s = _DISK_PAUSE_S
         while self._held.get(unit.unit_id) is unit:
             try:
-                await asyncio.to_thread(self._objects.put, key, data)
+                await self._uploads.put(unit, key, data)
+            except Fenced:
+                self._drop(unit.unit_id)
+                return False
             except StorageError as error:
                 self._say_refused(str(error))
                 await asyncio.sleep(pause_s)
@@ -246,8 +249,7 @@ class Worker:
                 len(written.tokens), written.attributed_tokens, written.student_tokens, start, news or None
             )
         try:
-            async with self._calls:
-                reply = await self._source.heartbeat(unit, progress)
+            reply = await self._source.heartbeat(unit, progress)
         except Fenced:
             if self._held.get(unit.unit_id) is unit:
                 self._drop(unit.unit_id)

@@ -1,7 +1,8 @@
 """What the API hands a worker and what it gets back, over HTTP under /internal/v1.
 
+    POST hello                     Hello → HelloReply, before an engine starts
     POST leases                    LeaseRequest → LeaseReply
-    POST leases/{unit}/heartbeat   Heartbeat → HeartbeatReply, 409 when fenced
+    POST leases/heartbeat          Heartbeat, of all units that a worker holds → HeartbeatReply
     POST leases/{unit}/commit      Commit, 409 when fenced
     POST leases/{unit}/fail        Fail, 409 when fenced
 
@@ -21,7 +22,10 @@ from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 
-CHECKPOINT_MOST = 4096  # tokens in one heartbeat
+WIRE_VERSION = 2  # of what is described here; workers tell it, and another one is refused
+BEATS_MOST = 1000  # units in one heartbeat
+BEAT_TOKENS = 60_000  # of checkpoints in one; what a body may hold of values allows for more
+CHECKPOINT_MOST = 4096  # tokens of one unit in one heartbeat
 
 
 class Unit(Frozen):
@@ -38,20 +42,48 @@ class Unit(Frozen):
     prefix: Tokens = Field(default_factory=Tokens, description="what earlier attempts wrote of the trace")
 
 
+class Hello(Frozen):
+    """Who a worker is, so that what keeps it from working is said before anything is paid for. Worker → API."""
+
+    worker: str = Field(min_length=1, max_length=256)
+    wire: int
+    tool_version: str = Field(max_length=64)
+    schema_version: int = Field(description="of the shards it writes")
+    model: ModelIdentity
+    host: str = Field("", max_length=256)
+    versions: dict[str, str] = Field(default_factory=dict, max_length=32, description="of packages there, by name")
+    time: float = Field(description="Unix seconds, by the worker's clock")
+
+
+class HelloReply(Frozen):
+    """`time`: Unix seconds by the store's clock. `output_root` and `mark` as in a lease."""
+
+    wire: int
+    tool_version: str
+    lease_s: float
+    time: float
+    output_root: str
+    mark: str = ""
+
+
 class LeaseRequest(Frozen):
-    worker: str
+    worker: str = Field(min_length=1, max_length=256)
     count: int = Field(ge=1, le=4096)
     model: ModelIdentity
+    wire: int = Field(WIRE_VERSION, description="version of the protocol; a worker that does not tell it is too old")
 
 
 class LeaseReply(Frozen):
     units: tuple[Unit, ...]
     lease_s: float = Field(description="a lease not renewed for this long is given to someone else")
-    output_root: str = Field(description="folder the shards go under, from the server's own settings")
+    output_root: str = Field(description="place the shards go to, from the server's own settings")
+    mark: str = Field("", description="what a worker reads there if it sees the same place; else it uploads")
 
 
-class Heartbeat(Frozen):
-    worker: str
+class Beat(Frozen):
+    """How far one unit is."""
+
+    unit_id: str
     epoch: int
     tokens: int = Field(ge=0, description="trace tokens so far")
     attributed_tokens: int = Field(ge=0, description="of these, whose writer is known")
@@ -66,11 +98,27 @@ class Heartbeat(Frozen):
         return self
 
 
-class HeartbeatReply(Frozen):
-    """`known`: how many tokens of the trace are kept; the next checkpoint starts there."""
+class Heartbeat(Frozen):
+    """What a worker holds. Worker → API, one request for all of it, or a few where much was written."""
 
-    cancel: bool
+    worker: str = Field(min_length=1, max_length=256)
+    beats: tuple[Beat, ...] = Field(max_length=BEATS_MOST)
+
+
+class BeatReply(Frozen):
+    """`known`: how many tokens of the trace are kept; the next checkpoint starts there. `fenced`: the lease is over."""
+
+    unit_id: str
+    epoch: int
+    fenced: bool = False
+    cancel: bool = False
     known: int = 0
+
+
+class HeartbeatReply(Frozen):
+    """In the order of the beats."""
+
+    beats: tuple[BeatReply, ...]
 
 
 class ShardRef(Frozen):

@@ -13,10 +13,10 @@ from starlette.testclient import TestClient
 from dail.serve.app import create_app
 from dail.serve.rules.ending import MAX_LEASES
 from dail.serve.store.units import SUSPECT_LEASES, Units
-from dail.synth.core.files import Objects, sha256
+from dail.synth.core.files import sha256
 from dail.synth.schema.shards import encode_shard
 from dail.synth.schema.trace_tokens import Tokens
-from dail.synth.schema.units import ShardRef, shard_key
+from dail.synth.schema.units import WIRE_VERSION, Beat, Heartbeat, ShardRef, shard_key
 from tests.serve.conftest import items, lapse_leases
 from tests.serve.worker import FakeWorker, trace_row
 
@@ -96,7 +96,7 @@ def test_a_shard_that_the_api_cannot_read_is_refused(post, worker):
     post()
     (unit,) = worker.lease()
     shard = worker.write(unit)
-    (worker.root / shard.key).unlink()
+    (worker.objects.root / shard.key).unlink()
     response = worker.commit(unit, shard)
     assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "unreadable_shard")
 
@@ -110,7 +110,7 @@ def test_a_shard_of_another_unit_is_refused(post, worker):
 
 def as_shard(worker, unit, data: bytes, **more) -> ShardRef:
     key = shard_key(unit.batch_id, unit.unit_id, unit.epoch, sha256(data))
-    Objects(worker.root).put(key, data)
+    worker.objects.put(key, data)
     return worker.write(unit).model_copy(update={"key": key, "size_bytes": len(data), "sha256": sha256(data), **more})
 
 
@@ -258,7 +258,8 @@ def test_a_worker_with_other_weights_is_told_so(api, post, model):
     post()
     stranger = FakeWorker(api, model.model_copy(update={"revision": "f" * 40}))
     response = stranger.http.post(
-        "/internal/v1/leases", json={"worker": "w", "count": 1, "model": stranger.model.model_dump()}
+        "/internal/v1/leases",
+        json={"worker": "w", "count": 1, "model": stranger.model.model_dump(), "wire": WIRE_VERSION},
     )
     assert response.status_code == 422
     assert "tiny" in response.json()["detail"]
@@ -305,14 +306,33 @@ def test_a_number_that_the_store_cannot_hold_is_refused(post, worker):
     post()
     (unit,) = worker.lease()
     response = worker.heartbeat(unit.model_copy(update={"epoch": 2**63}))
-    assert (response.status_code, response.json()["errors"][0]["pointer"]) == (400, "/epoch")
+    assert (response.status_code, response.json()["errors"][0]["pointer"]) == (400, "/beats/0/epoch")
 
 
 def test_a_unit_that_was_never_there_is_fenced(worker, post):
     post()
     (unit,) = worker.lease()
-    response = worker.heartbeat(unit.model_copy(update={"unit_id": "f" * 32}))
-    assert (response.status_code, response.json()["code"]) == (409, "fenced")
+    unknown = unit.model_copy(update={"unit_id": "f" * 32})
+    assert worker.heartbeat(unknown).status_code == 409
+    failed = worker.fail(unknown)
+    assert (failed.status_code, failed.json()["code"]) == (409, "fenced")
+
+
+def test_one_heartbeat_renews_all_that_a_worker_holds_but_what_is_fenced(post, worker, settings):
+    post(3)
+    units = worker.lease(3)
+    worker.fail(units[1])
+    beats = tuple(
+        Beat(unit_id=unit.unit_id, epoch=unit.epoch, tokens=1, attributed_tokens=0, student_tokens=0) for unit in units
+    )
+    reply = worker.http.post(
+        "/internal/v1/leases/heartbeat", json=Heartbeat(worker=worker.name, beats=beats).model_dump(mode="json")
+    )
+    assert [(beat["unit_id"], beat["fenced"]) for beat in reply.json()["beats"]] == [
+        (unit.unit_id, number == 1) for number, unit in enumerate(units)
+    ]
+    with pytest.raises(ValidationError, match="at most 1000 items"):
+        Heartbeat(worker="w", beats=beats[:1] * 1001)
 
 
 def tokens(*ids: int) -> Tokens:
@@ -358,7 +378,7 @@ def test_a_checkpoint_that_cannot_be_one_is_refused(post, worker):
     post()
     (unit,) = worker.lease()
     body = {
-        "worker": worker.name,
+        "unit_id": unit.unit_id,
         "epoch": unit.epoch,
         "tokens": 1,
         "attributed_tokens": 0,
@@ -367,7 +387,8 @@ def test_a_checkpoint_that_cannot_be_one_is_refused(post, worker):
     }
     for checkpoint in ({"ids": [1, 2], "student_prob": [1.0]}, {"ids": ["a"]}, {"unknown": []}):
         response = worker.http.post(
-            f"/internal/v1/leases/{unit.unit_id}/heartbeat", json={**body, "checkpoint": checkpoint}
+            "/internal/v1/leases/heartbeat",
+            json={"worker": worker.name, "beats": [{**body, "checkpoint": checkpoint}]},
         )
         assert response.status_code == 422
     with pytest.raises(ValidationError, match="at most 4096 are taken"):

@@ -7,10 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from dail.synth.core.files import Objects, sha256
+from dail.synth.core.objects import open_objects
 from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceMessage, TraceRow, encode_shard
-from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseReply, LeaseRequest, ShardRef, Unit, shard_key
+from dail.synth.schema.units import Beat, Commit, Fail, Heartbeat, LeaseReply, LeaseRequest, ShardRef, Unit, shard_key
+
+
+class Beaten:
+    """The reply to the beat of one unit, as if it had been asked for alone: 409 where it is fenced."""
+
+    def __init__(self, response: Any) -> None:
+        self.status_code, self.text = response.status_code, response.text
+        self._found: dict[str, Any] = response.json()
+        if self.status_code == 200:
+            (self._found,) = self._found["beats"]
+            self.status_code = 409 if self._found.pop("fenced") else 200
+
+    def json(self) -> dict[str, Any]:
+        return {name: value for name, value in self._found.items() if name not in ("unit_id", "epoch")}
 
 
 class FakeWorker:
@@ -18,25 +33,27 @@ class FakeWorker:
 
     def __init__(self, http: Any, model: ModelIdentity, name: str = "w1") -> None:
         self.http, self.model, self.name = http, model, name
-        self.root = Path()
+        self.objects = Objects(Path())
 
     def lease(self, count: int = 1) -> list[Unit]:
         request = LeaseRequest(worker=self.name, count=count, model=self.model)
         response = self.http.post("/internal/v1/leases", json=request.model_dump(mode="json"))
         assert response.status_code == 200, response.text
         reply = LeaseReply.model_validate_json(response.content)
-        self.root = Path(reply.output_root)
+        self.objects = open_objects(reply.output_root)
         return list(reply.units)
 
     def heartbeat(
         self, unit: Unit, tokens: int = 0, attributed_tokens: int = 0, student_tokens: float = 0, **checkpoint: Any
     ) -> Any:
         counts = {"tokens": tokens, "attributed_tokens": attributed_tokens, "student_tokens": student_tokens}
-        beat = Heartbeat(worker=self.name, epoch=unit.epoch, **counts, **checkpoint)
-        return self._post(unit, "heartbeat", beat)
+        beat = Beat(unit_id=unit.unit_id, epoch=unit.epoch, **counts, **checkpoint)
+        body = Heartbeat(worker=self.name, beats=(beat,))
+        response = self.http.post("/internal/v1/leases/heartbeat", json=body.model_dump(mode="json"))
+        return Beaten(response)
 
     def write(self, unit: Unit) -> ShardRef:
-        return write_shard(self.root, unit)
+        return write_shard(self.objects, unit)
 
     def commit(self, unit: Unit, shard: ShardRef | None = None, correct: bool | None = None) -> Any:
         shard = shard or self.write(unit)
@@ -59,11 +76,11 @@ class FakeWorker:
         return self.http.post(f"/internal/v1/leases/{unit.unit_id}/{verb}", json=body.model_dump(mode="json"))
 
 
-def write_shard(root: Path, unit: Unit) -> ShardRef:
+def write_shard(objects: Objects, unit: Unit) -> ShardRef:
     """One row of four tokens: two by the student, one by the privileged student, one by it is not known whom."""
     data = encode_shard([trace_row(unit)])
     key = shard_key(unit.batch_id, unit.unit_id, unit.epoch, sha256(data))
-    Objects(root).put(key, data)
+    objects.put(key, data)
     return ShardRef(
         key=key,
         rows=1,
