@@ -53,7 +53,7 @@ log = logging.getLogger("dail.serve")
 
 def create_app(settings: Settings) -> FastAPI:
     """Opens the store and reads the model folders. Raises UsageError or StorageError if it cannot."""
-    store = Store(settings.store_path)
+    store = Store(settings.store_place)
     tokens = Tokens(store, _revealed(settings.token), _revealed(settings.worker_token))
     _guard_the_network(settings.host, tokens)
     models = {

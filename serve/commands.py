@@ -79,7 +79,7 @@ def serve(
 
     Everything it accepts is on disk before it answers: stop it, kill it, start it again with the same --data-dir.
     Every option can also come from the environment: DAIL_HOST, DAIL_PORT, DAIL_DATA_DIR, DAIL_MODELS, DAIL_STUDENTS
-    and DAIL_PRIVILEGED (JSON).
+    and DAIL_PRIVILEGED (JSON). DAIL_STORE=postgresql://… keeps the store there, which several servers may share.
     """
     # Here, so that the other verbs start without the web framework and the store.
     from dail.serve.app import create_app
@@ -99,7 +99,8 @@ def serve(
         app = create_app(settings)
         url = f"http://{_in_url(settings.host)}:{listener.getsockname()[1]}"
         for_whom = "for who has a token" if app.state.tokens.are_wanted else f"its pages: {url}/docs"
-        say(f"API at {url} ({for_whom}); store and shards in {settings.data_dir.resolve()}")
+        kept = "store and shards" if settings.store is None else f"store {app.state.service.store.name}, shards"
+        say(f"API at {url} ({for_whom}); {kept} in {settings.data_dir.resolve()}")
         if not settings.models:
             say("no model is registered, so batches will be refused; give --model NAME=FOLDER")
         if as_json:

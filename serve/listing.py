@@ -17,8 +17,8 @@ _PREFIX = "DAIL_"
 # Beside those of `dail serve`. Ray's, vLLM's and PyTorch's own work too; these are the ones a run asks for.
 _OTHERS = {
     "DAIL_API": "URL of the API, for worker, submit, watch and the other verbs of batches; --api wins",
-    "DAIL_TOKEN": "bearer token: `dail serve` wants it of people's requests (16 characters at least), and worker, "
-    "the verbs of batches send it",
+    "DAIL_TOKEN": "bearer token: `dail serve` takes it for everything (16 characters at least), worker and the verbs "
+    "of batches send it, or one of `dail token new`",
     "RAY_ADDRESS": "the Ray cluster that worker, synth, doctor and `dail train --ray-workers` join; without it they "
     "start Ray on this machine; select judges many traces there, without it on this machine",
     "RAY_AUTH_MODE": "token: Ray asks for a token; set it on every cluster",

@@ -1,6 +1,6 @@
 """The server under the API: uvicorn, whose connections have no deadlines by themselves.
 
-    Server(create_app(settings), host="0.0.0.0", port=8765).run()
+    Server(create_app(settings), host=settings.host, port=settings.port).run()
 
 A body has its own, where it is read (`request_body.py`). Here are those of the connection: a head that does not come, a
 body that drips on behind its answer, and a client that takes nothing of what it asked for.

@@ -37,6 +37,11 @@ class Settings(BaseSettings):
     data_dir: AbsolutePath = Field(
         Path("runs/api"), description="holds the store `dail.sqlite` and, under `objects`, the shards"
     )
+    store: SecretStr | None = Field(
+        None,
+        description="URL of a PostgreSQL database for the store, postgresql://USER@HOST/DATABASE, which several "
+        "servers may share; without one it is a file in the data folder",
+    )
     models: dict[ModelName, AbsolutePath] = Field(default_factory=dict, description="name in a batch → model folder")
     students: dict[ModelName, AbsolutePath] = Field(
         default_factory=dict, description="name of a model → the student's own LoRA adapter or weights"
@@ -66,8 +71,8 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def store_path(self) -> Path:
-        return self.data_dir / "dail.sqlite"
+    def store_place(self) -> Path | str:
+        return self.data_dir / "dail.sqlite" if self.store is None else self.store.get_secret_value()
 
     @property
     def output_root(self) -> Path:

@@ -126,9 +126,10 @@ def _store(data_dir: Path | None, must_be_there: bool = False) -> Iterator[Store
     from dail.serve.store.transaction import Store
 
     settings = load_settings(data_dir=data_dir)
-    if must_be_there and not settings.store_path.exists():
-        raise UsageError(f"there is no store {settings.store_path}; give the --data-dir of `dail serve`")
-    store = Store(settings.store_path)
+    place = settings.store_place
+    if must_be_there and isinstance(place, Path) and not place.exists():
+        raise UsageError(f"there is no store {place}; give the --data-dir of `dail serve`, or its DAIL_STORE")
+    store = Store(place)
     try:
         yield store
     finally:

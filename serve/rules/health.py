@@ -28,7 +28,7 @@ def readiness(store: Store, objects: Objects) -> Ready:
     checks = {
         "store": _store_check(store),
         "disk": Check(ok=free >= HEADROOM_BYTES, detail=f"{free} bytes free; {HEADROOM_BYTES} are kept"),
-        "sqlite": Check(ok=True, detail="write-ahead log, one writer at a time"),
+        store.database.kind: Check(ok=True, detail=store.database.about),
     }
     return Ready(ok=all(check.ok for check in checks.values()), checks=checks)
 
@@ -44,8 +44,7 @@ def check_headroom(objects: Objects) -> None:
 
 def _store_check(store: Store) -> Check:
     try:
-        with store.write() as tx:
-            tx.stamp()
+        store.check_write()
     except StorageError as error:
         return Check(ok=False, detail=str(error))
     return Check(ok=True, detail="a write reached the disk")

@@ -10,28 +10,25 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from dail.serve.store.counts import Counts
+from dail.serve.store.databases import Database
 from dail.serve.store.tables import METADATA, SHARDS, STORE_VERSION
 from dail.synth.core.errors import StorageError
 
 
-def migrate(sql: sa.Connection, name: object) -> None:
+def migrate(sql: sa.Connection, database: Database) -> None:
     """Raises StorageError for a store that is newer than this build, or older than the oldest step."""
-    version = sql.exec_driver_sql("PRAGMA user_version").scalar_one()
+    version = database.version(sql)
     while version in _STEPS:
         _STEPS[version](sql)
         version += 1
-    if version not in (0, STORE_VERSION):  # 0: a new file
+    if version not in (0, STORE_VERSION):  # 0: a new one
         way_out = "upgrade dail" if version > STORE_VERSION else "serve it with the release of dail that wrote it"
         raise StorageError(
-            f"the store {name} has version {version}, this build reads {STORE_VERSION}; {way_out}, or choose "
-            f"another data folder"
+            f"the store {database.name} has version {version}, this build reads {STORE_VERSION}; {way_out}, or choose "
+            f"another place for it"
         )
     METADATA.create_all(sql)
-    stamp(sql)
-
-
-def stamp(sql: sa.Connection) -> None:
-    sql.exec_driver_sql(f"PRAGMA user_version={STORE_VERSION}")
+    database.stamp(sql, STORE_VERSION)
 
 
 def _add_missing(sql: sa.Connection) -> None:

@@ -1,16 +1,13 @@
-"""The tables of the store, and how its file is opened. Their rows are read and written in this folder alone."""
+"""The tables of the store. Their rows are read and written in this folder alone."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import sqlalchemy as sa
 
+from dail.serve.store.databases import now
+
 STORE_VERSION = 7
-BUSY_S = 30
-_CONNECTIONS = 40  # as many as the API has threads, so no request waits for a connection
-NOW = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
+NOW = now()
 
 OPEN = ("waiting", "queued", "leased")  # states of a unit that has not ended
 
@@ -43,6 +40,7 @@ BATCHES = sa.Table(
     sa.Column("expired_at", sa.Float),
     sa.Column("deleted_at", sa.Float, index=True),  # from then on nobody sees it; its bytes go later
     sa.Column("num_events", sa.Integer, nullable=False, default=0, server_default="0"),
+    sa.Index("open_batches", "status", "model_key"),
     sa.Column("counts", sa.JSON(none_as_null=True)),  # of its items and units by state, and their tokens
     sa.Column("tenant", sa.Text, nullable=False, default="", server_default=""),  # whose it is
 )
@@ -81,7 +79,7 @@ UNITS = sa.Table(
     sa.ForeignKeyConstraint(["batch_id", "item_id"], ["items.batch_id", "items.item_id"]),
     sa.UniqueConstraint("batch_id", "unit_id"),
     sa.Index("units_of_item", "batch_id", "item_id", "state"),
-    sa.Index("units_of_batch", "batch_id", "state"),
+    sa.Index("units_of_batch", "batch_id", "state", "n"),
     sa.Index("units_by_state", "state", "n"),
     sa.Index("units_by_lease", "lease_until"),
     sa.Index("units_by_id", "unit_id"),
@@ -145,28 +143,3 @@ TOKENS = sa.Table(
     sa.Column("revoked_at", sa.Float),
     sa.Column("used_at", sa.Float),
 )
-
-
-def make_engine(path: Path, is_remote: bool) -> sa.Engine:
-    """The one way to open the file: writes are serialised, synced, and hold to the foreign keys."""
-    # a write-ahead log is shared through this machine's memory, which another machine does not see
-    journal = "DELETE" if is_remote else "WAL"
-    engine = sa.create_engine(
-        f"sqlite:///{path}", connect_args={"timeout": BUSY_S}, pool_size=_CONNECTIONS, max_overflow=0
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def settle(connection: Any, _: Any) -> None:
-        # Python's own BEGIN is deferred: a read-modify-write under it loses updates of other threads in silence.
-        connection.isolation_level = None
-        # before 3.51.3 two connections that write and checkpoint at once can ruin it: `one_writer` keeps them apart
-        connection.execute(f"PRAGMA journal_mode={journal}")
-        connection.execute("PRAGMA synchronous=FULL")  # NORMAL may roll back acknowledged commits after a power loss
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        is_read = connection.get_execution_options().get("dail_read", False)
-        connection.exec_driver_sql("BEGIN" if is_read else "BEGIN IMMEDIATE")
-
-    return engine

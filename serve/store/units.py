@@ -6,17 +6,18 @@ Every change of state is one guarded UPDATE whose WHERE names the state it leave
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from dail.serve.store.checkpoints import Checkpoints
 from dail.serve.store.counts import item_state
+from dail.serve.store.databases import lease_clock
 from dail.serve.store.noted import Noted
 from dail.serve.store.shards import SHARD_COLUMNS, Shards
+from dail.serve.store.shares import Share, dealt
 from dail.serve.store.tables import BATCHES, ITEMS, NOW, OPEN, SHARDS, UNITS
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import ModelIdentity
@@ -28,16 +29,9 @@ ENDED_WITHOUT_TRACE = ("failed", "cancelled", "expired")
 _MANY = 500  # names in one statement; SQLite has a limit
 REPLY_BYTES = 16 << 20  # of items in one lease reply, which a worker reads within its time-out
 SUSPECT_LEASES = 3  # so many leases that lapsed with nothing written make a unit suspect: it may be what ends workers
+_IS_NO_SUSPECT = UNITS.c.leases < SUSPECT_LEASES
+_UNKNOWN = 1 << 31  # units that wait, of a batch whose number is not known
 _NOTHING_WRITTEN = {"tokens": 0, "attributed_tokens": 0, "student_tokens": 0}
-
-
-def lease_clock() -> float:
-    """Seconds by which leases run: the machine's monotonic clock, which every process on it shares.
-
-    A store is opened on one machine alone, and a server that starts extends every lease, so also after a boot no lease
-    lapses early; setting the wall clock moves none.
-    """
-    return time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,8 @@ class Units:
     def claim(
         self, model_key: str, worker: str, count: int, lease_s: float, max_bytes: int = REPLY_BYTES
     ) -> list[Unit]:
-        """Leases up to `count` units to the worker: those whose lease ran out first, then queued ones, oldest first.
+        """Leases up to `count` units to the worker: those whose lease ran out first, then queued ones, fairly between
+        tenants and batches (`shares.py`), and oldest first within one.
 
         Their items have up to `max_bytes` together, or it is one unit. A suspect is leased when there is nothing else,
         to a worker that holds nothing, which gets nothing beside it: whatever becomes of that worker is its own doing.
@@ -79,11 +74,9 @@ class Units:
             return []
         lapsed = sa.and_(UNITS.c.state == "leased", UNITS.c.lease_until < lease_clock())
         chosen: dict[str, sa.Row] = {}
-        for free in (lapsed, UNITS.c.state == "queued"):
-            query = _claimable(model_key).where(free, UNITS.c.leases < SUSPECT_LEASES)
-            for row in self._sql.execute(query.limit(count)).all():
-                if len(chosen) < count:
-                    chosen.setdefault(row.unit_id, row)
+        for row in self._sql.execute(_claimable(model_key).where(lapsed, _IS_NO_SUSPECT).limit(count)).all():
+            chosen.setdefault(row.unit_id, row)
+        self._deal(model_key, count, chosen)
         if not chosen and not self._holds_any(worker):
             for row in self._sql.execute(
                 _claimable(model_key).where(sa.or_(UNITS.c.state == "queued", lapsed)).limit(1)
@@ -114,6 +107,37 @@ class Units:
             .values(in_progress_at=NOW)
         )
         return leased
+
+    def _deal(self, model_key: str, count: int, chosen: dict[str, sa.Row]) -> None:
+        """Adds queued units until there are `count`. What cannot be had of a batch now is had of the others."""
+        shares = self._shares(model_key)
+        while len(chosen) < count and (given := dealt(shares, count - len(chosen))):
+            for batch_id, number in given.items():
+                query = _claimable(model_key).where(
+                    UNITS.c.batch_id == batch_id,
+                    UNITS.c.state == "queued",
+                    _IS_NO_SUSPECT,
+                    UNITS.c.unit_id.not_in(list(chosen)),
+                )
+                found = self._sql.execute(query.limit(number)).all()
+                chosen |= {row.unit_id: row for row in found}
+                shares = [
+                    _served(share, len(found), number) if share.batch_id == batch_id else share for share in shares
+                ]
+
+    def _shares(self, model_key: str) -> list[Share]:
+        """By the counts that batches keep, but of those that this transaction has changed."""
+        if self._sql.execute(sa.select(UNITS.c.n).where(UNITS.c.state == "queued").limit(1)).first() is None:
+            return []
+        columns = (BATCHES.c.n, BATCHES.c.id, BATCHES.c.tenant, BATCHES.c.counts)
+        is_open = BATCHES.c.status == "in_progress", BATCHES.c.model_key == model_key
+        shares = []
+        for row in self._sql.execute(sa.select(*columns).where(*is_open)):
+            counts = row.counts or {}
+            is_changed = row.counts is None or row.id in self._noted.batches
+            queued = _UNKNOWN if is_changed else counts.get("units queued", 0)
+            shares.append(Share(row.n, row.id, row.tenant, counts.get("units leased", 0), queued))
+        return shares
 
     def _is_alone(self, worker: str) -> bool:
         """Whether the worker holds a suspect that has not got further yet."""
@@ -355,6 +379,12 @@ class Units:
 
     def _change(self, statement: sa.Update) -> int:
         return self._sql.execute(statement).rowcount
+
+
+def _served(share: Share, found: int, wanted: int) -> Share:
+    """The share when so many were taken; if less than was wanted, it has no more that anybody may have now."""
+    queued = share.queued - found if found == wanted else 0
+    return replace(share, leased=share.leased + found, queued=queued)
 
 
 def _claimable(model_key: str) -> sa.Select:

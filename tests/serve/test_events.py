@@ -37,7 +37,7 @@ def add_up(data):
 
 
 def sql(api, statement, *values):
-    with sqlite3.connect(api.app.state.settings.store_path, timeout=30) as connection:
+    with sqlite3.connect(api.app.state.settings.store_place, timeout=30) as connection:
         connection.execute(statement, values)
     connection.close()
 

@@ -353,7 +353,7 @@ def test_nothing_is_kept_of_a_trace_that_ended(post, worker, settings):
     for unit in worker.lease(2):
         worker.heartbeat(unit, start=0, checkpoint=tokens(1, 2))
         worker.commit(unit) if unit.item_id == "i0" else worker.fail(unit)
-    with sqlite3.connect(settings.store_path) as connection:
+    with sqlite3.connect(settings.store_place) as connection:
         assert connection.execute("SELECT count(*) FROM prefixes").fetchone() == (0,)
 
 

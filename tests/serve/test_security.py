@@ -67,7 +67,7 @@ class Doors:
 def doors(tmp_path_factory, model_folder, model):
     folder = tmp_path_factory.mktemp("doors")
     settings = Settings(data_dir=folder, models={"tiny": model_folder}, requests_per_s=1e6, token=None)
-    store = Store(settings.store_path)
+    store = Store(settings.store_place)
     secrets = {}
     for name, scopes, tenant in (
         ("ours", ["submit", "read"], "ours"),
@@ -182,7 +182,7 @@ def test_lists_show_a_tenants_own_batches(doors):
 
 
 def test_another_tenants_batch_costs_the_store_as_much_as_one_that_is_not_there(doors):
-    engine, said = doors.client.app.state.service.store._engine, []
+    engine, said = doors.client.app.state.service.store.database._engine, []
     sa.event.listen(engine, "before_cursor_execute", lambda *of: said.append(of[2]))
 
     def statements(batch: str) -> list[str]:
@@ -216,7 +216,7 @@ def test_the_same_body_and_key_of_two_tenants_are_two_batches(doors):
 
 
 def test_a_tenant_that_has_too_many_open_batches_leaves_the_others_theirs(settings):
-    store = Store(settings.store_path)
+    store = Store(settings.store_place)
     secrets = {tenant: new_token(store, tenant, ["submit"], tenant)[1] for tenant in ("a", "b")}
     store.close()
     with TestClient(create_app(settings.model_copy(update={"open_batches": 2})), "http://127.0.0.1") as client:
@@ -247,7 +247,7 @@ def test_a_worker_leases_of_every_tenant_and_each_gets_its_own_traces(doors, mod
 
 def test_a_watch_ends_when_its_token_is_revoked(settings, monkeypatch):
     monkeypatch.setattr(events, "_CHECK_S", 0.1)
-    store = Store(settings.store_path)
+    store = Store(settings.store_place)
     made, secret = new_token(store, "ana", ["read", "submit"])
     with TestClient(create_app(settings), "http://127.0.0.1", headers=bearer(secret)) as client:
         batch = client.post("/v1/batches", json={"items": items(1)}).json()["id"]

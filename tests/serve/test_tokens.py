@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
@@ -11,17 +13,21 @@ import time
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
+from dail.serve import guard
 from dail.serve.app import create_app
+from dail.serve.errors import RequestError
 from dail.serve.rules import tokens as rules
-from dail.serve.rules.tokens import Tokens, all_tokens, new_token, revoke
+from dail.serve.rules.tokens import Caller, Tokens, all_tokens, new_token, revoke
 from dail.serve.store.tokens import Tokens as StoredTokens
 from dail.serve.store.transaction import Store
-from dail.synth.core.errors import StoreBusy, UsageError
-from dail.synth.core.http import Client, worker_http
+from dail.synth.core.errors import ApiError, StoreBusy, UsageError
+from dail.synth.core.http import Client, PatientClient, worker_http
+from dail.synth.schema.units import LeaseReply, LeaseRequest
 from tests.conftest import ROOT
 from tests.serve.conftest import clean_environment, items, start_api
 
@@ -30,7 +36,7 @@ WORD = "a-token-of-16-or-more"
 
 @pytest.fixture
 def store(settings):
-    store = Store(settings.store_path)
+    store = Store(settings.store_place)
     yield store
     store.close()
 
@@ -47,7 +53,7 @@ def with_tokens(settings, people=None, workers=None):
 def test_a_secret_is_kept_nowhere(store, settings):
     made, secret = new_token(store, "ana", ["read"])
     assert secret.startswith("dail_sk_") and len(secret) >= 8 + 43  # 32 bytes
-    with sqlite3.connect(settings.store_path) as connection:
+    with sqlite3.connect(settings.store_place) as connection:
         dump = "\n".join(connection.iterdump())
     connection.close()
     assert made.hash in dump and secret not in dump and secret.removeprefix("dail_sk_") not in dump
@@ -240,6 +246,82 @@ def test_where_workers_alone_have_a_token_they_are_asked_for_it_and_people_are_n
             assert client.post("/internal/v1/leases", json={}, headers=headers).status_code == status
 
 
+def test_a_pace_is_kept_whatever_the_rhythm(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
+    pace, one, other = guard.Pace(10), Caller("a", frozenset()), Caller("b", frozenset())
+
+    def taken(caller, seconds, step_s):
+        count = 0
+        for _ in range(round(seconds / step_s)):
+            now[0] += step_s
+            with contextlib.suppress(RequestError):
+                pace.check(caller)
+                count += 1
+        return count
+
+    assert taken(one, 0.01, 0.0001) == 20  # twice as many at once
+    assert taken(other, 0.01, 0.0001) == 20
+    assert 99 <= taken(one, 10, 0.001) <= 101
+    assert taken(one, 10, 0.2) == 50  # who sends fewer is never refused
+    now[0] += 1000
+    assert 29 <= taken(one, 1, 0.001) <= 31  # a long silence saves up no more
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory, model_folder):
+    """A server as a process, with tokens: its URL, and the secrets by name."""
+    folder = tmp_path_factory.mktemp("guarded")
+    store = Store(folder / "dail.sqlite")
+    of = {"submit": ["submit", "read"], "read": ["read"], "worker": ["worker"]}
+    secrets = {name: new_token(store, name, scopes)[1] for name, scopes in of.items()}
+    secrets["foreign"] = new_token(store, "foreign", of["submit"], "elsewhere")[1]
+    store.close()
+    api = start_api(folder, model_folder, DAIL_REQUESTS_PER_S="5")
+    yield api.url, secrets
+    api.kill()
+
+
+def test_the_openai_sdk_hears_what_is_wrong_with_its_key_and_keeps_the_pace(guarded):
+    url, secrets = guarded
+
+    def sdk(key, **more):
+        return openai.OpenAI(base_url=f"{url}/v1", api_key=key, http_client=httpx.Client(trust_env=False, **more))
+
+    body = {"items": items(1)}
+    with sdk(secrets["submit"]) as mine, sdk(secrets["read"]) as reader, sdk(secrets["foreign"]) as foreign:
+        batch = mine.post("/batches", cast_to=httpx.Response, body=body).json()["id"]
+        assert reader.batches.retrieve(batch).status == "in_progress"
+        with pytest.raises(openai.PermissionDeniedError) as refused:
+            reader.batches.cancel(batch)
+        assert "scope submit" in refused.value.body["detail"]
+        with pytest.raises(openai.NotFoundError):
+            foreign.batches.cancel(batch)
+        assert foreign.batches.list().data == []
+    with sdk("dail_sk_none") as nobody, pytest.raises(openai.AuthenticationError):
+        nobody.batches.list()
+    statuses = []
+    with sdk(secrets["read"], event_hooks={"response": [lambda it: statuses.append(it.status_code)]}) as hasty:
+        for _ in range(16):
+            assert hasty.batches.retrieve(batch).id == batch
+    assert 429 in statuses and statuses.count(200) == 16
+
+
+def test_a_workers_own_client_needs_a_workers_token(guarded, model):
+    url, secrets = guarded
+    request = LeaseRequest(worker="w", count=1, model=model).model_dump(mode="json")
+
+    async def lease(secret):
+        async with worker_http(url, secret) as http:
+            return await PatientClient(http).post("leases", request)
+
+    assert LeaseReply.model_validate_json(asyncio.run(lease(secrets["worker"])))
+    with pytest.raises(ApiError, match=r"403.*scope worker.*read, submit.*set DAIL_TOKEN to a worker token"):
+        asyncio.run(lease(secrets["submit"]))
+    with pytest.raises(ApiError, match="401"):
+        asyncio.run(lease(None))
+
+
 def test_a_verb_waits_where_it_is_told_to(monkeypatch):
     answers = [httpx.Response(429, headers={"Retry-After": "1"}), httpx.Response(200, json={"ok": True})]
     slept = []
@@ -330,6 +412,36 @@ def test_a_wrong_call_says_what_is_wanted_and_makes_no_store(dail, tmp_path, arg
     ended = dail("token", *arguments, "--data-dir", tmp_path / "none")
     assert (ended.returncode, said in ended.stderr) == (code, True), ended.stderr
     assert not (tmp_path / "none").exists()
+
+
+def test_tokens_of_a_store_that_two_servers_share(dail, settings, place, monkeypatch):
+    if isinstance(place, str):
+        monkeypatch.setenv("DAIL_STORE", place)
+        settings = settings.model_copy(update={"store": SecretStr(place)})
+    folder = ("--data-dir", settings.data_dir)
+    secret = dail("token", "new", "--name", "ana", *folder).stdout.strip()
+    with contextlib.ExitStack() as servers:
+        clients = [servers.enter_context(TestClient(create_app(settings), "http://127.0.0.1")) for _ in range(2)]
+        later = json.loads(dail("token", "new", "--name", "bo", "--days", "1", "--json", *folder).stdout)
+        for client in clients:
+            assert client.get("/v1/limits").status_code == 401
+            for one in (secret, later["secret"]):
+                assert client.get("/v1/limits", headers=bearer(one)).status_code == 200
+        assert (
+            86_000 < later["expires_at"] - later["created_at"] < 86_800 and abs(later["created_at"] - time.time()) < 60
+        )
+        until = time.monotonic() + 60
+        while json.loads(dail("token", "list", "--json", *folder).stdout.splitlines()[1])["used_at"] is None:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert dail("token", "revoke", later["id"], *folder).returncode == 0
+        for client in clients:
+            while client.get("/v1/limits", headers=bearer(later["secret"])).status_code == 200:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            assert client.get("/v1/limits", headers=bearer(secret)).status_code == 200
+    statuses = [json.loads(line)["status"] for line in dail("token", "list", "--json", *folder).stdout.splitlines()]
+    assert statuses == ["active", "revoked"]
 
 
 def test_no_such_token_is_an_error_with_its_way_out(dail, tmp_path):

@@ -1,4 +1,4 @@
-"""The rules under any order of events, checked against what must always hold."""
+"""The rules under any order of events, checked against what must always hold, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from dail.serve.batch_in import BatchIn
 from dail.serve.rules.errors import Conflict
 from dail.serve.rules.service import Service
+from dail.serve.store.tables import METADATA
 from dail.serve.store.transaction import Store
 from dail.synth.core.files import Objects
 from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseRequest
-from tests.serve.conftest import items, lapse_leases
+from tests.serve.conftest import items, lapse
 from tests.serve.worker import write_shard
 
 MODEL = ModelIdentity(name="tiny", revision="r", tokenizer_hash="t", template_hash="p")
@@ -31,20 +40,24 @@ class Leases(RuleBasedStateMachine):
     leased = Bundle("leased")
     batches = Bundle("batches")
 
-    def __init__(self) -> None:
+    def __init__(self, url: str | None = None) -> None:
         super().__init__()
         memory = Path("/dev/shm")  # thousands of small syncs; what they are for is tested with kill -9
         self.folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+        self.place = url or self.folder / "dail.sqlite"
         self.num_batches = 0
         self.committed: set[tuple[str, str]] = set()
         self.holder: dict[str, tuple[str, int]] = {}
         self._open()
 
     def _open(self) -> None:
-        self.service = Service(Store(self.folder / "dail.sqlite"), Objects(self.folder / "o"), {"tiny": MODEL}, 60)
+        self.service = Service(Store(self.place), Objects(self.folder / "o"), {"tiny": MODEL}, 60)
         self.service.start()
 
     def teardown(self) -> None:
+        with self.service.store.write() as tx:  # a database is used again
+            for table in reversed(METADATA.sorted_tables):
+                tx._sql.execute(table.delete())
         self.service.store.close()
         shutil.rmtree(self.folder)
 
@@ -95,7 +108,7 @@ class Leases(RuleBasedStateMachine):
 
     @rule()
     def expire(self):
-        lapse_leases(self.folder)
+        lapse(self.service.store)
 
     @rule()
     def sweep(self):
@@ -139,5 +152,26 @@ class Leases(RuleBasedStateMachine):
                 assert listed == {unit for owner, unit in shards if owner == batch.id}
 
 
-TestLeases = Leases.TestCase
-TestLeases.settings = hypothesis_settings(max_examples=20, stateful_step_count=20, deadline=None)
+def run(url: str | None, examples: int, steps: int) -> None:
+    settings = hypothesis_settings(max_examples=examples, stateful_step_count=steps, deadline=None)
+    run_state_machine_as_test(lambda: Leases(url), settings=settings)
+
+
+def test_on_a_file():
+    run(None, 20, 20)
+
+
+def test_on_postgresql(postgres):
+    run(postgres(), 10, 20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_ten_thousand_runs_on_a_file():
+    run(None, 10_000, 50)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_ten_thousand_runs_on_postgresql(postgres):
+    run(postgres(), 10_000, 50)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dail.serve.store.transaction import Store
@@ -57,6 +59,40 @@ def test_the_cost_does_not_grow_with_the_batch(tmp_path, model, action):
         costs.append(_steps(store, action))
         store.close()
     assert costs[1] <= 1.2 * costs[0] + 5, costs
+
+
+def _fill(store, model, what):
+    """Much that concerns no lease of this model."""
+    with store.write() as tx:
+        if what == "other models":
+            tx.batches.add(replace(new_batch(model, "other", num_items=2_000), model_key="another"))
+        elif what == "ended":
+            tx.batches.add(new_batch(model, "old", num_items=2_000))
+            tx.units.end_all("old", "cancelled")
+            tx.batches.start_cancel("old")
+            tx.batches.settle("old")
+            tx.batches.end("old", 1, None)
+        elif what == "cancelling":
+            tx.batches.add(new_batch(model, "stopped", num_items=2_000))
+            tx.batches.start_cancel("stopped")
+
+
+@pytest.mark.parametrize("what", ["other models", "ended", "cancelling"])
+def test_a_lease_costs_the_same_whatever_else_is_in_the_store(tmp_path, model, what):
+    costs = []
+    for kind in ("nothing", what):
+        store = Store(tmp_path / f"{kind}.sqlite")
+        _fill(store, model, kind)
+        with store.write() as tx:
+            tx.batches.add(_of_its_own(new_batch(model, "ours", num_items=50)))
+        costs.append(_steps(store, _lease_and_give_up))
+        store.close()
+    assert costs[1] <= 1.2 * costs[0] + 10, costs
+
+
+def _of_its_own(batch):
+    """With other units than a batch of the same items has."""
+    return replace(batch, units=[(f"own {unit}", item, sample, state) for unit, item, sample, state in batch.units])
 
 
 def test_asked_before_the_commit_the_counts_are_those_of_the_transaction(tmp_path, model):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from dail.serve.store.batches import NewBatch
 from dail.serve.store.one_writer import OneWriter
 from dail.serve.store.tables import STORE_VERSION
 from dail.serve.store.transaction import Store
-from dail.synth.core.errors import StorageError, StoreBusy
+from dail.synth.core.errors import StorageError, StoreBusy, UsageError
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.synthesis import Synthesis
@@ -19,7 +20,14 @@ from dail.synth.schema.units import Failure, unit_id
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(place):
+    store = Store(place)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def file_store(tmp_path):
     store = Store(tmp_path / "dail.sqlite")
     yield store
     store.close()
@@ -70,20 +78,23 @@ def test_a_file_that_is_no_store_is_refused(tmp_path):
         Store(tmp_path / "dail.sqlite")
 
 
-def test_what_is_acknowledged_is_synced_to_the_disk(store):
-    with store.read() as tx:
+def test_what_is_acknowledged_is_synced_to_the_disk(file_store):
+    with file_store.read() as tx:
         assert tx._sql.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert tx._sql.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
         assert tx._sql.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
-def test_on_a_network_disk_no_log_is_shared_through_memory(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("dail.serve.store.transaction.remote_file_system", lambda path: "nfs4")
+def test_a_network_disk_is_refused_and_a_disk_that_may_be_one_shares_no_memory(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dail.serve.store.databases.remote_file_system", lambda path: "nfs4")
+    with pytest.raises(UsageError, match=r"network disk \(nfs4\).*DAIL_STORE=postgresql"):
+        Store(tmp_path / "dail.sqlite")
+    monkeypatch.setattr("dail.serve.store.databases.remote_file_system", lambda path: "fuse.s3fs")
     store = Store(tmp_path / "dail.sqlite")
     with store.read() as tx:
         assert tx._sql.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"
     store.close()
-    assert "network disk (nfs4)" in caplog.text
+    assert "network disk (fuse.s3fs)" in caplog.text
 
 
 def test_a_transaction_that_fails_leaves_nothing(store, model):
@@ -170,16 +181,16 @@ def test_the_state_of_an_item_follows_from_its_units(store, model):
     assert seen == ["queued", "running", "cancelled"]
 
 
-def test_a_store_that_another_process_holds_is_busy_and_not_full(store, monkeypatch):
-    other = sqlite3.connect(store.path, isolation_level=None)
+def test_a_store_that_another_process_holds_is_busy_and_not_full(file_store, monkeypatch):
+    other = sqlite3.connect(file_store.name, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with store.read() as tx:  # SQLite's own wait, of every pooled connection, would be 30 s
+    with file_store.read() as tx:  # SQLite's own wait, of every pooled connection, would be 30 s
         tx._sql.exec_driver_sql("PRAGMA busy_timeout=10")
-    with pytest.raises(StoreBusy, match="held by another writer"), store.write():
+    with pytest.raises(StoreBusy, match="held by another writer"), file_store.write():
         pass
     other.execute("ROLLBACK")
     other.close()
-    with store.write():
+    with file_store.write():
         pass
 
 
@@ -217,9 +228,9 @@ def test_a_lapsed_unit_is_queued_and_its_worker_may_still_bring_it_until_another
         assert tx.units.held(leased.unit_id, "w", leased.epoch) is None
 
 
-def test_no_two_stores_of_one_file_write_or_checkpoint_at_once(store, model):
-    """What SQLite before 3.51.3 needs for its write-ahead log: also a store that closes waits."""
-    other = Store(store.path)
+def test_no_two_stores_of_one_file_write_or_checkpoint_at_once(file_store, model):
+    """What SQLite before 3.51.3 needs for its write-ahead log: also a file_store that closes waits."""
+    other = Store(Path(file_store.name))
     began, done = threading.Event(), []
 
     def write():
@@ -228,14 +239,14 @@ def test_no_two_stores_of_one_file_write_or_checkpoint_at_once(store, model):
         done.append("wrote")
         other.close()
 
-    with store.write() as tx:
+    with file_store.write() as tx:
         thread = threading.Thread(target=write)
         thread.start()
         began.wait()
-        with OneWriter(store.path).holding(0) as is_held:
+        with OneWriter(Path(file_store.name)).holding(0) as is_held:
             assert not is_held
         assert tx.batches.get("b1") is None
         assert done == []
     thread.join()
-    with store.read() as tx:
+    with file_store.read() as tx:
         assert tx.batches.get("b1")
