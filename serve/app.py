@@ -25,7 +25,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import SecretStr
 from pydantic.json_schema import models_json_schema
 
-from dail.serve import batches, health, leases
+from dail.serve import batches, health, leases, objects
 from dail.serve.batch_in import BatchIn
 from dail.serve.bodies import Result, RetryIn
 from dail.serve.errors import Problem, answer_with_problems
@@ -38,8 +38,8 @@ from dail.serve.settings import Settings
 from dail.serve.store.transaction import Store
 from dail.synth.core.config import TOOL_VERSION
 from dail.synth.core.errors import DailError, UsageError
-from dail.synth.core.files import Objects
 from dail.synth.core.http import is_loopback
+from dail.synth.core.objects import mark, open_objects
 from dail.synth.schema.models import identify
 from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseRequest
 
@@ -60,7 +60,9 @@ def create_app(settings: Settings) -> FastAPI:
         name: identify(folder, name, settings.students.get(name), settings.privileged.get(name))
         for name, folder in settings.models.items()
     }
-    service = Service(store, Objects(settings.output_root), models, settings.lease_s, settings.open_batches)
+    place = open_objects(settings.output_root)
+    mark(place)  # a place that is closed to us is found here, not at the first trace
+    service = Service(store, place, models, settings.lease_s, settings.open_batches)
     app = FastAPIOffline(  # the page at /docs brings its scripts along: clusters rarely reach the CDN
         redoc_url=None,
         title="dail",
@@ -76,6 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.watching = Watching(service.store)
     app.include_router(batches.router)
     app.include_router(leases.router)
+    app.include_router(objects.router)
     app.include_router(health.router)
     answer_with_problems(app)
     app.add_middleware(Guard, settings=settings, tokens=tokens)

@@ -60,7 +60,7 @@ class Tokens(Frozen):
 
 class ManifestRef(Frozen):
     key: str
-    path: str = Field(description="the file, on the server's disk")
+    path: str = Field(description="the file on the server's disk, or its URL")
     digest: str
 
 
@@ -183,7 +183,7 @@ class ItemPage(Frozen):
 
 
 class ShardPage(Frozen):
-    """All committed shards; their keys are relative to `output_root`, a folder on the server's disk."""
+    """All committed shards; their keys are relative to `output_root`, a folder on the server's disk or a bucket."""
 
     object: Literal["list"] = "list"
     data: tuple[ShardRef, ...]

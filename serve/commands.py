@@ -51,6 +51,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="JSON on standard o
 @click.option("--host", help="Address to listen on [127.0.0.1]; any other than loopback needs a token.")
 @click.option("--port", type=int, help="Port [8765]; 0 picks a free one.")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Store and shards [runs/api].")
+@click.option("--objects", metavar="PLACE", help="Where shards and manifests go instead: a folder, s3:// or gs://.")
 @click.option("--model", "models", multiple=True, metavar="NAME=FOLDER", help="A model batches may name; repeatable.")
 @click.option(
     "--student",
@@ -70,6 +71,7 @@ def serve(
     host: str | None,
     port: int | None,
     data_dir: Path | None,
+    objects: str | None,
     models: tuple[str, ...],
     students: tuple[str, ...],
     privileged: tuple[str, ...],
@@ -78,8 +80,9 @@ def serve(
     """Start the API that takes batches of expert solutions.
 
     Everything it accepts is on disk before it answers: stop it, kill it, start it again with the same --data-dir.
-    Every option can also come from the environment: DAIL_HOST, DAIL_PORT, DAIL_DATA_DIR, DAIL_MODELS, DAIL_STUDENTS
-    and DAIL_PRIVILEGED (JSON). DAIL_STORE=postgresql://… keeps the store there, which several servers may share.
+    Every option can also come from the environment: DAIL_HOST, DAIL_PORT, DAIL_DATA_DIR, DAIL_OBJECTS, DAIL_MODELS,
+    DAIL_STUDENTS and DAIL_PRIVILEGED (JSON). DAIL_STORE=postgresql://… keeps the store there, which several servers
+    may share.
     """
     # Here, so that the other verbs start without the web framework and the store.
     from dail.serve.app import create_app
@@ -91,7 +94,7 @@ def serve(
         "students": _registered("--student", students),
         "privileged": _registered("--privileged", privileged),
     }
-    settings = load_settings(host=host, port=port, data_dir=data_dir, **named)
+    settings = load_settings(host=host, port=port, data_dir=data_dir, objects=objects, **named)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with _listen(settings.host, settings.port) as listener:
         if settings.models:
@@ -99,8 +102,10 @@ def serve(
         app = create_app(settings)
         url = f"http://{_in_url(settings.host)}:{listener.getsockname()[1]}"
         for_whom = "for who has a token" if app.state.tokens.are_wanted else f"its pages: {url}/docs"
-        kept = "store and shards" if settings.store is None else f"store {app.state.service.store.name}, shards"
-        say(f"API at {url} ({for_whom}); {kept} in {settings.data_dir.resolve()}")
+        kept = f"store and shards in {settings.data_dir.resolve()}"
+        if settings.store or settings.objects:
+            kept = f"store {app.state.service.store.name}, shards in {app.state.service.objects.url}"
+        say(f"API at {url} ({for_whom}); {kept}")
         if not settings.models:
             say("no model is registered, so batches will be refused; give --model NAME=FOLDER")
         if as_json:

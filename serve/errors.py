@@ -19,7 +19,16 @@ from starlette.requests import ClientDisconnect
 
 from dail.serve.rules.errors import Conflict, Damaged, NotFound, TooMany
 from dail.synth.core.config import Frozen
-from dail.synth.core.errors import DailError, InputError, StorageError, StoreBusy, plainly, pointer
+from dail.synth.core.errors import (
+    DailError,
+    InputError,
+    ObjectExists,
+    ObjectsAway,
+    StorageError,
+    StoreBusy,
+    plainly,
+    pointer,
+)
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = {429: 60, 503: 5, 507: 5}
@@ -34,6 +43,8 @@ _STATUS: dict[type[DailError], int] = {
     TooMany: 429,
     InputError: 422,
     StoreBusy: 503,
+    ObjectsAway: 503,
+    ObjectExists: 409,
     StorageError: 507,
 }
 _HINTS = {404: "there is no such path; /docs lists them", 405: "the path does not take this method; /docs lists them"}

@@ -50,6 +50,12 @@ def body_of(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     return read
 
 
+async def raw_body(request: Request) -> bytes:
+    """The body as it came, counted like the others."""
+    async with _receiving(request, "application/octet-stream") as body:
+        return bytes(body)
+
+
 async def batch_body(request: Request) -> BatchIn:
     async with _receiving(request) as body:
         return await asyncio.to_thread(lambda: BatchIn.parse(read_batch(body, MAX_ITEMS)))
@@ -70,9 +76,9 @@ class Receiving:
 
 
 @asynccontextmanager
-async def _receiving(request: Request) -> AsyncIterator[bytearray]:
+async def _receiving(request: Request, media_type: str = "application/json") -> AsyncIterator[bytearray]:
     """The whole body. It counts as in hand until it is left, so that bodies together take bounded memory."""
-    _check_head(request)
+    _check_head(request, media_type)
     receiving: Receiving = request.app.state.receiving
     if receiving.number >= MOST_AT_ONCE:
         raise RequestError(503, "busy", _BUSY, Retry_After="5", Connection="close")
@@ -92,11 +98,11 @@ async def _receiving(request: Request) -> AsyncIterator[bytearray]:
         receiving.num_bytes -= len(body)
 
 
-def _check_head(request: Request) -> None:
+def _check_head(request: Request, wanted: str) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # An exact type also means that no foreign web page can post here without asking first.
-    if media_type != "application/json":
-        raise RequestError(415, "content_type", "the body must be sent as Content-Type: application/json")
+    if media_type != wanted:
+        raise RequestError(415, "content_type", f"the body must be sent as Content-Type: {wanted}")
     if "content-encoding" in request.headers:
         raise RequestError(415, "content_encoding", "the body must be sent without Content-Encoding")
     declared = request.headers.get("content-length", "0")

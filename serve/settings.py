@@ -37,6 +37,11 @@ class Settings(BaseSettings):
     data_dir: AbsolutePath = Field(
         Path("runs/api"), description="holds the store `dail.sqlite` and, under `objects`, the shards"
     )
+    objects: str | None = Field(
+        None,
+        description="where shards and manifests go instead: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; "
+        "credentials come from the environment",
+    )
     store: SecretStr | None = Field(
         None,
         description="URL of a PostgreSQL database for the store, postgresql://USER@HOST/DATABASE, which several "
@@ -75,8 +80,8 @@ class Settings(BaseSettings):
         return self.data_dir / "dail.sqlite" if self.store is None else self.store.get_secret_value()
 
     @property
-    def output_root(self) -> Path:
-        return self.data_dir / "objects"
+    def output_root(self) -> Path | str:
+        return self.objects or self.data_dir / "objects"
 
 
 def load_settings(**flags: Any) -> Settings:

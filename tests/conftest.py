@@ -6,11 +6,15 @@ import json
 import logging
 import math
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.bucket import BUCKET, S3, Breaking
+from tests.bucket import s3_server as start_s3
 
 # Before any test imports vllm or transformers: in-process engine, never a download.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -23,6 +27,34 @@ ROOT = Path(__file__).parent.parent
 DEMO_MODEL = ROOT / "deploy" / "demo" / "model"
 EXPERT_SOLUTIONS = ROOT / "deploy" / "demo" / "expert_solutions.jsonl"
 OLYMPIAD = ROOT / "deploy" / "demo" / "olympiad.jsonl"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with start_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """A real S3-compatible server, as the environment tells of it."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3_server
+
+
+@pytest.fixture
+def s3_place(s3: S3) -> str:
+    """The URL of an empty place in its bucket."""
+    return f"s3://{BUCKET}/{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def way(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Breaking]:
+    """The way to it, on which a test lets things go wrong."""
+    with Breaking(s3.url) as way:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", way.url)
+        yield way
 
 
 Told = Callable[[], str]

@@ -83,7 +83,7 @@ class Batches:
             if known is None:
                 if tx.batches.num_open(self._tenant) >= self._open_batches:
                     raise TooMany(f"{self._open_batches} batches have not ended; post it again when one of them has")
-                check_headroom(self._objects)
+                check_headroom(self._store, self._objects)
                 tx.batches.add(new)
             return self._batch_out(tx, known or existing(tx, new.id)), known is None
 
@@ -151,7 +151,7 @@ class Batches:
         manifest = None
         if batch.manifest:
             key, digest = batch.manifest
-            manifest = ManifestRef(key=key, path=str(self._objects.path(key)), digest=digest)
+            manifest = ManifestRef(key=key, path=self._objects.name_of(key), digest=digest)
         return BatchOut(
             id=batch.id,
             status=batch.status,

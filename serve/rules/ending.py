@@ -12,6 +12,7 @@ from dail.serve.store.transaction import Store, Transaction
 from dail.synth.core.config import TOOL_VERSION
 from dail.synth.core.errors import ObjectExists, StorageError
 from dail.synth.core.files import Objects
+from dail.synth.core.objects import Bucket
 from dail.synth.schema.card import rows_key, write_card
 from dail.synth.schema.manifest import Manifest, build_manifest, encode_manifest, manifest_key
 from dail.synth.schema.units import Failure, ShardRef
@@ -50,7 +51,8 @@ class Ending:
         self._drop_deleted()
         if self.card_is_due:  # not by a worker's last commit, which would wait: the card looks into every shard
             self.card_is_due = False
-            write_card(self._objects.root)
+            if not isinstance(self._objects, Bucket):
+                write_card(self._objects.root)
 
     def _give_back_lapsed(self, tx: Transaction) -> set[str]:
         """The batches of units whose worker fell silent: another may take them, or they have failed."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from functools import cached_property
+
 from dail.serve.rules.ending import Ending
 from dail.serve.rules.enough import advance, is_needless
 from dail.serve.rules.errors import Conflict, existing
@@ -10,7 +13,8 @@ from dail.serve.store.batches import BatchRecord
 from dail.serve.store.transaction import Store, Transaction
 from dail.serve.store.units import UnitRecord
 from dail.synth.core.errors import InputError, IntegrityError
-from dail.synth.core.files import Objects
+from dail.synth.core.files import Objects, sha256
+from dail.synth.core.objects import mark
 from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shard_reader import ShardReader
@@ -29,6 +33,8 @@ from dail.synth.schema.units import (
 )
 
 SHARD_BYTES = 64 << 20
+_NAME = r"[A-Za-z0-9_-]{1,128}"
+_SHARD_KEY = re.compile(rf"shards/(?P<batch>{_NAME})/(?:{_NAME}/)?(?:{_NAME}-)?(?P<digest>[0-9a-f]{{16}})\.parquet")
 MAX_FAILURES = 3  # a retryable failure is tried again until the third
 
 
@@ -40,12 +46,16 @@ class Leases:
         self._lease_s, self._ending = lease_s, ending
         self._reader = ShardReader(objects)
 
+    @cached_property
+    def _mark(self) -> str:
+        return mark(self._objects)
+
     def lease(self, request: LeaseRequest) -> LeaseReply:
         with self._store.write() as tx:
             units = tx.units.claim(model_key(request.model), request.worker, request.count, self._lease_s)
         if not units:
             check_registered(self._models, request.model)
-        return LeaseReply(units=tuple(units), lease_s=self._lease_s, output_root=str(self._objects.root))
+        return LeaseReply(units=tuple(units), lease_s=self._lease_s, output_root=self._objects.url, mark=self._mark)
 
     def heartbeat(self, unit_id: str, beat: Heartbeat) -> HeartbeatReply:
         with self._store.write() as tx:
@@ -59,6 +69,19 @@ class Leases:
             batch = existing(tx, unit.batch_id)
             cancel = batch.status == "cancelling" or is_needless(tx, batch, unit)
             return HeartbeatReply(cancel=cancel, known=known)
+
+    def upload(self, key: str, data: bytes, digest: str) -> None:
+        """Keeps a shard that a worker could not put there itself. It counts once it is committed."""
+        found = _SHARD_KEY.fullmatch(key)
+        if sha256(data) != digest or found is None or found["digest"] != digest[:16]:
+            raise InputError(
+                "this is not a shard's key, or its bytes are not those that the key and x-dail-sha256 name; nothing "
+                "was stored; send it again as it is",
+                [("", "wrong_object", "key, x-dail-sha256 and body do not belong together")],
+            )
+        with self._store.read() as tx:
+            existing(tx, found["batch"])
+        self._objects.put(key, data)
 
     def commit(self, unit_id: str, commit: Commit) -> None:
         """The shard's row is the commit. Saying it twice is no error: the first reply may have been lost."""
@@ -112,15 +135,9 @@ class Leases:
             rows = self._reader.file(shard).rows(shard.row)
         except (IntegrityError, OSError) as error:
             raise InputError(
-                f"the API cannot use the shard {key}: {error}; API and workers must share the folder "
-                f"{self._objects.root}",
-                [
-                    (
-                        "/shard",
-                        "unreadable_shard",
-                        "missing, other bytes than are said, or no shard that this build reads",
-                    )
-                ],
+                f"the API cannot use the shard {self._objects.name_of(key)}: {error}; put it there first, or PUT it to "
+                f"/internal/v1/objects/{key}",
+                [("/shard", "unreadable_shard", "missing, other bytes than are said, or no shard of this build")],
             ) from None
         got = [_identity_of(row) for row in rows]
         wanted = _wanted_identity(batch, unit, shard)

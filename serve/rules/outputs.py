@@ -11,9 +11,9 @@ from dail.serve.rules.ending import manifest_of
 from dail.serve.rules.errors import Conflict, Damaged, NotFound, existing
 from dail.serve.store.transaction import Store
 from dail.serve.store.units import UnitRecord
-from dail.synth.core.errors import DailError, IntegrityError
+from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.core.files import Objects
-from dail.synth.schema.manifest import Manifest, read_manifest
+from dail.synth.schema.manifest import Manifest, parse_manifest
 from dail.synth.schema.shard_reader import ShardReader
 from dail.synth.schema.units import Failure, ShardRef
 
@@ -29,7 +29,7 @@ class Outputs:
     def shards(self, batch_id: str) -> ShardPage:
         with self._store.read() as tx:
             existing(tx, batch_id)
-            return ShardPage(data=tuple(tx.shards.of_batch(batch_id)), output_root=str(self._objects.root))
+            return ShardPage(data=tuple(tx.shards.of_batch(batch_id)), output_root=self._objects.url)
 
     def manifest(self, batch_id: str) -> Manifest:
         with self._store.read() as tx:
@@ -41,8 +41,8 @@ class Outputs:
             raise NotFound(f"{batch_id} ended without a shard, so there is no manifest; GET its items for the reasons")
         key, digest = batch.manifest
         try:
-            manifest = read_manifest(self._objects.path(key))
-        except DailError as error:
+            manifest = parse_manifest(self._objects.read(key), self._objects.name_of(key))
+        except (IntegrityError, UsageError) as error:
             log.error("the manifest of %s is made of the store again: %s", batch_id, error)
             manifest = manifest_of(batch, shards)
         if manifest.digest != digest:

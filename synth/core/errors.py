@@ -6,7 +6,8 @@ DailError                 exit 1   something of ours stopped; the message says w
 ├── InputError            exit 2   expert solutions that cannot be used (`pointer` says where)
 ├── IntegrityError        exit 1   bytes that are not what the manifest or the lineage says
 ├── StorageError          exit 1   a disk or object store that refused
-│   └── StoreBusy         exit 1   the API's store is held by another process
+│   ├── StoreBusy         exit 1   the API's store is held by another process
+│   └── ObjectsAway       exit 1   the bucket cannot be reached or does not answer
 ├── ApiError              exit 1   the API refused or could not be reached
 ├── GateStopped           exit 6   signs of a collapse, where gate.action says stop; what there is, is kept
 ├── ItemError             (a row)  one unit cannot run; its neighbours go on
@@ -101,6 +102,12 @@ class StoreAway(StoreBusy):
     """The server that has the store does not answer; the same request succeeds once it does."""
 
     code = "store_away"
+
+
+class ObjectsAway(StorageError):
+    """A bucket that cannot be reached, which says nothing of what is in it; the same call succeeds once it can."""
+
+    code = "objects_away"
 
 
 class ObjectExists(StorageError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import errno
 import hashlib
 import os
@@ -11,12 +12,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dail.synth.core.errors import DailError, IntegrityError, ObjectExists, StorageError
 from dail.synth.core.extensions import label
 
 _NAME = r"(?!\.+(?:/|$))[A-Za-z0-9_.-]+"  # not of dots alone
+STAGING = "_staging"
 _KEY = re.compile(rf"{_NAME}(?:/{_NAME})*")
 
 
@@ -29,17 +31,30 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class Objects:
-    """Objects under one local folder, created once and read with checks: never overwritten, renamed over or listed.
+class Stored(NamedTuple):
+    """An object as a listing tells of it."""
 
-    Keys are slash-separated names made by our own code.
+    key: str
+    size_bytes: int
+    modified: dt.datetime
+
+
+class Objects:
+    """Objects under one local folder, created once and read with checks: never overwritten or renamed over.
+
+    Keys are slash-separated names made by our own code. A bucket (`objects.py`) has the same face.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
 
+    @property
+    def url(self) -> str:
+        """What people and workers call this place."""
+        return str(self.root)
+
     def path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key) or not (path := (self.root / key).resolve()).is_relative_to(self.root):
+        if not is_key(key) or not (path := (self.root / key).resolve()).is_relative_to(self.root):
             raise StorageError(f"object key {key!r} is not a plain relative name")
         return path
 
@@ -53,7 +68,7 @@ class Objects:
             StorageError: the key holds other bytes, or the disk refused (full, read-only).
         """
         path = self.path(key)
-        staged = self.root / "_staging" / f"{os.getpid()}-{os.urandom(8).hex()}"
+        staged = self.root / STAGING / f"{os.getpid()}-{os.urandom(8).hex()}"
         try:
             staged.parent.mkdir(parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,22 +90,29 @@ class Objects:
 
         Raises:
             IntegrityError: missing, torn or rotten; names the file.
+            StorageError: a bucket that cannot be reached, which says nothing of the object.
         """
+        data = self.read(key)
+        if _is_other(data, size, digest):
+            data = self.read(key)  # once more: what came may have been cut on its way
+        if _is_other(data, size, digest):
+            raise IntegrityError(
+                f"shard {self.name_of(key)} is damaged: got {len(data)} bytes, sha256 {sha256(data)[:16]}…; "
+                f"the manifest wants {size} bytes, sha256 {digest[:16]}…; restore it from a copy or rebuild it"
+            )
+        return data
+
+    def read(self, key: str) -> bytes:
+        """The object as it is. Raises as `get` does."""
         path = self.path(key)
         try:
-            data = path.read_bytes()
+            return path.read_bytes()
         except FileNotFoundError:
-            raise IntegrityError(f"shard {path} is missing; the manifest lists it; restore it or rebuild it") from None
+            raise self.missing(key) from None
         except OSError as error:
             raise IntegrityError(
                 f"shard {path} cannot be read: {error.strerror}; restore it from a copy or rebuild it"
             ) from error
-        if len(data) != size or sha256(data) != digest:
-            raise IntegrityError(
-                f"shard {path} is damaged: got {len(data)} bytes, sha256 {sha256(data)[:16]}…; "
-                f"the manifest wants {size} bytes, sha256 {digest[:16]}…; restore it from a copy or rebuild it"
-            )
-        return data
 
     def drop(self, key: str) -> None:
         """Deletes an object that nothing names any more; it may be gone already."""
@@ -99,6 +121,29 @@ class Objects:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"cannot delete {path}: {error.strerror}; check the folder") from error
+
+    def listed(self) -> Iterator[Stored]:
+        """All there is, to find what nothing names: no reader of traces looks here."""
+        for path in self.root.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # it was dropped meanwhile
+                if path.is_file() and not path.is_symlink():
+                    seen = path.stat()
+                    modified = dt.datetime.fromtimestamp(seen.st_mtime, dt.UTC)
+                    yield Stored(path.relative_to(self.root).as_posix(), seen.st_size, modified)
+
+    def name_of(self, key: str) -> str:
+        return f"{self.url}/{key}"
+
+    def missing(self, key: str) -> IntegrityError:
+        return IntegrityError(f"shard {self.name_of(key)} is missing; the manifest lists it; restore it or rebuild it")
+
+
+def is_key(text: str) -> bool:
+    return bool(_KEY.fullmatch(text))
+
+
+def _is_other(data: bytes, size: int, digest: str) -> bool:
+    return len(data) != size or sha256(data) != digest
 
 
 def _link(staged: Path, path: Path, data: bytes) -> None:

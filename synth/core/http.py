@@ -46,6 +46,8 @@ def is_token(text: str) -> bool:
 
 
 def _way_to(url: httpx.URL, token: str | None) -> dict[str, Any]:
+    if url.userinfo:  # would be sent in the token's place, and told in every message
+        raise UsageError("--api has a name or a password in it; leave them out, and set DAIL_TOKEN")
     if token and not is_token(token):
         raise UsageError("DAIL_TOKEN holds a space, a line break or a letter that is not ASCII; set it again, without")
     return {
@@ -165,18 +167,25 @@ def worker_http(api: str, token: str | None) -> httpx.AsyncClient:
 
 
 class PatientClient:
-    """Posts, again and again while the API is away or busy; so every call must be safe to repeat."""
+    """Posts and puts, again and again while the API is away or busy; so every call must be safe to repeat."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
         self._away = False
 
     async def post(self, path: str, body: Any) -> bytes:
+        return await self._sent("POST", path, json=body)
+
+    async def put(self, path: str, data: bytes, headers: dict[str, str]) -> bytes:
+        named = {"Content-Type": "application/octet-stream", **headers}
+        return await self._sent("PUT", path, content=data, headers=named)
+
+    async def _sent(self, method: str, path: str, **body: Any) -> bytes:
         """The reply's bytes. Waits for an API that is away or busy, up to AWAY_S; then raises ApiError."""
         deadline, pause_s = time.monotonic() + AWAY_S, _PAUSE_S
         while True:
             try:
-                response = await self._http.post(path, json=body)
+                response = await self._http.request(method, path, **body)
                 if response.status_code < 500 and response.status_code != 429:
                     self._say_away("")
                     return _checked(response)
@@ -202,7 +211,8 @@ def _checked(response: httpx.Response) -> bytes:
         return response.content
     hint = "; set DAIL_TOKEN to a worker token" if response.status_code in (401, 403) else ""
     raise ApiError(
-        f"POST {response.url} was refused with {response.status_code}: {_detail(response)}{hint}", response.status_code
+        f"{response.request.method} {response.url} was refused with {response.status_code}: {_detail(response)}{hint}",
+        response.status_code,
     )
 
 

@@ -285,6 +285,9 @@ class LocalSource:
         prefix = self._prefixes.get(unit.unit_id) or _read_prefix(self._prefix_path(unit))
         return unit.model_copy(update={"prefix": prefix[:]})
 
+    async def upload(self, unit: Unit, key: str, data: bytes) -> None:
+        await asyncio.to_thread(Objects(self._out).put, key, data)
+
     async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None, rows: int | None = None) -> None:
         self._end(unit, shard=shard, correct=correct, rows=rows)
 

@@ -108,6 +108,9 @@ class SeveralSources:
     async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
         return await self._sources[unit.batch_id].heartbeat(unit, progress)
 
+    async def upload(self, unit: Unit, key: str, data: bytes) -> None:
+        await self._sources[unit.batch_id].upload(unit, key, data)
+
     async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None, rows: int | None = None) -> None:
         await self._sources[unit.batch_id].commit(unit, shard, correct, rows)
         self.tokens += shard.tokens

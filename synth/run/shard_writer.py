@@ -13,12 +13,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from dail.synth.core.errors import StorageError
-from dail.synth.core.files import Objects
 from dail.synth.run.trace_rows import located, reference
+from dail.synth.run.unit_source import Fenced
 from dail.synth.schema.shards import ShardEncoder, TraceRow
 from dail.synth.schema.units import ShardRef
 
@@ -70,12 +69,17 @@ class ShardWriter:
 
     Args:
         is_held: whether a unit is still the worker's; a trace of another is committed by nobody.
+        put: stores a shard, in the name of a unit that is held, by its key. Raises Fenced if that is over.
         commit: makes a trace that is stored its unit's result.
     """
 
-    def __init__(self, is_held: Callable[[str], bool], commit: Callable[[Ended], Awaitable[None]]) -> None:
-        self.objects = Objects(Path())
-        self._is_held, self._commit = is_held, commit
+    def __init__(
+        self,
+        is_held: Callable[[str], bool],
+        put: Callable[[str, str, bytes], Awaitable[None]],
+        commit: Callable[[Ended], Awaitable[None]],
+    ) -> None:
+        self._is_held, self._store, self._commit = is_held, put, commit
         self._open: dict[str, _Shard] = {}
         self._full: deque[_Shard] = deque()
         self._woken = asyncio.Event()
@@ -134,9 +138,11 @@ class ShardWriter:
     async def _put(self, shard: _Shard) -> bool:
         """Waits for a disk that refuses, while one of the units is ours. False: none is."""
         pause_s = _DISK_PAUSE_S
-        while any(self._is_held(one.ref.unit_id) for one in shard.traces):
+        while held := [one.ref for one in shard.traces if self._is_held(one.ref.unit_id)]:
             try:
-                await asyncio.to_thread(self.objects.put, shard.traces[0].ref.key, shard.data)
+                await self._store(held[0].unit_id, held[0].key, shard.data)
+            except Fenced:
+                continue
             except StorageError as error:
                 self._say_refused(str(error))
                 await asyncio.sleep(pause_s)

@@ -8,7 +8,8 @@ import httpx
 from pydantic import ValidationError
 
 from dail.synth.core.config import Frozen
-from dail.synth.core.errors import ApiError, DailError, describe
+from dail.synth.core.errors import ApiError, DailError, ObjectExists, describe
+from dail.synth.core.files import sha256
 from dail.synth.core.http import PatientClient
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.trace_tokens import Tokens
@@ -54,7 +55,10 @@ class Standing(NamedTuple):
 
 
 class UnitSource(Protocol):
-    """Raises from `heartbeat`, `commit` and `fail`: Fenced. From all: ApiError, StorageError, when it is no use."""
+    """Raises from `heartbeat`, `upload`, `commit` and `fail`: Fenced.
+
+    From all: ApiError, StorageError, when it is no use.
+    """
 
     async def lease(self, count: int) -> LeaseReply:
         """Up to `count` units, none if there is no work now."""
@@ -62,6 +66,10 @@ class UnitSource(Protocol):
 
     async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
         """Renews the lease, and keeps what is told of the trace."""
+        ...
+
+    async def upload(self, unit: Unit, key: str, data: bytes) -> None:
+        """Puts a shard where the source reads it. Raises StorageError if it is refused for now."""
         ...
 
     async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None, rows: int | None = None) -> None:
@@ -106,6 +114,16 @@ class HttpSource:
             checkpoint=progress.checkpoint,
         )
         return _parse(HeartbeatReply, await self._post_for(unit, "heartbeat", beat))
+
+    async def upload(self, unit: Unit, key: str, data: bytes) -> None:
+        try:
+            await self._client.put(f"objects/{key}", data, {"x-dail-sha256": sha256(data)})
+        except ApiError as error:
+            if error.status in (404, 410):  # its batch was deleted
+                raise Fenced(str(error)) from None
+            if error.status == 409:
+                raise ObjectExists(str(error)) from None
+            raise
 
     async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None, rows: int | None = None) -> None:
         self._num_ended += 1

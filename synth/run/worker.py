@@ -16,11 +16,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from dail.synth.config import SynthConfig
 from dail.synth.core.errors import DailError
-from dail.synth.core.files import Objects
 from dail.synth.core.progress import Bar, progress
 from dail.synth.core.running import Stop, run_to_end
 from dail.synth.engine.base import Limits
@@ -32,6 +30,7 @@ from dail.synth.run.ray_cluster import ray_cluster
 from dail.synth.run.shard_writer import Ended, ShardWriter
 from dail.synth.run.trace_rows import STRAY_MARK, Prepared, prepare, trace_row
 from dail.synth.run.unit_source import Fenced, Progress, Standing, UnitSource
+from dail.synth.run.uploads import Uploads
 from dail.synth.schema.trace_tokens import student_share
 from dail.synth.schema.units import CHECKPOINT_MOST, WORKER_STOPPED, Failure, ShardRef, Unit
 
@@ -63,7 +62,8 @@ class Worker:
         self._prepared: dict[str, Prepared] = {}
         self._known: dict[str, int] = {}  # by unit, how many tokens of its trace the source keeps
         self._verdicts = Verdicts()
-        self._writer = ShardWriter(self._held.__contains__, self._commit)
+        self._writer = ShardWriter(self._held.__contains__, self._put, self._commit)
+        self._uploads = Uploads(source)
         self._lease_s = 60.0
         self._freed = asyncio.Event()
         self._calls = asyncio.Semaphore(_CALLS_AT_ONCE)
@@ -99,7 +99,8 @@ class Worker:
             room = self._pool.room()
             reply = await self._source.lease(room) if room else None
             if reply and reply.units:
-                self._writer.objects, self._lease_s = Objects(Path(reply.output_root)), reply.lease_s
+                self._lease_s = reply.lease_s
+                await self._uploads.look(reply)
                 await self._take(reply.units, limits)
                 pause_s = _POLL_S
             elif len(self._writer.waiting()) == len(self._held):  # nothing else runs, and nothing else came
@@ -185,6 +186,15 @@ class Worker:
         num_good = self.num_committed + len(self._writer.waiting())
         if self._num_stray >= _STRAYS and self._num_stray > num_good:
             raise DailError(f"{self._num_stray} of the first traces ran past their turn, so the run ends: {error}")
+
+    async def _put(self, unit_id: str, key: str, data: bytes) -> None:
+        unit = self._held[unit_id]
+        try:
+            await self._uploads.put(unit, key, data)
+        except Fenced:
+            if self._held.get(unit_id) is unit:
+                self._drop(unit_id)
+            raise
 
     async def _fail(self, unit_id: str, failure: Failure) -> None:
         told: Unit | None = None

@@ -114,23 +114,29 @@ def read_manifest(path: Path) -> Manifest:
     """Raises UsageError (no such file, no manifest) or IntegrityError (another schema version, a wrong digest)."""
     try:
         data = path.read_bytes()
-        _check_version(path, data)
-        manifest = Manifest.model_validate_json(data)
     except FileNotFoundError:
         raise UsageError(f"manifest {path} does not exist; `dail results` or `dail synth` says where it is") from None
     except IsADirectoryError:
         raise UsageError(f"{path} is a folder; give the manifest file, …/manifests/<batch>/v1.json") from None
     except OSError as error:
         raise UsageError(f"manifest {path} cannot be read: {error.strerror}; give the path of a manifest") from None
+    return parse_manifest(data, path)
+
+
+def parse_manifest(data: bytes, name: str | Path) -> Manifest:
+    """As `read_manifest`, of bytes that were read. `name`: what errors call it."""
+    _check_version(name, data)
+    try:
+        manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise UsageError(f"{path} is no manifest: {describe(error)}") from None
+        raise UsageError(f"{name} is no manifest: {describe(error)}") from None
     found = fingerprint({**json.loads(data), "digest": ""})  # of what is written: a build before had fewer settings
     if manifest.digest != found:
-        raise IntegrityError(f"manifest {path} was changed: its digest is {found}, it says {manifest.digest}")
+        raise IntegrityError(f"manifest {name} was changed: its digest is {found}, it says {manifest.digest}")
     return manifest
 
 
-def _check_version(path: Path, data: bytes) -> None:
+def _check_version(name: str | Path, data: bytes) -> None:
     """Before the rest is read, since other versions have other fields."""
     try:
         found = _Version.model_validate_json(data)
@@ -138,7 +144,7 @@ def _check_version(path: Path, data: bytes) -> None:
         return
     if found.schema_version != SCHEMA_VERSION:
         raise IntegrityError(
-            f"manifest {path} lists shards of schema version {found.schema_version}, this build reads "
+            f"manifest {name} lists shards of schema version {found.schema_version}, this build reads "
             f"{SCHEMA_VERSION}; draw the traces again, or read them with dail {found.tool_version}"
         )
 

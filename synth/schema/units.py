@@ -47,7 +47,8 @@ class LeaseRequest(Frozen):
 class LeaseReply(Frozen):
     units: tuple[Unit, ...]
     lease_s: float = Field(description="a lease not renewed for this long is given to someone else")
-    output_root: str = Field(description="folder the shards go under, from the server's own settings")
+    output_root: str = Field(description="place the shards go to, from the server's own settings")
+    mark: str = Field("", description="what a worker reads there if it sees the same place; else it uploads")
 
 
 class Heartbeat(Frozen):

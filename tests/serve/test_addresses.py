@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 
 from dail.serve.app import create_app
 from dail.serve.batch_in import BatchIn
+from dail.synth.core.files import sha256
 from dail.synth.schema.units import Commit, LeaseRequest
 from tests.serve.worker import FakeWorker
 
@@ -186,5 +187,16 @@ def test_no_text_of_a_worker_is_taken_for_an_address(app, lure, settings, model)
         for place in of(model_of):
             for address in addresses:
                 harmless(app.post(path, json=with_text(body, place, address)), asked)
+    for address in addresses:
+        for spelled in (
+            address,
+            quote(address, safe=""),
+            "/".join((unit.batch_id, address)),
+            f"batches/{unit.batch_id}/../../x",
+        ):
+            headers = {"x-dail-sha256": sha256(b"x"), "content-type": "application/octet-stream"}
+            answer = app.put(f"/internal/v1/objects/{spelled}", content=b"x", headers=headers)
+            harmless(answer, asked)
+            assert answer.status_code >= 400, spelled
     assert tree(settings.data_dir) == before
     assert app.post(f"/internal/v1/leases/{unit.unit_id}/commit", json=commit).status_code == 204

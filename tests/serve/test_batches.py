@@ -76,7 +76,7 @@ def test_a_finished_batch_has_a_manifest_that_a_trainer_can_read(api, post, work
     found = api.get(f"/v1/batches/{batch}").json()
     assert (found["status"], found["request_counts"]["completed"], found["shards"]) == ("completed", 2, 4)
     assert found["tokens"] == {"total": 16, "attributed": 12, "student": 8.0, "student_share": 8 / 12}
-    path = worker.root / found["manifest"]["key"]
+    path = worker.objects.root / found["manifest"]["key"]
     assert str(path) == found["manifest"]["path"]
     assert read_manifest(path).digest == found["manifest"]["digest"]
     assert len(list(read_rows(path))) == 4
@@ -109,7 +109,7 @@ def test_a_damaged_shard_is_a_failed_line_and_the_others_are_given(api, post, wo
     shard = worker.write(first)
     worker.commit(first, shard)
     worker.commit(second)
-    (worker.root / shard.key).write_bytes(b"rot")
+    (worker.objects.root / shard.key).write_bytes(b"rot")
     lines = [json.loads(line) for line in api.get(f"/v1/batches/{batch}/results").text.splitlines()]
     assert [line["status"] for line in lines] == ["failed", "succeeded"]
     assert lines[0]["error"]["code"] == "damaged_shard"

@@ -117,7 +117,7 @@ def test_failed_items_are_tried_again_in_the_same_batch_and_traces_are_kept(api,
     worker.commit(again)
     ended = api.get(f"/v1/batches/{batch}").json()
     assert ended["status"] == "completed" and ended["manifest"]["key"] != first["manifest"]["key"]
-    assert (worker.root / first["manifest"]["key"]).exists()
+    assert (worker.objects.root / first["manifest"]["key"]).exists()
     nothing = api.post(f"/v1/batches/{batch}/retry", json={"items": "failed"})
     assert (nothing.status_code, nothing.json()["code"]) == (409, "nothing_to_retry")
 
@@ -135,10 +135,10 @@ def test_a_deleted_batch_is_gone_at_once_and_its_bytes_later(api, post, worker):
     batch = post(3)["id"]
     assert api.delete(f"/v1/batches/{batch}").json()["code"] == "batch_open"
     units = worker.lease(3)
-    for unit, shard in zip(units, write_together(worker.root, units), strict=True):
+    for unit, shard in zip(units, write_together(worker.objects, units), strict=True):
         assert worker.commit(unit, shard).status_code == 204
-    path = worker.root / api.get(f"/v1/batches/{batch}").json()["manifest"]["key"]
-    copies = worker.root / rows_key(path.relative_to(worker.root).as_posix())
+    path = worker.objects.root / api.get(f"/v1/batches/{batch}").json()["manifest"]["key"]
+    copies = worker.objects.root / rows_key(path.relative_to(worker.objects.root).as_posix())
     copies.write_bytes(b"of a shard that held more")
     assert [api.delete(f"/v1/batches/{batch}").status_code for _ in range(2)] == [204, 404]
     for way in ("", "/items", "/events", "/results", "/manifest"):
@@ -149,7 +149,11 @@ def test_a_deleted_batch_is_gone_at_once_and_its_bytes_later(api, post, worker):
     sql(api, "UPDATE batches SET deleted_at = 0 WHERE id = ?", batch)
     for _ in range(2):
         api.app.state.service.ending.sweep()
-    assert not path.exists() and not copies.exists() and not list((worker.root / "shards" / batch).rglob("*.parquet"))
+    assert (
+        not path.exists()
+        and not copies.exists()
+        and not list((worker.objects.root / "shards" / batch).rglob("*.parquet"))
+    )
     assert api.get(f"/v1/batches/{anew}").status_code == 200
 
 

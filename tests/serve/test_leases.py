@@ -98,7 +98,7 @@ def test_a_shard_that_the_api_cannot_read_is_refused(post, worker):
     post()
     (unit,) = worker.lease()
     shard = worker.write(unit)
-    (worker.root / shard.key).unlink()
+    (worker.objects.root / shard.key).unlink()
     response = worker.commit(unit, shard)
     assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "unreadable_shard")
 
@@ -112,7 +112,7 @@ def test_a_shard_of_another_unit_is_refused(post, worker):
 
 def as_shard(worker, unit, data: bytes, **more) -> ShardRef:
     key = shard_key(unit.batch_id, sha256(data))
-    Objects(worker.root).put(key, data)
+    worker.objects.put(key, data)
     return worker.write(unit).model_copy(update={"key": key, "size_bytes": len(data), "sha256": sha256(data), **more})
 
 
@@ -393,7 +393,7 @@ def test_limits_say_what_bounds_a_batch_and_a_reply(api):
 def test_units_of_one_shard_are_committed_alone_and_what_is_fenced_counts_nowhere(api, post, worker, monkeypatch):
     batch = post(3)["id"]
     units = worker.lease(3)
-    one, fenced, three = write_together(worker.root, units)
+    one, fenced, three = write_together(worker.objects, units)
     reads, get = [], Objects.get
     monkeypatch.setattr(Objects, "get", lambda self, key, **said: reads.append(key) or get(self, key, **said))
     assert worker.commit(units[2], three).status_code == 204
@@ -417,7 +417,7 @@ def test_units_of_one_shard_are_committed_alone_and_what_is_fenced_counts_nowher
 def test_two_units_cannot_be_committed_with_one_row(post, worker):
     post(2)
     units = worker.lease(2)
-    one, two = write_together(worker.root, units)
+    one, two = write_together(worker.objects, units)
     assert worker.commit(units[0], one).status_code == 204
     response = worker.commit(units[1], two.model_copy(update={"row": 0}))
     assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "wrong_shard")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sqlite3
 import time
@@ -11,6 +12,9 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settled
+from hypothesis import strategies as st
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
@@ -108,6 +112,31 @@ def test_no_route_but_livez_answers_without_a_token_that_works(doors, secret):
             assert (method, path, answer.status_code) == (method, path, 401)
             assert method == "HEAD" or answer.json()["code"] == "unauthorized"
             assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@settled(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=80).filter(lambda it: not set(it) & set(b"\r\n\x00")), min_size=1, max_size=3))
+def test_no_bytes_of_a_header_are_more_than_a_wrong_token(doors, values):
+    raw = [(b"host", b"127.0.0.1"), *((b"authorization", value) for value in values)]
+    assert asyncio.run(status_of(doors.client.app, raw)) == 401
+    assert asyncio.run(status_of(doors.client.app, [(key, b"Bearer " + value) for key, value in raw[1:]])) == 401
+
+
+async def status_of(app, headers) -> int:
+    """Of a POST whose body must not be read."""
+    told = []
+
+    async def receive():
+        raise AssertionError("the body was read")
+
+    async def send(message):
+        told.append(message)
+
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+             "path": "/v1/batches", "raw_path": b"/v1/batches", "query_string": b"", "headers": headers,
+             "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1)}  # fmt: skip
+    await app(scope, receive, send)
+    return told[0]["status"]
 
 
 def test_a_token_in_the_address_is_not_read(doors):
@@ -227,6 +256,21 @@ def test_a_tenant_that_has_too_many_open_batches_leaves_the_others_theirs(settin
 
         assert [post("a", str(n)) for n in range(3)] == [201, 201, 429]
         assert [post("b", str(n)) for n in range(3)] == [201, 201, 429]
+
+
+def test_a_tenant_with_a_thousand_items_waiting_keeps_nobody_waiting(settings, model):
+    store = Store(settings.store_place)
+    secrets = {tenant: new_token(store, tenant, ["submit", "read"], tenant)[1] for tenant in ("a", "b")}
+    _, workers = new_token(store, "w", ["worker"])
+    store.close()
+    with TestClient(create_app(settings), "http://127.0.0.1") as client:
+        for tenant, what in (("a", items(1000)), ("b", [{"problem": "What is 6 × 7?", "solution": "42."}])):
+            body = {"items": what, "synthesis": {"samples_per_item": 4}}
+            assert client.post("/v1/batches", json=body, headers=bearer(secrets[tenant])).status_code == 201
+        mine = client.get("/v1/batches", headers=bearer(secrets["b"])).json()["data"][0]["id"]
+        client.headers.update(bearer(workers))
+        leased = FakeWorker(client, model).lease(8)
+        assert [unit.batch_id for unit in leased].count(mine) == 4
 
 
 def test_a_worker_leases_of_every_tenant_and_each_gets_its_own_traces(doors, model):

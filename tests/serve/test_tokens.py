@@ -376,6 +376,15 @@ def test_a_token_that_no_header_can_carry_is_not_shown(dail, monkeypatch, token)
         worker_http("http://127.0.0.1:9", token)
 
 
+@pytest.mark.parametrize("user", ["canary:canary", "canary", ":canary"])
+def test_a_password_in_the_address_is_refused_and_not_shown(dail, user):
+    url = f"http://{user}@127.0.0.1:9"
+    ended = dail("list", "--api", url)
+    assert (ended.returncode, "set DAIL_TOKEN" in ended.stderr, "canary" in ended.stderr) == (2, True, False)
+    with pytest.raises(UsageError, match="set DAIL_TOKEN"):
+        worker_http(url, None)
+
+
 def test_the_sweep_reads_what_changed_alone(store, monkeypatch):
     _, secret = new_token(store, "ana", ["read"])
     tokens = Tokens(store)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dail.synth.core.files import Objects, sha256
+from dail.synth.core.objects import open_objects
 from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceMessage, TraceRow, encode_shard
@@ -19,14 +20,14 @@ class FakeWorker:
 
     def __init__(self, http: Any, model: ModelIdentity, name: str = "w1") -> None:
         self.http, self.model, self.name = http, model, name
-        self.root = Path()
+        self.objects = Objects(Path())
 
     def lease(self, count: int = 1) -> list[Unit]:
         request = LeaseRequest(worker=self.name, count=count, model=self.model)
         response = self.http.post("/internal/v1/leases", json=request.model_dump(mode="json"))
         assert response.status_code == 200, response.text
         reply = LeaseReply.model_validate_json(response.content)
-        self.root = Path(reply.output_root)
+        self.objects = open_objects(reply.output_root)
         return list(reply.units)
 
     def heartbeat(
@@ -37,7 +38,7 @@ class FakeWorker:
         return self._post(unit, "heartbeat", beat)
 
     def write(self, unit: Unit) -> ShardRef:
-        return write_shard(self.root, unit)
+        return write_shard(self.objects, unit)
 
     def commit(self, unit: Unit, shard: ShardRef | None = None, correct: bool | None = None) -> Any:
         shard = shard or self.write(unit)
@@ -60,15 +61,15 @@ class FakeWorker:
         return self.http.post(f"/internal/v1/leases/{unit.unit_id}/{verb}", json=body.model_dump(mode="json"))
 
 
-def write_shard(root: Path, unit: Unit) -> ShardRef:
-    return write_together(root, [unit])[0]
+def write_shard(objects: Objects, unit: Unit) -> ShardRef:
+    return write_together(objects, [unit])[0]
 
 
-def write_together(root: Path, units: Sequence[Unit]) -> list[ShardRef]:
+def write_together(objects: Objects, units: Sequence[Unit]) -> list[ShardRef]:
     """A row each of four tokens: two by the student, one by the privileged student, one by it is not known whom."""
     data = encode_shard([trace_row(unit) for unit in units])
     key = shard_key(units[0].batch_id, sha256(data))
-    Objects(root).put(key, data)
+    objects.put(key, data)
     return [
         ShardRef(
             key=key,

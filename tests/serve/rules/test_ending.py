@@ -22,7 +22,7 @@ def test_an_end_that_the_disk_refused_is_made_up_for_by_the_next_sweep(tmp_path,
     service = Service(Store(tmp_path / "dail.sqlite"), Objects(tmp_path / "o"), {"tiny": model}, 60)
     batch, _ = service.batches.create(BatchIn.parse({"items": items(1)}), None)
     (unit,) = service.leases.lease(LeaseRequest(worker="w", count=1, model=model)).units
-    shard = write_shard(service.objects.root, unit)
+    shard = write_shard(service.objects, unit)
     manifests = service.objects.root / "manifests"
     manifests.write_text("in the way")
     service.leases.commit(unit.unit_id, Commit(worker="w", epoch=unit.epoch, shard=shard))
@@ -49,7 +49,7 @@ def test_a_sweep_after_the_end_writes_the_data_set_card_of_the_output_root(tmp_p
     assert not (tmp_path / "o" / "README.md").exists()
     batch, _ = service.batches.create(BatchIn.parse({"items": items(1)}), None)
     (unit,) = service.leases.lease(LeaseRequest(worker="w", count=1, model=model)).units
-    shard = write_shard(service.objects.root, unit)
+    shard = write_shard(service.objects, unit)
     service.leases.commit(unit.unit_id, Commit(worker="w", epoch=unit.epoch, shard=shard))
     service.ending.sweep()
     assert f'- config_name: "{batch.id}"' in (tmp_path / "o" / "README.md").read_text()
@@ -60,7 +60,7 @@ def _finished(tmp_path, model):
     service = Service(Store(tmp_path / "dail.sqlite"), Objects(tmp_path / "o"), {"tiny": model}, 60)
     batch, _ = service.batches.create(BatchIn.parse({"items": items(1)}), None)
     (unit,) = service.leases.lease(LeaseRequest(worker="w", count=1, model=model)).units
-    shard = write_shard(service.objects.root, unit)
+    shard = write_shard(service.objects, unit)
     with service.store.write() as tx:
         tx.units.commit(tx.units.held(unit.unit_id, "w", unit.epoch), shard)
         tx.batches.settle(batch.id)

@@ -92,7 +92,7 @@ class Leases(RuleBasedStateMachine):
         """Also of zombies, and of what was committed already: a lease stays in the bundle."""
         worker, unit = held
         if unit:
-            shard = write_shard(self.service.objects.root, unit)
+            shard = write_shard(self.service.objects, unit)
             if self._try(
                 self.service.leases.commit, unit.unit_id, Commit(worker=worker, epoch=unit.epoch, shard=shard)
             ):

@@ -110,7 +110,7 @@ class Tenants(RuleBasedStateMachine):
     def work(self):
         """A worker is every tenant's."""
         for unit in self.service.leases.lease(LeaseRequest(worker="w", count=1, model=MODEL)).units:
-            shard = write_shard(self.folder / "o", unit)
+            shard = write_shard(self.service.objects, unit)
             self.service.leases.commit(unit.unit_id, Commit(worker="w", epoch=unit.epoch, shard=shard))
         self._note_ends()
 

@@ -33,8 +33,12 @@ class Holder:
         self.rows = [trace_row(unit) for unit in units(model, count)]
         self.held = {row.unit_id for row in self.rows}
         self.committed: list[Ended] = []
-        self.writer = ShardWriter(self.held.__contains__, self._commit)
-        self.writer.objects = Objects(root)
+        self.objects = Objects(root)
+        self.writer = ShardWriter(self.held.__contains__, self._put, self._commit)
+
+    async def _put(self, unit_id: str, key: str, data: bytes) -> None:
+        assert unit_id in self.held
+        await asyncio.to_thread(self.objects.put, key, data)
 
     async def _commit(self, ended: Ended) -> None:
         await asyncio.sleep(0)
