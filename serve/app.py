@@ -25,13 +25,16 @@ from fastapi_offline import FastAPIOffline
 from pydantic import SecretStr
 from pydantic.json_schema import models_json_schema
 
-from dail.serve import batches, health, leases, objects
+from dail.serve import batches, health, leases, objects, workers
 from dail.serve.batch_in import BatchIn
 from dail.serve.bodies import Result, RetryIn
 from dail.serve.errors import Problem, answer_with_problems
 from dail.serve.events import Watching
 from dail.serve.guard import Guard
+from dail.serve.metrics import Metrics
 from dail.serve.request_body import Receiving
+from dail.serve.request_log import RequestLog
+from dail.serve.rules.health import Readiness, free_bytes, room_of
 from dail.serve.rules.service import Service
 from dail.serve.rules.tokens import Tokens
 from dail.serve.settings import Settings
@@ -41,12 +44,12 @@ from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.http import is_loopback
 from dail.synth.core.objects import mark, open_objects
 from dail.synth.schema.models import identify
-from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseRequest
+from dail.synth.schema.units import Commit, Fail, Heartbeat, Hello, LeaseRequest
 
 SWEEP_S = 1.0
 
 # Bodies that are read or written by our own code, so that FastAPI does not know their schema.
-_DOCUMENTED = (BatchIn, LeaseRequest, Heartbeat, Commit, Fail, Problem, Result, RetryIn)
+_DOCUMENTED = (BatchIn, Hello, LeaseRequest, Heartbeat, Commit, Fail, Problem, Result, RetryIn)
 
 log = logging.getLogger("dail.serve")
 
@@ -74,14 +77,19 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.service = service
     app.state.tokens = tokens
+    app.state.metrics = metrics = Metrics(store.figures, lambda: _room(service))
+    store.on_commit, store.on_transaction = metrics.committed, metrics.transaction
+    app.state.readiness = Readiness(store, service.objects)
     app.state.receiving = Receiving()
     app.state.watching = Watching(service.store)
     app.include_router(batches.router)
     app.include_router(leases.router)
     app.include_router(objects.router)
     app.include_router(health.router)
+    app.include_router(workers.router)
     answer_with_problems(app)
     app.add_middleware(Guard, settings=settings, tokens=tokens)
+    app.add_middleware(RequestLog, metrics=app.state.metrics)  # the last added is the outermost
     _document(app)
     return app
 
@@ -99,7 +107,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    app.state.readiness.close()
     service.store.close()
+
+
+def _room(service: Service) -> int | None:
+    folder = room_of(service.store, service.objects)
+    return None if folder is None else free_bytes(folder)
 
 
 def _revealed(token: SecretStr | None) -> str | None:

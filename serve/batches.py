@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
@@ -28,6 +29,7 @@ from dail.serve.events import Watching, encoded
 from dail.serve.guard import caller_by
 from dail.serve.request_body import batch_body, body_of, documents
 from dail.serve.rules.service import Service
+from dail.synth.core.logs import tell
 from dail.synth.schema.manifest import Manifest
 
 
@@ -48,6 +50,8 @@ IdempotencyKey = Annotated[
 IfNoneMatch = Annotated[str | None, Header(description="the ETag of an earlier answer; 304 if nothing changed")]
 LastEventId = Annotated[int, Header(ge=0, le=2**53, description="the number of the last event that you have")]
 
+_PLACE = re.compile(r"[0-9]{1,9}")
+
 router = APIRouter(prefix="/v1/batches", tags=["batches"], dependencies=[Depends(people_only)], responses=RESPONSES)
 
 
@@ -62,6 +66,8 @@ def create_batch(
     batch, is_new = service.batches.create(body, idempotency_key)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/batches/{batch.id}"
+    if is_new:
+        tell("batch_created", batch_id=batch.id, count=batch.request_counts.total)
     return batch
 
 
@@ -121,6 +127,21 @@ def delete_batch(batch_id: str, service: TheService) -> None:
 def cancel_batch(batch_id: str, service: TheService) -> BatchOut:
     """Queued units end at once, running ones at their worker's next heartbeat; finished traces are kept."""
     return service.batches.cancel(batch_id)
+
+
+@router.get(
+    "/{batch_id}/shards/{number}",
+    response_class=Response,
+    responses={200: {"description": "the file's bytes", "content": {"application/vnd.apache.parquet": {}}}},
+)
+def get_shard(batch_id: str, number: str, service: TheService) -> Response:
+    """One file of the manifest, by its place in it; checked by size and sha256, which is its ETag."""
+    shard, data = service.outputs.file(batch_id, int(number) if _PLACE.fullmatch(number) else -1)
+    headers = {
+        "ETag": f'"{shard.sha256}"',
+        "Content-Disposition": f'attachment; filename="{shard.sha256[:16]}.parquet"',
+    }
+    return Response(data, media_type="application/vnd.apache.parquet", headers=headers)
 
 
 @router.get("/{batch_id}/items")

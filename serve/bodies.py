@@ -64,6 +64,16 @@ class ManifestRef(Frozen):
     digest: str
 
 
+class WaitingFor(Frozen):
+    """Why nothing happens with a batch that has units to draw."""
+
+    reason: Literal["no_worker", "other_model"] = Field(
+        description="no_worker: none asks for its model; other_model: those that ask for a model of that name have "
+        "other files"
+    )
+    detail: str
+
+
 class BatchOut(Frozen):
     """A batch and how far it is. Times are Unix seconds."""
 
@@ -87,6 +97,7 @@ class BatchOut(Frozen):
                 "tokens_per_s": 341.3,
                 "shards": 1,
                 "damaged_shards": 0,
+                "waiting_for": None,
                 "ending_error": None,
                 "manifest": None,
                 "created_at": 1795248000,
@@ -120,6 +131,7 @@ class BatchOut(Frozen):
     tokens_per_s: float = Field(description="over the batch's life, from its first lease")
     shards: int
     damaged_shards: int = Field(description="of those read as results, whose bytes are gone or changed")
+    waiting_for: WaitingFor | None = Field(description="why nothing happens with it; null while somebody could work")
     ending_error: str | None = Field(description="why every unit has ended and the batch has not")
     manifest: ManifestRef | None = Field(description="null until the batch ends, and if it ends without a shard")
     created_at: int

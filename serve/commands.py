@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from dail.synth.core.console import ConsoleBar, console_bar, emit, say
+from dail.synth.core.console import ConsoleBar, console_bar, emit, plain, say
 from dail.synth.core.errors import (
     EXIT_BATCH_FAILED,
     EXIT_CANCELLED,
@@ -26,6 +26,7 @@ from dail.synth.core.errors import (
     UsageError,
 )
 from dail.synth.core.http import Client
+from dail.synth.core.logs import log_as
 from dail.synth.core.options import verb
 from dail.synth.core.settings import Chosen
 from dail.synth.data import options
@@ -66,6 +67,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="JSON on standard o
     metavar="NAME=FOLDER",
     help="The LoRA adapter of that model's privileged student, if it is not the bare model.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    help="Warnings for people [text], or every request and change of a unit as a JSON line.",
+)
 @_json
 def serve(
     host: str | None,
@@ -75,14 +81,15 @@ def serve(
     models: tuple[str, ...],
     students: tuple[str, ...],
     privileged: tuple[str, ...],
+    log_format: str | None,
     as_json: bool,
 ) -> None:
     """Start the API that takes batches of expert solutions.
 
     Everything it accepts is on disk before it answers: stop it, kill it, start it again with the same --data-dir.
     Every option can also come from the environment: DAIL_HOST, DAIL_PORT, DAIL_DATA_DIR, DAIL_OBJECTS, DAIL_MODELS,
-    DAIL_STUDENTS and DAIL_PRIVILEGED (JSON). DAIL_STORE=postgresql://… keeps the store there, which several servers
-    may share.
+    DAIL_STUDENTS and DAIL_PRIVILEGED (JSON), DAIL_LOG_FORMAT. DAIL_STORE=postgresql://… keeps the store there, which
+    several servers may share.
     """
     # Here, so that the other verbs start without the web framework and the store.
     from dail.serve.app import create_app
@@ -94,20 +101,21 @@ def serve(
         "students": _registered("--student", students),
         "privileged": _registered("--privileged", privileged),
     }
-    settings = load_settings(host=host, port=port, data_dir=data_dir, objects=objects, **named)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = load_settings(host=host, port=port, data_dir=data_dir, objects=objects, log_format=log_format, **named)
+    log_as(settings.log_format)
+    tell_people = say if settings.log_format == "text" else logging.getLogger("dail.serve").info
     with _listen(settings.host, settings.port) as listener:
         if settings.models:
-            say(f"reading {len(settings.models)} model folder(s)")
+            tell_people(f"reading {len(settings.models)} model folder(s)")
         app = create_app(settings)
         url = f"http://{_in_url(settings.host)}:{listener.getsockname()[1]}"
         for_whom = "for who has a token" if app.state.tokens.are_wanted else f"its pages: {url}/docs"
         kept = f"store and shards in {settings.data_dir.resolve()}"
         if settings.store or settings.objects:
             kept = f"store {app.state.service.store.name}, shards in {app.state.service.objects.url}"
-        say(f"API at {url} ({for_whom}); {kept}")
+        tell_people(f"API at {url} ({for_whom}); {kept}")
         if not settings.models:
-            say("no model is registered, so batches will be refused; give --model NAME=FOLDER")
+            tell_people("no model is registered, so batches will be refused; give --model NAME=FOLDER")
         if as_json:
             emit({"url": url, "data_dir": str(settings.data_dir.resolve()), "models": sorted(settings.models)})
         Server(app).run(sockets=[listener])
@@ -184,6 +192,27 @@ def list_batches(status: str | None, api: str, as_json: bool) -> int:
     with _client(api) as client:
         for batch in client.pages("/v1/batches", **({"status": status} if status else {})):
             emit(batch) if as_json else click.echo(_line(batch))
+    return EXIT_OK
+
+
+@click.command()
+@_api
+@_json
+def workers(api: str, as_json: bool) -> int:
+    """Who works for an API, and what each holds; those that nothing was heard of for a lease are grey."""
+    with _client(api) as client:
+        found = client.get("/v1/workers")["data"]
+    for worker in found:
+        if as_json:
+            emit(worker)
+            continue
+        units, lapsed = worker["units"], sum(unit["lapsed"] for unit in worker["units"])
+        batches = ", ".join(sorted({unit["batch_id"] for unit in units})) or "nothing"
+        state = f"silent for {time.time() - worker['heard_at']:.0f} s" if worker["silent"] else "working"
+        line = f"{worker['id']}  {worker['model']}  {worker['host']}  {state}  holds {len(units)} units of {batches}"
+        click.secho(plain(line + (f", {lapsed} lapsed" if lapsed else "")), dim=worker["silent"])
+    if not found:
+        say("no worker was heard of in the last day; start one: dail worker --api URL --model FOLDER")
     return EXIT_OK
 
 
@@ -294,11 +323,26 @@ def _nothing() -> None:
     pass
 
 
+class _Waiting:
+    """Says why nothing happens with a batch, once that has lasted."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._why, self._since, self._said = url, "", 0.0, ""
+
+    def look(self, batch: dict[str, Any]) -> None:
+        why = (batch.get("waiting_for") or {}).get("detail", "")
+        if why != self._why:
+            self._why, self._since = why, time.monotonic()
+        elif why and why != self._said and time.monotonic() - self._since > _NOBODY_S:
+            self._said = why
+            say(why.replace("--api URL", f"--api {self._url}"))
+
+
 def follow(client: Client, batch_id: str, as_json: bool = False, check: Callable[[], None] = _nothing) -> int:
     """Shows a batch's progress until it ends; its exit code. `check` is called every second and may raise."""
     batch = client.get(f"/v1/batches/{batch_id}")
     with console_bar("units", batch["units"]["total"]) as bar:
-        last, began, is_told = None, time.monotonic(), False
+        last, waiting = None, _Waiting(client.url)
         changes = _changes(client, batch_id, check)
         while True:
             _show(bar, batch)
@@ -306,12 +350,7 @@ def follow(client: Client, batch_id: str, as_json: bool = False, check: Callable
                 emit(batch)
             if batch["status"] in _ENDED:
                 break
-            if not is_told and batch["in_progress_at"] is None and time.monotonic() - began > _NOBODY_S:
-                is_told = True
-                say(
-                    f"no worker has taken a unit yet: start one with `dail worker --api {client.url} --model FOLDER`, "
-                    f"for the model {batch['model']['name']} at revision {batch['model']['revision'][:12]}"
-                )
+            waiting.look(batch)
             last = batch
             next(changes)
             batch = _patiently(lambda: client.get(f"/v1/batches/{batch_id}"), _GIVE_UP_S)

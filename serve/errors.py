@@ -6,7 +6,6 @@ A problem never repeats what was sent: only where it is (a JSON pointer), what i
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
@@ -17,6 +16,7 @@ from pydantic import ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from dail.serve.request_log import HEADER, told_as
 from dail.serve.rules.errors import Conflict, Damaged, NotFound, TooMany
 from dail.synth.core.config import Frozen
 from dail.synth.core.errors import (
@@ -32,7 +32,7 @@ from dail.synth.core.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = {429: 60, 503: 5, 507: 5}
-_FOR_GOOD = ("batch_ended", "nothing_to_retry")
+_FOR_GOOD = ("batch_ended", "nothing_to_retry", "wire_version", "schema_version")
 NOT_SNIFFED = {"X-Content-Type-Options": "nosniff"}  # what we call JSON or lines, no browser takes for a page
 MAX_FAULTS = 100
 _MAX_POINTER = 256
@@ -156,7 +156,7 @@ def problem(
     problems: Sequence[tuple[str, str, str]] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    request_id = f"req_{secrets.token_hex(8)}"
+    request_id = told_as(code)
     if status >= 500:
         log.error("%s %s %s: %s", request_id, status, code, detail)
     body = Problem(
@@ -171,4 +171,4 @@ def problem(
         request_id=request_id,
     )
     # here too: the answer to a mistake of ours passes by the guard
-    return JSONResponse(body.model_dump(), status, {**(headers or {}), **NOT_SNIFFED}, MEDIA_TYPE)
+    return JSONResponse(body.model_dump(), status, {**(headers or {}), **NOT_SNIFFED, HEADER: request_id}, MEDIA_TYPE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from dail.serve.auth import people_only
 from dail.serve.batch_in import ITEM_BYTES, MAX_ITEMS, MAX_METADATA, MAX_UNITS, METADATA_BYTES
@@ -10,7 +11,7 @@ from dail.serve.batches import TheService
 from dail.serve.bounded_json import MAX_DEPTH, MAX_ITEM_VALUES, MAX_NAME_BYTES, MAX_VALUES
 from dail.serve.errors import MAX_FAULTS, RESPONSES
 from dail.serve.request_body import BODY_BYTES, MOST_AT_ONCE, SILENCE_S, SLOWEST_BYTES_S
-from dail.serve.rules.health import Ready, readiness
+from dail.serve.rules.health import Ready
 from dail.serve.store.units import REPLY_BYTES
 from dail.synth.core.config import Frozen
 from dail.synth.schema.items import PROBLEM_BYTES, SOLUTION_BYTES
@@ -51,10 +52,17 @@ async def livez() -> dict[str, str]:
 
 
 @router.get("/readyz", dependencies=[Depends(people_only)], responses={503: {"model": Ready}})
-def readyz(service: TheService, response: Response) -> Ready:
-    ready = readiness(service.store, service.objects)
+def readyz(request: Request, response: Response) -> Ready:
+    """503 if something that is tried fails, or does not answer in time; `checks` says which."""
+    ready: Ready = request.app.state.readiness.ask()
     response.status_code = 200 if ready.ok else 503
     return ready
+
+
+@router.get("/metrics", dependencies=[Depends(people_only)])
+def metrics(request: Request) -> Response:
+    """For Prometheus. Labels come from closed sets: no ids, no tenants."""
+    return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/limits", dependencies=[Depends(people_only)])

@@ -17,6 +17,7 @@ _PREFIX = "DAIL_"
 # Beside those of `dail serve`. Ray's, vLLM's and PyTorch's own work too; these are the ones a run asks for.
 _OTHERS = {
     "DAIL_API": "URL of the API, for worker, submit, watch and the other verbs of batches; --api wins",
+    "DAIL_CACHE": "folder of the copies of shards whose manifest is given by a URL; ~/.cache/dail if not set",
     "DAIL_TOKEN": "bearer token: `dail serve` takes it for everything (16 characters at least), worker and the verbs "
     "of batches send it, or one of `dail token new`",
     "RAY_ADDRESS": "the Ray cluster that worker, synth, doctor and `dail train --ray-workers` join; without it they "

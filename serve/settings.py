@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from dail.synth.core.config import AbsolutePath
 from dail.synth.core.errors import UsageError, describe
 from dail.synth.core.http import is_token
+from dail.synth.core.logs import LogFormat
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 
@@ -61,6 +62,9 @@ class Settings(BaseSettings):
         ge=1,
         allow_inf_nan=False,
         description="requests of people that a token may send each second, twice as many at once",
+    )
+    log_format: LogFormat = Field(
+        "text", description="the log on standard error: warnings for people, or (json) every event as a JSON line"
     )
     token: Token | None = Field(
         None, description="bearer token that may do everything; `dail token new` makes narrower ones"

@@ -64,7 +64,10 @@ def worker(
     units back and stop every engine. DAIL_TOKEN is sent as bearer token.
     """
     from dail.synth.core.http import worker_http
-    from dail.synth.run.unit_source import HttpSource
+    from dail.synth.core.running import run_to_end
+    from dail.synth.engine.versions import versions_here
+    from dail.synth.run.unit_source import HttpSource, greet
+    from dail.synth.run.uploads import Uploads
     from dail.synth.run.worker import run_worker
     from dail.synth.schema.models import identify
 
@@ -75,6 +78,10 @@ def worker(
     identity = identify(settings.engine.model, student=settings.student, privileged=settings.privileged_adapter)
     client = worker_http(api, os.environ.get("DAIL_TOKEN"))
     source = HttpSource(client, name, identity)
+    greeting = worker_http(api, os.environ.get("DAIL_TOKEN"))
+    reply = run_to_end(lambda: greet(greeting, name, identity, versions_here()))
+    run_to_end(lambda: Uploads(source).look(reply))  # says where shards will go, or why not straight there
+    console.say(f"the API runs dail {reply.tool_version} and has the model {identity.name}, file by file")
     console.say(f"worker {name} leases units of model {identity.name} from {api}; Ctrl-C hands them back")
     with console.all_on_stderr(), console.stop_on_signals(second_ends=True) as stop:
         stopped = run_worker(settings, source, idle_exit_s, stop)
@@ -133,7 +140,7 @@ def synth(
 
 
 @click.command("select")
-@click.argument("source", metavar="MANIFEST|OUT", type=click.Path(path_type=Path))
+@click.argument("source", metavar="MANIFEST|OUT", type=options.ManifestPath())
 @click.option(
     "--keep",
     required=True,

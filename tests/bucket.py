@@ -26,6 +26,7 @@ import httpx
 KEY, SECRET = "tests-own-key", "canary-secret-of-the-tests"
 BUCKET = "dail"
 _START_S = 60
+_SLOW_S = 1.5
 
 
 class S3(NamedTuple):
@@ -101,7 +102,8 @@ class Breaking:
     """A way to a server on which things go wrong, as `next` lists them: one for each of the next requests.
 
     "503" and other numbers are answered at once; "lost": it is done and its reply never comes; "cut": the reply ends
-    in the middle, as "short" does with a length that says so; "silent": nothing happens and the line is closed.
+    in the middle, as "short" does with a length that says so; "slow": it comes late; "silent": nothing happens and the
+    line is closed.
     """
 
     def __init__(self, url: str) -> None:
@@ -140,6 +142,8 @@ class Breaking:
         if fault in ("silent", "lost"):
             request.close_connection = True
             return
+        if fault == "slow":
+            time.sleep(_SLOW_S)
         if fault == "short":
             data = data[: len(data) // 2]
         length = str(len(data))

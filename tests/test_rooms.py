@@ -96,6 +96,7 @@ VERBS_OWN = {
     "serve/paper/plan.py",
     "serve/paper/steps.py",
     "serve/token_commands.py",
+    "serve/orphan_commands.py",
     "synth/commands.py",
     "synth/core/console.py",
     "synth/export/commands.py",

@@ -24,7 +24,7 @@ from dail.synth.core.errors import EXIT_OK, UsageError
 from dail.synth.core.options import Numbers, verb
 from dail.synth.core.settings import Chosen
 from dail.synth.data import options
-from dail.synth.data.options import control_option
+from dail.synth.data.options import ManifestPath, control_option
 from dail.synth.data.reader import Reading
 from dail.synth.schema.controls import check_drawn, controlled, told
 from dail.synth.schema.manifest import read_manifest
@@ -39,7 +39,7 @@ def _of_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--reference-adapter", type=click.Path(path_type=Path), help="Frozen adapter of the references."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
-        click.option("--manifest", type=click.Path(path_type=Path), required=True, help="Manifest of the shards."),
+        click.option("--manifest", type=ManifestPath(), required=True, help="Manifest of the shards: a path or a URL."),
         click.option("--model", "model_folder", type=click.Path(path_type=Path), required=True, help="Model folder."),
     ):
         command = option(command)

@@ -28,6 +28,7 @@ from dail.synth.core.extensions import label
 from dail.synth.core.progress import OnProgress, progress, told_to
 from dail.synth.core.running import Stop
 from dail.synth.schema.manifest import read_manifest
+from dail.synth.schema.mirror import local_manifest
 from dail.synth.schema.models import identify
 from dail.train import adapter, checkpoint, memory, objective
 from dail.train.comparison import leaning, reference_names
@@ -107,7 +108,9 @@ def train(
     cache, start, frozen = (Path(one) if one else None for one in (references, init_adapter, reference_adapter))
     given = Given(start, frozen)
     with told_to(on_progress):
-        return run(Path(model), Path(manifest), Path(out), config or TrainConfig(), cache, stop=stop, given=given)
+        return run(
+            Path(model), local_manifest(manifest), Path(out), config or TrainConfig(), cache, stop=stop, given=given
+        )
 
 
 def run(

@@ -15,6 +15,7 @@ from dail.serve.rules.enough import advance
 from dail.serve.rules.errors import Conflict, TooMany, existing
 from dail.serve.rules.health import check_headroom
 from dail.serve.rules.models import choose_model, model_key
+from dail.serve.rules.workers import waiting_for
 from dail.serve.store.batches import BatchRecord, NewBatch
 from dail.serve.store.transaction import Store, Transaction
 from dail.synth.core.config import canonical
@@ -174,6 +175,7 @@ class Batches:
             tokens_per_s=round(tally.tokens / life_s, 1) if life_s > 0 else 0.0,
             shards=tally.units["committed"],
             damaged_shards=len(tx.shards.damaged(batch.id)),
+            waiting_for=waiting_for(tx, batch, tally.units["queued"], tally.units["leased"]),
             ending_error=batch.ending_error,
             manifest=manifest,
             created_at=int(batch.created_at),

@@ -12,6 +12,7 @@ from dail.serve.store.transaction import Store, Transaction
 from dail.synth.core.config import TOOL_VERSION
 from dail.synth.core.errors import ObjectExists, StorageError
 from dail.synth.core.files import Objects
+from dail.synth.core.logs import tell
 from dail.synth.core.objects import Bucket
 from dail.synth.schema.card import rows_key, write_card
 from dail.synth.schema.manifest import Manifest, build_manifest, encode_manifest, manifest_key
@@ -64,7 +65,9 @@ class Ending:
         moved = tx.units.give_back_lapsed(MAX_LEASES, lost)
         for batch_id, item_id in {(batch_id, item_id) for batch_id, item_id, is_lost in moved if is_lost}:
             advance(tx, existing(tx, batch_id), item_id)
-        return {batch_id for batch_id, _, _ in moved}
+        for batch_id in (found := {batch_id for batch_id, _, _ in moved}):
+            tell("leases_lapsed", batch_id=batch_id, count=sum(one == batch_id for one, _, _ in moved))
+        return found
 
     def _drop_deleted(self) -> None:
         """The bytes of a batch that was deleted long ago, some of them a turn, then its rows."""
@@ -107,6 +110,7 @@ class Ending:
             return
         with self._store.write() as tx:
             tx.batches.end(batch_id, batch.generation, reference)
+        tell("batch_ended", batch_id=batch_id)
         self.card_is_due = True
 
     def _write_manifest(self, batch: BatchRecord, shards: list[ShardRef]) -> tuple[str, str]:

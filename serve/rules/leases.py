@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import time
 from functools import cached_property
+from typing import Any
 
 from dail.serve.rules.ending import Ending
 from dail.serve.rules.enough import advance, is_needless
 from dail.serve.rules.errors import Conflict, existing
 from dail.serve.rules.models import check_registered, model_key
+from dail.serve.rules.workers import Workers
 from dail.serve.store.batches import BatchRecord
 from dail.serve.store.transaction import Store, Transaction
 from dail.serve.store.units import UnitRecord
 from dail.synth.core.errors import InputError, IntegrityError
 from dail.synth.core.files import Objects, sha256
+from dail.synth.core.logs import tell
 from dail.synth.core.objects import mark
 from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
@@ -29,6 +33,7 @@ from dail.synth.schema.units import (
     LeaseReply,
     LeaseRequest,
     ShardRef,
+    Unit,
     shard_key,
 )
 
@@ -40,10 +45,16 @@ MAX_FAILURES = 3  # a retryable failure is tried again until the third
 
 class Leases:
     def __init__(
-        self, store: Store, objects: Objects, models: dict[str, ModelIdentity], lease_s: float, ending: Ending
+        self,
+        store: Store,
+        objects: Objects,
+        models: dict[str, ModelIdentity],
+        lease_s: float,
+        ending: Ending,
+        workers: Workers,
     ) -> None:
         self._store, self._objects, self._models = store, objects, models
-        self._lease_s, self._ending = lease_s, ending
+        self._lease_s, self._ending, self._workers = lease_s, ending, workers
         self._reader = ShardReader(objects)
 
     @cached_property
@@ -52,7 +63,10 @@ class Leases:
 
     def lease(self, request: LeaseRequest) -> LeaseReply:
         with self._store.write() as tx:
+            self._workers.asks(tx, request.worker, request.model)
             units = tx.units.claim(model_key(request.model), request.worker, request.count, self._lease_s)
+        for unit in units:
+            tell("unit_leased", **_names(unit, request.worker))
         if not units:
             check_registered(self._models, request.model)
         return LeaseReply(units=tuple(units), lease_s=self._lease_s, output_root=self._objects.url, mark=self._mark)
@@ -64,6 +78,7 @@ class Leases:
             if beat.checkpoint:
                 tx.checkpoints.add(unit.n, beat.start, beat.checkpoint)
             known = tx.checkpoints.length(unit.n)
+            self._workers.beats(tx, beat.worker)
             written = beat.tokens, beat.attributed_tokens, beat.student_tokens
             tx.units.renew(unit, self._lease_s, *written, is_further=known > before)
             batch = existing(tx, unit.batch_id)
@@ -97,6 +112,8 @@ class Leases:
             tx.units.commit(unit, shard, commit.correct)
             advance(tx, existing(tx, unit.batch_id), unit.item_id)
             is_settled = tx.batches.settle(unit.batch_id)
+        held_s = None if unit.leased_at is None else time.time() - unit.leased_at
+        tell("unit_committed", duration_s=held_s, bytes=shard.size_bytes, **_names(unit, commit.worker))
         if is_settled:
             self._ending.finish(unit.batch_id)
 
@@ -117,6 +134,7 @@ class Leases:
                 tx.units.give_up(unit, "failed", error)
                 advance(tx, batch, unit.item_id)
             is_settled = tx.batches.settle(unit.batch_id)
+        tell("unit_failed", code=fail.code, **_names(unit, fail.worker))
         if is_settled:
             self._ending.finish(unit.batch_id)
 
@@ -150,10 +168,16 @@ class Leases:
             )
 
 
+def _names(unit: Unit | UnitRecord, worker: str) -> dict[str, Any]:
+    """Of an event in the log."""
+    return {"batch_id": unit.batch_id, "unit_id": unit.unit_id, "epoch": unit.epoch, "worker": worker}
+
+
 def _held(tx: Transaction, unit: str, worker: str, epoch: int) -> UnitRecord:
     """The fence: only who holds the unit's newest lease may speak for it."""
     held = tx.units.held(unit, worker, epoch)
     if held is None:
+        tell("fenced", unit_id=unit, epoch=epoch, worker=worker)
         raise Conflict("fenced", "this lease is over: the unit has ended or went to another worker; drop it")
     return held
 

@@ -6,7 +6,7 @@ import hashlib
 
 from dail.synth.core.config import canonical
 from dail.synth.core.errors import InputError
-from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.models import ModelIdentity, differences
 
 
 def choose_model(models: dict[str, ModelIdentity], name: str | None) -> ModelIdentity:
@@ -23,13 +23,18 @@ def choose_model(models: dict[str, ModelIdentity], name: str | None) -> ModelIde
 
 
 def check_registered(models: dict[str, ModelIdentity], model: ModelIdentity) -> None:
-    """Raises InputError unless a registered model is the same, under whatever name."""
-    if model_key(model) not in map(model_key, models.values()):
-        raise InputError(
-            f"no batch here wants the model {model.name} at revision {model.revision}; "
-            f"this API has {_names(models)}; start the worker with the same files",
-            [("/model", "unknown_model", "other weights, tokenizer or templates than any registered model")],
-        )
+    """Raises InputError unless a registered model is the same, under whatever name; says what differs."""
+    if model_key(model) in map(model_key, models.values()):
+        return
+    nearest = models.get(model.name) or min(
+        models.values(), key=lambda known: len(differences(known, model)), default=None
+    )
+    which = f"; of {nearest.name} differ: {', '.join(differences(nearest, model))}" if nearest else ""
+    raise InputError(
+        f"no batch here wants the model {model.name} at revision {model.revision}; this API has "
+        f"{_names(models)}{which}; start the worker with the same files",
+        [("/model", "unknown_model", "other weights, tokenizer or templates than any registered model")],
+    )
 
 
 def model_key(model: ModelIdentity) -> str:

@@ -53,6 +53,17 @@ class Outputs:
             )
         return manifest
 
+    def file(self, batch_id: str, number: int) -> tuple[ShardRef, bytes]:
+        """A file that the manifest lists, and its bytes."""
+        files = list({shard.key: shard for shard in self.manifest(batch_id).shards}.values())
+        if not 0 <= number < len(files):
+            raise NotFound(f"the manifest of {batch_id} lists {len(files)} files, 0 to {len(files) - 1}; not this one")
+        shard = files[number]
+        try:
+            return shard, self._objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256)
+        except IntegrityError as error:
+            raise Damaged("damaged_shard", str(error)) from None
+
     def results(self, batch_id: str) -> Iterator[Result]:
         """Units that have ended, in the order of drawing. Raises NotFound at once, not when iterated."""
         with self._store.read() as tx:
@@ -98,3 +109,4 @@ class Outputs:
         if is_damaged != was_damaged:
             with self._store.write() as tx:
                 tx.shards.set_damaged(unit.n, is_damaged)
+                tx.noted.num_damaged += is_damaged

@@ -23,6 +23,7 @@ from dail.serve.rules.ending import Ending
 from dail.serve.rules.items import Items
 from dail.serve.rules.leases import Leases
 from dail.serve.rules.outputs import Outputs
+from dail.serve.rules.workers import Workers
 from dail.serve.store.transaction import Store
 from dail.synth.core.files import Objects
 from dail.synth.schema.models import ModelIdentity
@@ -43,7 +44,8 @@ class Service:
         self.batches = Batches(store, objects, models, self.ending, open_batches)
         self.items = Items(store)
         self.outputs = Outputs(store, objects)
-        self.leases = Leases(store, objects, models, lease_s, self.ending)
+        self.workers = Workers(store, objects, models, lease_s)
+        self.leases = Leases(store, objects, models, lease_s, self.ending, self.workers)
 
     def for_caller(self, tenant: str, sees_all: bool) -> Self:
         """The same service as somebody sees it who posts for a tenant: other tenants' batches are not there."""

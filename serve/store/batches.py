@@ -165,6 +165,18 @@ class Batches:
     def _is_over(self) -> sa.ColumnElement[bool]:
         return sa.and_(BATCHES.c.status == "in_progress", BATCHES.c.expires_at < NOW)
 
+    def wants(self, model_key: str) -> bool:
+        """Whether a batch of this model goes on."""
+        query = sa.select(BATCHES.c.n).where(BATCHES.c.status == "in_progress", BATCHES.c.model_key == model_key)
+        return self._sql.execute(query.limit(1)).first() is not None
+
+    def models_wanted(self) -> list[tuple[str, str]]:
+        """Of every batch that goes on: its model's key and name."""
+        query = sa.select(BATCHES.c.model_key, BATCHES.c.model).where(BATCHES.c.status == "in_progress")
+        return [
+            (key, ModelIdentity.model_validate_json(model).name) for key, model in self._sql.execute(query).tuples()
+        ]
+
     def num_open(self, tenant: str) -> int:
         is_open = sa.and_(BATCHES.c.ended_at.is_(None), BATCHES.c.tenant == tenant)
         return self._sql.scalar(sa.select(sa.func.count()).select_from(BATCHES).where(is_open)) or 0
@@ -211,6 +223,10 @@ class Batches:
         is_there = sa.and_(BATCHES.c.ended_at.is_not(None), BATCHES.c.deleted_at.is_(None))
         statement = BATCHES.update().where(BATCHES.c.id == batch_id, is_there)
         return self._sql.execute(statement.values(deleted_at=NOW, idempotency_key=f"deleted {batch_id}")).rowcount
+
+    def ids(self) -> set[str]:
+        """Of all batches, whoever may see them, deleted ones that still have objects among them."""
+        return set(self._sql.scalars(sa.select(BATCHES.c.id)))
 
     def buried(self, kept_s: float) -> str | None:
         """One batch that was deleted longer ago than that."""

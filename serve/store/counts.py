@@ -30,6 +30,7 @@ class Counts:
         self._sql = connection
         self._before: dict[str, dict[str, Flat]] = {}  # by batch and item
         self._recount: set[str] = set()
+        self.moved: Flat = Counter()  # by how much those that were kept last differ from those before
 
     def look(self, batch_id: str, items: Iterable[str]) -> None:
         """To be called before units of these items move; a second call in a transaction changes nothing."""
@@ -44,6 +45,7 @@ class Counts:
     def keep(self, batch_id: str) -> Flat:
         """Stores, and gives, the counts as they are now."""
         kept = self._kept(batch_id)
+        earlier = Counter(kept)
         before = self._before.pop(batch_id, {})
         if kept is None or batch_id in self._recount:
             kept = self.count(batch_id)
@@ -52,6 +54,8 @@ class Counts:
             for flat in before.values():
                 kept.subtract(flat)
             kept.update(self._of_items(batch_id, list(before)))
+        self.moved.update(kept)
+        self.moved.subtract(earlier)
         self._sql.execute(BATCHES.update().where(BATCHES.c.id == batch_id).values(counts=dict(+kept)))
         return kept
 

@@ -43,6 +43,7 @@ class Events:
             .returning(BATCHES.c.num_events, BATCHES.c.status, BATCHES.c.generation)
         ).one()
         data = {"status": row.status, "generation": row.generation, **_shown(self._counts.keep(batch_id))}
+        self._noted.items_ended()
         if items:
             data["items"] = self._items(batch_id, items)
         kind = row.status if is_status else "progress"

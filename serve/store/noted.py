@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -15,9 +16,24 @@ class Changed:
 
 
 class Noted:
+    """`batches` is written as events; the rest is for the metrics, once the transaction is committed."""
+
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
         self.batches: dict[str, Changed] = {}
+        self.attempts: Counter[str] = Counter()  # leases that ended, by their result
+        self.reason = "other"  # code of the last unit that failed for good
+        self.ended: Counter[tuple[str, str]] = Counter()  # items, by outcome and reason
+        self.held_s: list[float] = []  # of units that were committed
+        self.waited_s: list[float] = []  # of units that were leased for the first time
+        self.shard_bytes = self.num_damaged = 0
+
+    def items_ended(self) -> None:
+        """Items that reached a last state, by the counts' differences; to be called when these are kept."""
+        for state in ("completed", "failed", "cancelled", "expired"):
+            if (number := self._counts.moved[f"items {state}"]) > 0:
+                self.ended[state, self.reason if state == "failed" else "none"] += number
+        self._counts.moved.clear()
 
     def status(self, batch_id: str) -> None:
         """The batch itself has another state."""

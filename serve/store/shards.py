@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from dail.serve.store.tables import SHARDS
+from dail.serve.store.tables import MANIFESTS, SHARDS
 from dail.synth.schema.units import ShardRef
 
 SHARD_COLUMNS = [SHARDS.c[name] for name in ShardRef.model_fields]
@@ -24,6 +24,10 @@ class Shards:
         query = sa.select(*SHARD_COLUMNS).where(SHARDS.c.key == key, SHARDS.c.unit_id == unit_id)
         row = self._sql.execute(query).one_or_none()
         return ShardRef.model_validate(row._mapping) if row else None
+
+    def named(self) -> set[str]:
+        """The keys of everything that the store names: shards and manifests."""
+        return {key for table in (SHARDS, MANIFESTS) for key in self._sql.scalars(sa.select(table.c.key))}
 
     def set_damaged(self, unit: int, is_damaged: bool) -> None:
         self._sql.execute(SHARDS.update().where(SHARDS.c.unit == unit).values(damaged=is_damaged))

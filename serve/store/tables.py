@@ -67,6 +67,7 @@ UNITS = sa.Table(
     sa.Column("owner", sa.Text),
     sa.Column("epoch", sa.Integer, nullable=False, default=0),
     sa.Column("lease_until", sa.Float),
+    sa.Column("leased_at", sa.Float),  # by the time of day, to be told; leases end by lease_until alone
     sa.Column("leases", sa.Integer, nullable=False, default=0),
     sa.Column("failures", sa.Integer, nullable=False, default=0),
     sa.Column("tokens", sa.Integer, nullable=False, default=0),
@@ -142,4 +143,15 @@ TOKENS = sa.Table(
     sa.Column("expires_at", sa.Float),
     sa.Column("revoked_at", sa.Float),
     sa.Column("used_at", sa.Float),
+)
+WORKERS = sa.Table(
+    "workers",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("model_key", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False, default="", server_default=""),
+    sa.Column("versions", sa.JSON, nullable=False, default=dict),
+    sa.Column("first_seen", sa.Float, nullable=False, default=NOW),
+    sa.Column("heard_at", sa.Float, nullable=False, index=True),
 )

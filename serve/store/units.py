@@ -6,6 +6,7 @@ Every change of state is one guarded UPDATE whose WHERE names the state it leave
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,6 +51,7 @@ class UnitRecord:
     student_tokens: float
     correct: bool | None
     error: Failure | None
+    leased_at: float | None
 
 
 class Units:
@@ -96,6 +98,7 @@ class Units:
                 owner=worker,
                 epoch=last_epoch + 1,
                 lease_until=lease_clock() + lease_s,
+                leased_at=NOW,
                 leases=UNITS.c.leases + 1,
                 **_NOTHING_WRITTEN,
             )
@@ -165,12 +168,14 @@ class Units:
 
     def _leased(self, numbers: Sequence[int]) -> list[Unit]:
         query = (
-            sa.select(UNITS, ITEMS.c.body, BATCHES.c.model, BATCHES.c.synthesis)
+            sa.select(UNITS, ITEMS.c.body, BATCHES.c.model, BATCHES.c.synthesis, BATCHES.c.created_at)
             .join(ITEMS, sa.and_(ITEMS.c.batch_id == UNITS.c.batch_id, ITEMS.c.item_id == UNITS.c.item_id))
             .join(BATCHES, BATCHES.c.id == UNITS.c.batch_id)
             .where(UNITS.c.n.in_(numbers))
             .order_by(UNITS.c.n)
         )
+        rows = self._sql.execute(query).all()
+        self._noted.waited_s += [row.leased_at - row.created_at for row in rows if row.epoch == 1]
         return [
             Unit(
                 unit_id=row.unit_id,
@@ -183,7 +188,7 @@ class Units:
                 model=ModelIdentity.model_validate_json(row.model),
                 prefix=self._checkpoints.of(row.n),
             )
-            for row in self._sql.execute(query)
+            for row in rows
         ]
 
     def held(self, unit_id: str, worker: str, epoch: int) -> UnitRecord | None:
@@ -235,11 +240,17 @@ class Units:
         )
         if moved:
             self._shards.add(unit.n, unit.batch_id, shard)
+            self._noted.attempts["committed"] += 1
+            self._noted.shard_bytes += shard.size_bytes
+            if unit.leased_at is not None:
+                self._noted.held_s.append(time.time() - unit.leased_at)
             self._checkpoints.drop([unit.n])
         return moved
 
     def give_up(self, unit: UnitRecord, state: UnitState, error: Failure) -> int:
         """A failed try: the unit goes to `state` (queued, failed or cancelled) and keeps the reason."""
+        self._noted.attempts["cancelled" if state == "cancelled" else "failed"] += 1
+        self._noted.reason = error.code
         return self._move(
             unit,
             state,
@@ -254,10 +265,12 @@ class Units:
 
     def hand_back(self, unit: UnitRecord) -> int:
         """As if it had not been leased, but for the epoch."""
+        self._noted.attempts["handed_back"] += 1
         return self._move(unit, "queued", owner=None, lease_until=None, leases=unit.leases - 1, **_NOTHING_WRITTEN)
 
     def skip(self, unit: UnitRecord) -> int:
         """A unit that somebody holds and that is no longer needed."""
+        self._noted.attempts["cancelled"] += 1
         return self._move(unit, "skipped", owner=None, lease_until=None, **_NOTHING_WRITTEN)
 
     def is_needless(self, unit: UnitRecord) -> bool:
@@ -338,6 +351,8 @@ class Units:
         rows = self._sql.execute(sa.select(*columns).where(lapsed).limit(_MANY)).all()
         for row in rows:
             self._noted.units(row.batch_id, [row.item_id])
+        self._noted.attempts["expired"] += len(rows)
+        self._noted.reason = error.code
         lost = [row.n for row in rows if row.is_lost]
         reason = {"error_code": error.code, "error_detail": error.detail, "error_retryable": error.retryable}
         self._change(
@@ -433,6 +448,7 @@ def _unit_record(row: sa.Row) -> UnitRecord:
         student_tokens=row.student_tokens,
         correct=row.correct,
         error=error,
+        leased_at=row.leased_at,
     )
 
 

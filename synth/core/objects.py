@@ -83,6 +83,7 @@ class Bucket(Objects):
 
     def __init__(self, url: str) -> None:
         self._url = _checked(url)
+        self._by = "GOOGLE_APPLICATION_CREDENTIALS" if url.startswith("gs:") else "AWS_ENDPOINT_URL, AWS_REGION"
         self._store = _open(self._url)
 
     @property
@@ -168,7 +169,7 @@ class Bucket(Objects):
             if time.monotonic() + pause_s > until:
                 raise ObjectsAway(
                     f"cannot {verb} {self.name_of(key)}: {_told(why)}, again and again for {RETRY_S:.0f} s; nothing "
-                    f"was committed; check that the bucket is there and can be reached (AWS_ENDPOINT_URL, AWS_REGION)"
+                    f"was committed; check that the bucket is there and can be reached ({self._by})"
                 ) from None
             time.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

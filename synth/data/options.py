@@ -98,3 +98,14 @@ def control() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return control_option()(run)
 
     return wrap
+
+
+class ManifestPath(click.ParamType):
+    """Of an option: a manifest's path or URL. The verb gets the path, of a URL that of the copy."""
+
+    name = "manifest"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from dail.synth.schema.mirror import local_manifest  # here, so that `--help` does not wait for pyarrow
+
+        return local_manifest(value)

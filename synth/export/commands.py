@@ -15,11 +15,12 @@ import click
 
 from dail.synth.core import console
 from dail.synth.core.errors import UsageError
+from dail.synth.data.options import ManifestPath
 from dail.synth.export.forms import FORMS
 
 
 @click.command("export")
-@click.argument("source", metavar="MANIFEST|OUT", type=click.Path(path_type=Path))
+@click.argument("source", metavar="MANIFEST|OUT", type=ManifestPath())
 @click.option("--for", "form", required=True, type=click.Choice(list(FORMS)), help="Who is to read it.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder of data, card and export.json.")
 @click.option(

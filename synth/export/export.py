@@ -34,6 +34,7 @@ from dail.synth.export.forms import FORMS, Form, Given, Record
 from dail.synth.export.rebuild import SAME, Rebuilder, summary, switches
 from dail.synth.schema.card import CARD, UNSAID, facts, front_matter, origins_table, provenance
 from dail.synth.schema.manifest import Manifest, newest_manifests, read_manifest, read_rows
+from dail.synth.schema.mirror import local_manifest
 
 EXPORT_FILE = "export.json"
 _AT_ONCE = 256  # rows in memory, and in a row group
@@ -107,7 +108,7 @@ def export(
     """
     out = Path(out)
     chosen, file = _chosen(form, format)
-    path = find_manifest(Path(source))
+    path = find_manifest(local_manifest(source))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already; an export replaces nothing: choose another --out or remove it")
     wanted = _Source(path, read_manifest(path), Rebuilder(Path(model)) if model else None, finished)

@@ -30,6 +30,7 @@ from dail.synth.method.grading import GRADERS, MATH
 from dail.synth.method.selection import SCORES, Candidate, choose, count
 from dail.synth.run.judging import GRADE_TIMEOUT_S, Judging, judged, score_of
 from dail.synth.schema.manifest import Manifest, encode_manifest, output_root, read_manifest, select_shards
+from dail.synth.schema.mirror import local_manifest
 from dail.synth.schema.selection import BY_LOT, BY_SCORE, BY_VERDICT, KEEPS, Counts, Keep, Selection, WithoutAnswer
 
 _log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def select(
         IntegrityError: a damaged manifest or shard.
         StorageError: the disk refused.
     """
-    path = find_manifest(Path(manifest)).resolve()
+    path = find_manifest(local_manifest(manifest)).resolve()
     parent = read_manifest(path)
     rule = _rule(parent, keep, seed, grader, by, without_answer)
     root = output_root(path)

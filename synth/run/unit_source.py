@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+import time
 from typing import NamedTuple, Protocol, TypeVar
 
 import httpx
 from pydantic import ValidationError
 
-from dail.synth.core.config import Frozen
+from dail.synth.core.config import TOOL_VERSION, Frozen
 from dail.synth.core.errors import ApiError, DailError, ObjectExists, describe
 from dail.synth.core.files import sha256
 from dail.synth.core.http import PatientClient
 from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.shards import SCHEMA_VERSION
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import (
+    WIRE_VERSION,
     Commit,
     Fail,
     Failure,
     Heartbeat,
     HeartbeatReply,
+    Hello,
+    HelloReply,
     LeaseReply,
     LeaseRequest,
     ShardRef,
     Unit,
 )
 
+_CLOCK_S = 60.0
+_log = logging.getLogger(__name__)
 _DROPPED = (404, 409, 410)  # fenced, or the batch was deleted
 
 Reply = TypeVar("Reply", bound=Frozen)
@@ -88,6 +97,33 @@ class UnitSource(Protocol):
         ...
 
     def standing(self) -> Standing: ...
+
+
+async def greet(http: httpx.AsyncClient, worker: str, model: ModelIdentity, versions: dict[str, str]) -> HelloReply:
+    """Asks an API whether a worker could work there, before anything is paid for; waits for one that is away.
+
+    Raises:
+        ApiError: it could not: token, model, protocol or shards are not the API's; says which.
+    """
+    hello = Hello(
+        worker=worker,
+        wire=WIRE_VERSION,
+        tool_version=TOOL_VERSION,
+        schema_version=SCHEMA_VERSION,
+        model=model,
+        host=socket.gethostname(),
+        versions=versions,
+        time=time.time(),
+    )
+    async with http:
+        data = await PatientClient(http).post("hello", hello.model_dump(mode="json"))
+    reply = _parse(HelloReply, data)
+    if abs(off := time.time() - reply.time) > _CLOCK_S:
+        _log.warning(
+            f"this machine's clock is {abs(off):.0f} s {'before' if off > 0 else 'behind'} the API's: leases do not "
+            f"mind, but times in shards and logs will not agree"
+        )
+    return reply
 
 
 class HttpSource:

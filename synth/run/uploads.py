@@ -9,7 +9,7 @@ from dail.synth.core.errors import DailError, ObjectsAway
 from dail.synth.core.files import Objects
 from dail.synth.core.objects import check_mark, open_objects
 from dail.synth.run.unit_source import UnitSource
-from dail.synth.schema.units import LeaseReply, Unit
+from dail.synth.schema.units import HelloReply, LeaseReply, Unit
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Uploads:
         self._place: tuple[str, str] | None = None
         self._objects: Objects | None = None  # none: through the source
 
-    async def look(self, reply: LeaseReply) -> None:
+    async def look(self, reply: LeaseReply | HelloReply) -> None:
         """Decides which way shards go from now on."""
         place = (reply.output_root, reply.mark)
         if place == self._place:

@@ -47,6 +47,18 @@ class ModelIdentity(Frozen):
         return self.model_dump(mode="json", exclude={"name", "template_reads"}, exclude_none=True)
 
 
+def differences(one: ModelIdentity, other: ModelIdentity) -> list[str]:
+    """Which parts differ, in words."""
+    parts = {
+        "weights": "revision",
+        "tokenizer": "tokenizer_hash",
+        "templates or prompts": "template_hash",
+        "student's own adapter or weights": "student",
+        "privileged student's adapter": "privileged",
+    }
+    return [words for words, name in parts.items() if getattr(one, name) != getattr(other, name)]
+
+
 def identify(
     folder: Path, name: str | None = None, student: Path | None = None, privileged: Path | None = None
 ) -> ModelIdentity:

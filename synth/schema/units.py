@@ -1,5 +1,6 @@
 """What the API hands a worker and what it gets back, over HTTP under /internal/v1.
 
+    POST hello                     Hello → HelloReply, before an engine starts
     POST leases                    LeaseRequest → LeaseReply
     POST leases/{unit}/heartbeat   Heartbeat → HeartbeatReply, 409 when fenced
     POST leases/{unit}/commit      Commit, 409 when fenced
@@ -21,6 +22,7 @@ from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 
+WIRE_VERSION = 2  # of what is described here; workers tell it, and another one is refused
 CHECKPOINT_MOST = 4096  # tokens in one heartbeat
 
 
@@ -38,10 +40,35 @@ class Unit(Frozen):
     prefix: Tokens = Field(default_factory=Tokens, description="what earlier attempts wrote of the trace")
 
 
+class Hello(Frozen):
+    """Who a worker is, so that what keeps it from working is said before anything is paid for. Worker → API."""
+
+    worker: str = Field(min_length=1, max_length=256)
+    wire: int
+    tool_version: str = Field(max_length=64)
+    schema_version: int = Field(description="of the shards it writes")
+    model: ModelIdentity
+    host: str = Field("", max_length=256)
+    versions: dict[str, str] = Field(default_factory=dict, max_length=32, description="of packages there, by name")
+    time: float = Field(description="Unix seconds, by the worker's clock")
+
+
+class HelloReply(Frozen):
+    """`time`: Unix seconds by the store's clock. `output_root` and `mark` as in a lease."""
+
+    wire: int
+    tool_version: str
+    lease_s: float
+    time: float
+    output_root: str
+    mark: str = ""
+
+
 class LeaseRequest(Frozen):
-    worker: str
+    worker: str = Field(min_length=1, max_length=256)
     count: int = Field(ge=1, le=4096)
     model: ModelIdentity
+    wire: int = Field(WIRE_VERSION, description="version of the protocol; a worker that does not tell it is too old")
 
 
 class LeaseReply(Frozen):

@@ -109,8 +109,17 @@ def test_a_cancelled_batch_ends_the_watch_with_5(dail, live, http, solutions, tm
     assert dail("watch", batch, "--api", live.url).returncode == 5
 
 
-def test_a_watch_by_events_says_when_nobody_works(dail, live, http, model, solutions, tmp_path, monkeypatch):
+@pytest.fixture
+def lonely(model_folder, tmp_path):
+    """A server that no worker has asked."""
+    server = start_api(tmp_path / "lonely", model_folder)
+    yield server
+    server.kill()
+
+
+def test_a_watch_by_events_says_when_nobody_works(dail, lonely, model, solutions, tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "_NOBODY_S", 0)
+    live, http = lonely, httpx.Client(base_url=lonely.url, timeout=30, trust_env=False)
     batch = dail("submit", solutions, "--api", live.url, "--run-label", tmp_path).stdout.strip()
     streamed = []
     events = Client.events
@@ -126,7 +135,7 @@ def test_a_watch_by_events_says_when_nobody_works(dail, live, http, model, solut
     watched = dail("watch", batch, "--api", live.url)
     working.join()
     assert watched.returncode == 0 and streamed
-    assert "no worker has taken a unit yet" in watched.stderr
+    assert f"start one: dail worker --api {live.url} --model FOLDER" in watched.stderr
 
 
 def test_no_server_is_said_with_the_command_that_starts_one(dail, solutions, monkeypatch):

@@ -18,7 +18,7 @@ from dail.synth.core.files import Objects, sha256
 from dail.synth.schema.manifest import read_rows
 from dail.synth.schema.shards import encode_shard
 from dail.synth.schema.trace_tokens import Tokens
-from dail.synth.schema.units import ShardRef, shard_key
+from dail.synth.schema.units import WIRE_VERSION, ShardRef, shard_key
 from tests.serve.conftest import items, lapse_leases
 from tests.serve.worker import FakeWorker, trace_row, write_together
 
@@ -261,7 +261,8 @@ def test_a_worker_with_other_weights_is_told_so(api, post, model):
     post()
     stranger = FakeWorker(api, model.model_copy(update={"revision": "f" * 40}))
     response = stranger.http.post(
-        "/internal/v1/leases", json={"worker": "w", "count": 1, "model": stranger.model.model_dump()}
+        "/internal/v1/leases",
+        json={"worker": "w", "count": 1, "model": stranger.model.model_dump(), "wire": WIRE_VERSION},
     )
     assert response.status_code == 422
     assert "tiny" in response.json()["detail"]

@@ -135,6 +135,18 @@ def test_a_read_that_breaks_is_repeated(broken: Objects, way: Breaking, fault: s
     assert way.next == []
 
 
+def test_a_bucket_that_is_slow_is_given_up_and_asked_again(
+    broken: Objects, way: Breaking, s3_place: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(objects_module._TIMES_OUT, "read_timeout", "500ms")
+    hasty = open_objects(s3_place)
+    way.next = ["slow"]
+    hasty.put("a/b", b"the bytes")
+    way.next = ["slow"]
+    assert got(hasty, "a/b", b"the bytes") == b"the bytes"
+    assert len(way.seen) >= 4
+
+
 def test_bytes_that_stay_cut_are_damage_and_a_bucket_that_stays_away_is_not(broken: Objects, way: Breaking):
     broken.put("a/b", b"the bytes")
     way.next = ["short"] * 2

@@ -32,7 +32,7 @@ from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.shard_reader import ShardReader
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
-from dail.synth.schema.units import CHECKPOINT_MOST, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit
+from dail.synth.schema.units import CHECKPOINT_MOST, WIRE_VERSION, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit
 from tests.conftest import DEMO_MODEL, Told
 
 
@@ -396,7 +396,10 @@ def test_a_lease_crosses_http(model: ModelIdentity) -> None:
     reply = asyncio.run(http_source(answer, model).lease(7))
     assert reply.units == (unit,)
     assert asked == [
-        ("/internal/v1/leases", {"worker": "w1", "count": 7, "model": model.model_dump(mode="json")}),
+        (
+            "/internal/v1/leases",
+            {"worker": "w1", "count": 7, "wire": WIRE_VERSION, "model": model.model_dump(mode="json")},
+        ),
     ]
 
 
