@@ -44,10 +44,10 @@ def lease_units(body: LeaseBody, service: TheService) -> LeaseReply:
     return service.leases.lease(body)
 
 
-@router.post("/leases/{unit}/heartbeat", openapi_extra=documents(Heartbeat))
-def heartbeat(unit: str, body: HeartbeatBody, service: TheService) -> HeartbeatReply:
-    """409 `fenced` when the lease is over: drop the unit."""
-    return service.leases.heartbeat(unit, body)
+@router.post("/leases/heartbeat", openapi_extra=documents(Heartbeat))
+def heartbeat(body: HeartbeatBody, service: TheService) -> HeartbeatReply:
+    """Renews all that a worker holds; `fenced` where a lease is over: drop the unit."""
+    return service.leases.heartbeat(body)
 
 
 @router.post("/leases/{unit}/commit", status_code=204, openapi_extra=documents(Commit))

@@ -30,7 +30,7 @@ from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
-from dail.synth.schema.units import Commit, Heartbeat, LeaseRequest, ShardRef, Unit
+from dail.synth.schema.units import Beat, Commit, Heartbeat, LeaseRequest, ShardRef, Unit
 from dail.train.evals.report import trace_facts
 from tests.conftest import DEMO_MODEL
 from tests.train.evals.conftest import NOW
@@ -152,11 +152,11 @@ def test_in_the_api_and_the_words_of_dail_watch(
     item = {"id": "i", "problem": "1+1?", "solution": "It is 2."}
     batch, _ = service.batches.create(BatchIn.parse({"items": [item]}), None)
     (unit,) = service.leases.lease(LeaseRequest(worker="w", count=1, model=model)).units
-    beat = Heartbeat(
-        worker="w", epoch=unit.epoch, tokens=4, attributed_tokens=tokens.attributed_tokens,
+    beat = Beat(
+        unit_id=unit.unit_id, epoch=unit.epoch, tokens=4, attributed_tokens=tokens.attributed_tokens,
         student_tokens=tokens.student_tokens,
     )  # fmt: skip
-    service.leases.heartbeat(unit.unit_id, beat)
+    service.leases.heartbeat(Heartbeat(worker="w", beats=(beat,)))
     assert service.batches.get(batch.id).tokens.student_share == share
     data, ended = shard_of(row_of(unit, prompts, tokens))
     service.objects.put(ended.key, data)

@@ -25,6 +25,8 @@ from dail.synth.schema.shard_reader import ShardReader
 from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.units import (
     BLAMELESS,
+    Beat,
+    BeatReply,
     Commit,
     Fail,
     Failure,
@@ -71,19 +73,25 @@ class Leases:
             check_registered(self._models, request.model)
         return LeaseReply(units=tuple(units), lease_s=self._lease_s, output_root=self._objects.url, mark=self._mark)
 
-    def heartbeat(self, unit_id: str, beat: Heartbeat) -> HeartbeatReply:
+    def heartbeat(self, body: Heartbeat) -> HeartbeatReply:
+        """All of them in one transaction; what is fenced stands in the way of nothing else."""
         with self._store.write() as tx:
-            unit = _held(tx, unit_id, beat.worker, beat.epoch)
-            before = tx.checkpoints.length(unit.n)
-            if beat.checkpoint:
-                tx.checkpoints.add(unit.n, beat.start, beat.checkpoint)
-            known = tx.checkpoints.length(unit.n)
-            self._workers.beats(tx, beat.worker)
-            written = beat.tokens, beat.attributed_tokens, beat.student_tokens
-            tx.units.renew(unit, self._lease_s, *written, is_further=known > before)
-            batch = existing(tx, unit.batch_id)
-            cancel = batch.status == "cancelling" or is_needless(tx, batch, unit)
-            return HeartbeatReply(cancel=cancel, known=known)
+            self._workers.beats(tx, body.worker)
+            return HeartbeatReply(beats=tuple(self._beat(tx, body.worker, beat) for beat in body.beats))
+
+    def _beat(self, tx: Transaction, worker: str, beat: Beat) -> BeatReply:
+        unit = tx.units.held(beat.unit_id, worker, beat.epoch)
+        if unit is None:
+            return BeatReply(unit_id=beat.unit_id, epoch=beat.epoch, fenced=True)
+        before = tx.checkpoints.length(unit.n)
+        if beat.checkpoint:
+            tx.checkpoints.add(unit.n, beat.start, beat.checkpoint)
+        known = tx.checkpoints.length(unit.n)
+        written = beat.tokens, beat.attributed_tokens, beat.student_tokens
+        tx.units.renew(unit, self._lease_s, *written, is_further=known > before)
+        batch = existing(tx, unit.batch_id)
+        cancel = batch.status == "cancelling" or is_needless(tx, batch, unit)
+        return BeatReply(unit_id=beat.unit_id, epoch=beat.epoch, cancel=cancel, known=known)
 
     def upload(self, key: str, data: bytes, digest: str) -> None:
         """Keeps a shard that a worker could not put there itself. It counts once it is committed."""

@@ -72,8 +72,8 @@ from dail.synth.schema.trace_tokens import Tokens, student_share
 from dail.synth.schema.units import (
     BLAMELESS,
     WORKER_STOPPED,
+    BeatReply,
     Failure,
-    HeartbeatReply,
     LeaseReply,
     ShardRef,
     Unit,
@@ -269,13 +269,15 @@ class LocalSource:
                 units.append(self._resumed(unit))
         return LeaseReply(units=tuple(units), lease_s=3600.0, output_root=str(self._out))
 
-    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
+    async def heartbeat(self, unit: Unit, progress: Progress) -> BeatReply:
         known = self._prefixes.setdefault(unit.unit_id, unit.prefix[:])
         if progress.checkpoint:
             known.cut(progress.start)
             known.extend(progress.checkpoint)
             await asyncio.to_thread(_write_prefix, self._prefix_path(unit), known)
-        return HeartbeatReply(cancel=unit.unit_id in self._drawing.skipped, known=len(known))
+        return BeatReply(
+            unit_id=unit.unit_id, epoch=unit.epoch, cancel=unit.unit_id in self._drawing.skipped, known=len(known)
+        )
 
     def _prefix_path(self, unit: Unit) -> Path:
         return self._out / "prefixes" / unit.batch_id / f"{unit.unit_id}.json"

@@ -41,7 +41,7 @@ from dail.synth.schema.card import write_card
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import identify
 from dail.synth.schema.synthesis import Synthesis
-from dail.synth.schema.units import Failure, HeartbeatReply, LeaseReply, ShardRef, Unit
+from dail.synth.schema.units import BeatReply, Failure, LeaseReply, ShardRef, Unit
 
 Order = Literal["by_item", "by_batch"]
 
@@ -105,7 +105,7 @@ class SeveralSources:
             self._began = time.monotonic()
         return reply.model_copy(update={"units": tuple(units)})
 
-    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
+    async def heartbeat(self, unit: Unit, progress: Progress) -> BeatReply:
         return await self._sources[unit.batch_id].heartbeat(unit, progress)
 
     async def upload(self, unit: Unit, key: str, data: bytes) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import httpx
@@ -18,7 +20,11 @@ from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import SCHEMA_VERSION
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import (
+    BEAT_TOKENS,
+    BEATS_MOST,
     WIRE_VERSION,
+    Beat,
+    BeatReply,
     Commit,
     Fail,
     Failure,
@@ -37,6 +43,7 @@ _log = logging.getLogger(__name__)
 _DROPPED = (404, 409, 410)  # fenced, or the batch was deleted
 
 Reply = TypeVar("Reply", bound=Frozen)
+_Told = tuple[Beat, "asyncio.Future[BeatReply]"]
 
 
 class Fenced(DailError):
@@ -73,7 +80,7 @@ class UnitSource(Protocol):
         """Up to `count` units, none if there is no work now."""
         ...
 
-    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
+    async def heartbeat(self, unit: Unit, progress: Progress) -> BeatReply:
         """Renews the lease, and keeps what is told of the trace."""
         ...
 
@@ -132,6 +139,8 @@ class HttpSource:
     def __init__(self, client: httpx.AsyncClient, worker: str, model: ModelIdentity) -> None:
         self._client, self._worker, self._model = PatientClient(client), worker, model
         self._num_leased = self._num_ended = 0
+        self._beats: list[_Told] = []
+        self._telling: asyncio.Task[None] | None = None
 
     async def lease(self, count: int) -> LeaseReply:
         request = LeaseRequest(worker=self._worker, count=min(count, 4096), model=self._model)
@@ -139,9 +148,10 @@ class HttpSource:
         self._num_leased += len(reply.units)
         return reply
 
-    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
-        beat = Heartbeat(
-            worker=self._worker,
+    async def heartbeat(self, unit: Unit, progress: Progress) -> BeatReply:
+        """Those that are told in one turn of the loop go in one request."""
+        beat = Beat(
+            unit_id=unit.unit_id,
             epoch=unit.epoch,
             tokens=progress.tokens,
             attributed_tokens=progress.attributed_tokens,
@@ -149,7 +159,31 @@ class HttpSource:
             start=progress.start,
             checkpoint=progress.checkpoint,
         )
-        return _parse(HeartbeatReply, await self._post_for(unit, "heartbeat", beat))
+        told: asyncio.Future[BeatReply] = asyncio.get_running_loop().create_future()
+        self._beats.append((beat, told))
+        if len(self._beats) == 1:
+            self._telling = asyncio.create_task(self._tell())
+        reply = await told
+        if reply.fenced:
+            raise Fenced("the lease is over: the unit has ended or went to another worker")
+        return reply
+
+    async def _tell(self) -> None:
+        beats, self._beats = self._beats, []
+        try:
+            for some in _packed(beats):
+                body = Heartbeat(worker=self._worker, beats=tuple(beat for beat, _ in some))
+                data = await self._client.post("leases/heartbeat", body.model_dump(mode="json"))
+                for (_, told), reply in zip(some, _parse(HeartbeatReply, data).beats, strict=True):
+                    if not told.done():  # whoever asked may be gone
+                        told.set_result(reply)
+        except Exception as error:
+            for _, told in beats:
+                if not told.done():
+                    told.set_exception(error)
+        finally:
+            for _, told in beats:
+                told.cancel()  # where this was cancelled itself
 
     async def upload(self, unit: Unit, key: str, data: bytes) -> None:
         try:
@@ -184,6 +218,21 @@ class HttpSource:
             if error.status in _DROPPED:
                 raise Fenced(str(error)) from None
             raise
+
+
+def _packed(beats: Sequence[_Told]) -> Iterator[list[_Told]]:
+    """As few requests as may hold them."""
+    some: list[_Told] = []
+    num_tokens = 0
+    for beat, told in beats:
+        tokens = len(beat.checkpoint or ())
+        if some and (len(some) == BEATS_MOST or num_tokens + tokens > BEAT_TOKENS):
+            yield some
+            some, num_tokens = [], 0
+        some.append((beat, told))
+        num_tokens += tokens
+    if some:
+        yield some
 
 
 def _parse(kind: type[Reply], data: bytes) -> Reply:

@@ -235,8 +235,7 @@ class Worker:
                 len(written.tokens), written.attributed_tokens, written.student_tokens, start, news or None
             )
         try:
-            async with self._calls:
-                reply = await self._source.heartbeat(unit, progress)
+            reply = await self._source.heartbeat(unit, progress)
         except Fenced:
             if self._held.get(unit.unit_id) is unit:
                 self._drop(unit.unit_id)

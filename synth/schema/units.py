@@ -2,7 +2,7 @@
 
     POST hello                     Hello → HelloReply, before an engine starts
     POST leases                    LeaseRequest → LeaseReply
-    POST leases/{unit}/heartbeat   Heartbeat → HeartbeatReply, 409 when fenced
+    POST leases/heartbeat          Heartbeat, of all units that a worker holds → HeartbeatReply
     POST leases/{unit}/commit      Commit, 409 when fenced
     POST leases/{unit}/fail        Fail, 409 when fenced
 
@@ -23,7 +23,9 @@ from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 
 WIRE_VERSION = 2  # of what is described here; workers tell it, and another one is refused
-CHECKPOINT_MOST = 4096  # tokens in one heartbeat
+BEATS_MOST = 1000  # units in one heartbeat
+BEAT_TOKENS = 60_000  # of checkpoints in one; what a body may hold of values allows for more
+CHECKPOINT_MOST = 4096  # tokens of one unit in one heartbeat
 
 
 class Unit(Frozen):
@@ -78,8 +80,10 @@ class LeaseReply(Frozen):
     mark: str = Field("", description="what a worker reads there if it sees the same place; else it uploads")
 
 
-class Heartbeat(Frozen):
-    worker: str
+class Beat(Frozen):
+    """How far one unit is."""
+
+    unit_id: str
     epoch: int
     tokens: int = Field(ge=0, description="trace tokens so far")
     attributed_tokens: int = Field(ge=0, description="of these, whose writer is known")
@@ -94,11 +98,27 @@ class Heartbeat(Frozen):
         return self
 
 
-class HeartbeatReply(Frozen):
-    """`known`: how many tokens of the trace are kept; the next checkpoint starts there."""
+class Heartbeat(Frozen):
+    """What a worker holds. Worker → API, one request for all of it, or a few where much was written."""
 
-    cancel: bool
+    worker: str = Field(min_length=1, max_length=256)
+    beats: tuple[Beat, ...] = Field(max_length=BEATS_MOST)
+
+
+class BeatReply(Frozen):
+    """`known`: how many tokens of the trace are kept; the next checkpoint starts there. `fenced`: the lease is over."""
+
+    unit_id: str
+    epoch: int
+    fenced: bool = False
+    cancel: bool = False
     known: int = 0
+
+
+class HeartbeatReply(Frozen):
+    """In the order of the beats."""
+
+    beats: tuple[BeatReply, ...]
 
 
 def _is_zero(value: object) -> bool:

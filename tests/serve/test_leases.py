@@ -18,7 +18,7 @@ from dail.synth.core.files import Objects, sha256
 from dail.synth.schema.manifest import read_rows
 from dail.synth.schema.shards import encode_shard
 from dail.synth.schema.trace_tokens import Tokens
-from dail.synth.schema.units import WIRE_VERSION, ShardRef, shard_key
+from dail.synth.schema.units import WIRE_VERSION, Beat, Heartbeat, ShardRef, shard_key
 from tests.serve.conftest import items, lapse_leases
 from tests.serve.worker import FakeWorker, trace_row, write_together
 
@@ -309,14 +309,33 @@ def test_a_number_that_the_store_cannot_hold_is_refused(post, worker):
     post()
     (unit,) = worker.lease()
     response = worker.heartbeat(unit.model_copy(update={"epoch": 2**63}))
-    assert (response.status_code, response.json()["errors"][0]["pointer"]) == (400, "/epoch")
+    assert (response.status_code, response.json()["errors"][0]["pointer"]) == (400, "/beats/0/epoch")
 
 
 def test_a_unit_that_was_never_there_is_fenced(worker, post):
     post()
     (unit,) = worker.lease()
-    response = worker.heartbeat(unit.model_copy(update={"unit_id": "f" * 32}))
-    assert (response.status_code, response.json()["code"]) == (409, "fenced")
+    unknown = unit.model_copy(update={"unit_id": "f" * 32})
+    assert worker.heartbeat(unknown).status_code == 409
+    failed = worker.fail(unknown)
+    assert (failed.status_code, failed.json()["code"]) == (409, "fenced")
+
+
+def test_one_heartbeat_renews_all_that_a_worker_holds_but_what_is_fenced(post, worker, settings):
+    post(3)
+    units = worker.lease(3)
+    worker.fail(units[1])
+    beats = tuple(
+        Beat(unit_id=unit.unit_id, epoch=unit.epoch, tokens=1, attributed_tokens=0, student_tokens=0) for unit in units
+    )
+    reply = worker.http.post(
+        "/internal/v1/leases/heartbeat", json=Heartbeat(worker=worker.name, beats=beats).model_dump(mode="json")
+    )
+    assert [(beat["unit_id"], beat["fenced"]) for beat in reply.json()["beats"]] == [
+        (unit.unit_id, number == 1) for number, unit in enumerate(units)
+    ]
+    with pytest.raises(ValidationError, match="at most 1000 items"):
+        Heartbeat(worker="w", beats=beats[:1] * 1001)
 
 
 def tokens(*ids: int) -> Tokens:
@@ -362,7 +381,7 @@ def test_a_checkpoint_that_cannot_be_one_is_refused(post, worker):
     post()
     (unit,) = worker.lease()
     body = {
-        "worker": worker.name,
+        "unit_id": unit.unit_id,
         "epoch": unit.epoch,
         "tokens": 1,
         "attributed_tokens": 0,
@@ -371,7 +390,8 @@ def test_a_checkpoint_that_cannot_be_one_is_refused(post, worker):
     }
     for checkpoint in ({"ids": [1, 2], "student_prob": [1.0]}, {"ids": ["a"]}, {"unknown": []}):
         response = worker.http.post(
-            f"/internal/v1/leases/{unit.unit_id}/heartbeat", json={**body, "checkpoint": checkpoint}
+            "/internal/v1/leases/heartbeat",
+            json={"worker": worker.name, "beats": [{**body, "checkpoint": checkpoint}]},
         )
         assert response.status_code == 422
     with pytest.raises(ValidationError, match="at most 4096 are taken"):

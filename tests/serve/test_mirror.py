@@ -45,7 +45,7 @@ def in_bucket(settings: Settings, s3_place: str, model: ModelIdentity) -> str:
 
 @pytest.fixture
 def of_api(live: LiveApi, http: httpx.Client, model: ModelIdentity, tmp_path: Path) -> str:
-    batch = http.post("/v1/batches", json={"items": items(3), "run_label": tmp_path.name}).json()["id"]
+    batch = http.post("/v1/batches", json={"items": items(3, answer=tmp_path.name)}).json()["id"]
     FakeWorker(http, model).run()
     return f"{live.url}/v1/batches/{batch}/manifest"
 

@@ -21,7 +21,7 @@ from dail.synth.run.unit_source import Fenced, HttpSource
 from dail.synth.run.uploads import Uploads
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import encode_shard
-from dail.synth.schema.units import Unit, shard_key
+from dail.synth.schema.units import Failure, Unit, shard_key
 from tests.bucket import SECRET, Breaking
 from tests.serve.conftest import Ended, LiveApi, items, start_api
 from tests.serve.worker import FakeWorker, trace_row
@@ -183,7 +183,7 @@ def test_a_worker_elsewhere_finds_out_and_goes_through_the_api(
 ):
     async def work() -> None:
         async with httpx.AsyncClient(base_url=f"{live.url}/internal/v1/", trust_env=False, timeout=30) as client:
-            await client.post(f"{live.url}/v1/batches", json={"items": items(1), "run_label": "elsewhere"})
+            await client.post(f"{live.url}/v1/batches", json={"items": items(1, answer="elsewhere")})
             source = HttpSource(client, "elsewhere", model)
             reply = await source.lease(1)
             (unit,) = reply.units
@@ -198,6 +198,7 @@ def test_a_worker_elsewhere_finds_out_and_goes_through_the_api(
             Objects(Path(reply.output_root)).drop(key)
             await uploads.put(unit, key, data)
             assert Objects(Path(reply.output_root)).read(key) == data
+            await source.fail(unit, Failure(code="boom", detail="of the test"))
             gone = unit.model_copy(update={"batch_id": "batch_none"})
             with pytest.raises(Fenced):
                 await source.upload(gone, key.replace(unit.batch_id, "batch_none"), data)

@@ -12,7 +12,21 @@ from dail.synth.core.objects import open_objects
 from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceMessage, TraceRow, encode_shard
-from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseReply, LeaseRequest, ShardRef, Unit, shard_key
+from dail.synth.schema.units import Beat, Commit, Fail, Heartbeat, LeaseReply, LeaseRequest, ShardRef, Unit, shard_key
+
+
+class Beaten:
+    """The reply to the beat of one unit, as if it had been asked for alone: 409 where it is fenced."""
+
+    def __init__(self, response: Any) -> None:
+        self.status_code, self.text = response.status_code, response.text
+        self._found: dict[str, Any] = response.json()
+        if self.status_code == 200:
+            (self._found,) = self._found["beats"]
+            self.status_code = 409 if self._found.pop("fenced") else 200
+
+    def json(self) -> dict[str, Any]:
+        return {name: value for name, value in self._found.items() if name not in ("unit_id", "epoch")}
 
 
 class FakeWorker:
@@ -34,8 +48,10 @@ class FakeWorker:
         self, unit: Unit, tokens: int = 0, attributed_tokens: int = 0, student_tokens: float = 0, **checkpoint: Any
     ) -> Any:
         counts = {"tokens": tokens, "attributed_tokens": attributed_tokens, "student_tokens": student_tokens}
-        beat = Heartbeat(worker=self.name, epoch=unit.epoch, **counts, **checkpoint)
-        return self._post(unit, "heartbeat", beat)
+        beat = Beat(unit_id=unit.unit_id, epoch=unit.epoch, **counts, **checkpoint)
+        body = Heartbeat(worker=self.name, beats=(beat,))
+        response = self.http.post("/internal/v1/leases/heartbeat", json=body.model_dump(mode="json"))
+        return Beaten(response)
 
     def write(self, unit: Unit) -> ShardRef:
         return write_shard(self.objects, unit)

@@ -26,7 +26,7 @@ from dail.serve.store.transaction import Store
 from dail.synth.core.files import Objects
 from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import ModelIdentity
-from dail.synth.schema.units import Commit, Fail, Heartbeat, LeaseRequest
+from dail.synth.schema.units import Beat, Commit, Fail, Heartbeat, LeaseRequest
 from tests.serve.conftest import items, lapse
 from tests.serve.worker import write_shard
 
@@ -83,8 +83,8 @@ class Leases(RuleBasedStateMachine):
     def heartbeat(self, held):
         worker, unit = held
         if unit:
-            beat = Heartbeat(worker=worker, epoch=unit.epoch, tokens=1, attributed_tokens=1, student_tokens=1)
-            if self._try(self.service.leases.heartbeat, unit.unit_id, beat):
+            beat = Beat(unit_id=unit.unit_id, epoch=unit.epoch, tokens=1, attributed_tokens=1, student_tokens=1)
+            if not self.service.leases.heartbeat(Heartbeat(worker=worker, beats=(beat,))).beats[0].fenced:
                 assert self.holder[unit.unit_id] == (worker, unit.epoch), "a zombie renewed its lease"
 
     @rule(held=leased)

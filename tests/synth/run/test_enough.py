@@ -29,7 +29,7 @@ from dail.synth.schema.models import identify
 from dail.synth.schema.selection import Keep
 from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.synthesis import Synthesis
-from dail.synth.schema.units import WORKER_STOPPED, Commit, Fail, Failure, Heartbeat, LeaseRequest, ShardRef, Unit
+from dail.synth.schema.units import WORKER_STOPPED, Beat, Commit, Fail, Failure, Heartbeat, LeaseRequest, ShardRef, Unit
 from tests.conftest import DEMO_MODEL
 from tests.serve.worker import trace_row
 from tests.synth.run.drawn import MODEL, item_of
@@ -160,9 +160,9 @@ def draw_through_the_api(root: Path, enough: str, verdict: Verdict, chance: rand
         assert units.pop("total") == sum(units.values()) == SAMPLES * len(ITEMS)
         held += service.leases.lease(LeaseRequest(worker="w", count=chance.randint(1, 7), model=MODEL)).units
         unit = held.pop(chance.randrange(len(held)))
-        beat = Heartbeat(worker="w", epoch=unit.epoch, tokens=0, attributed_tokens=0, student_tokens=0)
+        beat = Beat(unit_id=unit.unit_id, epoch=unit.epoch, tokens=0, attributed_tokens=0, student_tokens=0)
         fail = Fail(worker="w", epoch=unit.epoch, code="lost", detail="", retryable=True)
-        if service.leases.heartbeat(unit.unit_id, beat).cancel and chance.random() < 0.7:
+        if service.leases.heartbeat(Heartbeat(worker="w", beats=(beat,))).beats[0].cancel and chance.random() < 0.7:
             service.leases.fail(unit.unit_id, fail.model_copy(update={"code": "cancelled", "retryable": False}))
         elif chance.random() < 0.2:
             code = WORKER_STOPPED if unit.unit_id in lost else "lost"  # a third failure would end the unit

@@ -32,7 +32,20 @@ from dail.synth.schema.models import ModelIdentity, identify
 from dail.synth.schema.shard_reader import ShardReader
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
-from dail.synth.schema.units import CHECKPOINT_MOST, WIRE_VERSION, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit
+from dail.synth.schema.units import (
+    BEAT_TOKENS,
+    BEATS_MOST,
+    CHECKPOINT_MOST,
+    WIRE_VERSION,
+    Beat,
+    BeatReply,
+    Failure,
+    Heartbeat,
+    HeartbeatReply,
+    LeaseReply,
+    ShardRef,
+    Unit,
+)
 from tests.conftest import DEMO_MODEL, Told
 
 
@@ -107,7 +120,7 @@ class ScriptedSource:
         units, self.units = self.units[:count], self.units[count:]
         return LeaseReply(units=tuple(units), lease_s=self.lease_s, output_root=str(self.out))
 
-    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
+    async def heartbeat(self, unit: Unit, progress: Progress) -> BeatReply:
         if unit.unit_id in self.fenced:
             self.told.add(unit.unit_id)
             raise Fenced("the lease is over")
@@ -116,7 +129,7 @@ class ScriptedSource:
         if progress.checkpoint:
             assert progress.start == len(kept), "a checkpoint goes on where the last one ended"
             kept.extend(progress.checkpoint)
-        return HeartbeatReply(cancel=unit.unit_id in self.cancelled, known=len(kept))
+        return BeatReply(unit_id=unit.unit_id, epoch=unit.epoch, cancel=unit.unit_id in self.cancelled, known=len(kept))
 
     async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None, rows: int | None = None) -> None:
         if unit.unit_id in self.fenced:
@@ -430,7 +443,44 @@ def test_a_lost_lease_is_fenced(model: ModelIdentity, status: int) -> None:
     problem = {"status": status, "code": "fenced", "detail": "the lease is over"}
     source = http_source(lambda request: httpx.Response(status, json=problem), model)
     with pytest.raises(Fenced, match="the lease is over"):
-        asyncio.run(source.heartbeat(unit, Progress(1, 1, 1.0, 0, None)))
+        asyncio.run(source.fail(unit, Failure(code="c", detail="d")))
+
+
+def test_all_that_a_worker_holds_is_told_in_one_request(model: ModelIdentity) -> None:
+    held = units(model, 1200)
+    asked: list[list[Beat]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        beats = list(Heartbeat.model_validate_json(request.content).beats)
+        asked.append(beats)
+        replies = tuple(
+            BeatReply(unit_id=beat.unit_id, epoch=beat.epoch, known=beat.tokens, fenced=beat.unit_id == "u7")
+            for beat in beats
+        )
+        return httpx.Response(200, content=HeartbeatReply(beats=replies).model_dump_json())
+
+    async def tell(num_tokens: int) -> list[Any]:
+        source = http_source(answer, model)
+        news = Tokens.of([1] * num_tokens)
+        beats = (source.heartbeat(unit, Progress(number, 0, 0, 0, news)) for number, unit in enumerate(held))
+        return await asyncio.gather(*beats, return_exceptions=True)
+
+    replies = asyncio.run(tell(0))
+    assert [len(beats) for beats in asked] == [BEATS_MOST, 200]
+    assert isinstance(replies.pop(7), Fenced)
+    assert [reply.known for reply in replies] == [number for number in range(1200) if number != 7]
+    asked.clear()
+    asyncio.run(tell(100))
+    assert len(asked) == 2 and all(sum(len(beat.checkpoint) for beat in beats) <= BEAT_TOKENS for beats in asked)
+
+
+def test_a_heartbeat_that_is_refused_is_heard_by_all_who_asked(model: ModelIdentity) -> None:
+    async def tell() -> list[Any]:
+        source = http_source(lambda request: httpx.Response(401, json={"detail": "no token"}), model)
+        beats = (source.heartbeat(unit, Progress(1, 0, 0, 0, None)) for unit in units(model, 3))
+        return await asyncio.gather(*beats, return_exceptions=True)
+
+    assert ["no token" in str(reply) for reply in asyncio.run(tell())] == [True] * 3
 
 
 def test_a_refused_token_names_the_variable(model: ModelIdentity) -> None:
