@@ -81,7 +81,7 @@ def row_of(unit: Unit, prompts: Prompts, tokens: Tokens) -> TraceRow:
 
 
 def shard(unit: Unit, prompts: Prompts, tokens: Tokens = TOKENS) -> ShardRef:
-    return shard_of(row_of(unit, prompts, tokens), 1)[1]
+    return shard_of(row_of(unit, prompts, tokens))[1]
 
 
 @pytest.mark.parametrize(("tokens", "share"), [(TOKENS, SHARE), (UNKNOWN, None)])
@@ -158,7 +158,7 @@ def test_in_the_api_and_the_words_of_dail_watch(
     )  # fmt: skip
     service.leases.heartbeat(Heartbeat(worker="w", beats=(beat,)))
     assert service.batches.get(batch.id).tokens.student_share == share
-    data, ended = shard_of(row_of(unit, prompts, tokens), unit.epoch)
+    data, ended = shard_of(row_of(unit, prompts, tokens))
     service.objects.put(ended.key, data)
     service.leases.commit(unit.unit_id, Commit(worker="w", epoch=unit.epoch, shard=ended))
     found = service.batches.get(batch.id)

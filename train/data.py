@@ -191,7 +191,7 @@ def load_examples(
         IntegrityError: a damaged manifest or shard, an empty sequence, or ids outside the vocabulary.
     """
     manifest = read_manifest(manifest_path)
-    shard_of = {shard.unit_id: shard.key for shard in manifest.shards}
+    shard_of = {shard.unit_id: f"{shard.key}, unit {shard.unit_id}" for shard in manifest.shards}
     examples: list[Example] = []
     dropped: list[tuple[int, str]] = []
     names = tuple(dict.fromkeys((STUDENT, PRIVILEGED, *references)))  # the first two are held against the rollout
@@ -215,6 +215,7 @@ def load_examples(
             bar.update(len(examples) + len(dropped) + num_filtered + num_empty)
     if dropped:
         _tell_dropped(dropped, manifest.rows, limits)
+    examples.sort(key=lambda example: example.unit_id)  # in which shards they lie must not change what a step sees
     found = TrainingSet(manifest, tuple(examples), len(dropped), num_filtered, num_empty)
     _tell_left_out(found, longest, positions)
     if not examples:

@@ -14,7 +14,7 @@ from dail.synth.core.errors import ObjectExists, StorageError
 from dail.synth.core.files import Objects
 from dail.synth.core.logs import tell
 from dail.synth.core.objects import Bucket
-from dail.synth.schema.card import write_card
+from dail.synth.schema.card import rows_key, write_card
 from dail.synth.schema.manifest import Manifest, build_manifest, encode_manifest, manifest_key
 from dail.synth.schema.units import Failure, ShardRef
 
@@ -78,6 +78,8 @@ class Ending:
             return
         for key in keys:
             self._objects.drop(key)
+            if key.startswith("manifests/"):
+                self._objects.drop(rows_key(key))
         with self._store.write() as tx:
             tx.batches.forget_shards(keys)
             if len(keys) < _DROPPED and not any(key.startswith("shards/") for key in keys):

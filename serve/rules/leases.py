@@ -21,7 +21,8 @@ from dail.synth.core.logs import tell
 from dail.synth.core.objects import mark
 from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
-from dail.synth.schema.shards import TraceRow, decode_shard
+from dail.synth.schema.shard_reader import ShardReader
+from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.units import (
     BLAMELESS,
     Beat,
@@ -56,6 +57,7 @@ class Leases:
     ) -> None:
         self._store, self._objects, self._models = store, objects, models
         self._lease_s, self._ending, self._workers = lease_s, ending, workers
+        self._reader = ShardReader(objects)
 
     @cached_property
     def _mark(self) -> str:
@@ -145,8 +147,8 @@ class Leases:
             self._ending.finish(unit.batch_id)
 
     def _check_shard(self, batch: BatchRecord, unit: UnitRecord, shard: ShardRef) -> None:
-        """A row may only name bytes that are there and that a trainer will take: one bad shard spoils its manifest."""
-        key = shard_key(unit.batch_id, unit.unit_id, unit.epoch, shard.sha256)
+        """What is committed is there, and a trainer will take it: one bad shard spoils its manifest."""
+        key = shard_key(unit.batch_id, shard.sha256)
         if (shard.unit_id, shard.item_id, shard.key) != (unit.unit_id, unit.item_id, key):
             raise InputError(
                 f"the shard is not this unit's; wanted unit {unit.unit_id}, item {unit.item_id}, key {key}",
@@ -156,26 +158,20 @@ class Leases:
             detail = f"{shard.size_bytes} bytes; at most {SHARD_BYTES} are taken"
             raise InputError(f"the shard is too large: {detail}", [("/shard/size_bytes", "shard_too_large", detail)])
         try:
-            data = self._objects.get(key, size=shard.size_bytes, digest=shard.sha256)
-        except (IntegrityError, OSError):
+            rows = self._reader.file(shard).rows(shard.row)
+        except (IntegrityError, OSError) as error:
             raise InputError(
-                f"the API cannot read the shard {self._objects.name_of(key)}: it is missing or not the bytes that size "
-                f"and sha256 say; put it there first, or PUT it to /internal/v1/objects/{key}",
-                [("/shard", "unreadable_shard", "missing, or other bytes than size and sha256 say")],
-            ) from None
-        try:
-            rows = decode_shard(data, key)
-        except IntegrityError as error:
-            raise InputError(
-                str(error), [("/shard", "unreadable_shard", "not a shard that this build reads")]
+                f"the API cannot use the shard {self._objects.name_of(key)}: {error}; put it there first, or PUT it to "
+                f"/internal/v1/objects/{key}",
+                [("/shard", "unreadable_shard", "missing, other bytes than are said, or no shard of this build")],
             ) from None
         got = [_identity_of(row) for row in rows]
         wanted = _wanted_identity(batch, unit, shard)
-        if got != [wanted]:
-            wrong = sorted(name for name in wanted if len(got) != 1 or got[0][name] != wanted[name])
+        if got != [wanted] or shard.rows != 1:
+            wrong = sorted(name for name in wanted if len(got) != 1 or got[0][name] != wanted[name]) or ["rows"]
             raise InputError(
-                f"the shard {key} has {len(got)} rows, of another {', '.join(wrong)} than the unit; wanted one row of "
-                f"the unit's own; are the worker's model and build those of the batch?",
+                f"row group {shard.row} of the shard {key} has {len(got)} rows, of another {', '.join(wrong)} than "
+                f"the unit; wanted one row of the unit's own; are the worker's model and build those of the batch?",
                 [("/shard", "wrong_shard", f"{name} is not the unit's") for name in wrong],
             )
 

@@ -14,7 +14,7 @@ from dail.serve.store.units import UnitRecord
 from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.core.files import Objects
 from dail.synth.schema.manifest import Manifest, parse_manifest
-from dail.synth.schema.shards import decode_shard
+from dail.synth.schema.shard_reader import ShardReader
 from dail.synth.schema.units import Failure, ShardRef
 
 _RESULTS_PAGE = 64
@@ -73,7 +73,7 @@ class Outputs:
         return chain(unusable, self._results(batch_id))
 
     def _results(self, batch_id: str) -> Iterator[Result]:
-        last = 0
+        last, reader = 0, ShardReader(self._objects)
         while True:
             with self._store.read() as tx:
                 ended = tx.units.ended(batch_id, last, _RESULTS_PAGE)
@@ -81,10 +81,12 @@ class Outputs:
             if not ended:
                 return
             for unit, shard in ended:
-                yield from self._results_of(unit, shard, unit.n in damaged)
+                yield from self._results_of(reader, unit, shard, unit.n in damaged)
             last = ended[-1][0].n
 
-    def _results_of(self, unit: UnitRecord, shard: ShardRef | None, was_damaged: bool) -> Iterator[Result]:
+    def _results_of(
+        self, reader: ShardReader, unit: UnitRecord, shard: ShardRef | None, was_damaged: bool
+    ) -> Iterator[Result]:
         if shard is None:
             assert unit.state in ("skipped", "failed", "cancelled", "expired"), (
                 f"unit {unit.unit_id} ended as {unit.state}"
@@ -92,8 +94,7 @@ class Outputs:
             yield Result(item_id=unit.item_id, sample=unit.sample, status=unit.state, error=unit.error)
             return
         try:
-            data = self._objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256)
-            rows = decode_shard(data, shard.key)
+            rows = reader.rows(shard)
         except IntegrityError as error:
             self._note(unit, True, was_damaged)
             damage = Failure(code="damaged_shard", detail=str(error))

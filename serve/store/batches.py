@@ -234,7 +234,7 @@ class Batches:
 
     def keys(self, batch_id: str, limit: int) -> list[str]:
         """Objects of a batch that are still to be dropped, the manifests last."""
-        shards = sa.select(SHARDS.c.key).where(SHARDS.c.batch_id == batch_id).limit(limit)
+        shards = sa.select(SHARDS.c.key).distinct().where(SHARDS.c.batch_id == batch_id).limit(limit)
         manifests = sa.select(MANIFESTS.c.key).where(MANIFESTS.c.batch_id == batch_id)
         return list(self._sql.scalars(shards)) or list(self._sql.scalars(manifests))
 

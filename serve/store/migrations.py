@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from dail.serve.store.counts import Counts
 from dail.serve.store.databases import Database
-from dail.serve.store.tables import METADATA, STORE_VERSION
+from dail.serve.store.tables import METADATA, SHARDS, STORE_VERSION
 from dail.synth.core.errors import StorageError
 
 
@@ -44,7 +44,18 @@ def _add_missing(sql: sa.Connection) -> None:
                 sql.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
         for index in table.indexes:
             index.create(sql, checkfirst=True)
+    _let_shards_hold_several(sql)
     Counts(sql).fill()
+
+
+def _let_shards_hold_several(sql: sa.Connection) -> None:
+    """A shard's key was unique, and SQLite changes no constraint of a table that is there."""
+    sql.exec_driver_sql("CREATE TEMPORARY TABLE kept AS SELECT * FROM shards")
+    sql.exec_driver_sql("DROP TABLE shards")
+    SHARDS.create(sql)
+    names = ", ".join(f'"{column.name}"' for column in SHARDS.columns)
+    sql.exec_driver_sql(f"INSERT INTO shards ({names}) SELECT {names} FROM kept")
+    sql.exec_driver_sql("DROP TABLE kept")
 
 
 # by the version that each starts from

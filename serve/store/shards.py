@@ -21,7 +21,7 @@ class Shards:
         self._sql.execute(SHARDS.insert().values(row))
 
     def get(self, unit_id: str, key: str) -> ShardRef | None:
-        query = sa.select(*SHARD_COLUMNS).where(SHARDS.c.unit_id == unit_id, SHARDS.c.key == key)
+        query = sa.select(*SHARD_COLUMNS).where(SHARDS.c.key == key, SHARDS.c.unit_id == unit_id)
         row = self._sql.execute(query).one_or_none()
         return ShardRef.model_validate(row._mapping) if row else None
 

@@ -99,7 +99,8 @@ SHARDS = sa.Table(
     METADATA,
     sa.Column("unit", sa.Integer, sa.ForeignKey("units.n"), primary_key=True),
     sa.Column("batch_id", sa.Text, nullable=False, index=True),
-    sa.Column("key", sa.Text, nullable=False, unique=True),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("row", sa.Integer, nullable=False, default=0, server_default="0"),  # a row group of the file
     sa.Column("rows", sa.Integer, nullable=False),
     sa.Column("size_bytes", sa.Integer, nullable=False),
     sa.Column("sha256", sa.Text, nullable=False),
@@ -109,6 +110,7 @@ SHARDS = sa.Table(
     sa.Column("attributed_tokens", sa.Integer, nullable=False),
     sa.Column("student_tokens", sa.Float, nullable=False),
     sa.Column("damaged", sa.Boolean, nullable=False, default=False, server_default=sa.false()),  # when last read
+    sa.UniqueConstraint("key", "row"),
     sa.Index("damaged_shards", "batch_id", "damaged"),
 )
 MANIFESTS = sa.Table(

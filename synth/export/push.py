@@ -24,7 +24,7 @@ from dail.synth.core.files import Objects, without_folders
 from dail.synth.core.progress import progress
 from dail.synth.export.export import EXPORT_FILE, Exported
 from dail.synth.schema.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_rank
-from dail.synth.schema.card import CARD, write_card
+from dail.synth.schema.card import CARD, data_files, write_card
 from dail.synth.schema.manifest import newest_manifests, output_root, read_manifest
 
 LINEAGE_FILE = "dail.json"  # of an adapter
@@ -125,9 +125,10 @@ def _traces(root: Path) -> Parcel:
         manifest = read_manifest(path)
         rows += manifest.rows
         files[path.relative_to(output_root(path)).as_posix()] = path
-        for shard in manifest.shards:
+        for shard in {ref.key: ref for ref in manifest.shards}.values():
             objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256)
             files[shard.key] = objects.path(shard.key)
+        files |= {key: objects.path(key) for key in data_files(path, manifest.digest)}  # what the card names
     write_card(root)  # of just these manifests
     files |= _all_there(root, CARD)
     return Parcel("dataset", f"{rows} traces", files)

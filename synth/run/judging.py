@@ -18,16 +18,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
-from dail.synth.core.errors import IntegrityError, UsageError
+from dail.synth.core.errors import UsageError
 from dail.synth.core.extensions import FAULTS
 from dail.synth.core.files import Objects
 from dail.synth.method.grading import TIMEOUT, Grader
 from dail.synth.method.selection import BUILTIN, SCORES, Candidate, Outcome, Score
 from dail.synth.method.thoughts import behind_thought
-from dail.synth.schema.items import read_columns
-from dail.synth.schema.shards import TraceRow, decode_shard
+from dail.synth.schema.shard_reader import ShardReader, by_file
+from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import ShardRef
 
@@ -112,7 +110,8 @@ def judged(asked: Judging, shards: Sequence[ShardRef]) -> Iterator[Candidate]:
         UsageError: grader or score cannot be loaded, or made a mistake; names the trace.
     """
     score_of(asked.by)  # whatever is wrong with it is said before a child starts
-    pieces = [shards[start : start + _A_PIECE] for start in range(0, len(shards), _A_PIECE)]
+    ordered = by_file(shards)
+    pieces = [ordered[start : start + _A_PIECE] for start in range(0, len(shards), _A_PIECE)]
     spread = _on_threads if len(pieces) == 1 or not os.environ.get("RAY_ADDRESS") else _on_cluster
     for found in spread(asked, pieces):
         yield from found
@@ -163,29 +162,17 @@ def _task(asked: Judging, shards: Sequence[ShardRef]) -> list[Candidate]:
 
 
 def _judge(asked: Judging, grader: Any, shards: Sequence[ShardRef]) -> list[Candidate]:
-    objects, score = Objects(asked.root), score_of(asked.by)
+    reader, score = ShardReader(Objects(asked.root)), score_of(asked.by)
     found = []
     for shard in shards:
-        data = objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256)
-        row = _columns(data, shard)
+        (row,) = reader.columns(shard, _COLUMNS)  # without the ids, which would take most of the time
         try:
             outcome = None if asked.grader is None else outcome_of(_said(row), grader)
         except UsageError as error:
             raise UsageError(f"item {shard.item_id}, sample {row['sample_index']}: {error}") from None
-        value = None if score is None else _scored(score, asked.by or "", decode_shard(data, shard.key)[0])
+        value = None if score is None else _scored(score, asked.by or "", reader.rows(shard)[0])
         found.append(Candidate(shard.unit_id, row["sample_index"], outcome, value))
     return found
-
-
-def _columns(data: bytes, shard: ShardRef) -> dict[str, Any]:
-    """What a verdict takes, without the ids, which would take most of the time."""
-    try:
-        rows = read_columns(data, _COLUMNS)
-    except (pa.ArrowException, OSError) as error:
-        raise IntegrityError(f"shard {shard.key} is not readable Parquet: {error}; restore it or rebuild it") from None
-    if [row["unit_id"] for row in rows] != [shard.unit_id]:
-        raise IntegrityError(f"shard {shard.key} holds other rows than the manifest says; rebuild it")
-    return rows[0]
 
 
 def _said(row: dict[str, Any]) -> Said:

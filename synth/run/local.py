@@ -533,7 +533,7 @@ def _write_manifest(batch: Batch, shards: list[ShardRef], out: Path) -> Path:
     """The manifest of these shards: the newest one if it lists just them, else the next generation."""
     objects, generation = Objects(out), 1
     while (path := objects.path(manifest_key(batch.batch_id, generation))).exists():
-        if {shard.key for shard in read_manifest(path).shards} == {shard.key for shard in shards}:
+        if {(one.key, one.row) for one in read_manifest(path).shards} == {(one.key, one.row) for one in shards}:
             return path
         generation += 1
     manifest = build_manifest(batch.batch_id, generation, batch.model, batch.synthesis, shards, dt.datetime.now(dt.UTC))

@@ -154,7 +154,7 @@ class _Run:
                 tokens=len(row.trace_ids),
                 student_share=row.student_share,
                 finish_reason=row.finish_reason,
-                shard_bytes=shard_of(row, prepared.unit.epoch)[1].size_bytes,
+                shard_bytes=shard_of(row)[1].size_bytes,
                 text=row.trace_text,
             )
 

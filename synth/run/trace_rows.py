@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dail.synth.core.errors import ItemError
@@ -215,19 +216,31 @@ def _shown_instead(told: Told, synthesis: Synthesis, item: ExpertSolution) -> st
     return None if is_all else told.privileged or ""
 
 
-def shard_of(row: TraceRow, epoch: int) -> tuple[bytes, ShardRef]:
+def shard_of(row: TraceRow) -> tuple[bytes, ShardRef]:
     """The row as a shard of its own: its bytes, and the reference that is committed once they lie safely."""
     data = encode_shard([row])
-    digest = sha256(data)
-    shard = ShardRef(
-        key=shard_key(row.batch_id, row.unit_id, epoch, digest),
+    (ref,) = located([reference(row)], row.batch_id, data)
+    return data, ref
+
+
+def reference(row: TraceRow, group: int = 0) -> ShardRef:
+    """What is committed of a trace, but for the file that it is a row group of: see `located`."""
+    return ShardRef(
+        key="",
+        row=group,
         rows=1,
-        size_bytes=len(data),
-        sha256=digest,
+        size_bytes=1,
+        sha256="",
         unit_id=row.unit_id,
         item_id=row.item_id,
         tokens=len(row.trace_ids),
         attributed_tokens=count_attributed(row.student_prob),
         student_tokens=count_student(row.student_prob),
     )
-    return data, shard
+
+
+def located(refs: Iterable[ShardRef], batch_id: str, data: bytes) -> list[ShardRef]:
+    """The references with the shard that their traces are in."""
+    digest = sha256(data)
+    file = {"key": shard_key(batch_id, digest), "size_bytes": len(data), "sha256": digest}
+    return [ref.model_copy(update=file) for ref in refs]

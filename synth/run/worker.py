@@ -18,20 +18,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dail.synth.config import SynthConfig
-from dail.synth.core.errors import DailError, StorageError
+from dail.synth.core.errors import DailError
 from dail.synth.core.progress import Bar, progress
 from dail.synth.core.running import Stop, run_to_end
 from dail.synth.engine.base import Limits
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout
 from dail.synth.run.judging import Verdicts
-from dail.synth.run.pool import RolloutPool, rollout_pool
+from dail.synth.run.pool import RolloutPool, Written, rollout_pool
 from dail.synth.run.ray_cluster import ray_cluster
-from dail.synth.run.trace_rows import STRAY_MARK, Prepared, prepare, shard_of, trace_row
+from dail.synth.run.shard_writer import Ended, ShardWriter
+from dail.synth.run.trace_rows import STRAY_MARK, Prepared, prepare, trace_row
 from dail.synth.run.unit_source import Fenced, Progress, Standing, UnitSource
 from dail.synth.run.uploads import Uploads
 from dail.synth.schema.trace_tokens import student_share
-from dail.synth.schema.units import CHECKPOINT_MOST, WORKER_STOPPED, Failure, Unit
+from dail.synth.schema.units import CHECKPOINT_MOST, WORKER_STOPPED, Failure, ShardRef, Unit
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,6 @@ _BEATS_PER_LEASE = 4
 CHECKPOINT_TOKENS = 512  # as many at the most are told late, so that a crash costs less than 1,024 of a trace
 _CHECK_S = 1.0
 _CALLS_AT_ONCE = 16
-_DISK_PAUSE_S, _LONGEST_DISK_PAUSE_S = 1.0, 30.0
 _RELEASE_S = 10.0
 _RATE_OVER_S = 30.0
 _STRAYS = 3
@@ -62,9 +62,9 @@ class Worker:
         self._prepared: dict[str, Prepared] = {}
         self._known: dict[str, int] = {}  # by unit, how many tokens of its trace the source keeps
         self._verdicts = Verdicts()
+        self._writer = ShardWriter(self._held.__contains__, self._put, self._commit)
         self._uploads = Uploads(source)
         self._lease_s = 60.0
-        self._is_refused = False  # by the disk
         self._freed = asyncio.Event()
         self._calls = asyncio.Semaphore(_CALLS_AT_ONCE)
         self.num_committed = self.num_failed = self.tokens = 0
@@ -78,7 +78,7 @@ class Worker:
         Raises:
             DailError: no engine can run, or the source refused us.
         """
-        loops = (self._lease(), self._finish_all(), self._renew(), self._show(), stop.wait())
+        loops = (self._lease(), self._finish_all(), self._writer.run(), self._renew(), self._show(), stop.wait())
         tasks = [asyncio.ensure_future(loop) for loop in loops]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -103,6 +103,8 @@ class Worker:
                 await self._uploads.look(reply)
                 await self._take(reply.units, limits)
                 pause_s = _POLL_S
+            elif len(self._writer.waiting()) == len(self._held):  # nothing else runs, and nothing else came
+                self._writer.hurry()
             if self._held:
                 busy_at = time.monotonic()
             elif self._idle_exit_s is not None and time.monotonic() - busy_at >= self._idle_exit_s:
@@ -146,16 +148,10 @@ class Worker:
             await asyncio.gather(*map(self._finish, results.finished), *failures)
 
     async def _finish(self, rollout: Rollout) -> None:
-        """One trace becomes a shard, and once its bytes lie safely, the unit's result.
-
-        Again, if the unit was leased to us anew meanwhile: a shard's key names the epoch.
-        """
-        prepared: Prepared | None = None
-        while (newest := self._prepared.get(rollout.unit_id)) is not prepared and newest is not None:
-            prepared = newest
-            await self._finish_as(prepared, rollout)
-
-    async def _finish_as(self, prepared: Prepared, rollout: Rollout) -> None:
+        """One trace goes into a shard, and once its bytes lie safely, it is the unit's result."""
+        prepared = self._prepared.get(rollout.unit_id)
+        if prepared is None:
+            return
         try:
             row = trace_row(prepared, rollout, self._prompts, self._pool.engine_name)
             correct = await self._verdicts.of(row, prepared.unit.synthesis)
@@ -163,54 +159,42 @@ class Worker:
             await self._fail(rollout.unit_id, _failure(error))
             self._check_turns(error)
             return
-        data, shard = await asyncio.to_thread(shard_of, row, prepared.unit.epoch)
-        if not await self._put(prepared.unit, shard.key, data):
-            return
-        with contextlib.suppress(Fenced):
-            async with self._calls:
-                # of a trace that another attempt began, that attempt took some too
-                is_whole = not prepared.unit.prefix and rollout.unit_id not in self._pool.broken_off
-                rows = rollout.rows if is_whole else None
-                await self._source.commit(prepared.unit, shard, correct, rows)
-            self.num_committed += 1
-            self.tokens += shard.tokens
-            self.attributed_tokens += shard.attributed_tokens
-            self.student_tokens += shard.student_tokens
-            self._drop(rollout.unit_id)
-            return
-        if self._held.get(rollout.unit_id) is prepared.unit:  # fenced, and not ours again
-            self._drop(rollout.unit_id)
+        # of a trace that another attempt began, that attempt took some too
+        is_whole = not prepared.unit.prefix and rollout.unit_id not in self._pool.broken_off
+        await self._writer.add(row, correct, rollout.rows if is_whole else None)
+        self._freed.set()
+
+    async def _commit(self, ended: Ended) -> None:
+        """Again, if the unit was leased to us anew meanwhile: an older lease counts for nothing."""
+        unit_id, told = ended.ref.unit_id, None
+        while (unit := self._held.get(unit_id)) is not told and unit is not None:
+            told = unit
+            with contextlib.suppress(Fenced):
+                async with self._calls:
+                    await self._source.commit(unit, ended.ref, ended.correct, ended.rows)
+                self.num_committed += 1
+                self.tokens += ended.ref.tokens
+                self.attributed_tokens += ended.ref.attributed_tokens
+                self.student_tokens += ended.ref.student_tokens
+                self._drop(unit_id)
+        if told is not None and self._held.get(unit_id) is told:  # fenced, and not ours again
+            self._drop(unit_id)
 
     def _check_turns(self, error: DailError) -> None:
         """Ends the run after the first few traces that ran past their turn, if most do: all will, at full length."""
         self._num_stray += error.code == STRAY_MARK
-        if self._num_stray >= _STRAYS and self._num_stray > self.num_committed:
+        num_good = self.num_committed + len(self._writer.waiting())
+        if self._num_stray >= _STRAYS and self._num_stray > num_good:
             raise DailError(f"{self._num_stray} of the first traces ran past their turn, so the run ends: {error}")
 
-    async def _put(self, unit: Unit, key: str, data: bytes) -> bool:
-        """Writes the shard, waiting for a disk that refuses, while the unit is ours. False: it no longer is."""
-        pause_s = _DISK_PAUSE_S
-        while self._held.get(unit.unit_id) is unit:
-            try:
-                await self._uploads.put(unit, key, data)
-            except Fenced:
-                self._drop(unit.unit_id)
-                return False
-            except StorageError as error:
-                self._say_refused(str(error))
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_DISK_PAUSE_S)
-            else:
-                self._say_refused("")
-                return True
-        return False
-
-    def _say_refused(self, why: str) -> None:
-        if why and not self._is_refused:
-            _log.error(f"finished traces wait for the disk, which is tried again and again: {why}")
-        elif self._is_refused and not why:
-            _log.info("the disk takes traces again")
-        self._is_refused = bool(why)
+    async def _put(self, unit_id: str, key: str, data: bytes) -> None:
+        unit = self._held[unit_id]
+        try:
+            await self._uploads.put(unit, key, data)
+        except Fenced:
+            if self._held.get(unit_id) is unit:
+                self._drop(unit_id)
+            raise
 
     async def _fail(self, unit_id: str, failure: Failure) -> None:
         told: Unit | None = None
@@ -243,7 +227,9 @@ class Worker:
     async def _beat(self, unit: Unit) -> None:
         written, start = self._pool.written.get(unit.unit_id), self._known.get(unit.unit_id, 0)
         progress = Progress(0, 0, 0.0, start, None)
-        if written:
+        if ended := self._writer.waiting().get(unit.unit_id):
+            progress = Progress(ended.tokens, ended.attributed_tokens, ended.student_tokens, start, None)
+        elif written:
             news = written.tokens[start : start + CHECKPOINT_MOST]
             progress = Progress(
                 len(written.tokens), written.attributed_tokens, written.student_tokens, start, news or None
@@ -269,10 +255,11 @@ class Worker:
         self._freed.set()
 
     async def _release(self) -> None:
-        """Hands back what is held. Whoever cannot be told lets the leases run out."""
+        """Writes what is finished and hands the rest back. Whoever cannot be told lets the leases run out."""
         failure = Failure(code=WORKER_STOPPED, detail="the worker was stopped", retryable=True)
         with contextlib.suppress(TimeoutError, DailError):
             async with asyncio.timeout(_RELEASE_S):
+                await self._writer.end()
                 await asyncio.gather(*(self._fail(unit_id, failure) for unit_id in list(self._held)))
 
     async def _show(self) -> None:
@@ -289,11 +276,12 @@ class Worker:
     def _update(self, bar: Bar, seen: deque[tuple[float, int]], shown: Standing | None) -> Standing:
         """Shows what changed. `seen`: when there were how many tokens, over the last _RATE_OVER_S."""
         standing = self._source.standing()
-        running = self._pool.written.values()
-        tokens = self.tokens + sum(len(written.tokens) for written in running)
+        written, waiting = self._pool.written.values(), self._writer.waiting().values()
+        running: list[Written | ShardRef] = [*written, *waiting]
+        tokens = self.tokens + sum(len(one.tokens) for one in written) + sum(one.tokens for one in waiting)
         share = student_share(
-            self.student_tokens + sum(written.student_tokens for written in running),
-            self.attributed_tokens + sum(written.attributed_tokens for written in running),
+            self.student_tokens + sum(one.student_tokens for one in running),
+            self.attributed_tokens + sum(one.attributed_tokens for one in running),
         )
         if standing.total and (standing != shown or tokens != seen[-1][1]):
             seen.append((time.monotonic(), tokens))

@@ -12,15 +12,17 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
-import pyarrow as pa
-
-from dail.synth.core.errors import DailError, IntegrityError
+from dail.synth.core.errors import DailError
 from dail.synth.core.files import Objects, replace_text
-from dail.synth.schema.items import read_columns
 from dail.synth.schema.manifest import Manifest, newest_manifests, output_root, read_manifest
+from dail.synth.schema.shard_reader import ShardReader, by_file
+from dail.synth.schema.shards import encode_shard
 from dail.synth.schema.trace_tokens import student_share
+from dail.synth.schema.units import ShardRef
 
 CARD = "README.md"
 UNSAID = "not said"
@@ -54,7 +56,9 @@ def write_card(root: Path) -> bool:
         batches = _finished(root)
         if not batches:
             return False
-        text = _card(batches, {manifest.batch_id: origins(file, manifest.digest) for file, manifest in batches})
+        of_batch = {manifest.batch_id: origins(file, manifest.digest) for file, manifest in batches}
+        files = {manifest.batch_id: data_files(file, manifest.digest) for file, manifest in batches}
+        text = _card(batches, of_batch, files)
         replace_text(path, text)
     except (DailError, OSError) as error:
         _log.warning(f"no data-set card: {error}")
@@ -73,26 +77,53 @@ def _finished(root: Path) -> list[tuple[Path, Manifest]]:
     return sorted(found, key=lambda one: (one[1].created_at, one[1].batch_id), reverse=True)
 
 
-@lru_cache(maxsize=1024)  # a manifest never changes, and an API writes its card at the end of every batch
 def origins(manifest_path: Path, digest: str) -> Origins:
     """How many items of a manifest come from which source under which licence, as their shards say it.
 
     Raises:
-        IntegrityError: a shard is missing or is no Parquet.
+        IntegrityError: a shard is missing or damaged.
     """
-    objects, of_item = Objects(output_root(manifest_path)), {}
-    for shard in read_manifest(manifest_path).shards:
-        try:
-            rows = read_columns(objects.path(shard.key).read_bytes(), ["item_id", "source", "license"])
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise IntegrityError(f"shard {shard.key} cannot be read: {error}; restore it or rebuild it") from None
-        of_item.update({row["item_id"]: (row["source"] or UNSAID, row["license"] or UNSAID) for row in rows})
-    return Counter(of_item.values())
+    return _look(manifest_path, digest)[0]
 
 
-def _card(batches: list[tuple[Path, Manifest]], of_batch: Mapping[str, Origins]) -> str:
+def data_files(manifest_path: Path, digest: str) -> list[str]:
+    """Files with a manifest's traces and no others: its shards, but a copy of those that hold rows it does not name.
+
+    The copies are one file beside the manifest.
+    """
+    _, files, mixed = _look(manifest_path, digest)
+    if not mixed:
+        return list(files)
+    root = output_root(manifest_path)
+    reader, key = ShardReader(Objects(root)), rows_key(manifest_path.resolve().relative_to(root).as_posix())
+    Objects(root).put(key, encode_shard([row for ref in mixed for row in reader.rows(ref)]))
+    return [*files, key]
+
+
+def rows_key(manifest_key: str) -> str:
+    """Where the copies of `data_files` lie."""
+    return manifest_key.removesuffix(".json") + "-rows.parquet"
+
+
+@lru_cache(maxsize=1024)  # a manifest never changes, and an API writes its card at the end of every batch
+def _look(manifest_path: Path, digest: str) -> tuple[Origins, list[str], list[ShardRef]]:
+    """Origins; shards that hold nothing but what the manifest names; what it names of others."""
+    reader, of_item = ShardReader(Objects(output_root(manifest_path))), {}
+    files, mixed = list[str](), list[ShardRef]()
+    for key, shards in groupby(by_file(read_manifest(manifest_path).shards), key=attrgetter("key")):
+        refs = list(shards)
+        for ref in refs:
+            rows = reader.columns(ref, ["item_id", "source", "license"])
+            of_item.update({row["item_id"]: (row["source"] or UNSAID, row["license"] or UNSAID) for row in rows})
+        if len(refs) == reader.file(refs[0]).num_groups:
+            files.append(key)
+        else:
+            mixed += refs
+    return Counter(of_item.values()), files, mixed
+
+
+def _card(batches: list[tuple[Path, Manifest]], of_batch: Mapping[str, Origins], files: Mapping[str, list[str]]) -> str:
     manifests = [manifest for _, manifest in batches]
-    files = {manifest.batch_id: [shard.key for shard in manifest.shards] for manifest in manifests}
     licences = {licence for found in of_batch.values() for _, licence in found}
     default = manifests[0].batch_id
     return f"""{front_matter(files, sum(manifest.rows for manifest in manifests), licences)}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import (
     AfterValidator,
     Discriminator,
@@ -208,21 +206,6 @@ def user_path(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
     if loc[:1] == ("dealt",):
         return ("dealt", *user_path(loc[1:]))
     return (loc[0], *loc[2:]) if loc and loc[0] in ("problem", "solution") else loc
-
-
-def read_parquet(data: bytes) -> pa.Table:
-    """The table of a Parquet file, whose page checksums must be right.
-
-    Read without any thread: Arrow's own (26.0) abort a process that ends soon after they began, on a busy machine one
-    in five. A file, or a buffer of Python's, would be read by one.
-    """
-    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
-
-
-def read_columns(data: bytes, names: list[str]) -> list[dict[str, Any]]:
-    """Some columns of a Parquet file, row by row, without reading the others."""
-    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    return file.read(columns=names, use_threads=False).to_pylist()
 
 
 def strict_json(data: bytes | bytearray) -> Any:

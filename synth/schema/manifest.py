@@ -16,10 +16,10 @@ from pydantic import BaseModel, Field, ValidationError
 from dail.synth.core.config import TOOL_VERSION, Frozen, canonical, fingerprint
 from dail.synth.core.errors import IntegrityError, UsageError, describe
 from dail.synth.core.files import Objects
-from dail.synth.schema.items import read_columns
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.selection import Counts, Selection
-from dail.synth.schema.shards import SCHEMA_VERSION, TraceRow, decode_shard
+from dail.synth.schema.shard_reader import ShardReader, by_file
+from dail.synth.schema.shards import SCHEMA_VERSION, TraceRow
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import ShardRef
 
@@ -43,7 +43,7 @@ class Manifest(Frozen):
     shards: tuple[ShardRef, ...]
     rows: int
     tokens: int
-    size_bytes: int
+    size_bytes: int  # of its shards
     tool_version: str
     created_at: dt.datetime
     selection: Selection | None = Field(None, exclude_if=_is_none)
@@ -79,7 +79,7 @@ def build_manifest(
         shards=ordered,
         rows=sum(shard.rows for shard in ordered),
         tokens=sum(shard.tokens for shard in ordered),
-        size_bytes=sum(shard.size_bytes for shard in ordered),
+        size_bytes=sum({shard.key: shard.size_bytes for shard in ordered}.values()),
         tool_version=tool_version,
         created_at=now,
         digest="",
@@ -150,7 +150,7 @@ def _check_version(name: str | Path, data: bytes) -> None:
 
 
 def read_rows(path: str | Path, units: Container[str] | None = None) -> Iterator[TraceRow]:
-    """All rows of a manifest's shards, each checked by size, sha256, page checksums and schema.
+    """All rows that a manifest names, shard by shard, each checked by size, sha256, page checksums and schema.
 
     Args:
         units: ids of those that are wanted, in whose shards alone it looks; all if left out.
@@ -159,15 +159,10 @@ def read_rows(path: str | Path, units: Container[str] | None = None) -> Iterator
         IntegrityError: names the shard.
     """
     path = Path(path)
-    manifest = read_manifest(path)
-    objects = Objects(output_root(path))
-    for shard in manifest.shards:
-        if units is not None and shard.unit_id not in units:
-            continue
-        rows = decode_shard(objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256), shard.key)
-        if len(rows) != shard.rows or any(row.unit_id != shard.unit_id for row in rows):
-            raise IntegrityError(f"shard {shard.key} holds other rows than the manifest says; rebuild it")
-        yield from rows
+    reader = ShardReader(Objects(output_root(path)))
+    for shard in by_file(read_manifest(path).shards):
+        if units is None or shard.unit_id in units:
+            yield from reader.rows(shard)
 
 
 def read_item_problems(path: str | Path) -> dict[str, str]:
@@ -177,12 +172,11 @@ def read_item_problems(path: str | Path) -> dict[str, str]:
         UsageError, IntegrityError: as `read_manifest`; a shard is missing or damaged.
     """
     path = Path(path)
-    objects = Objects(output_root(path))
+    reader = ShardReader(Objects(output_root(path)))
     found: dict[str, str] = {}
-    for shard in read_manifest(path).shards:
+    for shard in by_file(read_manifest(path).shards):
         if shard.item_id not in found:
-            data = objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256)
-            found[shard.item_id] = read_columns(data, ["problem"])[0]["problem"]
+            found[shard.item_id] = reader.columns(shard, ["problem"])[0]["problem"]
     return found
 
 

@@ -1,5 +1,8 @@
 """The Parquet shard: the contract between synthesis and training. The worker writes it, the trainer reads it.
 
+It holds traces of one batch, each a row group of its own, so that whoever wants one reads no other. Which of them count
+is not said here: a unit that was taken from its worker leaves a row that no manifest names.
+
 The trainer needs token ids only; it never renders text, so it cannot disagree with the rollout about a prompt.
 """
 
@@ -7,7 +10,9 @@ from __future__ import annotations
 
 import datetime as dt
 import io
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -16,7 +21,7 @@ import pyarrow.parquet as pq
 
 from dail.synth.core.config import TOOL_VERSION, Frozen
 from dail.synth.core.errors import IntegrityError
-from dail.synth.schema.items import Kind, read_parquet
+from dail.synth.schema.items import Kind
 from dail.synth.schema.trace_tokens import count_attributed, count_student, student_share
 
 SCHEMA_VERSION = 5  # a changed column raises it
@@ -159,29 +164,86 @@ def _kind(hint: Any) -> pa.DataType:
 SCHEMA = pa.schema(_columns(TraceRow), metadata={"dail.schema_version": str(SCHEMA_VERSION)})
 
 
+class ShardEncoder:
+    """A Parquet file with page checksums that grows in memory, since it is hashed before it is put."""
+
+    def __init__(self) -> None:
+        self._buffer = io.BytesIO()
+        self._writer = pq.ParquetWriter(self._buffer, SCHEMA, compression="zstd", write_page_checksum=True)
+
+    def add(self, row: TraceRow) -> int:
+        """Writes a row group of one trace; says how many bytes there are now, without the footer."""
+        self._writer.write_table(pa.Table.from_pylist([row.model_dump()], schema=SCHEMA))
+        return self._buffer.tell()
+
+    def end(self) -> bytes:
+        self._writer.close()
+        return self._buffer.getvalue()
+
+
 def encode_shard(rows: Sequence[TraceRow]) -> bytes:
-    """The rows as one Parquet file with page checksums; whole in memory, since it is hashed before it is put."""
-    table = pa.Table.from_pylist([row.model_dump() for row in rows], schema=SCHEMA)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    return buffer.getvalue()
+    """A shard of these traces, in this order."""
+    encoder = ShardEncoder()
+    for row in rows:
+        encoder.add(row)
+    return encoder.end()
+
+
+class ShardFile:
+    """A shard's bytes, read a row group at a time; `name` is used in errors.
+
+    Raises:
+        IntegrityError: not Parquet, another schema version or other columns; from each method too: no such row group,
+            or rows that break the format.
+    """
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self.name, self.size_bytes = name, len(data)
+        self._one_at_a_time = threading.Lock()
+        with self._read():
+            # a file, or a buffer of Python's, would be read by one of Arrow's own threads (26.0), which abort a process
+            # that ends soon after they began, on a busy machine one in five
+            self._file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            _check_schema(self._file.schema_arrow, name)
+
+    @property
+    def num_groups(self) -> int:
+        return int(self._file.num_row_groups)
+
+    def rows(self, group: int) -> list[TraceRow]:
+        """The traces of a row group; of a shard as this build writes it, one."""
+        found = self.columns(group, None)
+        try:
+            return [TraceRow.model_validate(row) for row in found]
+        except ValueError as error:
+            raise IntegrityError(f"shard {self.name} breaks the format: {error}; rebuild it") from None
+
+    def columns(self, group: int, names: list[str] | None) -> list[dict[str, Any]]:
+        """Some columns of a row group, row by row, without reading the others."""
+        return self.table(group, names).to_pylist()
+
+    def table(self, group: int, names: list[str] | None = None) -> pa.Table:
+        if group >= self.num_groups:
+            raise IntegrityError(
+                f"shard {self.name} holds other rows than is said: row group {group} of {self.num_groups}; rebuild it"
+            )
+        with self._one_at_a_time, self._read():
+            return self._file.read_row_group(group, columns=names, use_threads=False)
+
+    @contextmanager
+    def _read(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
+            raise IntegrityError(
+                f"shard {self.name} is not readable Parquet: {error}; restore it or rebuild it"
+            ) from None
 
 
 def decode_shard(data: bytes, name: str) -> list[TraceRow]:
-    """The rows of a shard; `name` is used in errors.
-
-    Raises:
-        IntegrityError: not Parquet, another schema version, other columns, or rows that break the format.
-    """
-    try:
-        table = read_parquet(data)
-        _check_schema(table.schema, name)
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
-        raise IntegrityError(f"shard {name} is not readable Parquet: {error}; restore it or rebuild it") from None
-    try:
-        return [TraceRow.model_validate(row) for row in table.to_pylist()]
-    except ValueError as error:
-        raise IntegrityError(f"shard {name} breaks the format: {error}; rebuild it") from None
+    """All rows of a shard, also of those that do not count. Raises IntegrityError as `ShardFile`."""
+    file = ShardFile(data, name)
+    return [row for group in range(file.num_groups) for row in file.rows(group)]
 
 
 def _check_schema(schema: Any, name: str) -> None:

@@ -121,10 +121,19 @@ class HeartbeatReply(Frozen):
     beats: tuple[BeatReply, ...]
 
 
+def _is_zero(value: object) -> bool:
+    return value == 0
+
+
 class ShardRef(Frozen):
-    """A committed shard: where its bytes are and what they must be. `key` is relative to the output root."""
+    """A unit's place in a shard, which holds the traces of several: where the file is, what it must be, which row.
+
+    `key` is relative to the output root. `row` is left out where it is 0, so that manifests of shards with one trace
+    are what they were before a shard could hold several, and keep their digests.
+    """
 
     key: str
+    row: int = Field(0, ge=0, exclude_if=_is_zero, description="the row group of the unit's trace in the file")
     rows: int = Field(ge=1)
     size_bytes: int = Field(ge=1)
     sha256: str
@@ -191,6 +200,6 @@ def unit_seed(unit: str) -> int:
     return int.from_bytes(hashlib.sha256(b"draws" + unit.encode()).digest()[:8]) >> 1
 
 
-def shard_key(batch_id: str, unit: str, epoch: int, digest: str) -> str:
-    """Where a unit's shard goes; never the same for two attempts, so nothing is ever overwritten."""
-    return f"shards/{batch_id}/{unit}/e{epoch}-{digest[:16]}.parquet"
+def shard_key(batch_id: str, digest: str) -> str:
+    """Where a shard goes, by its bytes: never the same for two, so nothing is ever overwritten."""
+    return f"shards/{batch_id}/{digest[:16]}.parquet"

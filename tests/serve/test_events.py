@@ -9,8 +9,9 @@ import threading
 import httpx
 import pytest
 
+from dail.synth.schema.card import rows_key
 from tests.serve.conftest import items, start_api
-from tests.serve.worker import FakeWorker
+from tests.serve.worker import FakeWorker, write_together
 
 
 def events(http, batch, last=None):
@@ -131,10 +132,14 @@ def test_a_cancelled_batch_is_taken_up_again(api, post, worker):
 
 
 def test_a_deleted_batch_is_gone_at_once_and_its_bytes_later(api, post, worker):
-    batch = post()["id"]
+    batch = post(3)["id"]
     assert api.delete(f"/v1/batches/{batch}").json()["code"] == "batch_open"
-    worker.run()
+    units = worker.lease(3)
+    for unit, shard in zip(units, write_together(worker.objects, units), strict=True):
+        assert worker.commit(unit, shard).status_code == 204
     path = worker.objects.root / api.get(f"/v1/batches/{batch}").json()["manifest"]["key"]
+    copies = worker.objects.root / rows_key(path.relative_to(worker.objects.root).as_posix())
+    copies.write_bytes(b"of a shard that held more")
     assert [api.delete(f"/v1/batches/{batch}").status_code for _ in range(2)] == [204, 404]
     for way in ("", "/items", "/events", "/results", "/manifest"):
         assert api.get(f"/v1/batches/{batch}{way}").status_code == 404
@@ -144,7 +149,11 @@ def test_a_deleted_batch_is_gone_at_once_and_its_bytes_later(api, post, worker):
     sql(api, "UPDATE batches SET deleted_at = 0 WHERE id = ?", batch)
     for _ in range(2):
         api.app.state.service.ending.sweep()
-    assert not path.exists() and not list((worker.objects.root / "shards" / batch).rglob("*.parquet"))
+    assert (
+        not path.exists()
+        and not copies.exists()
+        and not list((worker.objects.root / "shards" / batch).rglob("*.parquet"))
+    )
     assert api.get(f"/v1/batches/{anew}").status_code == 200
 
 

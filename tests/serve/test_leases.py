@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,12 +14,13 @@ from starlette.testclient import TestClient
 from dail.serve.app import create_app
 from dail.serve.rules.ending import MAX_LEASES
 from dail.serve.store.units import SUSPECT_LEASES, Units
-from dail.synth.core.files import sha256
+from dail.synth.core.files import Objects, sha256
+from dail.synth.schema.manifest import read_rows
 from dail.synth.schema.shards import encode_shard
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import WIRE_VERSION, Beat, Heartbeat, ShardRef, shard_key
 from tests.serve.conftest import items, lapse_leases
-from tests.serve.worker import FakeWorker, trace_row
+from tests.serve.worker import FakeWorker, trace_row, write_together
 
 
 def test_a_leased_unit_carries_all_that_a_rollout_needs(post, worker, model):
@@ -109,7 +111,7 @@ def test_a_shard_of_another_unit_is_refused(post, worker):
 
 
 def as_shard(worker, unit, data: bytes, **more) -> ShardRef:
-    key = shard_key(unit.batch_id, unit.unit_id, unit.epoch, sha256(data))
+    key = shard_key(unit.batch_id, sha256(data))
     worker.objects.put(key, data)
     return worker.write(unit).model_copy(update={"key": key, "size_bytes": len(data), "sha256": sha256(data), **more})
 
@@ -146,7 +148,8 @@ def test_rows_and_tokens_must_be_those_that_are_told(post, worker):
     post()
     (unit,) = worker.lease()
     row = trace_row(unit)
-    for data, more in ((encode_shard([row, row]), {}), (encode_shard([row]), {"tokens": 5})):
+    for more in ({"row": 1}, {"rows": 2}, {"tokens": 5}):
+        data = encode_shard([row])
         assert worker.commit(unit, as_shard(worker, unit, data, **more)).status_code == 422
 
 
@@ -406,3 +409,37 @@ def test_a_lease_reply_ends_at_its_bytes_with_one_unit_at_least(api, worker, mon
 def test_limits_say_what_bounds_a_batch_and_a_reply(api):
     limits = api.get("/v1/limits").json()
     assert {"units", "item_bytes", "item_metadata_bytes", "reply_bytes", "values"} <= limits.keys()
+
+
+def test_units_of_one_shard_are_committed_alone_and_what_is_fenced_counts_nowhere(api, post, worker, monkeypatch):
+    batch = post(3)["id"]
+    units = worker.lease(3)
+    one, fenced, three = write_together(worker.objects, units)
+    reads, get = [], Objects.get
+    monkeypatch.setattr(Objects, "get", lambda self, key, **said: reads.append(key) or get(self, key, **said))
+    assert worker.commit(units[2], three).status_code == 204
+    stale = units[1].model_copy(update={"epoch": units[1].epoch - 1})
+    assert worker.commit(stale, fenced).status_code == 409
+    assert worker.commit(units[0], one).status_code == 204
+    assert reads == [one.key], "a shard is read and checked once for all its units"
+    assert worker.fail(units[1], retryable=False).status_code == 204
+
+    listed = api.get(f"/v1/batches/{batch}/manifest").json()
+    assert [(ref["unit_id"], ref.get("row", 0)) for ref in listed["shards"]] == sorted(
+        [(units[0].unit_id, 0), (units[2].unit_id, 2)]
+    )
+    assert listed["rows"] == 2 and listed["size_bytes"] == one.size_bytes
+    results = [json.loads(line) for line in api.get(f"/v1/batches/{batch}/results").text.splitlines()]
+    assert [one["status"] for one in results] == ["succeeded", "failed", "succeeded"]
+    manifest = api.get(f"/v1/batches/{batch}").json()["manifest"]["path"]
+    assert sorted(row.unit_id for row in read_rows(manifest)) == sorted([units[0].unit_id, units[2].unit_id])
+
+
+def test_two_units_cannot_be_committed_with_one_row(post, worker):
+    post(2)
+    units = worker.lease(2)
+    one, two = write_together(worker.objects, units)
+    assert worker.commit(units[0], one).status_code == 204
+    response = worker.commit(units[1], two.model_copy(update={"row": 0}))
+    assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "wrong_shard")
+    assert worker.commit(units[1], two).status_code == 204

@@ -166,7 +166,7 @@ def test_an_upload_is_of_a_batch_that_is_there_whole_bounded_and_never_over_othe
     api: TestClient, worker: FakeWorker, unit: Unit, monkeypatch: pytest.MonkeyPatch
 ):
     data = encode_shard([trace_row(unit)])
-    key = shard_key(unit.batch_id, unit.unit_id, unit.epoch, sha256(data))
+    key = shard_key(unit.batch_id, sha256(data))
     assert uploaded(api, key.replace(unit.batch_id, "batch_none"), data).status_code == 404
     assert uploaded(api, key, data[:-1], **{"x-dail-sha256": sha256(data)}).status_code == 422
     assert uploaded(api, key, data, **{"x-dail-sha256": "short"}).status_code == 422
@@ -190,7 +190,7 @@ def test_a_worker_elsewhere_finds_out_and_goes_through_the_api(
             uploads, data = Uploads(source), encode_shard([trace_row(unit)])
             # a folder of the same name on another machine: empty, or with a mark of its own
             await uploads.look(reply.model_copy(update={"output_root": str(tmp_path)}))
-            key = shard_key(unit.batch_id, unit.unit_id, unit.epoch, sha256(data))
+            key = shard_key(unit.batch_id, sha256(data))
             await uploads.put(unit, key, data)
             assert Objects(Path(reply.output_root)).read(key) == data
             assert not list(Objects(tmp_path).listed())

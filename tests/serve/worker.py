@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,21 +78,29 @@ class FakeWorker:
 
 
 def write_shard(objects: Objects, unit: Unit) -> ShardRef:
-    """One row of four tokens: two by the student, one by the privileged student, one by it is not known whom."""
-    data = encode_shard([trace_row(unit)])
-    key = shard_key(unit.batch_id, unit.unit_id, unit.epoch, sha256(data))
+    return write_together(objects, [unit])[0]
+
+
+def write_together(objects: Objects, units: Sequence[Unit]) -> list[ShardRef]:
+    """A row each of four tokens: two by the student, one by the privileged student, one by it is not known whom."""
+    data = encode_shard([trace_row(unit) for unit in units])
+    key = shard_key(units[0].batch_id, sha256(data))
     objects.put(key, data)
-    return ShardRef(
-        key=key,
-        rows=1,
-        size_bytes=len(data),
-        sha256=sha256(data),
-        unit_id=unit.unit_id,
-        item_id=unit.item_id,
-        tokens=4,
-        attributed_tokens=3,
-        student_tokens=2,
-    )
+    return [
+        ShardRef(
+            key=key,
+            row=row,
+            rows=1,
+            size_bytes=len(data),
+            sha256=sha256(data),
+            unit_id=unit.unit_id,
+            item_id=unit.item_id,
+            tokens=4,
+            attributed_tokens=3,
+            student_tokens=2,
+        )
+        for row, unit in enumerate(units)
+    ]
 
 
 def trace_row(unit: Unit) -> TraceRow:

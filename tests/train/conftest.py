@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,12 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from dail.synth.core.files import Objects
-from dail.synth.run.trace_rows import shard_of
+from dail.synth.run.trace_rows import located, reference, shard_of
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key
 from dail.synth.schema.models import ModelIdentity, identify
-from dail.synth.schema.shards import TraceRow
+from dail.synth.schema.shards import TraceRow, encode_shard
 from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.units import ShardRef
 
 VOCABULARY, CONTEXT = 96, 128
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -143,12 +144,25 @@ def trace_row(unit: str, model: ModelIdentity, seed: int = 0, **changes: object)
 
 
 def write_manifest(root: Path, model: ModelIdentity, rows: list[TraceRow]) -> Path:
-    """One shard per row, as a worker writes them."""
+    """One shard per row."""
     objects, shards = Objects(root), []
     for row in rows:
-        data, shard = shard_of(row, epoch=0)
+        data, shard = shard_of(row)
         objects.put(shard.key, data)
         shards.append(shard)
+    return _listed(objects, model, shards)
+
+
+def write_together(root: Path, model: ModelIdentity, rows: list[TraceRow], without: Container[int] = ()) -> Path:
+    """One shard of all rows, of which the manifest names these alone."""
+    data, objects = encode_shard(rows), Objects(root)
+    refs = [reference(row, place) for place, row in enumerate(rows) if place not in without]
+    shards = located(refs, rows[0].batch_id, data)
+    objects.put(shards[0].key, data)
+    return _listed(objects, model, shards)
+
+
+def _listed(objects: Objects, model: ModelIdentity, shards: list[ShardRef]) -> Path:
     manifest = build_manifest("batch-1", 1, model, Synthesis(), shards, NOW)
     objects.put(manifest_key("batch-1", 1), encode_manifest(manifest))
     return objects.path(manifest_key("batch-1", 1))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dail.synth.core.errors import DailError, IntegrityError, UsageError
+from dail.synth.schema.manifest import read_manifest
 from dail.synth.schema.models import ModelIdentity, identify
 from dail.train.data import (
     Example,
@@ -22,7 +23,7 @@ from dail.train.data import (
     student_tokens,
 )
 from tests.conftest import Told
-from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest, trace_row, write_manifest
+from tests.train.conftest import CONTEXT, VOCABULARY, MakeManifest, trace_row, write_manifest, write_together
 
 LIMITS = ModelLimits(CONTEXT, VOCABULARY)
 CPU = torch.device("cpu")
@@ -68,9 +69,27 @@ def test_a_row_that_cannot_be_trained_on_is_refused_by_shard(
     kind: type[DailError],
     says: str,
 ):
+    manifest = make_manifest(3, **changes)
     with pytest.raises(kind, match=says) as refusal:
-        read(make_manifest(3, **changes), model)
-    assert f"shard shards/batch-1/{2:032x}/" in str(refusal.value)
+        read(manifest, model)
+    key = read_manifest(manifest).shards[2].key
+    assert f"shard {key}, unit {2:032x}" in str(refusal.value)
+
+
+def test_what_a_step_trains_on_does_not_depend_on_how_the_traces_lie_in_shards(tmp_path: Path, model: ModelIdentity):
+    rows = [trace_row(f"{i:032x}", model, seed=i) for i in (3, 0, 2, 1)]
+    alone = read(write_manifest(tmp_path / "alone", model, rows), model)
+    together = read(write_together(tmp_path / "together", model, rows), model)
+    assert together.examples == alone.examples and len(together.examples) == 4
+
+
+def test_a_row_that_no_manifest_names_is_never_trained_on(tmp_path: Path, model: ModelIdentity):
+    rows = [trace_row(f"{i:032x}", model, seed=i) for i in range(3)]
+    fenced = trace_row(f"{1:032x}", model, seed=7)  # another attempt at the same unit: in the same shard, not named
+    manifest = write_together(tmp_path, model, [rows[0], fenced, *rows[1:]], without={1})
+    examples = read(manifest, model).examples
+    assert [example.trace_ids for example in examples] == [row.trace_ids for row in rows]
+    assert fenced.trace_ids not in {example.trace_ids for example in examples}
 
 
 def test_another_chat_template_is_no_reason_to_refuse(make_manifest: MakeManifest, model: ModelIdentity):

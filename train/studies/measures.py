@@ -13,7 +13,7 @@ from dail.synth.core.config import Frozen
 from dail.synth.core.files import Objects
 from dail.synth.method.selection import Outcome
 from dail.synth.run.judging import GRADE_TIMEOUT_S, Judging, judged
-from dail.synth.schema.items import read_columns
+from dail.synth.schema.shard_reader import ShardReader, by_file
 from dail.synth.schema.units import ShardRef
 from dail.train.evals.passk import LEVEL, Interval, bootstrap, resampled
 from dail.train.signals import Counts, count_text
@@ -89,12 +89,13 @@ def see(root: Path, shards: Sequence[ShardRef], grader: str, on_seen: Callable[[
     for one in judged(Judging(root, grader, None, GRADE_TIMEOUT_S), shards):
         outcomes[one.unit_id] = one.outcome
         on_seen(len(outcomes))
-    return [_seen(Objects(root), shard, outcomes[shard.unit_id]) for shard in shards]
+    reader = ShardReader(Objects(root))
+    seen = {shard.unit_id: _seen(reader, shard, outcomes[shard.unit_id]) for shard in by_file(shards)}
+    return [seen[shard.unit_id] for shard in shards]
 
 
-def _seen(objects: Objects, shard: ShardRef, outcome: Outcome | None) -> Seen:
-    # whole and of this unit, as `judged` has found
-    (row,) = read_columns(objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256), _COLUMNS)
+def _seen(reader: ShardReader, shard: ShardRef, outcome: Outcome | None) -> Seen:
+    (row,) = reader.columns(shard, _COLUMNS)
     return Seen(
         shard.item_id,
         row["sample_index"],

@@ -6,13 +6,15 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from dail.serve.store.migrations import _STEPS
-from dail.serve.store.tables import STORE_VERSION
+from dail.serve.store.tables import SHARDS, STORE_VERSION
 from dail.serve.store.transaction import Store
 from dail.synth.core.errors import StorageError
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.units import ShardRef
 
 TABLES_OF_5 = (Path(__file__).parent / "version_5.sql").read_text("utf-8")
 
@@ -63,6 +65,28 @@ def test_a_store_of_version_5_goes_on_with_its_leases(tmp_path, model):
         assert (unit.unit_id, unit.epoch) == ("u1", 1)
     store.close()
     Store(tmp_path / "old.sqlite").close()
+
+
+def test_shards_of_an_older_store_stay_and_those_to_come_may_hold_several_traces(tmp_path, model):
+    store_of_5(tmp_path / "old.sqlite", model)
+    old = ShardRef(
+        key="shards/b1/u1/e1-00.parquet", rows=1, size_bytes=9, sha256="00", unit_id="u1", item_id="i0", tokens=4,
+        attributed_tokens=3, student_tokens=2,
+    )  # fmt: skip
+    with sqlite3.connect(tmp_path / "old.sqlite") as sql:
+        (unit,) = sql.execute("SELECT n FROM units WHERE unit_id = 'u1'").fetchone()
+        row = {"unit": unit, "batch_id": "b1", **old.model_dump()}
+        names = ", ".join(row)
+        sql.execute(f"INSERT INTO shards ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
+    sql.close()
+    store = Store(tmp_path / "old.sqlite")
+    with store.write() as tx:
+        assert tx.shards.of_batch("b1") == [old]
+        tx.shards.add(unit - 1, "b1", old.model_copy(update={"unit_id": "u0", "row": 1}))
+        assert [ref.row for ref in tx.shards.of_batch("b1")] == [1, 0]
+    with pytest.raises(sa.exc.IntegrityError), store.write() as tx:
+        tx._sql.execute(SHARDS.update().values(row=0))  # two units with one row
+    store.close()
 
 
 def test_a_migration_that_stops_leaves_the_old_version_whole(tmp_path, model, monkeypatch):

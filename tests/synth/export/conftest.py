@@ -132,7 +132,7 @@ def draw(tmp_path: Path) -> Draw:
                 ids += [shape.tokenizer.eos_token_id] if reason == "stop" else []
                 done = Rollout(unit.unit_id, Tokens.of(ids), reason, "lockstep")
                 row = trace_row(prepare(unit, prompts, tokens), done, prompts, "fake")
-                data, shard = shard_of(row, epoch=1)
+                data, shard = shard_of(row)
                 Objects(root).put(shard.key, data)
                 shards.append(shard)
         manifest = build_manifest("b", 1, identity, settings, shards, NOW)

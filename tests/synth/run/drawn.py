@@ -61,7 +61,7 @@ def batch_of(
                     "trace_ids": (5,) * (4 + len(text)),
                 }
             )
-            data, shard = shard_of(row, epoch=1)
+            data, shard = shard_of(row)
             Objects(root).put(shard.key, data)
             shards.append(shard)
     manifest = build_manifest("b", 1, MODEL, settings, shards, NOW)

@@ -58,6 +58,6 @@ class Scripted:
         tokens = Tokens(ids, list(by_student), [None] * len(ids), [None] * len(ids), [None] * len(ids))
         rollout = Rollout(unit.unit_id, tokens, "length" if text.endswith("…") else "stop", "lazy", 2 * len(ids))
         prepared = prepare(unit, prompts, 640)
-        data, shard = shard_of(trace_row(prepared, rollout, prompts, "scripted 1"), unit.epoch)
+        data, shard = shard_of(trace_row(prepared, rollout, prompts, "scripted 1"))
         Objects(Path((await source.lease(0)).output_root)).put(shard.key, data)
         await source.commit(unit, shard, rows=rollout.rows if self.knows_rows else None)

@@ -58,7 +58,7 @@ def verdicts(seed: int) -> Verdict:
 def shard(root: Path, unit: Unit, is_right: bool) -> tuple[TraceRow, ShardRef]:
     text = rf"\boxed{{{7 if is_right else 8}}}"
     row = trace_row(unit).model_copy(update={"trace_text": text, "answer": unit.item.answer})
-    data, made = shard_of(row, unit.epoch)
+    data, made = shard_of(row)
     Objects(root).put(made.key, data)
     return row, made
 

@@ -165,7 +165,7 @@ def test_a_finished_folder_is_read_by_datasets_through_its_card(
         for unit in made.units.values():
             prepared = prepare(unit, prompts, 2048)
             done = Rollout(unit.unit_id, prepared.request.prefix, "stop", "none")
-            data, shard = shard_of(trace_row(prepared, done, prompts, "none"), unit.epoch)
+            data, shard = shard_of(trace_row(prepared, done, prompts, "none"))
             Objects(tmp_path / "out").put(shard.key, data)
             ledger.append(Entry(batch_id=unit.batch_id, unit_id=unit.unit_id, item_id=unit.item_id, shard=shard))
     monkeypatch.setattr(local, "run_worker", never_run)

@@ -21,6 +21,7 @@ from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import RolloutRequest
 from dail.synth.rollout.pair import Pair
 from dail.synth.rollout.stop_strings import Decode
+from dail.synth.run import shard_writer
 from dail.synth.run import worker as worker_module
 from dail.synth.run.actor import UnitFailure
 from dail.synth.run.pool import Results, Written
@@ -28,7 +29,7 @@ from dail.synth.run.unit_source import Fenced, HttpSource, Progress, Standing
 from dail.synth.run.worker import Worker
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.models import ModelIdentity, identify
-from dail.synth.schema.shards import decode_shard
+from dail.synth.schema.shard_reader import ShardReader
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import (
@@ -105,6 +106,7 @@ class ScriptedSource:
     def __init__(self, units: list[Unit], out: Path) -> None:
         self.units, self.out = list(units), out
         self.shards: dict[str, ShardRef] = {}
+        self.epochs: dict[str, int] = {}
         self.failures: dict[str, Failure] = {}
         self.fenced: set[str] = set()
         self.told: set[str] = set()  # fenced units whose worker knows it
@@ -135,6 +137,7 @@ class ScriptedSource:
             raise Fenced("the lease is over")
         assert unit.unit_id not in self.shards, "committed twice"
         self.shards[unit.unit_id] = shard
+        self.epochs[unit.unit_id] = unit.epoch
 
     async def fail(self, unit: Unit, failure: Failure) -> None:
         self.failures[unit.unit_id] = failure
@@ -174,8 +177,7 @@ def test_every_unit_becomes_a_shard_that_reads_back(tmp_path: Path, prompts: Pro
     worker = work(source, prompts)
     assert sorted(source.shards) == [f"u{number}" for number in range(6)]
     for name, shard in source.shards.items():
-        data = Objects(tmp_path).get(shard.key, size=shard.size_bytes, digest=shard.sha256)
-        (row,) = decode_shard(data, shard.key)
+        (row,) = ShardReader(Objects(tmp_path)).rows(shard)
         assert (row.unit_id, len(row.trace_ids)) == (name, shard.tokens)
     assert worker.num_committed == 6 and not source.failures
 
@@ -317,7 +319,7 @@ def test_a_unit_leased_again_by_the_worker_that_has_it_keeps_its_rollout(
     work(source, prompts, pool)
     assert sorted(added) == ["u0", "u1", "u2"], "a second add of an id ends an engine"
     assert sorted(source.shards) == ["u0", "u1", "u2"]
-    assert f"/e{source._again.epoch}-" in source.shards["u0"].key
+    assert source.epochs["u0"] == source._again.epoch
 
 
 def test_a_commit_that_is_fenced_is_no_error(tmp_path: Path, prompts: Prompts, model: ModelIdentity) -> None:
@@ -330,7 +332,7 @@ def test_a_commit_that_is_fenced_is_no_error(tmp_path: Path, prompts: Prompts, m
 def test_a_full_disk_delays_a_trace_and_loses_none(
     tmp_path: Path, prompts: Prompts, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch, told: Told
 ) -> None:
-    monkeypatch.setattr(worker_module, "_DISK_PAUSE_S", 0.01)
+    monkeypatch.setattr(shard_writer, "_DISK_PAUSE_S", 0.01)
     put, refusals = Objects.put, iter(range(7))
 
     def full_at_first(self: Objects, key: str, data: bytes) -> None:
@@ -530,7 +532,7 @@ class Giving(ScriptedSource):
 def rows_of(source: ScriptedSource, root: Path) -> dict[str, Any]:
     found = {}
     for name, shard in source.shards.items():
-        (row,) = decode_shard(Objects(root).get(shard.key, size=shard.size_bytes, digest=shard.sha256), shard.key)
+        (row,) = ShardReader(Objects(root)).rows(shard)
         found[name] = row.model_copy(
             update={
                 "created_at": row.created_at.replace(

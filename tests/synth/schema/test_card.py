@@ -11,11 +11,11 @@ from datasets import load_dataset
 from huggingface_hub import DatasetCard
 
 from dail.synth.core.files import Objects
-from dail.synth.run.trace_rows import shard_of
-from dail.synth.schema.card import CARD, write_card
+from dail.synth.run.trace_rows import located, reference, shard_of
+from dail.synth.schema.card import CARD, rows_key, write_card
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key, newest_manifests
 from dail.synth.schema.models import ModelIdentity
-from dail.synth.schema.shards import TraceRow
+from dail.synth.schema.shards import TraceRow, encode_shard
 from dail.synth.schema.synthesis import Synthesis
 from tests.conftest import Told
 
@@ -25,7 +25,7 @@ def committed(root: Path, rows: list[TraceRow], model: ModelIdentity, generation
     objects, batch = Objects(root), rows[0].batch_id
     shards = []
     for row in rows:
-        data, shard = shard_of(row, epoch=1)
+        data, shard = shard_of(row)
         objects.put(shard.key, data)
         shards.append(shard)
     made = build_manifest(batch, generation, model, Synthesis(), shards, dt.datetime(2026, 1, day, tzinfo=dt.UTC))
@@ -54,11 +54,27 @@ def test_a_folder_with_one_shard_is_read_through_its_card(tmp_path: Path, row: T
 def test_what_was_not_committed_is_not_read(tmp_path: Path, row: TraceRow, model: ModelIdentity):
     root = tmp_path / "out"
     committed(root, rows(row, 2), model)
-    for stray, epoch in ((rows(row, 1)[0], 0), (rows(row, 3)[2], 1)):  # an earlier attempt; a unit that never ended
-        data, shard = shard_of(stray, epoch)
+    # an earlier attempt; a unit that never ended
+    for stray in (rows(row, 1, trace_text="earlier")[0], rows(row, 3)[2]):
+        data, shard = shard_of(stray)
         Objects(root).put(shard.key, data)
     assert write_card(root)
     assert sorted(read(root, tmp_path)) == [f"{n:032x}" for n in range(2)]
+
+
+def test_a_row_that_no_manifest_names_is_not_read_out_of_a_shard_either(
+    tmp_path: Path, row: TraceRow, model: ModelIdentity
+):
+    root = tmp_path / "out"
+    objects, together = Objects(root), rows(row, 3)
+    data = encode_shard(together)
+    first, _, last = located([reference(one, place) for place, one in enumerate(together)], row.batch_id, data)
+    objects.put(first.key, data)
+    made = build_manifest(row.batch_id, 1, model, Synthesis(), [first, last], dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+    objects.put(manifest_key(row.batch_id, 1), encode_manifest(made))
+    assert write_card(root) and write_card(root)
+    assert sorted(read(root, tmp_path)) == [first.unit_id, last.unit_id]
+    assert objects.path(rows_key(manifest_key(row.batch_id, 1))).is_file()
 
 
 def test_each_batch_is_a_config_and_the_youngest_is_read_without_a_name(

@@ -32,7 +32,7 @@ NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 def stored(objects: Objects, row: TraceRow, **said: Any) -> ShardRef:
     data = encode_shard([row])
-    key = shard_key(row.batch_id, row.unit_id, 0, sha256(data))
+    key = shard_key(row.batch_id, sha256(data))
     objects.put(key, data)
     values: dict[str, Any] = {"rows": 1, "size_bytes": len(data), "sha256": sha256(data), "unit_id": row.unit_id}
     return ShardRef(key=key, item_id=row.item_id, tokens=2, attributed_tokens=2, student_tokens=1.5, **values | said)

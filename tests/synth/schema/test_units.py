@@ -86,8 +86,8 @@ def test_units_draw_from_different_seeds():
     assert len({unit_seed(name({}, {}, {}, sample)) for sample in range(64)}) == 64
 
 
-def test_every_attempt_has_a_key_of_its_own_that_can_be_stored(tmp_path: Any):
-    keys = {shard_key("batch_1", BASE, epoch, digest) for epoch in (1, 2) for digest in ("a" * 64, "b" * 64)}
+def test_every_shard_has_a_key_of_its_own_that_can_be_stored(tmp_path: Any):
+    keys = {shard_key(batch, digest) for batch in ("batch_1", "batch_2") for digest in ("a" * 64, "b" * 64)}
     assert len(keys) == 4
     assert all(Objects(tmp_path).path(key) for key in keys)
 

@@ -156,7 +156,7 @@ def trace_row(prompts: Prompts, model: ModelIdentity, number: int, sources: Sequ
 def write_manifest(root: Path, rows: Sequence[TraceRow], model: ModelIdentity) -> Path:
     objects, shards = Objects(root), []
     for row in rows:
-        data, shard = shard_of(row, epoch=1)
+        data, shard = shard_of(row)
         objects.put(shard.key, data)
         shards.append(shard)
     manifest = build_manifest("batch-1", 1, model, Synthesis(), shards, NOW)
