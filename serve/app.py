@@ -31,6 +31,7 @@ from dail.serve.bodies import Result, RetryIn
 from dail.serve.errors import Problem, answer_with_problems
 from dail.serve.events import Watching
 from dail.serve.guard import Guard
+from dail.serve.methods import Head
 from dail.serve.metrics import Metrics
 from dail.serve.request_body import Receiving
 from dail.serve.request_log import RequestLog
@@ -88,6 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(workers.router)
     answer_with_problems(app)
+    app.add_middleware(Head)
     app.add_middleware(Guard, settings=settings, tokens=tokens)
     app.add_middleware(RequestLog, metrics=app.state.metrics)  # the last added is the outermost
     _document(app)

@@ -27,7 +27,7 @@ from dail.serve.bodies import (
 from dail.serve.errors import RESPONSES
 from dail.serve.events import Watching, encoded
 from dail.serve.guard import caller_by
-from dail.serve.request_body import batch_body, body_of, documents
+from dail.serve.request_body import LINES, batch_body, body_of, documents
 from dail.serve.rules.service import Service
 from dail.synth.core.logs import tell
 from dail.synth.schema.manifest import Manifest
@@ -55,7 +55,12 @@ _PLACE = re.compile(r"[0-9]{1,9}")
 router = APIRouter(prefix="/v1/batches", tags=["batches"], dependencies=[Depends(people_only)], responses=RESPONSES)
 
 
-@router.post("", status_code=201, openapi_extra=documents(BatchIn))
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra=documents(BatchIn, **{LINES: {"schema": {"type": "string"}}}),
+    responses={200: {"model": BatchOut, "description": "The same body again: the batch that there is"}},
+)
 def create_batch(
     body: Annotated[BatchIn, Depends(batch_body)],
     service: TheService,

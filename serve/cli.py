@@ -32,6 +32,7 @@ VERBS = {
     "delete": ("dail.serve.commands:delete", "Delete an ended batch."),
     "workers": ("dail.serve.commands:workers", "Who works for an API, and what each holds."),
     "token": ("dail.serve.token_commands:token", "Who may ask an API: make, list and revoke tokens."),
+    "store": ("dail.serve.store_commands:store", "Copies of an API's store: backup, restore, check."),
     "orphans": ("dail.serve.orphan_commands:orphans", "What lies among an API's objects and nothing names."),
     "results": ("dail.serve.commands:results", "What came of a batch: counts, failures, files, the next command."),
     "synth": ("dail.synth.commands:synth", "Expert solutions to shards on this machine, without a server."),

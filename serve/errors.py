@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from dail.serve.methods import allowed
 from dail.serve.request_log import HEADER, told_as
 from dail.serve.rules.errors import Conflict, Damaged, NotFound, TooMany
 from dail.synth.core.config import Frozen
@@ -50,11 +51,13 @@ _STATUS: dict[type[DailError], int] = {
 _HINTS = {404: "there is no such path; /docs lists them", 405: "the path does not take this method; /docs lists them"}
 
 # For the `responses` of a router: every error has this one shape.
+_PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 RESPONSES: dict[int | str, dict[str, object]] = {
-    "4XX": {
-        "description": "Refused: `code` and `errors` say why",
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
+    "4XX": {"description": "Refused: `code` and `errors` say why", "content": _PROBLEM},
+    "5XX": {
+        "description": "503: ask again after Retry-After; 507: the disk is full; 500: a mistake of ours",
+        "content": _PROBLEM,
+    },
 }
 
 log = logging.getLogger("dail.serve")
@@ -120,9 +123,10 @@ def answer_with_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def of_starlette(request: Request, error: HTTPException) -> JSONResponse:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        return problem(
-            error.status_code, code, _HINTS.get(error.status_code, "the request was refused"), (), error.headers
-        )
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = allowed(app, request.scope)  # Starlette's own names one route's methods
+        return problem(error.status_code, code, _HINTS.get(error.status_code, "the request was refused"), (), headers)
 
     @app.exception_handler(ClientDisconnect)
     def of_who_left(request: Request, error: ClientDisconnect) -> Response:

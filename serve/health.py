@@ -59,7 +59,12 @@ def readyz(request: Request, response: Response) -> Ready:
     return ready
 
 
-@router.get("/metrics", dependencies=[Depends(people_only)])
+@router.get(
+    "/metrics",
+    dependencies=[Depends(people_only)],
+    response_class=Response,
+    responses={200: {"description": "Prometheus' text format", "content": {"text/plain": {}}}},
+)
 def metrics(request: Request) -> Response:
     """For Prometheus. Labels come from closed sets: no ids, no tenants."""
     return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from dail.serve.bounded_json import read_batch, read_json
 from dail.serve.errors import RequestError
 from dail.synth.core.errors import InputError
 
-BODY_BYTES = 64 << 20
+JSON, LINES = "application/json", "application/x-ndjson"
+BODY_BYTES = 64 << 20  # unpacked
+_PIECE = 1 << 20
 SILENCE_S = 30.0  # between two pieces of a body, and before a slow one is looked at
 SLOWEST_BYTES_S = 16 << 10  # of a body that takes longer
 MOST_AT_ONCE = 256  # bodies that are on their way or being read
@@ -57,14 +60,35 @@ async def raw_body(request: Request) -> bytes:
 
 
 async def batch_body(request: Request) -> BatchIn:
-    async with _receiving(request) as body:
-        return await asyncio.to_thread(lambda: BatchIn.parse(read_batch(body, MAX_ITEMS)))
+    """A batch as JSON, or as JSON lines: its settings first, then an item in each. Either may be gzipped."""
+    async with _receiving(request, JSON, LINES, may_be_gzip=True) as body:
+        read = _read_lines if _media_type(request) == LINES else _read_batch
+        return await asyncio.to_thread(read, body)
 
 
-def documents(model: type[BaseModel]) -> dict[str, Any]:
-    """`openapi_extra` of a route whose body is read here. The app adds the model to the components."""
+def _read_batch(body: bytearray) -> BatchIn:
+    return BatchIn.parse(read_batch(body, MAX_ITEMS))
+
+
+def _read_lines(body: bytearray) -> BatchIn:
+    """By the same reader, of the one object that the lines make; so the same batch is the same however it is sent."""
+    settings, _, rest = bytes(body).partition(b"\n")
+    settings, lines = settings.strip(), [line for line in rest.split(b"\n") if line.strip()]
+    if not (settings.startswith(b"{") and settings.endswith(b"}")):
+        raise RequestError(400, "bad_lines", "the first line must be a JSON object with the settings of the batch")
+    head = settings[:-1].rstrip()
+    comma = b"" if head == b"{" else b","
+    value = read_batch(head + comma + b'"items":[' + b",".join(lines) + b"]}", MAX_ITEMS)
+    if len(value["items"]) != len(lines):
+        raise RequestError(400, "bad_lines", "each line after the first must be one JSON object, an item")
+    return BatchIn.parse(value)
+
+
+def documents(model: type[BaseModel], **more: dict[str, Any]) -> dict[str, Any]:
+    """`openapi_extra` of a route whose body is read here, with further media types. The app adds the model to the
+    components."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}, **more}}}
 
 
 @dataclass
@@ -76,16 +100,16 @@ class Receiving:
 
 
 @asynccontextmanager
-async def _receiving(request: Request, media_type: str = "application/json") -> AsyncIterator[bytearray]:
+async def _receiving(request: Request, *media_types: str, may_be_gzip: bool = False) -> AsyncIterator[bytearray]:
     """The whole body. It counts as in hand until it is left, so that bodies together take bounded memory."""
-    _check_head(request, media_type)
+    is_gzip = _check_head(request, media_types or (JSON,), may_be_gzip)
     receiving: Receiving = request.app.state.receiving
     if receiving.number >= MOST_AT_ONCE:
         raise RequestError(503, "busy", _BUSY, Retry_After="5", Connection="close")
     body = bytearray()
     receiving.number += 1
     try:
-        async for chunk in _in_time(request):
+        async for chunk in _unzipped(_in_time(request)) if is_gzip else _in_time(request):
             body += chunk
             receiving.num_bytes += len(chunk)
             if len(body) > BODY_BYTES:
@@ -98,16 +122,40 @@ async def _receiving(request: Request, media_type: str = "application/json") -> 
         receiving.num_bytes -= len(body)
 
 
-def _check_head(request: Request, wanted: str) -> None:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _check_head(request: Request, media_types: tuple[str, ...], may_be_gzip: bool) -> bool:
+    """Whether the body is gzipped."""
     # An exact type also means that no foreign web page can post here without asking first.
-    if media_type != wanted:
-        raise RequestError(415, "content_type", f"the body must be sent as Content-Type: {wanted}")
-    if "content-encoding" in request.headers:
-        raise RequestError(415, "content_encoding", "the body must be sent without Content-Encoding")
+    if _media_type(request) not in media_types:
+        raise RequestError(415, "content_type", f"the body must be sent as Content-Type: {' or '.join(media_types)}")
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding and not (may_be_gzip and encoding == "gzip"):
+        taken = "with Content-Encoding: gzip or without one" if may_be_gzip else "without Content-Encoding"
+        raise RequestError(415, "content_encoding", f"the body must be sent {taken}")
     declared = request.headers.get("content-length", "0")
     if not declared.isdigit() or int(declared) > BODY_BYTES:
         raise _too_large()
+    return bool(encoding)
+
+
+async def _unzipped(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Piece by piece, each small: who counts them stops a bomb at the first that is too much."""
+    stream = zlib.decompressobj(wbits=31)
+    async for chunk in chunks:
+        while chunk:
+            try:
+                yield stream.decompress(chunk, _PIECE)
+            except zlib.error:
+                raise RequestError(400, "bad_gzip", "the body is no gzip, or damaged on its way") from None
+            if stream.unused_data:
+                raise RequestError(400, "bad_gzip", "something stands behind the end of the gzip")
+            chunk = stream.unconsumed_tail
+            await asyncio.sleep(0)  # others' turn
+    if not stream.eof:
+        raise RequestError(400, "bad_gzip", "the gzip breaks off")
 
 
 def _too_large() -> RequestError:

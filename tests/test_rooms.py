@@ -95,6 +95,7 @@ VERBS_OWN = {
     "serve/paper/commands.py",
     "serve/paper/plan.py",
     "serve/paper/steps.py",
+    "serve/store_commands.py",
     "serve/token_commands.py",
     "serve/orphan_commands.py",
     "synth/commands.py",

@@ -52,6 +52,7 @@ WRONG = {
     "delete": ["none", "--api", "http://127.0.0.1:9"],
     "workers": ["--api", "http://127.0.0.1:9"],
     "token": ["list", "--data-dir", "nowhere"],
+    "store": ["check", "--data-dir", "nowhere"],
     "orphans": ["--data-dir", "nowhere"],
     "synth": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
     "doctor": ["nowhere.jsonl", "--model", "nowhere"],

@@ -89,6 +89,7 @@ class _Slot(Generic[R]):
     limits: Limits | None = None  # none while no engine is ready
     units: dict[str, _Running[R]] = field(default_factory=dict)
     cancels: list[str] = field(default_factory=list)
+    leaving: dict[str, int] = field(default_factory=dict)  # taken out, but in the engine until this exchange
     num_sent: int = 0  # exchanges, over all of its actors
     trial: str | None = None  # the suspect that is alone in it
     num_survived: int = 0  # exchanges of the trial
@@ -191,6 +192,7 @@ class Pool(Generic[R, E]):
     def _take_out(self, slot: _Slot[R], unit_id: str) -> None:
         if slot.units.pop(unit_id, None):
             slot.cancels.append(unit_id)
+            slot.leaving[unit_id] = slot.num_sent
             slot.trial = None if slot.trial == unit_id else slot.trial
             self._work.set()
 
@@ -260,9 +262,9 @@ class Pool(Generic[R, E]):
         assert slot.limits is not None, "an actor is fed before it started"
         if slot.trial is not None:
             return []
-        if self._untried:
+        if suspect := self._next_suspect():
             if not slot.units:
-                return [self._try_alone(slot)]
+                return self._try_alone(slot, suspect)
             if not any(other.takes_suspects for other in self._slots if other is not slot):
                 return []  # it empties, and takes them
         num_live = sum(other.limits is not None for other in self._slots)
@@ -278,11 +280,18 @@ class Pool(Generic[R, E]):
             new.append(request)
         return new
 
-    def _try_alone(self, slot: _Slot[R]) -> R:
-        request = self._untried.popleft()
+    def _next_suspect(self) -> R | None:
+        """Whom to try alone now. None, while others could first show that it is not the engines."""
+        running = (unit_id for slot in self._slots for unit_id in slot.units if unit_id != slot.trial)
+        others = [*(request.unit_id for request in (*self._waiting, *self._untried)), *running]
+        ready = (one for one in self._untried if not self._suspects.lets_go_first(one.unit_id, others))
+        return next(ready, None)
+
+    def _try_alone(self, slot: _Slot[R], request: R) -> list[R]:
+        self._untried.remove(request)
         slot.units[request.unit_id] = _Running(request, slot.num_sent)
         slot.trial, slot.num_survived = request.unit_id, 0
-        return request
+        return [request]
 
     def _load(self, request: R, limits: Limits) -> float:
         """Which part of an engine a request takes, by rows or by KV cache, whichever is scarcer."""
@@ -295,6 +304,7 @@ class Pool(Generic[R, E]):
 
         A unit that was cancelled and submitted again since it was sent is another attempt, which nothing of this is of.
         """
+        slot.leaving = {unit_id: last for unit_id, last in slot.leaving.items() if last > number}
         known = {unit_id for unit_id, running in slot.units.items() if running.since <= number}
         finished = [ended for ended in exchange.finished if ended.unit_id in known]
         failed = [failure for failure in exchange.failed if failure.unit_id in known]
@@ -345,20 +355,17 @@ class Pool(Generic[R, E]):
         ray.kill(slot.actor)
         _kill_here(slot.health)
         dead = {unit_id: len(self.written[unit_id].tokens) for unit_id in slot.units}
-        others = [
-            *self._waiting,
-            *self._untried,
-            *(unit for other in self._slots if other is not slot for unit in other.units),
-        ]
+        others = [unit_id for unit_id in self.written if unit_id not in dead]
         now = time.monotonic()
         slot.deaths.append(now)
         while now - slot.deaths[0] > RESTART_WINDOW_S:
             slot.deaths.popleft()
-        if self._suspects.convicted(dead, bool(others)):
+        if not slot.leaving and self._suspects.convicted(dead, others):  # else it was not alone
             self._condemn(slot)
         lost = [self._going_on(running.request) for running in slot.units.values()]
         self._untried.extend(lost)
-        slot.units, slot.cancels, slot.limits, slot.health, slot.verdict, slot.trial = {}, [], None, None, "", None
+        slot.units, slot.cancels, slot.leaving, slot.trial = {}, [], {}, None
+        slot.limits, slot.health, slot.verdict = None, None, ""
         slot.given_up = hopeless or len(slot.deaths) > self._config.restarts
         after = "given up" if slot.given_up else "restarting"
         _log.error(f"engine {slot.number} died with {len(dead)} units in it, {after}: {slot.cause}")

@@ -6,12 +6,13 @@
     b alone, dies at the same place, while others went on in between ─▶ convicted
 
 One death says nothing about one unit: a driver, a full memory or somebody's `kill` may be why. Nor do two, if no other
-unit got further in between, unless there is no other. One that gets further each time is convicted in the end.
+unit got further in between; so others go first, unless an engine died under each of them alone too. One that gets
+further each time is convicted in the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 MOST_ALONE = 6  # deaths
@@ -39,12 +40,20 @@ class Suspects:
     def forget(self, unit_id: str) -> None:
         self._records.pop(unit_id, None)
 
-    def convicted(self, dead: Mapping[str, int], has_others: bool) -> bool:
+    def lets_go_first(self, unit_id: str, others: Iterable[str]) -> bool:
+        """Whether another death under it would say nothing yet, and others could show that engines work."""
+        record = self._records.get(unit_id)
+        return record is not None and not record.others_went_on and self._has_witness(others)
+
+    def _has_witness(self, others: Iterable[str]) -> bool:
+        return any(other not in self._records for other in others)
+
+    def convicted(self, dead: Mapping[str, int], others: Iterable[str]) -> bool:
         """Whether the only unit of a dead engine is why it died.
 
         Args:
             dead: the units in it, and how many tokens each had told.
-            has_others: whether there are units beside these.
+            others: the units beside these.
         """
         if len(dead) != 1:
             return False
@@ -54,7 +63,7 @@ class Suspects:
             self._records[unit_id] = _Record(place)
             return False
         is_stuck = place <= before.place or before.alone + 1 >= MOST_ALONE
-        if is_stuck and (before.others_went_on or not has_others):
+        if is_stuck and (before.others_went_on or not self._has_witness(others)):
             self.forget(unit_id)
             return True
         self._records[unit_id] = _Record(max(place, before.place), before.alone + 1)

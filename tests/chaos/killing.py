@@ -1,0 +1,182 @@
+"""Real servers over one store that are killed while clients post and workers commit, by a seed; what they said is kept.
+
+Clients and workers are threads here that know nothing but HTTP: a call whose server died is asked again.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from dail.synth.core.files import sha256
+from dail.synth.schema.models import ModelIdentity
+from dail.synth.schema.shards import decode_shard
+from dail.synth.schema.units import Unit
+from tests.chaos.history import Batch, History, Row
+from tests.serve.conftest import LiveApi, start_api
+from tests.serve.test_events import events
+from tests.serve.worker import FakeWorker
+
+_PATIENCE_S = 120.0
+_AGAIN_S = 0.05
+_GONE = (429, 500, 502, 503, 504)
+ENV = {"DAIL_REQUESTS_PER_S": "100000", "DAIL_OPEN_BATCHES": "10000", "DAIL_LEASE_S": "2"}
+
+
+class Servers:
+    """`count` processes over one folder, each always on its own port."""
+
+    def __init__(self, data_dir: Path, model_folder: Path, count: int = 1) -> None:
+        self._start = lambda port: start_api(data_dir, model_folder, port, **ENV)
+        self.live: list[LiveApi] = [self._start(0) for _ in range(count)]
+        self.urls = [one.url for one in self.live]
+        self.down_s: list[float] = []
+
+    def kill(self, n: int) -> None:
+        """SIGKILL, and up again at once; how long until it answers is kept."""
+        self.live[n].kill()
+        began = time.monotonic()
+        self.live[n] = self._start(int(self.urls[n].rpartition(":")[2]))
+        self.down_s.append(time.monotonic() - began)
+
+    def stop(self) -> None:
+        for one in self.live:
+            one.process.terminate()
+        for one in self.live:
+            one.process.wait(30)
+
+
+class Patient:
+    """A client that asks again, another server each time, until it is answered."""
+
+    def __init__(self, urls: list[str], seed: int) -> None:
+        self._http = [httpx.Client(base_url=url, timeout=30, trust_env=False) for url in urls]
+        self._dice = random.Random(seed)
+
+    def post(self, path: str, json: Any) -> httpx.Response:
+        return self.ask(lambda http: http.post(path, json=json))
+
+    def ask(self, call: Callable[[httpx.Client], httpx.Response]) -> httpx.Response:
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                response = call(self._dice.choice(self._http))
+                if response.status_code not in _GONE:
+                    return response
+                problem = f"{response.status_code} {response.text}"
+            except httpx.TransportError as error:
+                problem = repr(error)
+            assert time.monotonic() < until, problem
+            time.sleep(_AGAIN_S)
+
+
+def run(servers: Servers, model: ModelIdentity, kills: int, seed: int) -> tuple[History, dict[str, Batch]]:
+    """Two clients and three workers, until `kills` servers died and every batch has ended."""
+    history, dice = History(), random.Random(seed)
+    stopped, finished = threading.Event(), threading.Event()
+    problems: list[BaseException] = []
+
+    def guarded(body: Callable[..., None], *arguments: Any) -> threading.Thread:
+        def whole() -> None:
+            try:
+                body(*arguments)
+            except BaseException as error:
+                problems.append(error)
+
+        thread = threading.Thread(target=whole)
+        thread.start()
+        return thread
+
+    clients = [guarded(_client, history, Patient(servers.urls, seed + n), f"s{seed}c{n}", stopped) for n in range(2)]
+    workers = [guarded(_worker, history, Patient(servers.urls, seed - n), model, f"w{n}", finished) for n in (1, 2, 3)]
+    try:
+        for _ in range(kills):
+            time.sleep(dice.uniform(0.05, 0.6))
+            servers.kill(dice.randrange(len(servers.live)))
+        stopped.set()
+        for thread in clients:
+            thread.join()
+        reader = Patient(servers.urls, seed)
+        _wait(reader)
+        found = _found(reader)
+    finally:
+        stopped.set()
+        finished.set()
+        for thread in workers:
+            thread.join()
+    if problems:
+        raise problems[0]
+    return history, found
+
+
+def _client(history: History, http: Patient, name: str, stopped: threading.Event) -> None:
+    n = 0
+    while not stopped.wait(0.3):
+        label, n = f"{name}b{n}", n + 1
+        items = [{"id": f"i{k}", "problem": f"{label}: {k}+1?", "solution": f"It is {k + 1}."} for k in range(4)]
+        body = {"items": items, "run_label": label}
+        with history.call("post", label, items=[one["id"] for one in items]) as call:
+            response = http.post("/v1/batches", body)
+            assert response.status_code in (200, 201), response.text
+            call.ok(batch=response.json()["id"])
+
+
+def _worker(history: History, http: Patient, model: ModelIdentity, name: str, finished: threading.Event) -> None:
+    worker = FakeWorker(http, model, name)
+    while not finished.is_set():
+        for unit in worker.lease(3):
+            _commit(history, worker, unit)
+        finished.wait(_AGAIN_S)
+
+
+def _commit(history: History, worker: FakeWorker, unit: Unit) -> None:
+    shard = worker.write(unit)
+    told = {"batch": unit.batch_id, "item": unit.item_id, "sample": unit.sample, "sha256": shard.sha256}
+    with history.call("commit", unit.unit_id, **told) as call:
+        response = worker.commit(unit, shard)
+        if response.status_code == 204:
+            call.ok()
+        else:
+            assert response.status_code == 409, response.text
+            call.refused(status=409)
+
+
+def _pages(http: Patient, path: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    query = "limit=100"
+    while True:
+        page = http.ask(lambda one, query=query: one.get(f"{path}?{query}")).json()  # type: ignore[misc]
+        found += page["data"]
+        if not page["has_more"]:
+            return found
+        query = f"limit=100&after={page['data'][-1]['id']}"
+
+
+def _wait(http: Patient) -> None:
+    until = time.monotonic() + _PATIENCE_S
+    while open_ones := [one for one in _pages(http, "/v1/batches") if one["status"] in ("in_progress", "finalizing")]:
+        assert time.monotonic() < until, f"not ended: {open_ones[0]}"
+        time.sleep(0.2)
+
+
+def _found(http: Patient) -> dict[str, Batch]:
+    found = {}
+    for one in _pages(http, "/v1/batches"):
+        path = f"/v1/batches/{one['id']}"
+        batch = Batch(one["run_label"], {})
+        for item in _pages(http, f"{path}/items"):
+            batch.items.setdefault(item["id"], []).append(item["status"])
+        shards = http.ask(lambda http, path=path: http.get(f"{path}/manifest")).json()["shards"]
+        for n, shard in enumerate(shards):
+            data = http.ask(lambda http, url=f"{path}/shards/{n}": http.get(url)).content
+            rows = decode_shard(data, shard["key"])
+            batch.rows += [Row(row.item_id, row.sample_index, sha256(data), shard["sha256"]) for row in rows]
+        batch.events = [data for *_, data in events(http._http[0], one["id"])]
+        found[one["id"]] = batch
+    return found
