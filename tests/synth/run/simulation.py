@@ -24,7 +24,7 @@ from dail.synth.run.actor import EngineActor, Exchange, Health, Request
 from dail.synth.run.pool import Pool
 from dail.synth.run.unit_source import Fenced, Progress, Standing
 from dail.synth.schema.trace_tokens import Tokens
-from dail.synth.schema.units import BLAMELESS, Failure, HeartbeatReply, LeaseReply, ShardRef, Unit
+from dail.synth.schema.units import BLAMELESS, BeatReply, Failure, LeaseReply, ShardRef, Unit
 
 LEASE_S = 5.0
 LATENCY_S = 0.05
@@ -336,7 +336,7 @@ class Api:
             raise Fenced("this lease is over")
         return record
 
-    def heartbeat(self, worker: str, unit: Unit, progress: Progress) -> HeartbeatReply:
+    def heartbeat(self, worker: str, unit: Unit, progress: Progress) -> BeatReply:
         record = self.held(unit, worker)
         told = progress.checkpoint or Tokens()
         if told and progress.start > record.kept:
@@ -347,7 +347,7 @@ class Api:
                 self.mistakes.append(f"{unit.unit_id}: what was told is not its trace")
             record.kept = max(record.kept, end)
         record.until = self._clock.now + LEASE_S
-        return HeartbeatReply(cancel=record.is_cancelled, known=record.kept)
+        return BeatReply(unit_id=unit.unit_id, epoch=unit.epoch, cancel=record.is_cancelled, known=record.kept)
 
     def commit(self, worker: str, unit: Unit, shard: ShardRef) -> None:
         record = self.records[unit.unit_id]
@@ -379,7 +379,7 @@ class Source:
     async def lease(self, count: int) -> LeaseReply:
         return await self._api.call(lambda: self._api.lease(self._worker, count))
 
-    async def heartbeat(self, unit: Unit, progress: Progress) -> HeartbeatReply:
+    async def heartbeat(self, unit: Unit, progress: Progress) -> BeatReply:
         return await self._api.call(lambda: self._api.heartbeat(self._worker, unit, progress))
 
     async def commit(self, unit: Unit, shard: ShardRef, correct: bool | None = None, rows: int | None = None) -> None:
