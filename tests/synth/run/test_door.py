@@ -26,7 +26,7 @@ from dail.synth import (
 )
 from dail.synth.core.errors import InputError, UsageError
 from dail.synth.core.running import run_to_end
-from dail.synth.run import pool
+from dail.synth.run import pool, shard_writer
 from tests.conftest import DEMO_MODEL, ROOT, Told
 
 ITEMS = [{"id": f"i{n}", "problem": f"Turn A {n}.", "solution": f"It shows {n}."} for n in range(3)]
@@ -94,7 +94,10 @@ def test_an_item_without_a_trace_is_listed_with_its_reason(tmp_path: Path, told:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_run_that_is_asked_to_stop_keeps_what_it_has_and_goes_on_later(tmp_path: Path) -> None:
+def test_a_run_that_is_asked_to_stop_keeps_what_it_has_and_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_writer, "MOST_TRACES", 4)  # so that there are ends before the last one
     items = [{"problem": f"Turn A {n}.", "solution": f"It shows {n}."} for n in range(60)]
     stop = Stop()
 

@@ -187,7 +187,7 @@ class Faults(RuleBasedStateMachine):
         record = self.api.records[name]
         if record.shard is None:
             return  # another worker's
-        (row,) = decode_shard(self.files[record.shard.key], record.shard.key)
+        row = decode_shard(self.files[record.shard.key], record.shard.key)[record.shard.row]
         assert list(row.trace_ids) == written(name, self.scripts[name].length).ids
 
     def _check_nothing_is_left(self) -> None:
