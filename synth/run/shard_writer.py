@@ -46,8 +46,8 @@ class _Shard:
     """A file in the making. It takes no more traces once its `data` are known."""
 
     batch_id: str
+    begun_at: float
     encoder: ShardEncoder = field(default_factory=ShardEncoder)
-    begun_at: float = field(default_factory=time.monotonic)
     traces: list[Ended] = field(default_factory=list)
     data: bytes = b""
 
@@ -94,7 +94,7 @@ class ShardWriter:
         """Waits while the disk is behind, so that no more is drawn than can be written."""
         while len(self._full) >= _MOST_FULL:
             await asyncio.sleep(_CHECK_S)
-        shard = self._open.setdefault(row.batch_id, _Shard(row.batch_id))
+        shard = self._open.setdefault(row.batch_id, _Shard(row.batch_id, time.monotonic()))
         size = shard.add(row, correct, rows)
         if len(shard.traces) >= MOST_TRACES or size >= MOST_BYTES:
             self._close(shard)

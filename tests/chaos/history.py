@@ -61,6 +61,7 @@ class Row:
 
     item: str
     sample: int
+    key: str  # it names the attempt: another attempt's bytes may be the same
     sha256: str  # of the whole shard as it is; `wanted` as the manifest says
     wanted: str
 
@@ -132,7 +133,7 @@ def _counts(found: dict[str, Batch]) -> Iterator[str]:
 
 
 def _lost(history: History, found: dict[str, Batch]) -> Iterator[str]:
-    kept = {(batch_id, row.item, row.sample): row.wanted for batch_id, batch in found.items() for row in batch.rows}
+    kept = {(batch_id, row.item, row.sample): row.key for batch_id, batch in found.items() for row in batch.rows}
     for call in history.of("commit"):
-        if kept.get((call.told["batch"], call.told["item"], call.told["sample"])) != call.told["sha256"]:
+        if kept.get((call.told["batch"], call.told["item"], call.told["sample"])) != call.told["shard"]:
             yield f"{call.key}: its commit was acknowledged and is in no manifest"

@@ -137,7 +137,7 @@ def _worker(history: History, http: Patient, model: ModelIdentity, name: str, fi
 
 def _commit(history: History, worker: FakeWorker, unit: Unit) -> None:
     shard = worker.write(unit)
-    told = {"batch": unit.batch_id, "item": unit.item_id, "sample": unit.sample, "sha256": shard.sha256}
+    told = {"batch": unit.batch_id, "item": unit.item_id, "sample": unit.sample, "shard": shard.key}
     with history.call("commit", unit.unit_id, **told) as call:
         response = worker.commit(unit, shard)
         if response.status_code == 204:
@@ -176,7 +176,9 @@ def _found(http: Patient) -> dict[str, Batch]:
         for n, shard in enumerate(shards):
             data = http.ask(lambda http, url=f"{path}/shards/{n}": http.get(url)).content
             rows = decode_shard(data, shard["key"])
-            batch.rows += [Row(row.item_id, row.sample_index, sha256(data), shard["sha256"]) for row in rows]
+            batch.rows += [
+                Row(row.item_id, row.sample_index, shard["key"], sha256(data), shard["sha256"]) for row in rows
+            ]
         batch.events = [data for *_, data in events(http._http[0], one["id"])]
         found[one["id"]] = batch
     return found

@@ -16,11 +16,11 @@ def sound():
     with history.call("post", "b1", items=("i0",)):
         pass  # its reply was lost
     for n in range(2):
-        with history.call("commit", f"unit_{n}", batch="batch_0", item=f"i{n}", sample=0, sha256=f"s{n}") as call:
+        with history.call("commit", f"unit_{n}", batch="batch_0", item=f"i{n}", sample=0, shard=f"k{n}") as call:
             call.ok()
-    with history.call("commit", "unit_0", batch="batch_0", item="i0", sample=0, sha256="zombie") as call:
+    with history.call("commit", "unit_0", batch="batch_0", item="i0", sample=0, shard="zombie") as call:
         call.refused(status=409)
-    rows = [Row(f"i{n}", 0, f"s{n}", f"s{n}") for n in range(2)]
+    rows = [Row(f"i{n}", 0, f"k{n}", f"s{n}", f"s{n}") for n in range(2)]
     return history, {"batch_0": Batch("b0", {"i0": ["completed"], "i1": ["completed"]}, rows, [COUNTS])}
 
 
@@ -45,11 +45,11 @@ def _double_row(history, found):
 
 
 def _phantom_row(history, found):
-    found["batch_0"].rows.append(Row("i9", 0, "s", "s"))
+    found["batch_0"].rows.append(Row("i9", 0, "k", "s", "s"))
 
 
 def _rot(history, found):
-    found["batch_0"].rows[0] = Row("i0", 0, "rotten", "s0")
+    found["batch_0"].rows[0] = Row("i0", 0, "k0", "rotten", "s0")
 
 
 def _lose_commit(history, found):
@@ -57,7 +57,7 @@ def _lose_commit(history, found):
 
 
 def _zombie_wins(history, found):
-    found["batch_0"].rows[0] = Row("i0", 0, "zombie", "zombie")
+    found["batch_0"].rows[0] = Row("i0", 0, "zombie", "s0", "s0")
 
 
 def _miscount(history, found):

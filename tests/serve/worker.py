@@ -160,6 +160,6 @@ def trace_row(unit: Unit) -> TraceRow:
         tokenizer_hash=unit.model.tokenizer_hash,
         template_hash=unit.model.template_hash,
         config_fingerprint=config_fingerprint(unit.model, settings),
-        engine="fake",
+        engine=f"fake, lease {unit.epoch}",
         created_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
     )
