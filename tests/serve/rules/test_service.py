@@ -51,7 +51,7 @@ class Leases(RuleBasedStateMachine):
         self._open()
 
     def _open(self) -> None:
-        self.service = Service(Store(self.place), Objects(self.folder / "o"), {"tiny": MODEL}, 60)
+        self.service = Service(Store(self.place), Objects(self.folder / "o"), {"tiny": MODEL}, 60, 10_000)
         self.service.start()
 
     def teardown(self) -> None:
