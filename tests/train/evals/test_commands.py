@@ -261,7 +261,7 @@ def test_an_adapter_whose_run_is_gone_is_reported_with_notes(
 
 
 def test_a_damaged_shard_costs_the_traces_and_not_the_report(problems: Path, trained: Path, tmp_path: Path) -> None:
-    next((tmp_path / "out").glob("shards/*/*/*.parquet")).write_bytes(b"PAR1")
+    next((tmp_path / "out").glob("shards/*/*.parquet")).write_bytes(b"PAR1")
     assert dail_eval(problems, tmp_path / "e", "--adapter", str(trained)).exit_code == 0
     html = (tmp_path / "e" / "report.html").read_text("utf-8")
     assert "No traces: shard" in html and "is damaged" in html

@@ -10,7 +10,7 @@ import pytest
 
 from dail.synth.core.errors import UsageError
 from dail.synth.method.prompts import Prompts
-from dail.synth.schema.manifest import read_item_problems
+from dail.synth.schema.manifest import read_item_problems, read_manifest
 from dail.synth.schema.models import ModelIdentity
 from dail.train.evals.arms import Subject
 from dail.train.evals.contamination import Contamination, find_contamination
@@ -177,7 +177,7 @@ def test_of_each_item_one_shard_is_read_so_that_many_traces_cost_little(
         for n in range(64)
     ]
     manifest = write_manifest(tmp_path / "out", rows, model)
-    for shard in (tmp_path / "out" / "shards").rglob("*.parquet"):
-        if int(shard.parent.name, 16) % 16:
-            shard.write_bytes(b"not read")
+    for shard in read_manifest(manifest).shards:
+        if int(shard.unit_id, 16) % 16:
+            (tmp_path / "out" / shard.key).write_bytes(b"not read")
     assert read_item_problems(manifest) == {f"i{n}": f"{BOAT} {n}" for n in range(4)}

@@ -71,7 +71,7 @@ def test_traces_come_from_all_over_the_manifest(trained: Path, prompts: Prompts)
 
 def test_a_damaged_shard_is_refused(tmp_path: Path, prompts: Prompts, model: ModelIdentity) -> None:
     path = write_manifest(tmp_path, [trace_row(prompts, model, 1, (1.0,))], model)
-    (shard,) = tmp_path.glob("shards/*/*/*.parquet")
+    (shard,) = tmp_path.glob("shards/*/*.parquet")
     shard.write_bytes(b"PAR1")
     with pytest.raises(IntegrityError, match="is damaged"):
         some_traces(path, prompts.tokenizer.decode)
