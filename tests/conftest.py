@@ -57,6 +57,15 @@ def way(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Breaking]:
         yield way
 
 
+@pytest.fixture(autouse=True)
+def no_log_is_left() -> Iterator[None]:
+    """A verb that ran in this process leaves a log on a standard error that has ended with its test."""
+    yield
+    root = logging.getLogger()
+    root.handlers[:] = [one for one in root.handlers if type(one) is not logging.StreamHandler]
+    logging.getLogger("dail").setLevel(logging.NOTSET)
+
+
 Told = Callable[[], str]
 
 
