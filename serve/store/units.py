@@ -53,6 +53,11 @@ class UnitRecord:
     error: Failure | None
     leased_at: float | None
 
+    @property
+    def held_s(self) -> float | None:
+        """Since it was leased."""
+        return None if self.leased_at is None else time.time() - self.leased_at
+
 
 class Units:
     """Part of a transaction. Methods that change a state return how many rows they moved."""
@@ -242,16 +247,14 @@ class Units:
             self._shards.add(unit.n, unit.batch_id, shard)
             self._noted.attempts["committed"] += 1
             self._noted.shard_bytes += shard.size_bytes
-            if unit.leased_at is not None:
-                self._noted.held_s.append(time.time() - unit.leased_at)
+            if (held_s := unit.held_s) is not None:
+                self._noted.held_s.append(held_s)
             self._checkpoints.drop([unit.n])
         return moved
 
     def give_up(self, unit: UnitRecord, state: UnitState, error: Failure) -> int:
         """A failed try: the unit goes to `state` (queued, failed or cancelled) and keeps the reason."""
-        self._noted.attempts["cancelled" if state == "cancelled" else "failed"] += 1
-        self._noted.reason = error.code
-        return self._move(
+        moved = self._move(
             unit,
             state,
             owner=None,
@@ -262,16 +265,21 @@ class Units:
             error_detail=error.detail,
             error_retryable=error.retryable,
         )
+        self._noted.attempts["cancelled" if state == "cancelled" else "failed"] += moved
+        self._noted.reason = error.code
+        return moved
 
     def hand_back(self, unit: UnitRecord) -> int:
         """As if it had not been leased, but for the epoch."""
-        self._noted.attempts["handed_back"] += 1
-        return self._move(unit, "queued", owner=None, lease_until=None, leases=unit.leases - 1, **_NOTHING_WRITTEN)
+        moved = self._move(unit, "queued", owner=None, lease_until=None, leases=unit.leases - 1, **_NOTHING_WRITTEN)
+        self._noted.attempts["handed_back"] += moved
+        return moved
 
     def skip(self, unit: UnitRecord) -> int:
         """A unit that somebody holds and that is no longer needed."""
-        self._noted.attempts["cancelled"] += 1
-        return self._move(unit, "skipped", owner=None, lease_until=None, **_NOTHING_WRITTEN)
+        moved = self._move(unit, "skipped", owner=None, lease_until=None, **_NOTHING_WRITTEN)
+        self._noted.attempts["cancelled"] += moved
+        return moved
 
     def is_needless(self, unit: UnitRecord) -> bool:
         """Whether an earlier sample of its item is the one that is wanted (`dail.synth.schema.enough.ended_as`)."""
@@ -311,12 +319,11 @@ class Units:
         return self._end_open(batch_id, state, sa.true())
 
     def _end_open(self, batch_id: str, state: UnitState, condition: Any) -> int:
-        return self._change_many(
-            batch_id,
-            UNITS.update()
-            .where(UNITS.c.batch_id == batch_id, UNITS.c.state.in_(OPEN), condition)
-            .values(state=state, owner=None, lease_until=None),
-        )
+        chosen = UNITS.c.batch_id == batch_id, UNITS.c.state.in_(OPEN), condition
+        leased = self._sql.scalar(sa.select(sa.func.count()).where(*chosen, UNITS.c.state == "leased")) or 0
+        self._noted.attempts["expired" if state == "expired" else "cancelled"] += leased
+        values = {"state": state, "owner": None, "lease_until": None}
+        return self._change_many(batch_id, UNITS.update().where(*chosen).values(**values))
 
     def retriable(self, batch_id: str) -> list[str]:
         """Items with a sample that has neither a trace nor become needless, in the order they were posted."""
