@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, Self
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from dail.synth.config import SynthConfig
 from dail.synth.core.errors import DailError, EngineDead, UsageError
@@ -333,6 +333,8 @@ class Pool(Generic[R, E]):
 
     def _next_suspect(self) -> R | None:
         """Whom to try alone now. None, while others could first show that it is not the engines."""
+        if not self._untried:
+            return None
         running = (unit_id for slot in self._slots for unit_id in slot.units if unit_id != slot.trial)
         others = [*(request.unit_id for request in (*self._waiting, *self._untried)), *running]
         ready = (one for one in self._untried if not self._suspects.lets_go_first(one.unit_id, others))
@@ -469,7 +471,7 @@ class Pool(Generic[R, E]):
                 slot.health, answered, quiet_s = health, time.monotonic(), health.quiet_s
             except TimeoutError:  # a process that is starting, or stopped by someone
                 quiet_s = time.monotonic() - answered
-            except (RayActorError, RayTaskError):
+            except RayError:
                 return
             if slot.units and quiet_s > HANG_S:
                 slot.verdict = f"no step ended for {quiet_s:.0f} s, so it was killed"
@@ -514,7 +516,7 @@ async def _stop(slot: _Slot[Any]) -> None:
     if slot.actor is None:
         return
     if slot.limits is not None:
-        with suppress(RayActorError, RayTaskError, TimeoutError):
+        with suppress(RayError, TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await slot.actor.stop.remote()
     ray.kill(slot.actor)
