@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -27,6 +27,7 @@ from dail.serve.bodies import (
 from dail.serve.errors import RESPONSES
 from dail.serve.events import Watching, encoded
 from dail.serve.guard import caller_by
+from dail.serve.ranges import IfRange, Range, whole_or_part
 from dail.serve.request_body import LINES, batch_body, body_of, documents
 from dail.serve.rules.service import Service
 from dail.synth.core.logs import tell
@@ -49,6 +50,9 @@ IdempotencyKey = Annotated[
 
 IfNoneMatch = Annotated[str | None, Header(description="the ETag of an earlier answer; 304 if nothing changed")]
 LastEventId = Annotated[int, Header(ge=0, le=2**53, description="the number of the last event that you have")]
+
+Form = Literal["jsonl", "parquet"]
+PARQUET = "application/vnd.apache.parquet"
 
 _PLACE = re.compile(r"[0-9]{1,9}")
 
@@ -137,16 +141,18 @@ def cancel_batch(batch_id: str, service: TheService) -> BatchOut:
 @router.get(
     "/{batch_id}/shards/{number}",
     response_class=Response,
-    responses={200: {"description": "the file's bytes", "content": {"application/vnd.apache.parquet": {}}}},
+    responses={
+        200: {"description": "the file's bytes", "content": {PARQUET: {}}},
+        206: {"description": "those of the Range", "content": {PARQUET: {}}},
+    },
 )
-def get_shard(batch_id: str, number: str, service: TheService) -> Response:
-    """One file of the manifest, by its place in it; checked by size and sha256, which is its ETag."""
+def get_shard(
+    batch_id: str, number: str, service: TheService, wanted: Range = None, if_range: IfRange = None
+) -> Response:
+    """One file of the manifest, by its place in it, or a part; checked by size and sha256, which is its ETag."""
     shard, data = service.outputs.file(batch_id, int(number) if _PLACE.fullmatch(number) else -1)
-    headers = {
-        "ETag": f'"{shard.sha256}"',
-        "Content-Disposition": f'attachment; filename="{shard.sha256[:16]}.parquet"',
-    }
-    return Response(data, media_type="application/vnd.apache.parquet", headers=headers)
+    headers = {"Content-Disposition": f'attachment; filename="{shard.sha256[:16]}.parquet"'}
+    return whole_or_part(data, f'"{shard.sha256}"', PARQUET, headers, wanted, if_range)
 
 
 @router.get("/{batch_id}/items")
@@ -181,15 +187,25 @@ def get_manifest(batch_id: str, service: TheService) -> Manifest:
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "One result a line, of the units that have ended",
-            "content": {"application/x-ndjson": {"schema": {"$ref": "#/components/schemas/Result"}}},
+            "description": "One result a line, of the units that have ended; as Parquet, those with a trace",
+            "content": {"application/x-ndjson": {"schema": {"$ref": "#/components/schemas/Result"}}, PARQUET: {}},
         }
     },
 )
-def stream_results(batch_id: str, service: TheService) -> StreamingResponse:
-    lines = _lines(service.outputs.results(batch_id))
-    headers = {"Content-Disposition": f'attachment; filename="{batch_id}.jsonl"'}
-    return StreamingResponse(lines, media_type="application/x-ndjson", headers=headers)
+def stream_results(
+    batch_id: str, service: TheService, form: Annotated[Form, Query(alias="format")] = "jsonl"
+) -> StreamingResponse:
+    """Traces and failures as JSON lines, or the traces alone as one Parquet file, which has a shard's columns.
+
+    A file that ends early is not readable Parquet: a shard was found damaged. Asking again then says which.
+    """
+    pieces: Iterator[str] | Iterator[bytes]
+    if form == "parquet":
+        pieces, media_type = service.outputs.parquet(batch_id), PARQUET
+    else:
+        pieces, media_type = _lines(service.outputs.results(batch_id)), "application/x-ndjson"
+    headers = {"Content-Disposition": f'attachment; filename="{batch_id}.{form}"'}
+    return StreamingResponse(pieces, media_type=media_type, headers=headers)
 
 
 def _lines(results: Iterator[Result]) -> Iterator[str]:

@@ -259,7 +259,12 @@ def delete(batch: str, api: str, as_json: bool) -> int:
 @click.argument("batch")
 @_api
 @click.option("--shards", "with_shards", is_flag=True, help="List every shard.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write traces and failures as JSONL.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write traces and failures to NAME.jsonl, the traces to NAME.parquet, or copy manifest and shards to a "
+    "FOLDER; the same command again goes on.",
+)
 @_json
 def results(batch: str, api: str, with_shards: bool, out: Path | None, as_json: bool) -> int:
     """What came of a batch: counts, failures by code, where its files are, and what to do next.
@@ -270,14 +275,14 @@ def results(batch: str, api: str, with_shards: bool, out: Path | None, as_json: 
         found = client.get(f"/v1/batches/{batch}")
         shards = client.get(f"/v1/batches/{batch}/shards")
         failed = list(client.pages(f"/v1/batches/{batch}/items", status="failed"))
-        if out is not None:
-            _save(client, batch, out)
+        written = None if out is None else _save(client, batch, out)
     if as_json:
-        emit({"batch": found, "output_root": shards["output_root"], "shards": shards["data"], "failed_items": failed})
+        told = {"batch": found, "output_root": shards["output_root"], "shards": shards["data"], "failed_items": failed}
+        emit(told if written is None else {**told, "written": str(written)})
     else:
         _print_results(found, shards, failed, with_shards)
-    if out is not None:
-        say(f"results written to {out}")
+    if written is not None:
+        say(f"results written to {written}")
     return _exit_code(found) if found["status"] in _ENDED else EXIT_OK
 
 
@@ -474,12 +479,27 @@ def _print_results(batch: Any, shards: Any, failed: list[Any], with_shards: bool
         click.echo(f"follow it to its end: dail watch {batch['id']}")
 
 
-def _save(client: Client, batch_id: str, out: Path) -> None:
+def _save(client: Client, batch_id: str, out: Path) -> Path:
+    """What was written: of a folder its manifest."""
+    form = "" if out.is_dir() else out.suffix.removeprefix(".")
+    if form in ("jsonl", "parquet"):
+        _save_file(client, f"/v1/batches/{batch_id}/results?format={form}", out)
+        return out
+    if form or out.is_file():
+        raise UsageError(f"--out {out}: its name says what is written; wanted NAME.jsonl, NAME.parquet or a folder")
+    from dail.synth.core.files import Objects  # here, so that other verbs do not wait for pyarrow
+    from dail.synth.schema.mirror import copy_manifest
+
+    with console_bar("files", 0) as bar:
+        return copy_manifest(client, batch_id, Objects(out), bar.update)
+
+
+def _save_file(client: Client, path: str, out: Path) -> None:
     """The file appears whole or not at all."""
     partial = out.with_name(out.name + ".partial")
     try:
         with open(partial, "wb") as file:
-            for block in client.download(f"/v1/batches/{batch_id}/results"):
+            for block in client.download(path):
                 file.write(block)
         os.replace(partial, out)
     except OSError as error:

@@ -18,6 +18,10 @@ _PREFIX = "DAIL_"
 _OTHERS = {
     "DAIL_API": "URL of the API, for worker, submit, watch and the other verbs of batches; --api wins",
     "DAIL_CACHE": "folder of the copies of shards whose manifest is given by a URL; ~/.cache/dail if not set",
+    "DAIL_LOG_FORMAT": "`dail serve` and `dail worker`: the log on standard error: lines for people (text), or every "
+    "event as a JSON line (json); --log-format wins",
+    "DAIL_METRICS_PORT": "`dail worker`: loopback port of /metrics, /livez and /readyz, 0 for a free one; "
+    "--metrics-port wins",
     "DAIL_TOKEN": "bearer token: `dail serve` takes it for everything (16 characters at least), worker and the verbs "
     "of batches send it, or one of `dail token new`",
     "RAY_ADDRESS": "the Ray cluster that worker, synth, doctor and `dail train --ray-workers` join; without it they "

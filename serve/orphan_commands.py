@@ -11,20 +11,16 @@ from pathlib import Path
 
 import click
 
+from dail.serve.own_store import data_dir_option, objects_option, opened
 from dail.synth.core.console import emit, say
-from dail.synth.core.errors import UsageError
 from dail.synth.core.options import Numbers
 
 _SHOWN = 20
 
 
 @click.command()
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="That of `dail serve` [DAIL_DATA_DIR, else runs/api].",
-)
-@click.option("--objects", metavar="PLACE", help="That of `dail serve` [DAIL_OBJECTS, else in the data folder].")
+@data_dir_option
+@objects_option
 @click.option("--hours", type=Numbers(1), default=24.0, show_default=True, help="Only what is older than that.")
 @click.option("--delete", "is_deleted", is_flag=True, help="Delete them; without it they are only told.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output, one object a line.")
@@ -36,18 +32,12 @@ def orphans(data_dir: Path | None, objects: str | None, hours: float, is_deleted
     """
     from dail.serve.rules.orphans import find_orphans
     from dail.serve.settings import load_settings
-    from dail.serve.store.transaction import Store
     from dail.synth.core.objects import open_objects
 
     settings = load_settings(data_dir=data_dir, objects=objects)
-    if settings.store is None and not (settings.data_dir / "dail.sqlite").is_file():
-        raise UsageError(f"{settings.data_dir} has no store dail.sqlite; give the --data-dir of `dail serve`")
-    store = Store(settings.store_place)
-    try:
+    with opened(settings) as store:
         place = open_objects(settings.output_root)
         result = find_orphans(store, place, dt.timedelta(hours=hours))
-    finally:
-        store.close()
     for one in result.found:
         if is_deleted:
             place.drop(one.key)

@@ -8,18 +8,13 @@ dail store check --data-dir runs/new --deep
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
+from dail.serve.own_store import data_dir_option, objects_option, opened
 from dail.synth.core.console import emit, say
 from dail.synth.core.errors import EXIT_ERROR, EXIT_OK, UsageError
 
-_data_dir = click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="That of `dail serve` [DAIL_DATA_DIR, else runs/api].",
-)
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 _copy = click.argument("copy", type=click.Path(path_type=Path, dir_okay=False))
 _BY_ITS_OWN = (
@@ -35,7 +30,7 @@ def store() -> None:
 
 @store.command()
 @_copy
-@_data_dir
+@data_dir_option
 @_json
 def backup(copy: Path, data_dir: Path | None, as_json: bool) -> int:
     """Copy the store to a file, as of one moment, while servers run. The copy is checked.
@@ -44,7 +39,7 @@ def backup(copy: Path, data_dir: Path | None, as_json: bool) -> int:
     """
     from dail.serve.store.backups import back_up
 
-    place = _file_of(_settings(data_dir))
+    place = _file_of(data_dir)
     size = back_up(place, copy.resolve())
     emit({"copy": str(copy.resolve()), "bytes": size}) if as_json else say(f"{place} is copied to {copy}, {size} bytes")
     return EXIT_OK
@@ -52,7 +47,7 @@ def backup(copy: Path, data_dir: Path | None, as_json: bool) -> int:
 
 @store.command()
 @_copy
-@_data_dir
+@data_dir_option
 @_json
 def restore(copy: Path, data_dir: Path | None, as_json: bool) -> int:
     """Make the store of a copy, where there is none. What was leased then waits again; workers of before are fenced.
@@ -62,47 +57,39 @@ def restore(copy: Path, data_dir: Path | None, as_json: bool) -> int:
     """
     from dail.serve.store.backups import restore as put_back
 
-    place = _file_of(_settings(data_dir))
+    place = _file_of(data_dir)
     put_back(copy.resolve(), place)
     emit({"store": str(place)}) if as_json else say(f"{place} is made of {copy}; check it with `dail store check`")
     return EXIT_OK
 
 
 @store.command()
-@click.option("--objects", metavar="PLACE", help="That of `dail serve` [DAIL_OBJECTS, else in the data folder].")
+@objects_option
 @click.option("--deep", is_flag=True, help="Read every shard and compare its sha256.")
-@_data_dir
+@data_dir_option
 @_json
 def check(objects: str | None, deep: bool, data_dir: Path | None, as_json: bool) -> int:
     """Whether the store holds together: its counts, and the shards and manifests it names. Exit code 1 if not."""
     from dail.serve.rules.checking import findings
-    from dail.serve.store.transaction import Store
+    from dail.serve.settings import load_settings
     from dail.synth.core.objects import open_objects
 
-    settings = _settings(data_dir, objects)
-    place = settings.store_place
-    if isinstance(place, Path) and not place.exists():
-        raise UsageError(f"there is no store {place}; give the --data-dir of `dail serve`, or its DAIL_STORE")
-    opened = Store(place)
-    try:
-        found = list(findings(opened, open_objects(settings.output_root), deep))
-    finally:
-        opened.close()
+    settings = load_settings(data_dir=data_dir, objects=objects)
+    with opened(settings) as own:
+        found = list(findings(own, open_objects(settings.output_root), deep))
     if as_json:
-        emit({"store": opened.name, "findings": found})
+        emit({"store": own.name, "findings": found})
     for line in found if not as_json else ():
         say(line)
-    say(f"{opened.name}: {len(found)} findings" if found else f"{opened.name} holds together")
+    say(f"{own.name}: {len(found)} findings" if found else f"{own.name} holds together")
     return EXIT_ERROR if found else EXIT_OK
 
 
-def _settings(data_dir: Path | None, objects: str | None = None) -> Any:
+def _file_of(data_dir: Path | None) -> Path:
+    """The store's file. Raises UsageError where it is no file."""
     from dail.serve.settings import load_settings
 
-    return load_settings(data_dir=data_dir, objects=objects)
-
-
-def _file_of(settings: Any) -> Path:
-    if not isinstance(settings.store_place, Path):
+    place = load_settings(data_dir=data_dir).store_place
+    if not isinstance(place, Path):
         raise UsageError(_BY_ITS_OWN)
-    return settings.store_place
+    return place

@@ -11,20 +11,19 @@ import dataclasses
 import datetime as dt
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dail.serve.own_store import data_dir_option, opened
 from dail.synth.core.console import emit, say
 from dail.synth.core.errors import EXIT_OK, UsageError
 from dail.synth.core.options import Numbers
 
 if TYPE_CHECKING:  # the verbs' help starts without the store
     from dail.serve.store.tokens import TokenRecord
-    from dail.serve.store.transaction import Store
 
 _SCOPES = ("submit", "read", "admin", "worker")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
@@ -40,11 +39,6 @@ def _of_name(option: str) -> Callable[[click.Context, click.Parameter, str], str
     return check
 
 
-_data_dir = click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="That of `dail serve` [DAIL_DATA_DIR, else runs/api].",
-)
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, one object a line.")
 
 
@@ -69,18 +63,19 @@ def token() -> None:
 )
 @click.option("--tenant", default="", callback=_of_name("tenant"), help="Its batches are those of this tenant alone.")
 @click.option("--days", type=Numbers(0, 36_500, min_open=True), help="Ends after so many days [never].")
-@_data_dir
+@data_dir_option
 @_json
 def new(
     name: str, scopes: tuple[Any, ...], tenant: str, days: float | None, data_dir: Path | None, as_json: bool
 ) -> int:
     """Make a token. Its secret is printed once and kept nowhere: give it to its owner as DAIL_TOKEN."""
     from dail.serve.rules.tokens import new_token
+    from dail.serve.settings import load_settings
 
     scopes = scopes or ("submit", "read")
     if tenant and set(scopes) == {"worker"}:
         raise UsageError("a worker serves every tenant; leave out --tenant, or --scope worker")
-    with _store(data_dir) as store:
+    with opened(load_settings(data_dir=data_dir), may_be_new=True) as store:
         made, secret = new_token(store, name, scopes, tenant, None if days is None else days * _DAY_S)
     if as_json:
         emit({**_facts(made), "secret": secret})
@@ -91,13 +86,14 @@ def new(
 
 
 @token.command("list")
-@_data_dir
+@data_dir_option
 @_json
 def list_tokens(data_dir: Path | None, as_json: bool) -> int:
     """All tokens, oldest first, revoked and ended ones too; never their secrets."""
     from dail.serve.rules.tokens import all_tokens
+    from dail.serve.settings import load_settings
 
-    with _store(data_dir, must_be_there=True) as store:
+    with opened(load_settings(data_dir=data_dir)) as store:
         found = all_tokens(store)
     for one in found:
         emit(_facts(one)) if as_json else click.echo(_line(one))
@@ -108,32 +104,17 @@ def list_tokens(data_dir: Path | None, as_json: bool) -> int:
 
 @token.command()
 @click.argument("token_id", metavar="ID")
-@_data_dir
+@data_dir_option
 @_json
 def revoke(token_id: str, data_dir: Path | None, as_json: bool) -> int:
     """Refuse a token from now on, for good. Again is no error."""
     from dail.serve.rules.tokens import revoke as revoke_token
+    from dail.serve.settings import load_settings
 
-    with _store(data_dir, must_be_there=True) as store:
+    with opened(load_settings(data_dir=data_dir)) as store:
         revoke_token(store, token_id)
     emit({"id": token_id, "revoked": True}) if as_json else click.echo(f"{token_id} revoked")
     return EXIT_OK
-
-
-@contextmanager
-def _store(data_dir: Path | None, must_be_there: bool = False) -> Iterator[Store]:
-    from dail.serve.settings import load_settings
-    from dail.serve.store.transaction import Store
-
-    settings = load_settings(data_dir=data_dir)
-    place = settings.store_place
-    if must_be_there and isinstance(place, Path) and not place.exists():
-        raise UsageError(f"there is no store {place}; give the --data-dir of `dail serve`, or its DAIL_STORE")
-    store = Store(place)
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def _facts(one: TokenRecord) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import click
 from dail.synth.config import SynthConfig, load_engine
 from dail.synth.core import console
 from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_OK, EXIT_SOME_FAILED, UsageError
+from dail.synth.core.logs import LogFormat
 from dail.synth.core.options import Numbers, verb
 from dail.synth.core.settings import Chosen
 from dail.synth.data import options
@@ -50,6 +51,14 @@ _ACTORS = click.option(
 )
 @_ACTORS
 @click.option("--idle-exit", "idle_exit_s", type=Numbers(0), metavar="S", help="End after S seconds without work.")
+@click.option(
+    "--metrics-port", type=click.IntRange(0, 65535), envvar="DAIL_METRICS_PORT", show_envvar=True,
+    help="Answer /metrics, /livez and /readyz there, on loopback; 0 picks a free port; off if left out.",
+)  # fmt: skip
+@click.option(
+    "--log-format", type=click.Choice(("text", "json")), default="text", envvar="DAIL_LOG_FORMAT", show_envvar=True,
+    show_default=True, help="Lines for people, or every event as a JSON line.",
+)  # fmt: skip
 def worker(
     chosen: Chosen,
     api: str,
@@ -57,6 +66,8 @@ def worker(
     name: str | None,
     actors: int | None,
     idle_exit_s: float | None,
+    metrics_port: int | None,
+    log_format: LogFormat,
 ) -> int:
     """Lease units from an API and roll them out on this Ray cluster.
 
@@ -66,6 +77,8 @@ def worker(
     from dail.synth.core.http import worker_http
     from dail.synth.core.running import run_to_end
     from dail.synth.engine.versions import versions_here
+    from dail.synth.run.metrics import Metrics
+    from dail.synth.run.metrics_port import metrics_port as opened
     from dail.synth.run.unit_source import HttpSource, greet
     from dail.synth.run.uploads import Uploads
     from dail.synth.run.worker import run_worker
@@ -76,18 +89,19 @@ def worker(
         console.say(f"note: [synthesis] of {chosen.file} plays no part here; it comes with each batch (`dail submit`)")
     name = _worker_name(name)
     identity = identify(settings.engine.model, student=settings.student, privileged=settings.privileged_adapter)
-    client = worker_http(api, os.environ.get("DAIL_TOKEN"))
-    source = HttpSource(client, name, identity)
-    greeting = worker_http(api, os.environ.get("DAIL_TOKEN"))
-    reply = run_to_end(lambda: greet(greeting, name, identity, versions_here()))
-    run_to_end(lambda: Uploads(source).look(reply))  # says where shards will go, or why not straight there
-    console.say(f"the API runs dail {reply.tool_version} and has the model {identity.name}, file by file")
-    console.say(f"worker {name} leases units of model {identity.name} from {api}; Ctrl-C hands them back")
-    with console.all_on_stderr(), console.stop_on_signals(second_ends=True) as stop:
-        stopped = run_worker(settings, source, idle_exit_s, stop)
-    done, _, _ = source.standing()
-    console.say(f"{'stopped' if stopped else 'no more work'}: {done} units ended here")
-    return 0
+    token, metrics = os.environ.get("DAIL_TOKEN"), Metrics()
+    with console.logged_as(log_format, worker=name) as told, opened(metrics, metrics_port) as url:
+        if url:
+            told(f"metrics at {url}/metrics")
+        source, greeting = HttpSource(worker_http(api, token), name, identity), worker_http(api, token)
+        reply = run_to_end(lambda: greet(greeting, name, identity, versions_here()))
+        run_to_end(lambda: Uploads(source).look(reply))  # says where shards will go, or why not straight there
+        told(f"the API runs dail {reply.tool_version} and has the model {identity.name}, file by file")
+        told(f"worker {name} leases units of model {identity.name} from {api}; Ctrl-C hands them back")
+        with console.all_on_stderr(), console.stop_on_signals(second_ends=True) as stop:
+            stopped = run_worker(settings, source, idle_exit_s, stop, metrics)
+        told(f"{'stopped' if stopped else 'no more work'}: {source.standing().done} units ended here")
+    return EXIT_OK
 
 
 @verb("synth")

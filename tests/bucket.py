@@ -111,6 +111,7 @@ class Breaking:
         self.next: list[str] = []
         self.methods: tuple[str, ...] = ("GET", "PUT", "DELETE")
         self.seen: list[str] = []
+        self.ranges: list[str] = []  # that were asked for, "" for the whole
         self._lock = Lock()
         way = self
 
@@ -133,6 +134,7 @@ class Breaking:
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
         with self._lock:
             self.seen.append(request.command)
+            self.ranges.append(request.headers.get("Range", ""))
             fault = self.next.pop(0) if self.next and request.command in self.methods else ""
         if fault.isdigit():
             _reply(request, int(fault), {}, b"<Error><Code>Told</Code></Error>")

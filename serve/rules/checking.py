@@ -20,7 +20,7 @@ def findings(store: Store, objects: Objects, is_deep: bool) -> Iterator[str]:
         for batch_id in sorted(tx.batches.ids()):
             if not tx.counts.agree(batch_id):
                 yield f"{batch_id}: its kept counts are not those of its units"
-            for shard in tx.shards.of_batch(batch_id):
+            for shard in {shard.key: shard for shard in tx.shards.of_batch(batch_id)}.values():  # a file has many units
                 if shard.key not in there:
                     yield f"{batch_id}: shard {objects.name_of(shard.key)} is missing"
                 elif (size := there[shard.key]) != shard.size_bytes:

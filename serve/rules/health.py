@@ -6,7 +6,6 @@ whoever asks, and is not asked again before it came back.
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -53,6 +52,7 @@ class Readiness:
         self._threads = ThreadPoolExecutor(len(self._questions), "readyz")
         self._open: dict[str, Future[Check]] = {}  # of questions that have not come back
         self._lock = threading.Lock()
+        self._mark: str | None = None
         self._last: Ready | None = None
         self._asked_at = float("-inf")
 
@@ -99,17 +99,9 @@ class Readiness:
         return Check(ok=free >= HEADROOM_BYTES, detail=f"{free} bytes free; {HEADROOM_BYTES} are kept")
 
     def _write_object(self) -> Check:
-        if isinstance(self._objects, Bucket):
-            check_mark(self._objects, mark(self._objects))
-            return Check(ok=True, detail="a read and a write reached the bucket")
-        probe = self._objects.root / "_staging" / f"readyz-{os.getpid()}"
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        with open(probe, "wb") as file:
-            file.write(b"readyz")
-            file.flush()
-            os.fsync(file.fileno())
-        probe.unlink(missing_ok=True)
-        return Check(ok=True, detail="an object could be written")
+        self._mark = self._mark or mark(self._objects)  # a disk that is no longer mounted would get another one
+        check_mark(self._objects, self._mark)
+        return Check(ok=True, detail=f"a read and a write reached {self._objects.url}")
 
     def _clock(self) -> Check:
         """Between this machine and the store's: times that people see; leases do not go by it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from functools import cached_property
 from typing import Any
 
@@ -40,8 +39,7 @@ from dail.synth.schema.units import (
 )
 
 SHARD_BYTES = 64 << 20
-_NAME = r"[A-Za-z0-9_-]{1,128}"
-_SHARD_KEY = re.compile(rf"shards/(?P<batch>{_NAME})/(?:{_NAME}/)?(?:{_NAME}-)?(?P<digest>[0-9a-f]{{16}})\.parquet")
+_BATCH_OF_KEY = re.compile(r"shards/([A-Za-z0-9_-]{1,128})/.*")
 MAX_FAILURES = 3  # a retryable failure is tried again until the third
 
 
@@ -95,15 +93,15 @@ class Leases:
 
     def upload(self, key: str, data: bytes, digest: str) -> None:
         """Keeps a shard that a worker could not put there itself. It counts once it is committed."""
-        found = _SHARD_KEY.fullmatch(key)
-        if sha256(data) != digest or found is None or found["digest"] != digest[:16]:
+        found = _BATCH_OF_KEY.fullmatch(key)
+        if sha256(data) != digest or found is None or key != shard_key(found[1], digest):
             raise InputError(
                 "this is not a shard's key, or its bytes are not those that the key and x-dail-sha256 name; nothing "
                 "was stored; send it again as it is",
                 [("", "wrong_object", "key, x-dail-sha256 and body do not belong together")],
             )
         with self._store.read() as tx:
-            existing(tx, found["batch"])
+            existing(tx, found[1])
         self._objects.put(key, data)
 
     def commit(self, unit_id: str, commit: Commit) -> None:
@@ -120,8 +118,7 @@ class Leases:
             tx.units.commit(unit, shard, commit.correct)
             advance(tx, existing(tx, unit.batch_id), unit.item_id)
             is_settled = tx.batches.settle(unit.batch_id)
-        held_s = None if unit.leased_at is None else time.time() - unit.leased_at
-        tell("unit_committed", duration_s=held_s, bytes=shard.size_bytes, **_names(unit, commit.worker))
+        tell("unit_committed", duration_s=unit.held_s, bytes=shard.size_bytes, **_names(unit, commit.worker))
         if is_settled:
             self._ending.finish(unit.batch_id)
 

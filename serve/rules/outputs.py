@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator
 from itertools import chain
 
+from pyarrow import concat_tables
+
 from dail.serve.bodies import Result, ShardPage
 from dail.serve.rules.ending import manifest_of
 from dail.serve.rules.errors import Conflict, Damaged, NotFound, existing
@@ -15,6 +17,7 @@ from dail.synth.core.errors import IntegrityError, UsageError
 from dail.synth.core.files import Objects
 from dail.synth.schema.manifest import Manifest, parse_manifest
 from dail.synth.schema.shard_reader import ShardReader
+from dail.synth.schema.shards import ShardEncoder
 from dail.synth.schema.units import Failure, ShardRef
 
 _RESULTS_PAGE = 64
@@ -72,17 +75,52 @@ class Outputs:
         unusable = (Result(item_id=one, sample=0, status="failed", error=why) for one, why in refused.items())
         return chain(unusable, self._results(batch_id))
 
-    def _results(self, batch_id: str) -> Iterator[Result]:
-        last, reader = 0, ShardReader(self._objects)
+    def parquet(self, batch_id: str) -> Iterator[bytes]:
+        """One Parquet file of the committed traces, in the order of drawing. Raises at once; Damaged also later."""
+        with self._store.read() as tx:
+            existing(tx, batch_id)
+            damaged = tx.shards.damaged(batch_id)
+        if damaged:
+            raise Damaged(
+                "damaged_shard",
+                f"{len(damaged)} traces of {batch_id} are in shards that are missing or damaged; restore them from a "
+                f"copy, or take the results as JSON lines, which say which these are",
+            )
+        return self._parquet(batch_id)
+
+    def _parquet(self, batch_id: str) -> Iterator[bytes]:
+        encoder, reader = ShardEncoder(), ShardReader(self._objects)
+        for page in self._ended(batch_id):
+            tables = []
+            for unit, shard, was_damaged in page:
+                if shard is not None:
+                    try:
+                        tables.append(reader.table(shard))
+                    except IntegrityError as error:
+                        self._note(unit, True, was_damaged)
+                        raise Damaged("damaged_shard", str(error)) from None
+            if tables:
+                encoder.add_table(concat_tables(tables))
+                yield encoder.take()
+        yield encoder.end()
+
+    def _ended(self, batch_id: str) -> Iterator[list[tuple[UnitRecord, ShardRef | None, bool]]]:
+        """Units that have ended with their shards, and whether these were damaged; some at a time."""
+        last = 0
         while True:
             with self._store.read() as tx:
                 ended = tx.units.ended(batch_id, last, _RESULTS_PAGE)
                 damaged = tx.shards.damaged(batch_id)
             if not ended:
                 return
-            for unit, shard in ended:
-                yield from self._results_of(reader, unit, shard, unit.n in damaged)
+            yield [(unit, shard, unit.n in damaged) for unit, shard in ended]
             last = ended[-1][0].n
+
+    def _results(self, batch_id: str) -> Iterator[Result]:
+        reader = ShardReader(self._objects)
+        for page in self._ended(batch_id):
+            for unit, shard, was_damaged in page:
+                yield from self._results_of(reader, unit, shard, was_damaged)
 
     def _results_of(
         self, reader: ShardReader, unit: UnitRecord, shard: ShardRef | None, was_damaged: bool

@@ -11,10 +11,9 @@ import sqlalchemy as sa
 
 from dail.serve.batch_in import Skipped
 from dail.serve.store.checkpoints import Checkpoints
-from dail.serve.store.counts import ITEM_STATES, UNIT_STATES, Counts, by_state
+from dail.serve.store.counts import ITEM_STATES, UNIT_STATES, Counts, by_state, item_states
 from dail.serve.store.noted import Noted
 from dail.serve.store.tables import BATCHES, EVENTS, ITEMS, MANIFESTS, NOW, OPEN, SHARDS, UNITS
-from dail.serve.store.units import item_states
 from dail.synth.core.config import TOOL_VERSION
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import ItemKinds
@@ -320,18 +319,16 @@ class Batches:
         """(item id, state) in the order they were posted."""
         query = sa.select(ITEMS.c.item_id).where(ITEMS.c.batch_id == batch_id).order_by(ITEMS.c.position).limit(limit)
         if status is not None:
-            states = item_states(batch_id)
+            states = item_states()
             query = query.join(states, states.c.item_id == ITEMS.c.item_id).where(states.c.status == status)
         if after is not None:
             query = query.where(ITEMS.c.position > self._position(batch_id, after))
-        found = self._sql.scalars(query).all()
-        states = item_states(batch_id, found)
-        by_id = dict(self._sql.execute(sa.select(states.c.item_id, states.c.status)).tuples().all())
+        found = self._sql.scalars(query, {"batch_id": batch_id}).all()
+        by_id = self._counts.states(batch_id, found)
         return [(item_id, by_id[item_id]) for item_id in found]
 
     def item_status(self, batch_id: str, item_id: str) -> str | None:
-        states = item_states(batch_id, [item_id])
-        return self._sql.scalar(sa.select(states.c.status))
+        return self._counts.states(batch_id, [item_id]).get(item_id)
 
     def refused(self, batch_id: str, items: Sequence[str] | None = None) -> dict[str, Failure]:
         """Items that could not be used, all or of these, with the reason, in the order they were posted."""

@@ -7,8 +7,7 @@ difference is added. A change of many units at once counts the batch anew.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -74,9 +73,17 @@ class Counts:
     def count(self, batch_id: str) -> Flat:
         """Counts the whole batch, in the time that takes."""
         refused = sa.select(sa.func.count()).where(ITEMS.c.batch_id == batch_id, ITEMS.c.error_code.is_not(None))
-        flat = self._flat(UNITS.c.batch_id == batch_id)
+        flat = self._flat(_OF_BATCH, {"batch_id": batch_id})
         flat["items failed"] += self._sql.scalar(refused) or 0
         return flat
+
+    def states(self, batch_id: str, items: Sequence[str]) -> dict[str, str]:
+        """Of these items, by their ids, of those that there are."""
+        found: dict[str, str] = {}
+        for start in range(0, len(items), _MANY):
+            some = {"batch_id": batch_id, "items": items[start : start + _MANY]}
+            found |= dict(self._sql.execute(_STATES_OF_ITEMS, some).tuples().all())
+        return found
 
     def fill(self) -> None:
         """For batches of a store that kept no counts."""
@@ -95,17 +102,13 @@ class Counts:
     def _of_items(self, batch_id: str, items: Sequence[str]) -> Flat:
         total: Flat = Counter()
         for start in range(0, len(items), _MANY):
-            chosen = UNITS.c.item_id.in_(items[start : start + _MANY])
-            total.update(self._flat(sa.and_(UNITS.c.batch_id == batch_id, chosen)))
+            total.update(self._flat(_OF_ITEMS, {"batch_id": batch_id, "items": items[start : start + _MANY]}))
         return total
 
-    def _flat(self, condition: Any) -> Flat:
-        states = sa.select(item_state().label("status")).where(condition).group_by(UNITS.c.item_id).subquery()
-        by_item = sa.select(states.c.status, sa.func.count()).group_by(states.c.status)
-        sums = [sa.func.sum(sa.case((UNITS.c.state == "leased", 0), else_=UNITS.c[name])) for name in _TOKENS]
-        by_unit = sa.select(UNITS.c.state, sa.func.count(), *sums).where(condition).group_by(UNITS.c.state)
-        flat: Flat = Counter({f"items {status}": count for status, count in self._sql.execute(by_item)})
-        for state, count, *tokens in self._sql.execute(by_unit):
+    def _flat(self, queries: tuple[sa.Select, sa.Select], chosen: dict[str, Any]) -> Flat:
+        by_item, by_unit = queries
+        flat: Flat = Counter({f"items {status}": count for status, count in self._sql.execute(by_item, chosen)})
+        for state, count, *tokens in self._sql.execute(by_unit, chosen):
             flat.update({f"units {state}": count, **dict(zip(_TOKENS, tokens, strict=True))})
         return flat
 
@@ -116,7 +119,6 @@ def by_state(counts: Flat, what: str, states: Sequence[str]) -> dict[str, int]:
     return {"total": sum(each.values()), **each}
 
 
-@cache  # building it anew was a fifth of a commit's time
 def item_state() -> sa.ColumnElement[str]:
     """An item's state, over a group of its units: it follows from theirs, so it cannot disagree with them."""
 
@@ -132,3 +134,33 @@ def item_state() -> sa.ColumnElement[str]:
         (num("cancelled") > 0, "cancelled"),
         else_="completed",
     )
+
+
+def _by_item_and_by_unit(*conditions: sa.ColumnElement[bool]) -> tuple[sa.Select, sa.Select]:
+    states = sa.select(item_state().label("status")).where(*conditions).group_by(UNITS.c.item_id).subquery()
+    by_item = sa.select(states.c.status, sa.func.count()).group_by(states.c.status)
+    sums = [sa.func.sum(sa.case((UNITS.c.state == "leased", 0), else_=UNITS.c[name])) for name in _TOKENS]
+    by_unit = sa.select(UNITS.c.state, sa.func.count(), *sums).where(*conditions).group_by(UNITS.c.state)
+    return by_item, by_unit
+
+
+def item_states(*conditions: Callable[[sa.Table], sa.ColumnElement[bool]]) -> sa.Subquery:
+    """Id and state of the items of batch `:batch_id`: from their units, and of one that could not be used, failed."""
+    of_units, of_items = ([_in_batch(table), *(one(table) for one in conditions)] for table in (UNITS, ITEMS))
+    query = sa.select(UNITS.c.item_id, item_state().label("status")).where(*of_units).group_by(UNITS.c.item_id)
+    refused = sa.select(ITEMS.c.item_id, sa.literal("failed").label("status"))
+    return sa.union_all(query, refused.where(*of_items, ITEMS.c.error_code.is_not(None))).subquery()
+
+
+def _in_batch(table: sa.Table) -> sa.ColumnElement[bool]:
+    return table.c.batch_id == sa.bindparam("batch_id")
+
+
+def _in_items(table: sa.Table) -> sa.ColumnElement[bool]:
+    return table.c.item_id.in_(sa.bindparam("items", expanding=True))
+
+
+# put together once: for every commit anew it was a third of its time
+_OF_BATCH = _by_item_and_by_unit(_in_batch(UNITS))
+_OF_ITEMS = _by_item_and_by_unit(_in_batch(UNITS), _in_items(UNITS))
+_STATES_OF_ITEMS = sa.select(*item_states(_in_items).c)

@@ -10,7 +10,7 @@ import logging
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,6 +91,16 @@ def database_at(place: Path | str) -> Database:
     return Postgres(place) if isinstance(place, str) else SqliteFile(place)
 
 
+@contextmanager
+def _told_as(refusal: Callable[[DBAPIError], DailError | None]) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if (told := refusal(error)) is None:
+            raise
+        raise told from error
+
+
 class SqliteFile:
     kind = "sqlite"
 
@@ -145,27 +155,24 @@ class SqliteFile:
         with self._writer.holding(BUSY_S) as is_held:
             if not is_held:
                 raise _busy(self.name)
-            with self._refusals(), self._engine.begin() as connection:
+            with _told_as(self._refusal), self._engine.begin() as connection:
                 yield connection
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """Does not wait for writers longer than their commit."""
-        with self._refusals(), self._engine.connect().execution_options(dail_read=True) as connection:
+        with _told_as(self._refusal), self._engine.connect().execution_options(dail_read=True) as connection:
             yield connection
 
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except DBAPIError as error:
-            if isinstance(error, IntegrityError | ProgrammingError):
-                raise  # our mistake, not the disk's
-            if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise _busy(self.name) from error
-            raise StorageError(
-                f"the store {self.name} refused: {error.orig}; nothing was changed; free some space or check the folder"
-            ) from error
+    def _refusal(self, error: DBAPIError) -> DailError | None:
+        """What to tell; none for a mistake of ours."""
+        if isinstance(error, IntegrityError | ProgrammingError):
+            return None
+        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return _busy(self.name)
+        return StorageError(
+            f"the store {self.name} refused: {error.orig}; nothing was changed; free some space or check the folder"
+        )
 
     def version(self, sql: sa.Connection) -> int:
         return int(sql.exec_driver_sql("PRAGMA user_version").scalar_one())
@@ -210,7 +217,7 @@ class Postgres:
         except ModuleNotFoundError as error:
             raise UsageError(f"a store on PostgreSQL needs {error.name}; run: pip install 'dail[postgres]'") from None
         self._snapshot = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        with self._refusals(), self._engine.connect() as connection:
+        with _told_as(self._refusal), self._engine.connect() as connection:
             encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
         if encoding != "UTF8":
             raise UsageError(f"the database {self.name} has encoding {encoding}; wanted UTF8: createdb -E UTF8 …")
@@ -218,24 +225,14 @@ class Postgres:
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """READ COMMITTED: behind the lock, each statement sees all that was committed before."""
-        with self._refusals(), self._engine.begin() as connection:
+        with _told_as(self._refusal), self._engine.begin() as connection:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('dail ' || current_schema()))")
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        with self._refusals(), self._snapshot.connect() as connection:
+        with _told_as(self._refusal), self._snapshot.connect() as connection:
             yield connection
-
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except DBAPIError as error:
-            refusal = self._refusal(error)
-            if refusal is None:
-                raise
-            raise refusal from error
 
     def _refusal(self, error: DBAPIError) -> DailError | None:
         """What to tell; none for a mistake of ours."""

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from dail.serve.store.counts import ITEM_STATES, UNIT_STATES, Counts, Flat, by_state
 from dail.serve.store.noted import Noted
 from dail.serve.store.tables import BATCHES, EVENTS
-from dail.serve.store.units import item_states
 
 KEPT = 10_000  # newest events of a batch; each holds all counts, so that older ones are history only
 _TRIM_EVERY = 1_000
@@ -45,7 +44,8 @@ class Events:
         data = {"status": row.status, "generation": row.generation, **_shown(self._counts.keep(batch_id))}
         self._noted.items_ended()
         if items:
-            data["items"] = self._items(batch_id, items)
+            states = self._counts.states(batch_id, items)
+            data["items"] = [{"id": item_id, "status": status} for item_id, status in states.items()]
         kind = row.status if is_status else "progress"
         self._sql.execute(EVENTS.insert().values(batch_id=batch_id, n=row.num_events, kind=kind, data=data))
         if row.num_events % _TRIM_EVERY == 0:
@@ -68,11 +68,6 @@ class Events:
         )
         row = self._sql.execute(query).one_or_none()
         return EventRecord(row.n, row.kind, row.data) if row else None
-
-    def _items(self, batch_id: str, items: list[str]) -> list[dict[str, str]]:
-        states = item_states(batch_id, items)
-        query = sa.select(states.c.item_id, states.c.status)
-        return [{"id": row.item_id, "status": row.status} for row in self._sql.execute(query)]
 
 
 def _shown(counts: Flat) -> dict[str, Any]:

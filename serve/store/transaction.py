@@ -96,8 +96,8 @@ class Store:
 
     def clock(self) -> float:
         """Unix seconds."""
-        with self.database.reading() as connection:
-            return float(connection.scalar(sa.select(NOW)) or 0)
+        with self.read() as tx:
+            return tx.now()
 
     def figures(self) -> Figures:
         with self._timed("read"), self.database.reading() as connection:

@@ -14,7 +14,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from dail.serve.store.checkpoints import Checkpoints
-from dail.serve.store.counts import item_state
 from dail.serve.store.databases import lease_clock
 from dail.serve.store.noted import Noted
 from dail.serve.store.shards import SHARD_COLUMNS, Shards
@@ -25,7 +24,6 @@ from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Failure, ShardRef, Unit, UnitState
 
-_HELD = ("leased", "queued")  # a queued unit has an owner only if its lease lapsed
 ENDED_WITHOUT_TRACE = ("failed", "cancelled", "expired")
 _MANY = 500  # names in one statement; SQLite has a limit
 REPLY_BYTES = 16 << 20  # of items in one lease reply, which a worker reads within its time-out
@@ -33,6 +31,22 @@ SUSPECT_LEASES = 3  # so many leases that lapsed with nothing written make a uni
 _IS_NO_SUSPECT = UNITS.c.leases < SUSPECT_LEASES
 _UNKNOWN = 1 << 31  # units that wait, of a batch whose number is not known
 _NOTHING_WRITTEN = {"tokens": 0, "attributed_tokens": 0, "student_tokens": 0}
+
+
+def _held_by() -> sa.Select:
+    twin = UNITS.alias()
+    epoch, unit_id = sa.bindparam("epoch", type_=sa.Integer), sa.bindparam("unit_id", type_=sa.Text)
+    return sa.select(UNITS).where(
+        UNITS.c.unit_id == unit_id,
+        UNITS.c.owner == sa.bindparam("worker"),
+        UNITS.c.epoch == epoch,
+        # a queued unit has an owner only if its lease lapsed
+        sa.or_(UNITS.c.state == "leased", UNITS.c.state == "queued"),
+        ~sa.exists().where(twin.c.unit_id == unit_id, twin.c.epoch > epoch),
+    )
+
+
+_HELD_BY = _held_by()  # put together once: for every commit anew it was a tenth of its time
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,11 @@ class UnitRecord:
     correct: bool | None
     error: Failure | None
     leased_at: float | None
+
+    @property
+    def held_s(self) -> float | None:
+        """Since it was leased."""
+        return None if self.leased_at is None else time.time() - self.leased_at
 
 
 class Units:
@@ -196,15 +215,7 @@ class Units:
 
         Nor for another batch that has the same unit: then the newer lease alone counts.
         """
-        twin = UNITS.alias()
-        query = sa.select(UNITS).where(
-            UNITS.c.unit_id == unit_id,
-            UNITS.c.owner == worker,
-            UNITS.c.epoch == epoch,
-            UNITS.c.state.in_(_HELD),
-            ~sa.exists().where(twin.c.unit_id == unit_id, twin.c.epoch > epoch),
-        )
-        row = self._sql.execute(query).one_or_none()
+        row = self._sql.execute(_HELD_BY, {"unit_id": unit_id, "worker": worker, "epoch": epoch}).one_or_none()
         return _unit_record(row) if row else None
 
     def renew(
@@ -242,16 +253,14 @@ class Units:
             self._shards.add(unit.n, unit.batch_id, shard)
             self._noted.attempts["committed"] += 1
             self._noted.shard_bytes += shard.size_bytes
-            if unit.leased_at is not None:
-                self._noted.held_s.append(time.time() - unit.leased_at)
+            if (held_s := unit.held_s) is not None:
+                self._noted.held_s.append(held_s)
             self._checkpoints.drop([unit.n])
         return moved
 
     def give_up(self, unit: UnitRecord, state: UnitState, error: Failure) -> int:
         """A failed try: the unit goes to `state` (queued, failed or cancelled) and keeps the reason."""
-        self._noted.attempts["cancelled" if state == "cancelled" else "failed"] += 1
-        self._noted.reason = error.code
-        return self._move(
+        moved = self._move(
             unit,
             state,
             owner=None,
@@ -262,16 +271,21 @@ class Units:
             error_detail=error.detail,
             error_retryable=error.retryable,
         )
+        self._noted.attempts["cancelled" if state == "cancelled" else "failed"] += moved
+        self._noted.reason = error.code
+        return moved
 
     def hand_back(self, unit: UnitRecord) -> int:
         """As if it had not been leased, but for the epoch."""
-        self._noted.attempts["handed_back"] += 1
-        return self._move(unit, "queued", owner=None, lease_until=None, leases=unit.leases - 1, **_NOTHING_WRITTEN)
+        moved = self._move(unit, "queued", owner=None, lease_until=None, leases=unit.leases - 1, **_NOTHING_WRITTEN)
+        self._noted.attempts["handed_back"] += moved
+        return moved
 
     def skip(self, unit: UnitRecord) -> int:
         """A unit that somebody holds and that is no longer needed."""
-        self._noted.attempts["cancelled"] += 1
-        return self._move(unit, "skipped", owner=None, lease_until=None, **_NOTHING_WRITTEN)
+        moved = self._move(unit, "skipped", owner=None, lease_until=None, **_NOTHING_WRITTEN)
+        self._noted.attempts["cancelled"] += moved
+        return moved
 
     def is_needless(self, unit: UnitRecord) -> bool:
         """Whether an earlier sample of its item is the one that is wanted (`dail.synth.schema.enough.ended_as`)."""
@@ -311,12 +325,11 @@ class Units:
         return self._end_open(batch_id, state, sa.true())
 
     def _end_open(self, batch_id: str, state: UnitState, condition: Any) -> int:
-        return self._change_many(
-            batch_id,
-            UNITS.update()
-            .where(UNITS.c.batch_id == batch_id, UNITS.c.state.in_(OPEN), condition)
-            .values(state=state, owner=None, lease_until=None),
-        )
+        chosen = UNITS.c.batch_id == batch_id, UNITS.c.state.in_(OPEN), condition
+        leased = self._sql.scalar(sa.select(sa.func.count()).where(*chosen, UNITS.c.state == "leased")) or 0
+        self._noted.attempts["expired" if state == "expired" else "cancelled"] += leased
+        values = {"state": state, "owner": None, "lease_until": None}
+        return self._change_many(batch_id, UNITS.update().where(*chosen).values(**values))
 
     def retriable(self, batch_id: str) -> list[str]:
         """Items with a sample that has neither a trace nor become needless, in the order they were posted."""
@@ -416,17 +429,6 @@ def _claimable(model_key: str) -> sa.Select:
         .where(BATCHES.c.status == "in_progress", BATCHES.c.model_key == model_key, ~is_leased_elsewhere)
         .order_by(UNITS.c.n)
     )
-
-
-def item_states(batch_id: str, items: Sequence[str] | None = None) -> sa.Subquery:
-    """Id and state of a batch's items, or of some: from their units, and of one that could not be used, failed."""
-    of_units, of_items = [UNITS.c.batch_id == batch_id], [ITEMS.c.batch_id == batch_id]
-    if items is not None:
-        of_units.append(UNITS.c.item_id.in_(items))
-        of_items.append(ITEMS.c.item_id.in_(items))
-    query = sa.select(UNITS.c.item_id, item_state().label("status")).where(*of_units).group_by(UNITS.c.item_id)
-    refused = sa.select(ITEMS.c.item_id, sa.literal("failed").label("status"))
-    return sa.union_all(query, refused.where(*of_items, ITEMS.c.error_code.is_not(None))).subquery()
 
 
 def _unit_record(row: sa.Row) -> UnitRecord:

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from dail.synth.core.errors import ApiError, DailError, ExtensionError, StorageError, UsageError
+from dail.synth.core.logs import LogFormat, as_event, log_as
 from dail.synth.core.progress import shown_on
 from dail.synth.core.running import Stop
 
@@ -144,6 +146,44 @@ def speaking() -> Iterator[None]:
             log.removeHandler(speaker)
             log.setLevel(level)
             log.propagate = propagates
+
+
+@contextmanager
+def logged_as(form: LogFormat, **always: str) -> Iterator[Callable[[str], None]]:
+    """Ends `speaking()` for a while where machines read: standard error is then the log, `always` in each line.
+
+    Gives what tells a line to whoever reads. As JSON also what ends the verb is one; of an error whose words may not be
+    ours, since an engine or a model's template said them, the code and the places alone.
+    """
+    if form == "text":
+        yield say
+        return
+    logs = [logging.getLogger(), *map(logging.getLogger, ("dail", *_SPEAKERS))]
+    before = [(log, log.handlers[:], log.level, log.propagate) for log in logs]
+    for log in logs[2:]:
+        log.handlers[:], log.propagate = [], True
+    log_as(form, **always)
+    verb = logging.getLogger("dail.verb")
+    try:
+        with shown_on(_NoBar):
+            yield verb.info
+    except DailError as error:
+        is_ours = isinstance(error, UsageError | ApiError | StorageError) and not isinstance(error, ExtensionError)
+        event = {} if is_ours else as_event("verb_failed", code=error.code)
+        verb.error(str(error), extra=event, exc_info=None if is_ours else error)
+        sys.exit(error.exit_code)
+    finally:
+        for log, handlers, level, propagates in before:
+            log.handlers[:], log.propagate = handlers, propagates
+            log.setLevel(level)
+
+
+class _NoBar(contextlib.AbstractContextManager["_NoBar"]):
+    def __init__(self, title: str, total: int) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, done: int, total: int | None = None, **figures: object) -> None: ...
 
 
 @contextmanager

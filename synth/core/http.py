@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ _PACKED_FROM = 1 << 20  # bytes of a body
 _TOKEN = re.compile(r"[!-~]+")
 _SHOWN_FAULTS = 10
 _PACED, _SHORT_S = 5, 5  # how often a verb waits for a server that says so, and how long at most
+_IDLE, _AGAIN_S = 3, 0.5  # how often a file is asked for again when nothing more of it came, and after what pause
 _WORKER_TIMEOUT_S = 30.0
 AWAY_S = 30 * 60.0  # how long an API that cannot be reached is waited for
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
@@ -59,6 +61,14 @@ def _way_to(url: httpx.URL, token: str | None) -> dict[str, Any]:
         # a proxy from the environment would take requests to this very machine elsewhere
         "trust_env": not is_loopback(url.host),
     }
+
+
+@dataclass
+class _Part:
+    """What has come of a file, and which file that is."""
+
+    data: bytearray = field(default_factory=bytearray)
+    etag: str = ""
 
 
 class Client:
@@ -118,14 +128,48 @@ class Client:
                 raise _refusal(response)
             yield from response.iter_bytes()
 
+    def file(self, path: str, size: int) -> bytes:
+        """So many bytes; what breaks off goes on where it was, if it is the same file by its ETag."""
+        part, idle = _Part(), 0
+        while len(part.data) < size:
+            known = len(part.data)
+            try:
+                self._more(path, part)
+            except ApiError as error:
+                if error.status or idle >= _IDLE:
+                    raise
+            idle = idle + 1 if len(part.data) <= known else 0
+            if idle > _IDLE:  # an answer that is shorter, again and again: whoever checks it says what is wrong
+                break
+            if len(part.data) < size:
+                time.sleep(_AGAIN_S)
+        return bytes(part.data)
+
+    def _more(self, path: str, part: _Part) -> None:
+        """Appends to what there is, or begins anew."""
+        headers = {"Accept-Encoding": "identity"}
+        if part.data and part.etag:
+            headers |= {"Range": f"bytes={len(part.data)}-", "If-Range": part.etag}
+        for _ in range(_PACED):
+            with self._refusals(), self._http.stream("GET", path, headers=headers) as response:
+                if response.is_success:
+                    if response.status_code != 206:
+                        part.data.clear()
+                    part.etag = response.headers.get("etag", "")
+                    for block in response.iter_bytes():
+                        part.data += block
+                    return
+                response.read()
+            if not _waits(response):
+                break
+        raise _refusal(response)
+
     def _json(self, method: str, path: str, **options: Any) -> Any:
         for _ in range(_PACED):
             with self._refusals():
                 response = self._http.request(method, path, **options)
-            pause = response.headers.get("retry-after", "") if response.status_code == 429 else ""
-            if not pause.isdecimal() or int(pause) > _SHORT_S:
+            if not _waits(response):
                 break
-            time.sleep(int(pause))
         if not response.is_success:
             raise _refusal(response)
         try:
@@ -149,6 +193,15 @@ class Client:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._http.close()
+
+
+def _waits(response: httpx.Response) -> bool:
+    """Whether the server said to ask again soon; waits so long."""
+    pause = response.headers.get("retry-after", "") if response.status_code == 429 else ""
+    if not pause.isdecimal() or int(pause) > _SHORT_S:
+        return False
+    time.sleep(int(pause))
+    return True
 
 
 def _refusal(response: httpx.Response) -> ApiError:

@@ -14,17 +14,18 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Self
+from typing import Any, Generic, Literal, Self
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from dail.synth.config import SynthConfig
 from dail.synth.core.errors import DailError, EngineDead, UsageError
+from dail.synth.core.logs import as_event, tell
 from dail.synth.engine.base import Limits
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.select import contexts
@@ -72,6 +73,23 @@ class Results(Generic[E]):
 Rows = Callable[[R], tuple[list[int], int]]
 
 
+# Why an engine's process ended: a step that did not end, a start that did not, an error of its own, or anything else
+# that ends a process (a signal, the memory).
+Reason = Literal["hung", "start_timeout", "failed", "killed"]
+EngineState = Literal["ready", "starting", "given_up"]
+
+
+class Watcher:
+    """Is told what becomes of the engines; this one does nothing of it."""
+
+    def engine_started(self, engine: int) -> None: ...
+
+    def engine_restarts(self, engine: int, reason: Reason) -> None: ...
+
+    def engines_used(self, units: Collection[str], device_s: float) -> None:
+        """Units that shared an engine for a while: so many seconds times the devices that it spans."""
+
+
 @dataclass
 class _Running(Generic[R]):
     """A unit in an actor, since which of the slot's exchanges."""
@@ -98,6 +116,12 @@ class _Slot(Generic[R]):
     verdict: str = ""  # why we killed the actor ourselves
     cause: str = ""  # of the last death
     given_up: bool = False
+    moved_at: float = field(default_factory=time.monotonic)  # a token of it, or it had nothing to draw
+    charged_at: float = 0.0  # until then it is known which units used it
+
+    @property
+    def state(self) -> EngineState:
+        return "given_up" if self.given_up else "ready" if self.limits else "starting"
 
     @property
     def takes_suspects(self) -> bool:
@@ -114,6 +138,8 @@ class Pool(Generic[R, E]):
         rows: what a request takes of an engine.
         goes_on: whether what was written of a request can be gone on from, by its `prefix`.
     """
+
+    watcher = Watcher()
 
     def __init__(self, config: SynthConfig, make: Make[R, E], rows: Rows[R], goes_on: bool = False) -> None:
         self._config, self._make, self._rows, self._goes_on = config, make, rows, goes_on
@@ -148,6 +174,20 @@ class Pool(Generic[R, E]):
     @property
     def num_engines(self) -> int:
         return len(self._slots)
+
+    def states(self) -> list[EngineState]:
+        """Of its engines, in their order. May be asked from another thread, as `quiet_s` may."""
+        return [slot.state for slot in self._slots]
+
+    def quiet_s(self) -> list[float | None]:
+        """By engine, how long no token has moved in it; none where it has nothing to draw.
+
+        One that starts anew while units wait has: it is why they do.
+        """
+        now, there_is_work = time.monotonic(), bool(self.written)
+        return [
+            now - slot.moved_at if slot.units or (there_is_work and not slot.limits) else None for slot in self._slots
+        ]
 
     async def ready(self) -> Limits:
         """Waits for the first engine. Raises what keeps every engine from starting."""
@@ -219,7 +259,7 @@ class Pool(Generic[R, E]):
             except (RayError, TimeoutError) as error:
                 slot.cause = _cause(error, slot)
                 hopeless = _is_usage_error(error) and not slot.deaths and not self._ready.is_set()
-                self._bury(slot, hopeless)
+                self._bury(slot, _reason(error, slot), hopeless)
                 if hopeless:
                     self._break(UsageError(slot.cause))
                     return
@@ -238,6 +278,7 @@ class Pool(Generic[R, E]):
             started: Started = await reference
         self.engine_name = started.engine
         slot.limits = self._limits = started.limits
+        self.watcher.engine_started(slot.number)
         self._ready.set()
 
     async def _feed(self, slot: _Slot[R]) -> None:
@@ -260,6 +301,7 @@ class Pool(Generic[R, E]):
     def _draw(self, slot: _Slot[R]) -> list[R]:
         """Takes waiting requests up to what the engine holds, and to a fair share of what there is; a suspect alone."""
         assert slot.limits is not None, "an actor is fed before it started"
+        self._charge(slot)
         if slot.trial is not None:
             return []
         if suspect := self._next_suspect():
@@ -280,8 +322,19 @@ class Pool(Generic[R, E]):
             new.append(request)
         return new
 
+    def _charge(self, slot: _Slot[R]) -> None:
+        """Shares what the engine did since it was last asked among its units; one on the CPU is a device."""
+        now = time.monotonic()
+        since, slot.charged_at = slot.charged_at, now
+        if slot.units:
+            self.watcher.engines_used(slot.units, (now - since) * max(1, self._gpus))
+        else:
+            slot.moved_at = now
+
     def _next_suspect(self) -> R | None:
         """Whom to try alone now. None, while others could first show that it is not the engines."""
+        if not self._untried:
+            return None
         running = (unit_id for slot in self._slots for unit_id in slot.units if unit_id != slot.trial)
         others = [*(request.unit_id for request in (*self._waiting, *self._untried)), *running]
         ready = (one for one in self._untried if not self._suspects.lets_go_first(one.unit_id, others))
@@ -304,6 +357,7 @@ class Pool(Generic[R, E]):
 
         A unit that was cancelled and submitted again since it was sent is another attempt, which nothing of this is of.
         """
+        self._charge(slot)
         slot.leaving = {unit_id: last for unit_id, last in slot.leaving.items() if last > number}
         known = {unit_id for unit_id, running in slot.units.items() if running.since <= number}
         finished = [ended for ended in exchange.finished if ended.unit_id in known]
@@ -314,6 +368,7 @@ class Pool(Generic[R, E]):
         moved = {*written, *(ended.unit_id for ended in finished)}
         if moved:
             slot.deaths.clear()
+            slot.moved_at = time.monotonic()
             self._suspects.went_on(moved)
         for unit_id in [*(ended.unit_id for ended in finished), *(failure.unit_id for failure in failed)]:
             slot.units.pop(unit_id, None)
@@ -350,8 +405,9 @@ class Pool(Generic[R, E]):
         going_on: Any = request
         return replace(going_on, prefix=self.written[request.unit_id].tokens[:])
 
-    def _bury(self, slot: _Slot[R], hopeless: bool = False) -> None:
+    def _bury(self, slot: _Slot[R], reason: Reason, hopeless: bool = False) -> None:
         """Counts a death and suspects who was in there; another one would die as well if it is hopeless."""
+        self._charge(slot)
         ray.kill(slot.actor)
         _kill_here(slot.health)
         dead = {unit_id: len(self.written[unit_id].tokens) for unit_id in slot.units}
@@ -365,11 +421,19 @@ class Pool(Generic[R, E]):
         lost = [self._going_on(running.request) for running in slot.units.values()]
         self._untried.extend(lost)
         slot.units, slot.cancels, slot.leaving, slot.trial = {}, [], {}, None
+        log = slot.health.log if slot.health else None
         slot.limits, slot.health, slot.verdict = None, None, ""
         slot.given_up = hopeless or len(slot.deaths) > self._config.restarts
         after = "given up" if slot.given_up else "restarting"
-        _log.error(f"engine {slot.number} died with {len(dead)} units in it, {after}: {slot.cause}")
-        self.num_restarts += not slot.given_up
+        _log.error(
+            f"engine {slot.number} died with {len(dead)} units in it, {after}: {slot.cause}",
+            extra=as_event("engine_died", engine=slot.number, code=reason, count=len(dead), log=log),
+        )
+        if slot.given_up:
+            tell("engine_given_up", engine=slot.number)
+        else:
+            self.num_restarts += 1
+            self.watcher.engine_restarts(slot.number, reason)
         self._work.set()
 
     def _condemn(self, slot: _Slot[R]) -> None:
@@ -407,7 +471,7 @@ class Pool(Generic[R, E]):
                 slot.health, answered, quiet_s = health, time.monotonic(), health.quiet_s
             except TimeoutError:  # a process that is starting, or stopped by someone
                 quiet_s = time.monotonic() - answered
-            except (RayActorError, RayTaskError):
+            except RayError:
                 return
             if slot.units and quiet_s > HANG_S:
                 slot.verdict = f"no step ended for {quiet_s:.0f} s, so it was killed"
@@ -452,7 +516,7 @@ async def _stop(slot: _Slot[Any]) -> None:
     if slot.actor is None:
         return
     if slot.limits is not None:
-        with suppress(RayActorError, RayTaskError, TimeoutError):
+        with suppress(RayError, TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await slot.actor.stop.remote()
     ray.kill(slot.actor)
@@ -472,6 +536,14 @@ def _cause(error: Exception, slot: _Slot[Any]) -> str:
         return f"the engine's process failed: {type(error.cause).__name__}: {error.cause}"
     why = slot.verdict or "its process ended (killed, out of memory, or crashed)"
     return f"{why} (log: {slot.health.log})" if slot.health else f"{why}: {str(error).splitlines()[-1]}"
+
+
+def _reason(error: Exception, slot: _Slot[Any]) -> Reason:
+    if slot.verdict:
+        return "hung"
+    if isinstance(error, TimeoutError):
+        return "start_timeout"
+    return "failed" if isinstance(error, RayTaskError) else "killed"
 
 
 def _kill_here(health: Health | None) -> None:

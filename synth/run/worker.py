@@ -19,12 +19,14 @@ from dataclasses import replace
 
 from dail.synth.config import SynthConfig
 from dail.synth.core.errors import DailError
+from dail.synth.core.logs import tell
 from dail.synth.core.progress import Bar, progress
 from dail.synth.core.running import Stop, run_to_end
 from dail.synth.engine.base import Limits
 from dail.synth.method.prompts import Prompts
 from dail.synth.rollout.base import Rollout
 from dail.synth.run.judging import Verdicts
+from dail.synth.run.metrics import End, Metrics
 from dail.synth.run.pool import RolloutPool, Written, rollout_pool
 from dail.synth.run.ray_cluster import ray_cluster
 from dail.synth.run.shard_writer import Ended, ShardWriter
@@ -52,11 +54,18 @@ class Worker:
 
     Args:
         idle_exit_s: end after so long without a unit; none: never.
+        metrics: is told what becomes of the units.
     """
 
     def __init__(
-        self, source: UnitSource, pool: RolloutPool, prompts: Prompts, idle_exit_s: float | None = None
+        self,
+        source: UnitSource,
+        pool: RolloutPool,
+        prompts: Prompts,
+        idle_exit_s: float | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._source, self._pool, self._prompts, self._idle_exit_s = source, pool, prompts, idle_exit_s
         self._held: dict[str, Unit] = {}
         self._prepared: dict[str, Prepared] = {}
@@ -98,6 +107,8 @@ class Worker:
             self._freed.clear()
             room = self._pool.room()
             reply = await self._source.lease(room) if room else None
+            if reply:
+                self._metrics.asked(len(reply.units))
             if reply and reply.units:
                 self._lease_s = reply.lease_s
                 await self._uploads.look(reply)
@@ -120,6 +131,7 @@ class Worker:
             self._known[unit.unit_id] = len(unit.prefix)
         again = [unit for unit in units if unit.unit_id in self._held]
         self._held.update({unit.unit_id: unit for unit in units})
+        self._metrics.leased(units)
         for unit in again:
             self._take_over(unit)
         for unit in (unit for unit in units if unit not in again):
@@ -152,6 +164,7 @@ class Worker:
         prepared = self._prepared.get(rollout.unit_id)
         if prepared is None:
             return
+        self._metrics.finished(rollout, prepared.unit.synthesis)
         try:
             row = trace_row(prepared, rollout, self._prompts, self._pool.engine_name)
             correct = await self._verdicts.of(row, prepared.unit.synthesis)
@@ -176,9 +189,9 @@ class Worker:
                 self.tokens += ended.ref.tokens
                 self.attributed_tokens += ended.ref.attributed_tokens
                 self.student_tokens += ended.ref.student_tokens
-                self._drop(unit_id)
+                self._drop(unit_id, "committed")
         if told is not None and self._held.get(unit_id) is told:  # fenced, and not ours again
-            self._drop(unit_id)
+            self._drop(unit_id, "fenced")
 
     def _check_turns(self, error: DailError) -> None:
         """Ends the run after the first few traces that ran past their turn, if most do: all will, at full length."""
@@ -193,7 +206,7 @@ class Worker:
             await self._uploads.put(unit, key, data)
         except Fenced:
             if self._held.get(unit_id) is unit:
-                self._drop(unit_id)
+                self._drop(unit_id, "fenced")
             raise
 
     async def _fail(self, unit_id: str, failure: Failure) -> None:
@@ -206,9 +219,9 @@ class Worker:
                 async with self._calls:
                     await self._source.fail(unit, failure)
                 self.num_failed += not failure.retryable
-                self._drop(unit_id)
+                self._drop(unit_id, "handed_back" if failure.retryable else "failed", failure.code)
         if told is not None and self._held.get(unit_id) is told:
-            self._drop(unit_id)
+            self._drop(unit_id, "fenced")
 
     async def _renew(self) -> None:
         """Beats for every unit so many times a lease, and sooner where much was written that nobody else knows."""
@@ -238,7 +251,7 @@ class Worker:
             reply = await self._source.heartbeat(unit, progress)
         except Fenced:
             if self._held.get(unit.unit_id) is unit:
-                self._drop(unit.unit_id)
+                self._drop(unit.unit_id, "fenced")
             return
         self._known[unit.unit_id] = reply.known
         if reply.cancel:
@@ -247,7 +260,10 @@ class Worker:
                 Failure(code="cancelled", detail="cancelled, or not needed"),
             )
 
-    def _drop(self, unit_id: str) -> None:
+    def _drop(self, unit_id: str, end: End, code: str | None = None) -> None:
+        if written := self._pool.written.get(unit_id):
+            self._metrics.drawn(unit_id, written)
+        self._metrics.ended(unit_id, end, code)
         self._held.pop(unit_id, None)
         self._prepared.pop(unit_id, None)
         self._known.pop(unit_id, None)
@@ -269,6 +285,7 @@ class Worker:
             try:
                 while True:
                     shown = self._update(bar, seen, shown)
+                    self._metrics.turned()
                     await asyncio.sleep(1.0)
             finally:
                 self._update(bar, seen, shown)
@@ -278,6 +295,8 @@ class Worker:
         standing = self._source.standing()
         written, waiting = self._pool.written.values(), self._writer.waiting().values()
         running: list[Written | ShardRef] = [*written, *waiting]
+        for unit_id, one in self._pool.written.items():
+            self._metrics.drawn(unit_id, one)
         tokens = self.tokens + sum(len(one.tokens) for one in written) + sum(one.tokens for one in waiting)
         share = student_share(
             self.student_tokens + sum(one.student_tokens for one in running),
@@ -293,24 +312,34 @@ class Worker:
 
 
 def run_worker(
-    config: SynthConfig, source: UnitSource, idle_exit_s: float | None = None, stop: Stop | None = None
+    config: SynthConfig,
+    source: UnitSource,
+    idle_exit_s: float | None = None,
+    stop: Stop | None = None,
+    metrics: Metrics | None = None,
 ) -> bool:
     """Ray, pool and worker for one source, until it ends or is asked to stop. True: it was stopped."""
     with ray_cluster():
-        return run_to_end(lambda: _run_worker(config, source, idle_exit_s, stop or Stop()))
+        return run_to_end(lambda: _run_worker(config, source, idle_exit_s, stop or Stop(), metrics or Metrics()))
 
 
-async def _run_worker(config: SynthConfig, source: UnitSource, idle_exit_s: float | None, stop: Stop) -> bool:
+async def _run_worker(
+    config: SynthConfig, source: UnitSource, idle_exit_s: float | None, stop: Stop, metrics: Metrics
+) -> bool:
+    tell("started")
     asked = asyncio.Event()
     watch = asyncio.create_task(_watch(stop, asked))
     try:
         with stop.listened_to():
-            async with rollout_pool(config) as pool:
+            pool = rollout_pool(config)
+            metrics.watch(pool)
+            async with pool:
                 # beside the engine's start, since importing transformers takes seconds
                 prompts = await asyncio.to_thread(Prompts, config.engine.model)
-                await Worker(source, pool, prompts, idle_exit_s).run(asked)
+                await Worker(source, pool, prompts, idle_exit_s, metrics).run(asked)
     finally:
         watch.cancel()
+        tell("stopped")
     return asked.is_set()
 
 

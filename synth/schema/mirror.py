@@ -25,6 +25,9 @@ from dail.synth.core.objects import open_objects
 from dail.synth.schema.manifest import Manifest, parse_manifest
 from dail.synth.schema.units import ShardRef
 
+Fetch = Callable[[int, ShardRef], bytes]  # by the number of its file in the manifest
+Tell = Callable[[int, int], None]  # files that are there, of how many
+
 _AT_ONCE = 8
 _IN_BUCKET = re.compile(r"(?P<place>(?:s3|gs)://.+)/(?P<key>manifests/[^/]+/[^/]+\.json)")
 _IN_API = re.compile(r"(?P<api>https?://.+)/v1/batches/(?P<batch>[A-Za-z0-9_-]+)/manifest/?")
@@ -48,17 +51,29 @@ def local_manifest(source: str | Path) -> Path:
         return Path(source)
     if found := _IN_BUCKET.fullmatch(source):
         place, named = open_objects(found["place"]), found["key"]
-        return _mirrored(place.url, named, lambda: place.read(named), _from(place))
+        return _mirrored(place.url, named, lambda: place.read(named), _from(place), _cache(place.url))
     if found := _IN_API.fullmatch(source):
         with Client(found["api"], os.environ.get("DAIL_TOKEN")) as api:
-            path = f"/v1/batches/{found['batch']}"
-            data = json.dumps(api.get(f"{path}/manifest"), ensure_ascii=False).encode()
-            key = f"manifests/{found['batch']}/v{parse_manifest(data, source).generation}.json"
-            return _mirrored(api.url, key, lambda: data, _over(api, path))
+            return copy_manifest(api, found["batch"], _cache(api.url))
     raise UsageError(f"the manifest is given by a URL that is none of a manifest; {_WANTED}")
 
 
-Fetch = Callable[[int, ShardRef], bytes]  # by the number of its file in the manifest
+def copy_manifest(api: Client, batch_id: str, copies: Objects, tell: Tell = lambda done, total: None) -> Path:
+    """The path of a copy of a batch's manifest, beside copies of all its shards. What is there already is checked.
+
+    Raises:
+        ApiError: the API refused, such as for a batch that goes on.
+        IntegrityError, StorageError: as `local_manifest`.
+    """
+    path = f"/v1/batches/{batch_id}"
+    data = json.dumps(api.get(f"{path}/manifest"), ensure_ascii=False).encode()
+    key = f"manifests/{batch_id}/v{parse_manifest(data, f'{api.url}{path}/manifest').generation}.json"
+    return _mirrored(api.url, key, lambda: data, _over(api, path), copies, tell)
+
+
+def _cache(place: str) -> Objects:
+    base = Path(os.environ.get("DAIL_CACHE") or "~/.cache/dail").expanduser()
+    return Objects(base / hashlib.sha256(place.encode()).hexdigest()[:16])
 
 
 def _from(place: Objects) -> Fetch:
@@ -66,13 +81,18 @@ def _from(place: Objects) -> Fetch:
 
 
 def _over(api: Client, path: str) -> Fetch:
-    return lambda number, _: b"".join(api.download(f"{path}/shards/{number}"))
+    return lambda number, shard: api.file(f"{path}/shards/{number}", shard.size_bytes)
 
 
-def _mirrored(place: str, key: str, read: Callable[[], bytes], fetch: Fetch) -> Path:
-    base = Path(os.environ.get("DAIL_CACHE") or "~/.cache/dail").expanduser()
-    copies = Objects(base / hashlib.sha256(place.encode()).hexdigest()[:16])
-    manifest = _manifest(copies, key, f"{place}/{key}", read)
+def _mirrored(
+    place: str,
+    key: str,
+    read: Callable[[], bytes],
+    fetch: Fetch,
+    copies: Objects,
+    tell: Tell = lambda done, total: None,
+) -> Path:
+    manifest, new = _manifest(copies, key, f"{place}/{key}", read)
     files = list({shard.key: shard for shard in manifest.shards}.values())
     missing = [(number, shard) for number, shard in enumerate(files) if not _is_there(copies, shard)]
 
@@ -87,16 +107,18 @@ def _mirrored(place: str, key: str, read: Callable[[], bytes], fetch: Fetch) -> 
         copies.put(shard.key, data)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for _ in pool.map(copy, missing):
-            pass
+        for done, _ in enumerate(pool.map(copy, missing), len(files) - len(missing) + 1):
+            tell(done, len(files))
+    if new is not None:
+        copies.put(key, new)  # last: where a manifest is, there are its shards
     _log.info(f"{place}/{key}: {len(missing)} of {len(files)} files copied to {copies.url}")
     return copies.path(key)
 
 
-def _manifest(copies: Objects, key: str, name: str, read: Callable[[], bytes]) -> Manifest:
-    """The copy, if it is whole: a manifest never changes."""
+def _manifest(copies: Objects, key: str, name: str, read: Callable[[], bytes]) -> tuple[Manifest, bytes | None]:
+    """The copy, if it is whole: a manifest never changes. Else what was read, with its bytes."""
     try:
-        return parse_manifest(copies.read(key), copies.name_of(key))
+        return parse_manifest(copies.read(key), copies.name_of(key)), None
     except DailError:
         copies.drop(key)
     try:
@@ -108,8 +130,7 @@ def _manifest(copies: Objects, key: str, name: str, read: Callable[[], bytes]) -
             manifest = parse_manifest(data, name)
     except IntegrityError as error:
         raise UsageError(f"the manifest cannot be read: {error}; `dail results` says where it is") from None
-    copies.put(key, data)
-    return manifest
+    return manifest, data
 
 
 def _is_there(copies: Objects, shard: ShardRef) -> bool:

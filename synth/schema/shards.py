@@ -168,17 +168,49 @@ class ShardEncoder:
     """A Parquet file with page checksums that grows in memory, since it is hashed before it is put."""
 
     def __init__(self) -> None:
-        self._buffer = io.BytesIO()
-        self._writer = pq.ParquetWriter(self._buffer, SCHEMA, compression="zstd", write_page_checksum=True)
+        self._taken = _Taken()
+        self._writer = pq.ParquetWriter(self._taken, SCHEMA, compression="zstd", write_page_checksum=True)
 
     def add(self, row: TraceRow) -> int:
         """Writes a row group of one trace; says how many bytes there are now, without the footer."""
-        self._writer.write_table(pa.Table.from_pylist([row.model_dump()], schema=SCHEMA))
-        return self._buffer.tell()
+        self.add_table(pa.Table.from_pylist([row.model_dump()], schema=SCHEMA))
+        return self._taken.tell()
+
+    def add_table(self, table: pa.Table) -> None:
+        """Writes a row group."""
+        self._writer.write_table(table)
+
+    def take(self) -> bytes:
+        """What was written since the last time, for one who passes the file on as it grows."""
+        return self._taken.take()
 
     def end(self) -> bytes:
+        """The rest, with the footer; all of it where nothing was taken."""
         self._writer.close()
-        return self._buffer.getvalue()
+        return self.take()
+
+
+class _Taken(io.RawIOBase):
+    """A file that is appended to, and whose beginning is taken away; places in it go on counting."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._pieces.append(bytes(data))
+        self._size += len(self._pieces[-1])
+        return len(self._pieces[-1])
+
+    def tell(self) -> int:
+        return self._size
+
+    def take(self) -> bytes:
+        taken, self._pieces = b"".join(self._pieces), []
+        return taken
 
 
 def encode_shard(rows: Sequence[TraceRow]) -> bytes:

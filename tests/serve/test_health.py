@@ -34,6 +34,14 @@ def test_readyz_says_which_check_fails(api, settings):
     assert [name for name, check in ready.json()["checks"].items() if not check["ok"]] == ["objects"]
 
 
+def test_another_place_under_the_same_name_is_not_ready(api, settings, monkeypatch):
+    monkeypatch.setattr("dail.serve.rules.health.KEPT_S", 0.0)
+    assert api.get("/readyz").status_code == 200
+    shutil.rmtree(settings.output_root)  # a disk that is no longer mounted
+    checks = api.get("/readyz").json()["checks"]
+    assert "is not the place that the API means by it" in checks["objects"]["detail"]
+
+
 def test_a_newer_servers_tables_make_this_one_unready(api):
     store = api.app.state.service.store
     with store.database.writing() as connection:

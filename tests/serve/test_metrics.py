@@ -65,6 +65,19 @@ def cancel(api: TestClient, worker: FakeWorker) -> None:
     worker.fail(unit, code="cancelled")
 
 
+def end_with_its_batch(api: TestClient, worker: FakeWorker) -> None:
+    """The worker never hears of the cancel."""
+    (unit,) = worker.lease()
+    with api.app.state.service.store.write() as tx:  # type: ignore[attr-defined]
+        tx.units.end_all(unit.batch_id, "cancelled")
+
+
+def outlive_its_batch(api: TestClient, worker: FakeWorker) -> None:
+    (unit,) = worker.lease()
+    with api.app.state.service.store.write() as tx:  # type: ignore[attr-defined]
+        tx.units.end_all(unit.batch_id, "expired")
+
+
 def find_a_damaged_shard(api: TestClient, worker: FakeWorker) -> None:
     (unit,) = worker.lease()
     shard = worker.write(unit)
@@ -100,6 +113,8 @@ MOVED: list[tuple[str, float, Callable[[TestClient, FakeWorker], None]]] = [
     ("dail_leases_expired_total", 1, fall_silent),
     ("dail_unit_attempts_total expired", 1, fall_silent),
     ("dail_unit_attempts_total cancelled", 1, cancel),
+    ("dail_unit_attempts_total cancelled", 1, end_with_its_batch),
+    ("dail_unit_attempts_total expired", 1, outlive_its_batch),
     ("dail_items_total cancelled none", 2, cancel),
     ("dail_batches cancelled", 1, cancel),
     ("dail_checksum_failures_total", 1, find_a_damaged_shard),

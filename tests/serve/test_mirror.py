@@ -90,19 +90,22 @@ def test_reads_that_break_are_repeated(in_bucket: str, way: Breaking):
 
 
 def test_a_copy_that_is_killed_half_way_goes_on(in_bucket: str, way: Breaking, cache: Path):
-    """It dies in front of its second file: what is there then is whole, and the rest comes by the next one."""
+    """It dies in front of its second file: what is there then is whole, and the rest comes by the next one.
+
+    There is no manifest before its shards are.
+    """
     code = (
         "import os, sys\nfrom dail.synth.core.files import Objects\nput, num = Objects.put, 0\n"
-        "def dying(self, key, data):\n    global num\n    num += 1\n    if num == 3: os._exit(9)\n"
+        "def dying(self, key, data):\n    global num\n    num += 1\n    if num == 2: os._exit(9)\n"
         "    put(self, key, data)\n"
         "Objects.put = dying\nfrom dail.synth.schema import mirror\nmirror._AT_ONCE = 1\n"
         "mirror.local_manifest(sys.argv[1])"
     )
     killed = subprocess.run([sys.executable, "-c", code, in_bucket], env={**os.environ}, timeout=120)
-    assert killed.returncode == 9 and len(files(cache)) == 1
+    assert killed.returncode == 9 and len(files(cache)) == 1 and not list(cache.rglob("*.json"))
     asked = len(way.seen)
     assert len(list(read_rows(local_manifest(in_bucket)))) == 3
-    assert len(way.seen) == asked + 2
+    assert len(way.seen) == asked + 3
 
 
 def test_a_shard_that_is_gone_or_rotten_is_refused_by_its_name(in_bucket: str, s3_place: str, cache: Path):

@@ -9,25 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dail.serve.cli import dail
-from dail.synth.core.config import TOOL_VERSION
 from dail.synth.core.errors import UsageError
-from dail.synth.run import unit_source, uploads, worker
-from dail.synth.schema.units import WIRE_VERSION, HelloReply
+from dail.synth.run import worker
 from tests.conftest import DEMO_MODEL
 
-
-@pytest.fixture(autouse=True)
-def greeted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No API is asked: what it says to a worker is tested in tests/serve/test_workers.py."""
-
-    async def greet(*_: object) -> HelloReply:
-        return HelloReply(wire=WIRE_VERSION, tool_version=TOOL_VERSION, lease_s=60, time=0, output_root="/nowhere")
-
-    async def look(*_: object) -> None:
-        return None
-
-    monkeypatch.setattr(unit_source, "greet", greet)
-    monkeypatch.setattr(uploads.Uploads, "look", look)
+pytestmark = pytest.mark.usefixtures("greeted")
 
 
 @pytest.fixture(autouse=True)

@@ -10,32 +10,18 @@ import pytest
 from click.testing import CliRunner
 
 from dail.serve.cli import dail
-from dail.synth.core.config import TOOL_VERSION
 from dail.synth.core.settings import TABLES, settings_of
-from dail.synth.run import unit_source, uploads, worker
+from dail.synth.run import worker
 from dail.synth.run.actor import make_pair
-from dail.synth.schema.units import WIRE_VERSION, HelloReply
 from tests.conftest import DEMO_MODEL, demo_lora
+
+pytestmark = pytest.mark.usefixtures("greeted")
 
 # The settings of each run; between them all that are paths.
 RUNS = {
     "adapter": ["engine.model=model", "worker.student_adapter=adapter", "worker.privileged_adapter=adapter"],
     "weights": ["engine.model=model", "worker.strategy=draft_verify", "worker.student_model=./student"],
 }
-
-
-@pytest.fixture(autouse=True)
-def greeted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No API is asked: what it says to a worker is tested in tests/serve/test_workers.py."""
-
-    async def greet(*_: object) -> HelloReply:
-        return HelloReply(wire=WIRE_VERSION, tool_version=TOOL_VERSION, lease_s=60, time=0, output_root="/nowhere")
-
-    async def look(*_: object) -> None:
-        return None
-
-    monkeypatch.setattr(unit_source, "greet", greet)
-    monkeypatch.setattr(uploads.Uploads, "look", look)
 
 
 @pytest.fixture

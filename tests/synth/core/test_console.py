@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from dail.synth.core import console
-from dail.synth.core.console import console_bar, emit, say, speaking, stop_on_signals
+from dail.synth.core.console import console_bar, emit, logged_as, say, speaking, stop_on_signals
+from dail.synth.core.errors import ApiError, DailError, EngineDead, ExtensionError, UsageError
+from dail.synth.core.logs import tell
 from dail.synth.core.progress import Progress, progress, told_to
 
 
@@ -171,3 +173,41 @@ def test_what_others_wrote_steers_no_terminal(capsys: pytest.CaptureFixture):
     out = capsys.readouterr().out
     assert out.count("\n") == 1 == len(out.splitlines()) and out.strip().isprintable() and "Zürich 𝔽₂" in out
     assert json.loads(out) == {"a": f"Zürich 𝔽₂{STEERING}\U000e0001"}
+
+
+def test_for_machines_standard_error_is_the_log_alone(capsys: pytest.CaptureFixture):
+    log = logging.getLogger("dail.synth.run")
+    with speaking():
+        with logged_as("json", worker="w1") as told, progress("units", 2) as bar:
+            told("it starts")
+            tell("leased", unit_id="u1")
+            log.info("shards go there")
+            bar.update(2)
+        log.info("and now for people")
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert last == "and now for people"
+    found = [json.loads(line) for line in lines]
+    assert [(one["event"], one["worker"], one.get("detail")) for one in found] == [
+        ("message", "w1", "it starts"), ("leased", "w1", None), ("message", "w1", "shards go there")
+    ]  # fmt: skip
+    with speaking(), logged_as("text", worker="w1") as told:
+        told("it starts")
+        tell("leased", unit_id="u1")
+    assert capsys.readouterr().err == "it starts\n"
+
+
+@pytest.mark.parametrize("kind", [UsageError, ApiError, EngineDead, DailError, ExtensionError])
+def test_for_machines_an_error_ends_the_verb_with_its_code_and_others_words_are_not_repeated(
+    kind: type[DailError], capsys: pytest.CaptureFixture
+):
+    with pytest.raises(SystemExit) as ended, logged_as("json"):
+        raise kind("It is 2.")
+    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert ended.value.code == kind.exit_code and line["level"] == "error"
+    if kind in (UsageError, ApiError):
+        assert line["detail"] == "It is 2."
+    else:
+        assert (line["event"], line["code"], line["error"]) == ("verb_failed", kind.code, kind.__name__)
+        assert "It is 2." not in json.dumps(line)
+    with pytest.raises(kind), logged_as("text"):
+        raise kind("It is 2.")
