@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -26,14 +26,15 @@ from tests.serve.worker import FakeWorker
 _PATIENCE_S = 120.0
 _AGAIN_S = 0.05
 _GONE = (429, 500, 502, 503, 504)
-ENV = {"DAIL_REQUESTS_PER_S": "100000", "DAIL_OPEN_BATCHES": "10000", "DAIL_LEASE_S": "2"}
+LEASE_S = 2
+ENV = {"DAIL_REQUESTS_PER_S": "100000", "DAIL_OPEN_BATCHES": "10000", "DAIL_LEASE_S": str(LEASE_S)}
 
 
 class Servers:
-    """`count` processes over one folder, each always on its own port."""
+    """`count` processes over one folder, each always on its own port; stopped when the context is left."""
 
-    def __init__(self, data_dir: Path, model_folder: Path, count: int = 1) -> None:
-        self._start = lambda port: Server(data_dir, model_folder, port, **ENV)
+    def __init__(self, data_dir: Path, model_folder: Path, count: int = 1, **env: str) -> None:
+        self._start = lambda port: Server(data_dir, model_folder, port, **(ENV | env))
         self.live = [self._start(0) for _ in range(count)]
         self.urls = [one.url for one in self.live]
         self.down_s: list[float] = []
@@ -54,7 +55,10 @@ class Servers:
         self.live[n] = self._start(int(self.urls[n].rpartition(":")[2]))
         self.down_s.append(time.monotonic() - began)
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for one in self.live:
             one.stop()
 
@@ -62,8 +66,8 @@ class Servers:
 class Patient:
     """A client that asks again, another server each time, until it is answered."""
 
-    def __init__(self, urls: list[str], seed: int) -> None:
-        self._http = [httpx.Client(base_url=url, timeout=30, trust_env=False) for url in urls]
+    def __init__(self, urls: list[str], seed: int, timeout_s: float = 30) -> None:
+        self._http = [httpx.Client(base_url=url, timeout=timeout_s, trust_env=False) for url in urls]
         self._dice = random.Random(seed)
 
     def post(self, path: str, json: Any) -> httpx.Response:
@@ -90,7 +94,11 @@ def random_kills(servers: Servers, kills: int, dice: random.Random) -> None:
 
 
 def run(
-    urls: list[str], model: ModelIdentity, seed: int, trouble: Callable[[random.Random], object]
+    urls: list[str],
+    model: ModelIdentity,
+    seed: int,
+    trouble: Callable[[random.Random], object],
+    timeout_s: float = 30,
 ) -> tuple[History, dict[str, Batch]]:
     """Two clients and three workers, until `trouble` is over and every batch has ended."""
     history = History()
@@ -108,8 +116,11 @@ def run(
         thread.start()
         return thread
 
-    clients = [guarded(_client, history, Patient(urls, seed + n), f"s{seed}c{n}", stopped) for n in range(2)]
-    workers = [guarded(_worker, history, Patient(urls, seed - n), model, f"w{n}", finished) for n in (1, 2, 3)]
+    def patient(n: int) -> Patient:
+        return Patient(urls, seed + n, timeout_s)
+
+    clients = [guarded(_client, history, patient(n), f"s{seed}c{n}", stopped) for n in range(2)]
+    workers = [guarded(_worker, history, patient(-n), model, f"w{n}", finished) for n in (1, 2, 3)]
     try:
         trouble(random.Random(seed))
         stopped.set()
