@@ -26,7 +26,7 @@ import httpx
 
 from dail.synth.schema.models import ModelIdentity, identify
 from tests.chaos.history import violations
-from tests.chaos.killing import ENV, Servers, run
+from tests.chaos.killing import ENV, Servers, random_kills, run
 from tests.serve.conftest import LiveApi, make_model, start_api
 from tests.serve.test_events import events
 from tests.serve.worker import FakeWorker
@@ -237,11 +237,8 @@ def _times(http: httpx.Client, bench: Bench, batch: str) -> dict[str, float]:
 
 
 def killed(bench: Bench, count: int, kills: int = 6) -> dict[str, Any]:
-    servers = Servers(bench.data_dir(), bench.model_folder, count)
-    try:
-        history, found = run(servers, bench.model, kills, seed=count)
-    finally:
-        servers.stop()
+    with Servers(bench.data_dir(), bench.model_folder, count) as servers:
+        history, found = run(servers.urls, bench.model, count, lambda dice: random_kills(servers, kills, dice))
     wrong, worst = violations(history, found), max(servers.down_s)
     acked = {"batches": len(history.of("post")), "commits": len(history.of("commit")), "broken": len(wrong)}
     what = f"{kills} SIGKILLs at random moments, {count} server(s)"

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -19,44 +19,55 @@ from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import decode_shard
 from dail.synth.schema.units import Unit
 from tests.chaos.history import Batch, History, Row
-from tests.serve.conftest import LiveApi, start_api
+from tests.chaos.serving import Server
 from tests.serve.test_events import events
 from tests.serve.worker import FakeWorker
 
 _PATIENCE_S = 120.0
 _AGAIN_S = 0.05
 _GONE = (429, 500, 502, 503, 504)
-ENV = {"DAIL_REQUESTS_PER_S": "100000", "DAIL_OPEN_BATCHES": "10000", "DAIL_LEASE_S": "2"}
+LEASE_S = 2
+ENV = {"DAIL_REQUESTS_PER_S": "100000", "DAIL_OPEN_BATCHES": "10000", "DAIL_LEASE_S": str(LEASE_S)}
 
 
 class Servers:
-    """`count` processes over one folder, each always on its own port."""
+    """`count` processes over one folder, each always on its own port; stopped when the context is left."""
 
-    def __init__(self, data_dir: Path, model_folder: Path, count: int = 1) -> None:
-        self._start = lambda port: start_api(data_dir, model_folder, port, **ENV)
-        self.live: list[LiveApi] = [self._start(0) for _ in range(count)]
+    def __init__(self, data_dir: Path, model_folder: Path, count: int = 1, **env: str) -> None:
+        self._start = lambda port: Server(data_dir, model_folder, port, **(ENV | env))
+        self.live = [self._start(0) for _ in range(count)]
         self.urls = [one.url for one in self.live]
         self.down_s: list[float] = []
 
     def kill(self, n: int) -> None:
         """SIGKILL, and up again at once; how long until it answers is kept."""
         self.live[n].kill()
+        self._again(n)
+
+    def die_at(self, n: int, point: str, nth: int) -> str:
+        """The same at the nth time that it gets to a point; what it was doing there."""
+        doing = self.live[n].die_at(point, nth)
+        self._again(n)
+        return doing
+
+    def _again(self, n: int) -> None:
         began = time.monotonic()
         self.live[n] = self._start(int(self.urls[n].rpartition(":")[2]))
         self.down_s.append(time.monotonic() - began)
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for one in self.live:
-            one.process.terminate()
-        for one in self.live:
-            one.process.wait(30)
+            one.stop()
 
 
 class Patient:
     """A client that asks again, another server each time, until it is answered."""
 
-    def __init__(self, urls: list[str], seed: int) -> None:
-        self._http = [httpx.Client(base_url=url, timeout=30, trust_env=False) for url in urls]
+    def __init__(self, urls: list[str], seed: int, timeout_s: float = 30) -> None:
+        self._http = [httpx.Client(base_url=url, timeout=timeout_s, trust_env=False) for url in urls]
         self._dice = random.Random(seed)
 
     def post(self, path: str, json: Any) -> httpx.Response:
@@ -76,9 +87,21 @@ class Patient:
             time.sleep(_AGAIN_S)
 
 
-def run(servers: Servers, model: ModelIdentity, kills: int, seed: int) -> tuple[History, dict[str, Batch]]:
-    """Two clients and three workers, until `kills` servers died and every batch has ended."""
-    history, dice = History(), random.Random(seed)
+def random_kills(servers: Servers, kills: int, dice: random.Random) -> None:
+    for _ in range(kills):
+        time.sleep(dice.uniform(0.05, 0.6))
+        servers.kill(dice.randrange(len(servers.live)))
+
+
+def run(
+    urls: list[str],
+    model: ModelIdentity,
+    seed: int,
+    trouble: Callable[[random.Random], object],
+    timeout_s: float = 30,
+) -> tuple[History, dict[str, Batch]]:
+    """Two clients and three workers, until `trouble` is over and every batch has ended."""
+    history = History()
     stopped, finished = threading.Event(), threading.Event()
     problems: list[BaseException] = []
 
@@ -93,16 +116,17 @@ def run(servers: Servers, model: ModelIdentity, kills: int, seed: int) -> tuple[
         thread.start()
         return thread
 
-    clients = [guarded(_client, history, Patient(servers.urls, seed + n), f"s{seed}c{n}", stopped) for n in range(2)]
-    workers = [guarded(_worker, history, Patient(servers.urls, seed - n), model, f"w{n}", finished) for n in (1, 2, 3)]
+    def patient(n: int) -> Patient:
+        return Patient(urls, seed + n, timeout_s)
+
+    clients = [guarded(_client, history, patient(n), f"s{seed}c{n}", stopped) for n in range(2)]
+    workers = [guarded(_worker, history, patient(-n), model, f"w{n}", finished) for n in (1, 2, 3)]
     try:
-        for _ in range(kills):
-            time.sleep(dice.uniform(0.05, 0.6))
-            servers.kill(dice.randrange(len(servers.live)))
+        trouble(random.Random(seed))
         stopped.set()
         for thread in clients:
             thread.join()
-        reader = Patient(servers.urls, seed)
+        reader = Patient(urls, seed)
         _wait(reader)
         found = _found(reader)
     finally:
