@@ -101,13 +101,18 @@ def random_kills(servers: Servers, kills: int, dice: random.Random) -> None:
 
 def run(
     urls: list[str],
-    model: ModelIdentity,
+    model: ModelIdentity | None,
     seed: int,
     trouble: Callable[[random.Random], object],
     timeout_s: float = 30,
     for_now: Counter[int] | None = None,
+    synthesis: dict[str, Any] | None = None,
+    pause_s: float = 0.3,
 ) -> tuple[History, dict[str, Batch]]:
-    """Two clients and three workers, until `trouble` is over and every batch has ended."""
+    """Two clients and three workers, until `trouble` is over and every batch has ended.
+
+    Without a model the workers are somebody else's. A client posts four items every `pause_s`.
+    """
     history = History()
     for_now = Counter({503: 0}) if for_now is None else for_now
     stopped, finished = threading.Event(), threading.Event()
@@ -127,8 +132,11 @@ def run(
     def patient(n: int) -> Patient:
         return Patient(urls, seed + n, timeout_s, for_now)
 
-    clients = [guarded(_client, history, patient(n), f"s{seed}c{n}", stopped) for n in range(2)]
-    workers = [guarded(_worker, history, patient(-n), model, f"w{n}", finished) for n in (1, 2, 3)]
+    clients = [
+        guarded(_client, history, patient(n), f"s{seed}c{n}", synthesis or {}, pause_s, stopped) for n in range(2)
+    ]
+    names = (1, 2, 3) if model else ()
+    workers = [guarded(_worker, history, patient(-n), model, f"w{n}", finished) for n in names]
     try:
         trouble(random.Random(seed))
         stopped.set()
@@ -147,12 +155,14 @@ def run(
     return history, found
 
 
-def _client(history: History, http: Patient, name: str, stopped: threading.Event) -> None:
+def _client(
+    history: History, http: Patient, name: str, synthesis: dict[str, Any], pause_s: float, stopped: threading.Event
+) -> None:
     n = 0
-    while not stopped.wait(0.3):
+    while not stopped.wait(pause_s):
         label, n = f"{name}b{n}", n + 1
         items = [{"id": f"i{k}", "problem": f"{label}: {k}+1?", "solution": f"It is {k + 1}."} for k in range(4)]
-        body = {"items": items, "run_label": label}
+        body = {"items": items, "run_label": label, "synthesis": synthesis}
         with history.call("post", label, items=[one["id"] for one in items]) as call:
             response = http.post("/v1/batches", body)
             assert response.status_code in (200, 201), response.text
@@ -216,12 +226,14 @@ def _found(http: Patient) -> dict[str, Batch]:
         for item in _pages(http, f"{path}/items"):
             batch.items.setdefault(item["id"], []).append(item["status"])
         shards = http.ask(lambda http, path=path: http.get(f"{path}/manifest")).json()["shards"]
-        for n, shard in enumerate(shards):
+        rows = {}
+        for n, key in enumerate(dict.fromkeys(shard["key"] for shard in shards)):
             data = http.ask(lambda http, url=f"{path}/shards/{n}": http.get(url)).content
-            rows = decode_shard(data, shard["key"])
-            batch.rows += [
-                Row(row.item_id, row.sample_index, shard["key"], sha256(data), shard["sha256"]) for row in rows
-            ]
+            rows[key] = (sha256(data), decode_shard(data, key))
+        for shard in shards:
+            digest, of_shard = rows[shard["key"]]
+            row = of_shard[shard.get("row", 0)]  # the others are not this entry's
+            batch.rows.append(Row(row.item_id, row.sample_index, shard["key"], digest, shard["sha256"]))
         batch.events = [data for *_, data in events(http._http[0], one["id"])]
         found[one["id"]] = batch
     return found
