@@ -40,6 +40,7 @@ from dail.serve.rules.service import Service
 from dail.serve.rules.tokens import Tokens
 from dail.serve.settings import Settings
 from dail.serve.store.transaction import Store
+from dail.serve.tracing import tracing_here
 from dail.synth.core.config import TOOL_VERSION
 from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.http import is_loopback
@@ -57,6 +58,7 @@ log = logging.getLogger("dail.serve")
 
 def create_app(settings: Settings) -> FastAPI:
     """Opens the store and reads the model folders. Raises UsageError or StorageError if it cannot."""
+    tracing = tracing_here()
     store = Store(settings.store_place)
     tokens = Tokens(store, _revealed(settings.token), _revealed(settings.worker_token))
     _guard_the_network(settings.host, tokens)
@@ -79,7 +81,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     app.state.tokens = tokens
     app.state.metrics = metrics = Metrics(store.figures, lambda: _room(service))
-    store.on_commit, store.on_transaction = metrics.committed, metrics.transaction
+    store.on_commit.append(metrics.committed)
+    store.on_transaction = metrics.transaction
+    app.state.tracing = tracing
+    if tracing:
+        store.on_commit.append(tracing.committed)
+        store.is_traced = True
     app.state.readiness = Readiness(store, service.objects)
     app.state.receiving = Receiving()
     app.state.watching = Watching(service.store)
@@ -111,6 +118,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.gather(*tasks, return_exceptions=True)
     app.state.readiness.close()
     service.store.close()
+    if app.state.tracing:
+        await asyncio.to_thread(app.state.tracing.close)
 
 
 def _room(service: Service) -> int | None:

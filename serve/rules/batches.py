@@ -47,7 +47,9 @@ class Batches:
         self._store, self._objects, self._models, self._ending = store, objects, models, ending
         self._open_batches, self._tenant = open_batches, tenant
 
-    def create(self, body: BatchIn, idempotency_key: str | None) -> tuple[BatchOut, bool]:
+    def create(
+        self, body: BatchIn, idempotency_key: str | None, traceparent: str | None = None
+    ) -> tuple[BatchOut, bool]:
         """Stores a batch before it returns; True if it is new. The same body again gives the same batch."""
         model, body = choose_model(self._models, body.model), _pinned(body)
         body_hash = _body_hash(body, model)
@@ -69,6 +71,7 @@ class Batches:
             metadata=body.metadata,
             window_s=body.window_s,
             tenant=self._tenant,
+            traceparent=traceparent,
             items=body.items,
             units=units,
             positions=body.positions,
