@@ -28,7 +28,7 @@ from dail.serve.errors import RESPONSES
 from dail.serve.events import Watching, encoded
 from dail.serve.guard import caller_by
 from dail.serve.ranges import IfRange, Range, whole_or_part
-from dail.serve.request_body import LINES, batch_body, body_of, documents
+from dail.serve.request_body import LINES, PARQUET, batch_body, body_of, documents
 from dail.serve.rules.service import Service
 from dail.serve.tracing import known_traceparent
 from dail.synth.core.logs import tell
@@ -56,7 +56,6 @@ IfNoneMatch = Annotated[str | None, Header(description="the ETag of an earlier a
 LastEventId = Annotated[int, Header(ge=0, le=2**53, description="the number of the last event that you have")]
 
 Form = Literal["jsonl", "parquet"]
-PARQUET = "application/vnd.apache.parquet"
 
 _PLACE = re.compile(r"[0-9]{1,9}")
 
@@ -66,7 +65,9 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"], dependencies=[Depends
 @router.post(
     "",
     status_code=201,
-    openapi_extra=documents(BatchIn, **{LINES: {"schema": {"type": "string"}}}),
+    openapi_extra=documents(
+        BatchIn, **{LINES: {"schema": {"type": "string"}}, PARQUET: {"schema": {"type": "string", "format": "binary"}}}
+    ),
     responses={200: {"model": BatchOut, "description": "The same body again: the batch that there is"}},
 )
 def create_batch(

@@ -9,8 +9,8 @@ import asyncio
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -19,15 +19,17 @@ from pydantic import BaseModel, ValidationError
 from dail.serve.batch_in import MAX_ITEMS, BatchIn, faults, lax_types
 from dail.serve.bounded_json import read_batch, read_json
 from dail.serve.errors import RequestError
+from dail.serve.parquet_body import lines_of
 from dail.synth.core.errors import InputError
 
-JSON, LINES = "application/json", "application/x-ndjson"
+JSON, LINES, PARQUET = "application/json", "application/x-ndjson", "application/vnd.apache.parquet"
 BODY_BYTES = 64 << 20  # unpacked
 _PIECE = 1 << 20
 SILENCE_S = 30.0  # between two pieces of a body, and before a slow one is looked at
 SLOWEST_BYTES_S = 16 << 10  # of a body that takes longer
 MOST_AT_ONCE = 256  # bodies that are on their way or being read
 MOST_BYTES = 1 << 30  # of these together
+UNPACKED_AT_ONCE = 2  # processes, each with bounds of its own (`parquet_body.py`)
 _BUSY = "this server is receiving as many bodies as it takes at once; try again"
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -60,17 +62,18 @@ async def raw_body(request: Request) -> bytes:
 
 
 async def batch_body(request: Request) -> BatchIn:
-    """A batch as JSON, or as JSON lines: its settings first, then an item in each. Either may be gzipped."""
-    async with _receiving(request, JSON, LINES, may_be_gzip=True) as body:
-        read = _read_lines if _media_type(request) == LINES else _read_batch
-        return await asyncio.to_thread(read, body)
+    """A batch as JSON, or as JSON lines: its settings first, then an item in each; or as Parquet. May be gzipped."""
+    kind = _media_type(request)
+    unpacking = request.app.state.receiving.unpacking if kind == PARQUET else nullcontext()
+    async with _receiving(request, *_READERS, may_be_gzip=True) as body, unpacking:
+        return await asyncio.to_thread(_READERS[kind], body)
 
 
 def _read_batch(body: bytearray) -> BatchIn:
     return BatchIn.parse(read_batch(body, MAX_ITEMS))
 
 
-def _read_lines(body: bytearray) -> BatchIn:
+def _read_lines(body: bytes | bytearray) -> BatchIn:
     """By the same reader, of the one object that the lines make; so the same batch is the same however it is sent."""
     settings, _, rest = bytes(body).partition(b"\n")
     settings, lines = settings.strip(), [line for line in rest.split(b"\n") if line.strip()]
@@ -82,6 +85,13 @@ def _read_lines(body: bytearray) -> BatchIn:
     if len(value["items"]) != len(lines):
         raise RequestError(400, "bad_lines", "each line after the first must be one JSON object, an item")
     return BatchIn.parse(value)
+
+
+def _read_parquet(body: bytearray) -> BatchIn:
+    return _read_lines(lines_of(body, BODY_BYTES))
+
+
+_READERS = {JSON: _read_batch, LINES: _read_lines, PARQUET: _read_parquet}
 
 
 def documents(model: type[BaseModel], **more: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +107,7 @@ class Receiving:
 
     number: int = 0
     num_bytes: int = 0
+    unpacking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UNPACKED_AT_ONCE))
 
 
 @asynccontextmanager

@@ -237,11 +237,8 @@ def _times(http: httpx.Client, bench: Bench, batch: str) -> dict[str, float]:
 
 
 def killed(bench: Bench, count: int, kills: int = 6) -> dict[str, Any]:
-    servers = Servers(bench.data_dir(), bench.model_folder, count)
-    try:
+    with Servers(bench.data_dir(), bench.model_folder, count) as servers:
         history, found = run(servers.urls, bench.model, count, lambda dice: random_kills(servers, kills, dice))
-    finally:
-        servers.stop()
     wrong, worst = violations(history, found), max(servers.down_s)
     acked = {"batches": len(history.of("post")), "commits": len(history.of("commit")), "broken": len(wrong)}
     what = f"{kills} SIGKILLs at random moments, {count} server(s)"

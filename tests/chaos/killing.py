@@ -8,16 +8,18 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
+from dail.synth.core.errors import StorageError
 from dail.synth.core.files import sha256
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import decode_shard
-from dail.synth.schema.units import Unit
+from dail.synth.schema.units import ShardRef, Unit
 from tests.chaos.history import Batch, History, Row
 from tests.chaos.serving import Server
 from tests.serve.test_events import events
@@ -25,15 +27,15 @@ from tests.serve.worker import FakeWorker
 
 _PATIENCE_S = 120.0
 _AGAIN_S = 0.05
-_GONE = (429, 500, 502, 503, 504)
-ENV = {"DAIL_REQUESTS_PER_S": "100000", "DAIL_OPEN_BATCHES": "10000", "DAIL_LEASE_S": "2"}
+LEASE_S = 2
+ENV = {"DAIL_REQUESTS_PER_S": "100000", "DAIL_OPEN_BATCHES": "10000", "DAIL_LEASE_S": str(LEASE_S)}
 
 
 class Servers:
-    """`count` processes over one folder, each always on its own port."""
+    """`count` processes over one folder, each always on its own port; stopped when the context is left."""
 
-    def __init__(self, data_dir: Path, model_folder: Path, count: int = 1) -> None:
-        self._start = lambda port: Server(data_dir, model_folder, port, **ENV)
+    def __init__(self, data_dir: Path, model_folder: Path, count: int = 1, **env: str) -> None:
+        self._start = lambda port: Server(data_dir, model_folder, port, **(ENV | env))
         self.live = [self._start(0) for _ in range(count)]
         self.urls = [one.url for one in self.live]
         self.down_s: list[float] = []
@@ -41,29 +43,36 @@ class Servers:
     def kill(self, n: int) -> None:
         """SIGKILL, and up again at once; how long until it answers is kept."""
         self.live[n].kill()
-        self._again(n)
+        self.again(n)
 
     def die_at(self, n: int, point: str, nth: int) -> str:
         """The same at the nth time that it gets to a point; what it was doing there."""
         doing = self.live[n].die_at(point, nth)
-        self._again(n)
+        self.again(n)
         return doing
 
-    def _again(self, n: int) -> None:
+    def again(self, n: int) -> None:
         began = time.monotonic()
         self.live[n] = self._start(int(self.urls[n].rpartition(":")[2]))
         self.down_s.append(time.monotonic() - began)
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for one in self.live:
             one.stop()
 
 
 class Patient:
-    """A client that asks again, another server each time, until it is answered."""
+    """A client that asks again, another server each time, until it is answered.
 
-    def __init__(self, urls: list[str], seed: int) -> None:
-        self._http = [httpx.Client(base_url=url, timeout=30, trust_env=False) for url in urls]
+    `for_now`: statuses that are no answer yet, and how often each was seen.
+    """
+
+    def __init__(self, urls: list[str], seed: int, timeout_s: float, for_now: Counter[int]) -> None:
+        self._for_now = for_now
+        self._http = [httpx.Client(base_url=url, timeout=timeout_s, trust_env=False) for url in urls]
         self._dice = random.Random(seed)
 
     def post(self, path: str, json: Any) -> httpx.Response:
@@ -74,8 +83,9 @@ class Patient:
         while True:
             try:
                 response = call(self._dice.choice(self._http))
-                if response.status_code not in _GONE:
+                if response.status_code not in self._for_now:
                     return response
+                self._for_now[response.status_code] += 1
                 problem = f"{response.status_code} {response.text}"
             except httpx.TransportError as error:
                 problem = repr(error)
@@ -90,10 +100,16 @@ def random_kills(servers: Servers, kills: int, dice: random.Random) -> None:
 
 
 def run(
-    urls: list[str], model: ModelIdentity, seed: int, trouble: Callable[[random.Random], object]
+    urls: list[str],
+    model: ModelIdentity,
+    seed: int,
+    trouble: Callable[[random.Random], object],
+    timeout_s: float = 30,
+    for_now: Counter[int] | None = None,
 ) -> tuple[History, dict[str, Batch]]:
     """Two clients and three workers, until `trouble` is over and every batch has ended."""
     history = History()
+    for_now = Counter({503: 0}) if for_now is None else for_now
     stopped, finished = threading.Event(), threading.Event()
     problems: list[BaseException] = []
 
@@ -108,14 +124,17 @@ def run(
         thread.start()
         return thread
 
-    clients = [guarded(_client, history, Patient(urls, seed + n), f"s{seed}c{n}", stopped) for n in range(2)]
-    workers = [guarded(_worker, history, Patient(urls, seed - n), model, f"w{n}", finished) for n in (1, 2, 3)]
+    def patient(n: int) -> Patient:
+        return Patient(urls, seed + n, timeout_s, for_now)
+
+    clients = [guarded(_client, history, patient(n), f"s{seed}c{n}", stopped) for n in range(2)]
+    workers = [guarded(_worker, history, patient(-n), model, f"w{n}", finished) for n in (1, 2, 3)]
     try:
         trouble(random.Random(seed))
         stopped.set()
         for thread in clients:
             thread.join()
-        reader = Patient(urls, seed)
+        reader = patient(0)
         _wait(reader)
         found = _found(reader)
     finally:
@@ -149,7 +168,7 @@ def _worker(history: History, http: Patient, model: ModelIdentity, name: str, fi
 
 
 def _commit(history: History, worker: FakeWorker, unit: Unit) -> None:
-    shard = worker.write(unit)
+    shard = _written(worker, unit)
     told = {"batch": unit.batch_id, "item": unit.item_id, "sample": unit.sample, "shard": shard.key}
     with history.call("commit", unit.unit_id, **told) as call:
         response = worker.commit(unit, shard)
@@ -158,6 +177,17 @@ def _commit(history: History, worker: FakeWorker, unit: Unit) -> None:
         else:
             assert response.status_code == 409, response.text
             call.refused(status=409)
+
+
+def _written(worker: FakeWorker, unit: Unit) -> ShardRef:
+    """As a worker does, which waits for a disk that is full."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return worker.write(unit)
+        except StorageError:
+            assert time.monotonic() < until
+            time.sleep(_AGAIN_S)
 
 
 def _pages(http: Patient, path: str) -> list[dict[str, Any]]:

@@ -18,11 +18,8 @@ from tests.chaos.serving import POINTS
     ],
 )
 def test_what_servers_said_before_they_were_killed_holds(tmp_path, model_folder, model, count, kills, seed):
-    servers = Servers(tmp_path / "api", model_folder, count)
-    try:
+    with Servers(tmp_path / "api", model_folder, count) as servers:
         history, found = run(servers.urls, model, seed, lambda dice: random_kills(servers, kills, dice))
-    finally:
-        servers.stop()
     assert len(servers.down_s) == kills and history.of("post") and history.of("commit")
     assert violations(history, found) == []
 
@@ -30,15 +27,10 @@ def test_what_servers_said_before_they_were_killed_holds(tmp_path, model_folder,
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize(("kills", "seed"), [(3, 3), pytest.param(100, 20, marks=pytest.mark.soak)])
 def test_a_server_that_dies_at_this_point_keeps_what_it_said(tmp_path, model_folder, model, point, kills, seed):
-    servers = Servers(tmp_path / "api", model_folder)
-    try:
-        history, found = run(
-            servers.urls,
-            model,
-            seed,
-            lambda dice: [servers.die_at(0, point, dice.randint(1, 4)) for _ in range(kills)],
-        )
-    finally:
-        servers.stop()
+    def die(dice):
+        return [servers.die_at(0, point, dice.randint(1, 4)) for _ in range(kills)]
+
+    with Servers(tmp_path / "api", model_folder) as servers:
+        history, found = run(servers.urls, model, seed, die)
     assert len(servers.down_s) == kills and history.of("post") and history.of("commit")
     assert violations(history, found) == []

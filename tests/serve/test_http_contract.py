@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 
 from dail.serve.app import create_app
 from dail.serve.errors import MEDIA_TYPE
+from tests.serve.openapi import FILE, described
 from tests.serve.worker import FakeWorker
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -37,6 +38,10 @@ def test_what_is_answered_is_on_the_page(api):
         if path not in ("/livez", "/readyz", "/metrics"):
             for verb, what in verbs.items():
                 assert {"4XX", "5XX"} <= what["responses"].keys(), (verb, path)
+
+
+def test_the_contract_is_the_one_that_is_written_down():
+    assert described() == FILE.read_text("utf-8"), "if that is meant, run: python -m tests.serve.openapi"
 
 
 def filled(path: str, batch: str) -> str:
