@@ -18,6 +18,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -59,9 +60,11 @@ log = logging.getLogger("dail.serve")
 def create_app(settings: Settings) -> FastAPI:
     """Opens the store and reads the model folders. Raises UsageError or StorageError if it cannot."""
     tracing = tracing_here()
+    if isinstance(settings.store_place, Path) and not settings.store_place.exists():  # what is refused leaves no store
+        _guard_the_network(settings.host, settings.token is not None)
     store = Store(settings.store_place)
     tokens = Tokens(store, _revealed(settings.token), _revealed(settings.worker_token))
-    _guard_the_network(settings.host, tokens)
+    _guard_the_network(settings.host, tokens.let_people_in)
     models = {
         name: identify(folder, name, settings.students.get(name), settings.privileged.get(name))
         for name, folder in settings.models.items()
@@ -131,8 +134,8 @@ def _revealed(token: SecretStr | None) -> str | None:
     return None if token is None else token.get_secret_value()
 
 
-def _guard_the_network(host: str, tokens: Tokens) -> None:
-    if not is_loopback(host) and not tokens.let_people_in:
+def _guard_the_network(host: str, has_token: bool) -> None:
+    if not is_loopback(host) and not has_token:
         raise UsageError(
             f"host {host} is open to the network and there is no token; make one with `dail token new`, set DAIL_TOKEN "
             "to at least 16 characters, or listen on 127.0.0.1"

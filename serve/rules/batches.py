@@ -29,7 +29,7 @@ from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import student_share
-from dail.synth.schema.units import UnitState, unit_id
+from dail.synth.schema.units import UnitState, unit_namer
 
 
 class Batches:
@@ -273,12 +273,12 @@ def _units(body: BatchIn, model: ModelIdentity) -> list[tuple[str, str, int, Uni
     all but the first wait for what becomes of them.
     """
     units: list[list[tuple[str, str, int, UnitState]]] = []
-    early = body.synthesis.enough != "all"
+    early, name = body.synthesis.enough != "all", unit_namer(body.synthesis, model)
     first: dict[str, int] = {}
     problems: list[tuple[str, str, str]] = []
     for number, item in enumerate(body.items):
         assert item.id is not None, "check_items gives every item an id"
-        ids = [unit_id(item, body.synthesis, model, sample) for sample in range(body.synthesis.samples_per_item)]
+        ids = [name(item, sample) for sample in range(body.synthesis.samples_per_item)]
         if ids[0] in first:
             detail = f"same problem and solution as item {first[ids[0]]}; raise samples_per_item for more traces of it"
             problems.append((f"/items/{number}", "duplicate_item", detail))

@@ -58,6 +58,10 @@ def local_manifest(source: str | Path) -> Path:
     raise UsageError(f"the manifest is given by a URL that is none of a manifest; {_WANTED}")
 
 
+def is_manifest_url(text: str) -> bool:
+    return bool(_IN_BUCKET.fullmatch(text) or _IN_API.fullmatch(text))
+
+
 def copy_manifest(api: Client, batch_id: str, copies: Objects, tell: Tell = lambda done, total: None) -> Path:
     """The path of a copy of a batch's manifest, beside copies of all its shards. What is there already is checked.
 
