@@ -176,7 +176,7 @@ class Batches:
                 student_share=student_share(tally.student_tokens, tally.attributed_tokens),
             ),
             tokens_per_s=round(tally.tokens / life_s, 1) if life_s > 0 else 0.0,
-            shards=tally.units["committed"],
+            shards=tally.shards,
             damaged_shards=len(tx.shards.damaged(batch.id)),
             waiting_for=waiting_for(tx, batch, tally.units["queued"], tally.units["leased"]),
             ending_error=batch.ending_error,

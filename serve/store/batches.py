@@ -77,6 +77,7 @@ class Tally:
 
     items: Mapping[str, int]
     units: Mapping[str, int]
+    shards: int
     tokens: int
     attributed_tokens: int
     student_tokens: float
@@ -313,6 +314,7 @@ class Batches:
         return Tally(
             items=by_state(counts, "items", ITEM_STATES),
             units=by_state(counts, "units", UNIT_STATES),
+            shards=counts["shards"],
             tokens=counts["tokens"],
             attributed_tokens=counts["attributed_tokens"],
             student_tokens=counts["student_tokens"],

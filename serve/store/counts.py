@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dail.serve.store.tables import BATCHES, ITEMS, UNITS
+from dail.serve.store.tables import BATCHES, ITEMS, SHARDS, UNITS
 
 ITEM_STATES = ("queued", "running", "completed", "failed", "cancelled", "expired")
 UNIT_STATES = ("waiting", "queued", "leased", "committed", "skipped", "failed", "cancelled", "expired")
@@ -30,6 +30,7 @@ class Counts:
         self._sql = connection
         self._before: dict[str, dict[str, Flat]] = {}  # by batch and item
         self._recount: set[str] = set()
+        self._shards: Counter[str] = Counter()  # new ones, by batch
         self.moved: Flat = Counter()  # by how much those that were kept last differ from those before
 
     def look(self, batch_id: str, items: Iterable[str]) -> None:
@@ -42,11 +43,14 @@ class Counts:
         """Many units of it moved, or will."""
         self._recount.add(batch_id)
 
+    def add_shards(self, batch_id: str, number: int) -> None:
+        self._shards[batch_id] += number
+
     def keep(self, batch_id: str) -> Flat:
         """Stores, and gives, the counts as they are now."""
         kept = self._kept(batch_id)
         earlier = Counter(kept)
-        before = self._before.pop(batch_id, {})
+        before, shards = self._before.pop(batch_id, {}), self._shards.pop(batch_id, 0)
         if kept is None or batch_id in self._recount:
             kept = self.count(batch_id)
             self._recount.discard(batch_id)
@@ -54,6 +58,7 @@ class Counts:
             for flat in before.values():
                 kept.subtract(flat)
             kept.update(self._of_items(batch_id, list(before)))
+            kept["shards"] += shards
         self.moved.update(kept)
         self.moved.subtract(earlier)
         self._sql.execute(BATCHES.update().where(BATCHES.c.id == batch_id).values(counts=dict(+kept)))
@@ -73,6 +78,8 @@ class Counts:
         refused = sa.select(sa.func.count()).where(ITEMS.c.batch_id == batch_id, ITEMS.c.error_code.is_not(None))
         flat = self._flat(_OF_BATCH, {"batch_id": batch_id})
         flat["items failed"] += self._sql.scalar(refused) or 0
+        files = sa.select(sa.func.count(SHARDS.c.key.distinct())).where(SHARDS.c.batch_id == batch_id)
+        flat["shards"] = self._sql.scalar(files) or 0
         return flat
 
     def states(self, batch_id: str, items: Sequence[str]) -> dict[str, str]:

@@ -83,6 +83,10 @@ class Noted:
         self.batches.setdefault(batch_id, Changed()).items.update(items)
         self._counts.look(batch_id, items)
 
+    def shard(self, batch_id: str, is_first: bool) -> None:
+        """One of its units was committed, as the first trace of a file or not."""
+        self._counts.add_shards(batch_id, int(is_first))
+
     def many(self, batch_id: str) -> None:
         """Many of its units moved at once."""
         self.batches.setdefault(batch_id, Changed())

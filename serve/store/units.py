@@ -254,7 +254,7 @@ class Units:
             error_code=None,
         )
         if moved:
-            self._shards.add(unit.n, unit.batch_id, shard)
+            self._noted.shard(unit.batch_id, self._shards.add(unit.n, unit.batch_id, shard))
             self._noted.attempt(unit, "committed", tokens=shard.tokens)
             self._noted.shard_bytes += shard.size_bytes
             if (held_s := unit.held_s) is not None:
