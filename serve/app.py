@@ -18,6 +18,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -40,6 +41,7 @@ from dail.serve.rules.service import Service
 from dail.serve.rules.tokens import Tokens
 from dail.serve.settings import Settings
 from dail.serve.store.transaction import Store
+from dail.serve.tracing import tracing_here
 from dail.synth.core.config import TOOL_VERSION
 from dail.synth.core.errors import DailError, UsageError
 from dail.synth.core.http import is_loopback
@@ -57,9 +59,12 @@ log = logging.getLogger("dail.serve")
 
 def create_app(settings: Settings) -> FastAPI:
     """Opens the store and reads the model folders. Raises UsageError or StorageError if it cannot."""
+    tracing = tracing_here()
+    if isinstance(settings.store_place, Path) and not settings.store_place.exists():  # what is refused leaves no store
+        _guard_the_network(settings.host, settings.token is not None)
     store = Store(settings.store_place)
     tokens = Tokens(store, _revealed(settings.token), _revealed(settings.worker_token))
-    _guard_the_network(settings.host, tokens)
+    _guard_the_network(settings.host, tokens.let_people_in)
     models = {
         name: identify(folder, name, settings.students.get(name), settings.privileged.get(name))
         for name, folder in settings.models.items()
@@ -79,7 +84,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     app.state.tokens = tokens
     app.state.metrics = metrics = Metrics(store.figures, lambda: _room(service))
-    store.on_commit, store.on_transaction = metrics.committed, metrics.transaction
+    store.on_commit.append(metrics.committed)
+    store.on_transaction = metrics.transaction
+    app.state.tracing = tracing
+    if tracing:
+        store.on_commit.append(tracing.committed)
+        store.is_traced = True
     app.state.readiness = Readiness(store, service.objects)
     app.state.receiving = Receiving()
     app.state.watching = Watching(service.store)
@@ -111,6 +121,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.gather(*tasks, return_exceptions=True)
     app.state.readiness.close()
     service.store.close()
+    if app.state.tracing:
+        await asyncio.to_thread(app.state.tracing.close)
 
 
 def _room(service: Service) -> int | None:
@@ -122,8 +134,8 @@ def _revealed(token: SecretStr | None) -> str | None:
     return None if token is None else token.get_secret_value()
 
 
-def _guard_the_network(host: str, tokens: Tokens) -> None:
-    if not is_loopback(host) and not tokens.let_people_in:
+def _guard_the_network(host: str, has_token: bool) -> None:
+    if not is_loopback(host) and not has_token:
         raise UsageError(
             f"host {host} is open to the network and there is no token; make one with `dail token new`, set DAIL_TOKEN "
             "to at least 16 characters, or listen on 127.0.0.1"

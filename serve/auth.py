@@ -14,7 +14,7 @@ from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from dail.serve.errors import RequestError
-from dail.serve.guard import not_known
+from dail.serve.guard import caller_by, not_known
 from dail.serve.rules.tokens import Caller, Scope
 
 # for the OpenAPI page alone: the header is read by the guard
@@ -31,6 +31,14 @@ def caller_of(request: Request) -> Caller:
 
 async def people_only(request: Request, _: Documented) -> None:
     _want("read" if request.method in ("GET", "HEAD") else "submit", request)
+
+
+async def may_read(request: Request, _: Documented) -> bool:
+    """Of an open route: whether somebody asks who may look at batches."""
+    try:
+        return (await caller_by(request.app.state.tokens, request.headers)).may("read")
+    except RequestError:
+        return False
 
 
 async def admin_only(request: Request, _: Documented) -> None:

@@ -30,6 +30,7 @@ from dail.serve.guard import caller_by
 from dail.serve.ranges import IfRange, Range, whole_or_part
 from dail.serve.request_body import LINES, PARQUET, batch_body, body_of, documents
 from dail.serve.rules.service import Service
+from dail.serve.tracing import known_traceparent
 from dail.synth.core.logs import tell
 from dail.synth.schema.manifest import Manifest
 
@@ -48,6 +49,9 @@ IdempotencyKey = Annotated[
     Header(min_length=1, max_length=255, description="without it, the same body gives the same batch"),
 ]
 
+Traceparent = Annotated[
+    str | None, Header(description="W3C trace context, which the batch's spans belong to; what is none is ignored")
+]
 IfNoneMatch = Annotated[str | None, Header(description="the ETag of an earlier answer; 304 if nothing changed")]
 LastEventId = Annotated[int, Header(ge=0, le=2**53, description="the number of the last event that you have")]
 
@@ -71,9 +75,10 @@ def create_batch(
     service: TheService,
     response: Response,
     idempotency_key: IdempotencyKey = None,
+    traceparent: Traceparent = None,
 ) -> BatchOut:
     """Stores a batch, durably before the reply: 201 for a new one, 200 with the same batch for the same body again."""
-    batch, is_new = service.batches.create(body, idempotency_key)
+    batch, is_new = service.batches.create(body, idempotency_key, known_traceparent(traceparent))
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/batches/{batch.id}"
     if is_new:

@@ -129,8 +129,8 @@ class BatchOut(Frozen):
     units: UnitCounts
     tokens: Tokens
     tokens_per_s: float = Field(description="over the batch's life, from its first lease")
-    shards: int
-    damaged_shards: int = Field(description="of those read as results, whose bytes are gone or changed")
+    shards: int = Field(description="files that the committed traces are in")
+    damaged_shards: int = Field(description="traces, of those read as results, whose bytes are gone or changed")
     waiting_for: WaitingFor | None = Field(description="why nothing happens with it; null while somebody could work")
     ending_error: str | None = Field(description="why every unit has ended and the batch has not")
     manifest: ManifestRef | None = Field(description="null until the batch ends, and if it ends without a shard")

@@ -206,11 +206,7 @@ def workers(api: str, as_json: bool) -> int:
         if as_json:
             emit(worker)
             continue
-        units, lapsed = worker["units"], sum(unit["lapsed"] for unit in worker["units"])
-        batches = ", ".join(sorted({unit["batch_id"] for unit in units})) or "nothing"
-        state = f"silent for {time.time() - worker['heard_at']:.0f} s" if worker["silent"] else "working"
-        line = f"{worker['id']}  {worker['model']}  {worker['host']}  {state}  holds {len(units)} units of {batches}"
-        click.secho(plain(line + (f", {lapsed} lapsed" if lapsed else "")), dim=worker["silent"])
+        click.secho(plain(_worker_line(worker)), dim=worker["silent"])
     if not found:
         say("no worker was heard of in the last day; start one: dail worker --api URL --model FOLDER")
     return EXIT_OK
@@ -280,10 +276,21 @@ def results(batch: str, api: str, with_shards: bool, out: Path | None, as_json: 
         told = {"batch": found, "output_root": shards["output_root"], "shards": shards["data"], "failed_items": failed}
         emit(told if written is None else {**told, "written": str(written)})
     else:
-        _print_results(found, shards, failed, with_shards)
+        copied = written if written is not None and written.suffix == ".json" else None
+        _print_results(found, shards, failed, with_shards, copied)
     if written is not None:
         say(f"results written to {written}")
     return _exit_code(found) if found["status"] in _ENDED else EXIT_OK
+
+
+def _worker_line(worker: Any) -> str:
+    units, lapsed = worker["units"], sum(unit["lapsed"] for unit in worker["units"])
+    batches = ", ".join(sorted({unit["batch_id"] for unit in units}))
+    holds = f"holds {len(units)} units of {batches}" if units else "holds nothing"
+    silent_s = time.time() - worker["heard_at"]
+    state = f"silent for {silent_s:.0f} s" if worker["silent"] else "working" if units else "waiting"
+    model = f"{worker['model']} ({worker['revision'][:20]})"
+    return f"{worker['id']}  {model}  {worker['host']}  {state}  {holds}" + (f", {lapsed} lapsed" if lapsed else "")
 
 
 def _client(api: str) -> Client:
@@ -457,10 +464,12 @@ def _plain(text: str) -> str:
     return "".join(char for char in text if char.isprintable())
 
 
-def _print_results(batch: Any, shards: Any, failed: list[Any], with_shards: bool) -> None:
+def _print_results(batch: Any, shards: Any, failed: list[Any], with_shards: bool, manifest: Path | None) -> None:
+    """`manifest`: a copy of it that is here."""
     if with_shards:
-        for shard in shards["data"]:
-            click.echo(f"{shards['output_root']}/{shard['key']}  {shard['rows']} rows  {shard['size_bytes']} bytes")
+        traces = Counter(shard["key"] for shard in shards["data"])
+        for key, size in {shard["key"]: shard["size_bytes"] for shard in shards["data"]}.items():
+            click.echo(f"{shards['output_root']}/{key}  {traces[key]} traces  {size} bytes")
         return
     click.echo(_summary(batch))
     errors = [{"id": item["id"], **_error(item)} for item in failed]
@@ -468,13 +477,14 @@ def _print_results(batch: Any, shards: Any, failed: list[Any], with_shards: bool
         first = next(error for error in errors if error["code"] == code)
         click.echo(f"  {count} failed with {code}, such as {_plain(first['id'])}: {_plain(first['detail'])}")
     if shards["data"]:
-        click.echo(f"  {len(shards['data'])} shards in {shards['output_root']} (--shards lists them)")
+        num_files = len({shard["key"] for shard in shards["data"]})
+        where = f"{num_files} shards in {shards['output_root']} (--shards lists them)"
+        click.echo(f"  {len(shards['data'])} traces in {where}")
     if batch["status"] in _ENDED and failed:
         click.echo(f"try the failed items again: dail retry {batch['id']}")
     if batch["manifest"]:
-        click.echo(
-            f"train on the traces: dail train --model FOLDER --out FOLDER --manifest {batch['manifest']['path']}"
-        )
+        path = manifest or batch["manifest"]["path"]
+        click.echo(f"train on the traces: dail train --model FOLDER --out FOLDER --manifest {path}")
     elif batch["status"] not in _ENDED:
         click.echo(f"follow it to its end: dail watch {batch['id']}")
 

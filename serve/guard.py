@@ -7,8 +7,9 @@ from the header Authorization alone, never from a URL, which proxies and browser
     curl http://127.0.0.1:8765/v1/batches                          200, or 401 unauthorized if there are tokens
     curl -H 'Host: evil.example' http://127.0.0.1:8765/v1/batches  403 foreign_host
 
-Nothing of a request's body is read before it is let in. Only /livez answers anybody. A token of people has a pace,
-`requests_per_s`; workers have none, since many share one.
+Nothing of a request's body is read before it is let in. /livez and /readyz answer anybody, since probes have no token:
+whether it is ready, and to those who may read also why not. A token of people has a pace, `requests_per_s`; workers
+have none, since many share one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dail.serve.settings import Settings
 from dail.synth.core.errors import DailError
 from dail.synth.core.http import is_loopback
 
-_ALIVE, _OF_WORKERS = "/livez", "/internal/"
+_OPEN, _OF_WORKERS = ("/livez", "/readyz"), "/internal/"
 
 
 class Guard:
@@ -52,7 +53,7 @@ class Guard:
         try:
             if self._has_names or not self._tokens.are_wanted:
                 self._check_names(headers)
-            if scope["path"] != _ALIVE:
+            if scope["path"] not in _OPEN:
                 caller = await caller_by(self._tokens, headers)
                 scope.setdefault("state", {})["caller"] = caller
                 if self._tokens.are_wanted and not scope["path"].startswith(_OF_WORKERS):

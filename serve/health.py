@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from dail.serve.auth import people_only
+from dail.serve.auth import may_read, people_only
 from dail.serve.batch_in import ITEM_BYTES, MAX_ITEMS, MAX_METADATA, MAX_UNITS, METADATA_BYTES
 from dail.serve.batches import TheService
 from dail.serve.bounded_json import MAX_DEPTH, MAX_ITEM_VALUES, MAX_NAME_BYTES, MAX_VALUES
@@ -51,12 +53,12 @@ async def livez() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", dependencies=[Depends(people_only)], responses={503: {"model": Ready}})
-def readyz(request: Request, response: Response) -> Ready:
-    """503 if something that is tried fails, or does not answer in time; `checks` says which."""
+@router.get("/readyz", responses={503: {"model": Ready}})
+def readyz(request: Request, response: Response, sees_all: Annotated[bool, Depends(may_read)]) -> Ready:
+    """503 if something that is tried fails or does not answer in time; `checks`, for who may read, says which."""
     ready: Ready = request.app.state.readiness.ask()
     response.status_code = 200 if ready.ok else 503
-    return ready
+    return ready if sees_all else Ready(ok=ready.ok, checks={})
 
 
 @router.get(

@@ -24,6 +24,8 @@ _OTHERS = {
     "--metrics-port wins",
     "DAIL_TOKEN": "bearer token: `dail serve` takes it for everything (16 characters at least), worker and the verbs "
     "of batches send it, or one of `dail token new`",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "`dail serve` sends a span of every attempt at a unit to this collector, by OTLP "
+    "over HTTP; needs dail[otel]; OpenTelemetry's other OTEL_ variables hold too",
     "RAY_ADDRESS": "the Ray cluster that worker, synth, doctor and `dail train --ray-workers` join; without it they "
     "start Ray on this machine; select judges many traces there, without it on this machine",
     "RAY_AUTH_MODE": "token: Ray asks for a token; set it on every cluster",

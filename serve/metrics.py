@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter as Counts
 from collections.abc import Callable
 from typing import Any
 
@@ -78,10 +79,11 @@ class Metrics:
         """Counts what a transaction did, once it is on disk."""
         for (outcome, reason), number in noted.ended.items():
             self._items.labels(outcome, reason if reason in REASONS else "other").inc(number)
-        for result, number in noted.attempts.items():
+        attempts = Counts(attempt.outcome for attempt in noted.attempts)
+        for result, number in attempts.items():
             self._attempts.labels(result).inc(number)
-        self._expired.inc(noted.attempts["expired"])
-        self._commits.labels("committed").inc(noted.attempts["committed"])
+        self._expired.inc(attempts["expired"])
+        self._commits.labels("committed").inc(attempts["committed"])
         self._bytes.inc(noted.shard_bytes)
         self._damaged.inc(noted.num_damaged)
         for seconds in noted.held_s:

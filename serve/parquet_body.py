@@ -1,149 +1,89 @@
 """A batch that comes as Parquet, as the JSON lines that it stands for: its settings first, then an item a row.
 
-A file of 519 bytes can ask for gigabytes, and its footer need not say so. So it is unpacked in a process of its own,
-with bounds of memory and time, that writes no more lines than a body may have. They are read as any lines are: the same
-batch is the same however it is sent.
+A file of 519 bytes can ask for gigabytes, and its footer need not say so. So it is unpacked in a process of its own
+(`parquet_rows.py`), with bounds of memory and time. Its lines are read as any lines are: the same batch is the same
+however it is sent.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import resource
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from typing import Any
+from contextlib import suppress
 
 from dail.serve.errors import RequestError
+from dail.serve.parquet_rows import TOLD, TOO_MUCH, Bounds
 
-SETTINGS = "dail.batch"  # key of the file's own metadata, under which the batch's settings are, as JSON
-MEMORY_BYTES = 512 << 20  # beside what the process takes before it opens the file
-TIME_S = 30  # of a processor; on the clock it may be four times that
+MEMORY_BYTES = 512 << 20
+TIME_S = 10  # of a processor; on the clock it may be four times that
 _MAGIC = b"PAR1"
-_ROWS = 16  # that are unpacked at once
-_MAX_COLUMNS = 256
-_TOLD, _TOO_MUCH = 3, 4  # exit codes: a refusal in a sentence, and a bound that was met
-_COMMAND = "from dail.serve.parquet_body import unpack; unpack()"
+_BOUND_MET = (TOO_MUCH, -signal.SIGKILL, -signal.SIGXCPU)  # by itself, by our clock or the system, by a processor's
+_COMMAND = "import sys; from dail.serve.parquet_rows import Bounds, unpack; unpack(Bounds(*map(int, sys.argv[1:])))"
 
 
-def lines_of(body: bytes | bytearray, most_bytes: int) -> bytes:
-    """The lines. Raises RequestError: 400 what is no Parquet or no rows of JSON's kinds, 413 what is too much."""
+def lines_of(body: bytes | bytearray, most_bytes: int, most_rows: int, most_values: int) -> bytes:
+    """The lines, at most one row more than is taken.
+
+    Raises:
+        RequestError: 400 for what is no Parquet or no rows of JSON's kinds, 413 for what is too much, 503 where no
+            process can be started.
+    """
     if not (body[:4] == _MAGIC and body[-4:] == _MAGIC and len(body) > 12):
         raise RequestError(400, "bad_parquet", "the body is no Parquet, or damaged on its way")
-    with _child(most_bytes) as child:
-        assert child.stdin is not None and child.stdout is not None, "both are pipes"
-        too_slow = threading.Timer(4 * TIME_S, child.kill)
-        too_slow.start()
-        try:
-            child.stdin.write(body)
-            child.stdin.close()
-            lines = child.stdout.read(most_bytes + 1)
-        except BrokenPipeError:  # it met a bound before it had read the body
-            lines = b""
-        finally:
-            too_slow.cancel()
-            child.kill()
-        code = child.wait()
-    if code == _TOLD:
-        where, detail = json.loads(lines)
-        raise RequestError(
-            400, "bad_parquet", "the body is not Parquet that is taken", [(where, "bad_parquet", detail)]
-        )
-    if code != 0 or len(lines) > most_bytes:
+    code, said = _unpacked(body, Bounds(most_bytes, most_rows, most_values, MEMORY_BYTES, TIME_S))
+    if code == 0 and len(said) <= most_bytes:
+        return said
+    if code in _BOUND_MET or code == 0:
         detail = (
             f"the Parquet unpacks to more than is taken: at most {most_bytes} bytes of JSON lines, {MEMORY_BYTES} of "
             f"memory and {TIME_S} s; post several batches"
         )
         raise RequestError(413, "body_too_large", detail)
-    return lines
+    if code > 0 and code != TOLD:  # Python's own, before the file was looked at
+        raise _not_now()
+    where, detail = json.loads(said) if code == TOLD else ("", "it cannot be read as Parquet")
+    raise RequestError(400, "bad_parquet", "the body is not Parquet that is taken", [(where, "bad_parquet", detail)])
 
 
-def _child(most_bytes: int) -> subprocess.Popen[bytes]:
+def _unpacked(body: bytes | bytearray, bounds: Bounds) -> tuple[int, bytes]:
+    """The child's exit code, and what it said, cut where it says too much."""
+    with _child(bounds) as child:
+        assert child.stdin is not None and child.stdout is not None, "both are pipes"
+        too_slow = threading.Timer(4 * TIME_S, child.kill)
+        too_slow.start()
+        try:
+            with suppress(BrokenPipeError):  # it ended before it had read the body: its code says why
+                child.stdin.write(body)
+            with suppress(BrokenPipeError):
+                child.stdin.close()
+            said = child.stdout.read(bounds.bytes + 1)
+            if len(said) > bounds.bytes:
+                child.kill()
+            return child.wait(), said
+        finally:
+            too_slow.cancel()
+            child.kill()
+
+
+def _child(bounds: Bounds) -> subprocess.Popen[bytes]:
     """Isolated: without this process's settings, its secrets, or its folder on Python's path."""
-    env = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
-    return subprocess.Popen(
-        [sys.executable, "-I", "-c", _COMMAND, str(most_bytes)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=env,
-    )
-
-
-class _Unfit(Exception):
-    """What is told of a file: a JSON pointer and a sentence, without what it holds."""
-
-
-def unpack() -> None:
-    """The child's whole life: the file on standard input, lines or a refusal on standard output."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    most_bytes = int(sys.argv[1])
-    data = sys.stdin.buffer.read()
-    resource.setrlimit(resource.RLIMIT_CPU, (TIME_S, TIME_S))
-    bound = _taken_bytes() + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # one allocator and one arena, whose addresses count; threads would have more
+    env = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
+    given = (bounds.bytes, bounds.rows, bounds.values, bounds.memory_bytes, bounds.time_s)
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        _end(0, b"\n".join(_within(most_bytes, _lines(file))))
-    except (MemoryError, pa.ArrowMemoryError):
-        _end(_TOO_MUCH)
-    except _Unfit as fault:
-        _end(_TOLD, json.dumps(fault.args).encode())
-    except (pa.ArrowException, OSError, ValueError, RecursionError):
-        _end(_TOLD, json.dumps(["", "it cannot be read as Parquet"]).encode())
+        return subprocess.Popen(
+            [sys.executable, "-I", "-c", _COMMAND, *map(str, given)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=env,
+        )
+    except OSError:
+        raise _not_now() from None
 
 
-def _lines(file: Any) -> Iterator[bytes]:
-    schema = file.schema_arrow
-    names = list(schema.names)
-    if len(names) > _MAX_COLUMNS or len(set(names)) < len(names):
-        raise _Unfit("", f"it has {len(names)} columns, at most {_MAX_COLUMNS} of different names are taken")
-    yield (schema.metadata or {}).get(SETTINGS.encode(), b"{}").replace(b"\n", b" ")
-    number = 0
-    for batch in file.iter_batches(_ROWS, use_threads=False):
-        for row in batch.to_pylist():
-            try:
-                yield json.dumps(_json_of(row), ensure_ascii=False, allow_nan=False).encode()
-            except (TypeError, ValueError) as error:
-                why = str(error) if isinstance(error, TypeError) else "NaN, an infinity, or text that is no UTF-8"
-                raise _Unfit(f"/items/{number}", f"the row holds {why}; JSON has no such value") from None
-            number += 1
-
-
-def _json_of(value: Any) -> Any:
-    """A null is a name that is left out, since a table has every name in every row. Raises TypeError."""
-    if isinstance(value, dict):
-        return {name: _json_of(one) for name, one in value.items() if one is not None}
-    if isinstance(value, list):
-        if value and all(isinstance(one, tuple) for one in value):  # a map
-            return _json_of(dict(value))
-        return [_json_of(one) for one in value]
-    if value is None or isinstance(value, str | int | float):
-        return value
-    raise TypeError(f"a value of type {type(value).__name__}")
-
-
-def _within(most_bytes: int, lines: Iterator[bytes]) -> Iterator[bytes]:
-    total = 0
-    for line in lines:
-        total += len(line) + 1
-        if total > most_bytes:
-            _end(_TOO_MUCH)
-        yield line
-
-
-def _taken_bytes() -> int:
-    """Of addresses, libraries among them."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
-
-
-def _end(code: int, said: bytes = b"") -> None:
-    sys.stdout.buffer.write(said)
-    sys.stdout.buffer.flush()
-    os._exit(code)  # without the clean-up, which may want memory that there is not
+def _not_now() -> RequestError:
+    return RequestError(503, "busy", "no process could be started to unpack the Parquet; try again, or send JSON lines")

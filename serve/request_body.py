@@ -17,7 +17,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from dail.serve.batch_in import MAX_ITEMS, BatchIn, faults, lax_types
-from dail.serve.bounded_json import read_batch, read_json
+from dail.serve.bounded_json import MAX_VALUES, read_batch, read_json
 from dail.serve.errors import RequestError
 from dail.serve.parquet_body import lines_of
 from dail.synth.core.errors import InputError
@@ -88,7 +88,7 @@ def _read_lines(body: bytes | bytearray) -> BatchIn:
 
 
 def _read_parquet(body: bytearray) -> BatchIn:
-    return _read_lines(lines_of(body, BODY_BYTES))
+    return _read_lines(lines_of(body, BODY_BYTES, MAX_ITEMS, MAX_VALUES))
 
 
 _READERS = {JSON: _read_batch, LINES: _read_lines, PARQUET: _read_parquet}

@@ -83,6 +83,7 @@ def worker(
     from dail.synth.run.uploads import Uploads
     from dail.synth.run.worker import run_worker
     from dail.synth.schema.models import identify
+    from dail.synth.schema.units import HelloReply
 
     settings = _settings(chosen, model, actors)
     if "synthesis" in chosen.in_file:
@@ -93,13 +94,19 @@ def worker(
     with console.logged_as(log_format, worker=name) as told, opened(metrics, metrics_port) as url:
         if url:
             told(f"metrics at {url}/metrics")
-        source, greeting = HttpSource(worker_http(api, token), name, identity), worker_http(api, token)
-        reply = run_to_end(lambda: greet(greeting, name, identity, versions_here()))
-        run_to_end(lambda: Uploads(source).look(reply))  # says where shards will go, or why not straight there
+        source = HttpSource(worker_http(api, token), name, identity)
+        uploads = Uploads(source)
+
+        async def begun() -> HelloReply:
+            reply = await greet(worker_http(api, token), name, identity, versions_here())
+            await uploads.look(reply)  # says where shards will go, or why not straight there
+            return reply
+
+        reply = run_to_end(begun)
         told(f"the API runs dail {reply.tool_version} and has the model {identity.name}, file by file")
         told(f"worker {name} leases units of model {identity.name} from {api}; Ctrl-C hands them back")
         with console.all_on_stderr(), console.stop_on_signals(second_ends=True) as stop:
-            stopped = run_worker(settings, source, idle_exit_s, stop, metrics)
+            stopped = run_worker(settings, source, idle_exit_s, stop, metrics, uploads)
         told(f"{'stopped' if stopped else 'no more work'}: {source.standing().done} units ended here")
     return EXIT_OK
 

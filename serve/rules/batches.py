@@ -29,7 +29,7 @@ from dail.synth.schema.manifest import config_fingerprint
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import student_share
-from dail.synth.schema.units import UnitState, unit_id
+from dail.synth.schema.units import UnitState, unit_namer
 
 
 class Batches:
@@ -47,7 +47,9 @@ class Batches:
         self._store, self._objects, self._models, self._ending = store, objects, models, ending
         self._open_batches, self._tenant = open_batches, tenant
 
-    def create(self, body: BatchIn, idempotency_key: str | None) -> tuple[BatchOut, bool]:
+    def create(
+        self, body: BatchIn, idempotency_key: str | None, traceparent: str | None = None
+    ) -> tuple[BatchOut, bool]:
         """Stores a batch before it returns; True if it is new. The same body again gives the same batch."""
         model, body = choose_model(self._models, body.model), _pinned(body)
         body_hash = _body_hash(body, model)
@@ -69,6 +71,7 @@ class Batches:
             metadata=body.metadata,
             window_s=body.window_s,
             tenant=self._tenant,
+            traceparent=traceparent,
             items=body.items,
             units=units,
             positions=body.positions,
@@ -173,7 +176,7 @@ class Batches:
                 student_share=student_share(tally.student_tokens, tally.attributed_tokens),
             ),
             tokens_per_s=round(tally.tokens / life_s, 1) if life_s > 0 else 0.0,
-            shards=tally.units["committed"],
+            shards=tally.shards,
             damaged_shards=len(tx.shards.damaged(batch.id)),
             waiting_for=waiting_for(tx, batch, tally.units["queued"], tally.units["leased"]),
             ending_error=batch.ending_error,
@@ -270,12 +273,12 @@ def _units(body: BatchIn, model: ModelIdentity) -> list[tuple[str, str, int, Uni
     all but the first wait for what becomes of them.
     """
     units: list[list[tuple[str, str, int, UnitState]]] = []
-    early = body.synthesis.enough != "all"
+    early, name = body.synthesis.enough != "all", unit_namer(body.synthesis, model)
     first: dict[str, int] = {}
     problems: list[tuple[str, str, str]] = []
     for number, item in enumerate(body.items):
         assert item.id is not None, "check_items gives every item an id"
-        ids = [unit_id(item, body.synthesis, model, sample) for sample in range(body.synthesis.samples_per_item)]
+        ids = [name(item, sample) for sample in range(body.synthesis.samples_per_item)]
         if ids[0] in first:
             detail = f"same problem and solution as item {first[ids[0]]}; raise samples_per_item for more traces of it"
             problems.append((f"/items/{number}", "duplicate_item", detail))

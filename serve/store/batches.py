@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from dail.serve.batch_in import Skipped
 from dail.serve.store.checkpoints import Checkpoints
 from dail.serve.store.counts import ITEM_STATES, UNIT_STATES, Counts, by_state, item_states
-from dail.serve.store.noted import Noted
+from dail.serve.store.noted import Noted, Traced
 from dail.serve.store.tables import BATCHES, EVENTS, ITEMS, MANIFESTS, NOW, OPEN, SHARDS, UNITS
 from dail.synth.core.config import TOOL_VERSION
 from dail.synth.schema.items import ExpertSolution
@@ -43,6 +43,7 @@ class NewBatch:
     skipped: Sequence[Skipped] = ()
     window_s: float | None = None
     tenant: str = ""
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Tally:
 
     items: Mapping[str, int]
     units: Mapping[str, int]
+    shards: int
     tokens: int
     attributed_tokens: int
     student_tokens: float
@@ -109,6 +111,7 @@ class Batches:
                 synthesis=new.synthesis.model_dump_json(),
                 kinds=new.kinds.model_dump_json(),
                 run_label=new.run_label,
+                traceparent=new.traceparent,
                 metadata=dict(new.metadata),
                 window_s=new.window_s,
                 expires_at=None if new.window_s is None else NOW + new.window_s,
@@ -297,6 +300,8 @@ class Batches:
             )
             .values(status=status, ended_at=NOW, ending_error=None),
         )
+        if ended:
+            self._noted.ended_batches.append(batch_id)
         if ended and manifest is not None:
             row = {"batch_id": batch_id, "generation": generation, "key": manifest[0], "digest": manifest[1]}
             self._sql.execute(MANIFESTS.insert().values(row))
@@ -309,6 +314,7 @@ class Batches:
         return Tally(
             items=by_state(counts, "items", ITEM_STATES),
             units=by_state(counts, "units", UNIT_STATES),
+            shards=counts["shards"],
             tokens=counts["tokens"],
             attributed_tokens=counts["attributed_tokens"],
             student_tokens=counts["student_tokens"],
@@ -341,6 +347,19 @@ class Batches:
     def _position(self, batch_id: str, item_id: str) -> Any:
         query = sa.select(ITEMS.c.position).where(ITEMS.c.batch_id == batch_id, ITEMS.c.item_id == item_id)
         return query.scalar_subquery()
+
+    def look_up_traces(self) -> None:
+        """Of batches that the transaction has spans of, what these say of them."""
+        ids = {*(attempt.batch_id for attempt in self._noted.attempts), *self._noted.ended_batches}
+        columns = (
+            BATCHES.c[name] for name in ("id", "traceparent", "model", "generation", "status", "created_at", "ended_at")
+        )
+        for row in self._sql.execute(sa.select(*columns).where(BATCHES.c.id.in_(ids))) if ids else ():
+            model = ModelIdentity.model_validate_json(row.model).name
+            ended_at = row.ended_at or row.created_at
+            self._noted.traced[row.id] = Traced(
+                row.id, row.traceparent, model, row.generation, row.status, row.created_at, ended_at
+            )
 
     def _one_batch(self, condition: Any) -> BatchRecord | None:
         row = self._sql.execute(self._batches().where(condition)).one_or_none()

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dail.serve.store.tables import BATCHES, ITEMS, UNITS
+from dail.serve.store.tables import BATCHES, ITEMS, SHARDS, UNITS
 
 ITEM_STATES = ("queued", "running", "completed", "failed", "cancelled", "expired")
 UNIT_STATES = ("waiting", "queued", "leased", "committed", "skipped", "failed", "cancelled", "expired")
@@ -30,6 +30,7 @@ class Counts:
         self._sql = connection
         self._before: dict[str, dict[str, Flat]] = {}  # by batch and item
         self._recount: set[str] = set()
+        self._shards: Counter[str] = Counter()  # new ones, by batch
         self.moved: Flat = Counter()  # by how much those that were kept last differ from those before
 
     def look(self, batch_id: str, items: Iterable[str]) -> None:
@@ -42,11 +43,14 @@ class Counts:
         """Many units of it moved, or will."""
         self._recount.add(batch_id)
 
+    def add_shards(self, batch_id: str, number: int) -> None:
+        self._shards[batch_id] += number
+
     def keep(self, batch_id: str) -> Flat:
         """Stores, and gives, the counts as they are now."""
         kept = self._kept(batch_id)
         earlier = Counter(kept)
-        before = self._before.pop(batch_id, {})
+        before, shards = self._before.pop(batch_id, {}), self._shards.pop(batch_id, 0)
         if kept is None or batch_id in self._recount:
             kept = self.count(batch_id)
             self._recount.discard(batch_id)
@@ -54,6 +58,7 @@ class Counts:
             for flat in before.values():
                 kept.subtract(flat)
             kept.update(self._of_items(batch_id, list(before)))
+            kept["shards"] += shards
         self.moved.update(kept)
         self.moved.subtract(earlier)
         self._sql.execute(BATCHES.update().where(BATCHES.c.id == batch_id).values(counts=dict(+kept)))
@@ -65,9 +70,7 @@ class Counts:
         kept = None if is_changing else self._kept(batch_id)
         if kept is None:  # asked before the commit
             kept = self.count(batch_id)
-        sums = [sa.func.coalesce(sa.func.sum(UNITS.c[name]), 0).label(name) for name in _TOKENS]
-        running = sa.select(*sums).where(UNITS.c.batch_id == batch_id, UNITS.c.state == "leased")
-        kept.update(dict(self._sql.execute(running).one()._mapping))
+        kept.update(dict(self._sql.execute(_RUNNING, {"batch_id": batch_id}).one()._mapping))
         return kept
 
     def count(self, batch_id: str) -> Flat:
@@ -75,6 +78,8 @@ class Counts:
         refused = sa.select(sa.func.count()).where(ITEMS.c.batch_id == batch_id, ITEMS.c.error_code.is_not(None))
         flat = self._flat(_OF_BATCH, {"batch_id": batch_id})
         flat["items failed"] += self._sql.scalar(refused) or 0
+        files = sa.select(sa.func.count(SHARDS.c.key.distinct())).where(SHARDS.c.batch_id == batch_id)
+        flat["shards"] = self._sql.scalar(files) or 0
         return flat
 
     def states(self, batch_id: str, items: Sequence[str]) -> dict[str, str]:
@@ -160,7 +165,9 @@ def _in_items(table: sa.Table) -> sa.ColumnElement[bool]:
     return table.c.item_id.in_(sa.bindparam("items", expanding=True))
 
 
-# put together once: for every commit anew it was a third of its time
+# put together once: for every commit anew it was a third of its time, and of a look at a batch a fifth
 _OF_BATCH = _by_item_and_by_unit(_in_batch(UNITS))
 _OF_ITEMS = _by_item_and_by_unit(_in_batch(UNITS), _in_items(UNITS))
+_SUMS = [sa.func.coalesce(sa.func.sum(UNITS.c[name]), 0).label(name) for name in _TOKENS]
+_RUNNING = sa.select(*_SUMS).where(_in_batch(UNITS), UNITS.c.state == "leased")
 _STATES_OF_ITEMS = sa.select(*item_states(_in_items).c)

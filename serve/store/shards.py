@@ -16,9 +16,13 @@ class Shards:
     def __init__(self, connection: sa.Connection) -> None:
         self._sql = connection
 
-    def add(self, unit: int, batch_id: str, shard: ShardRef) -> None:
+    def add(self, unit: int, batch_id: str, shard: ShardRef) -> bool:
+        """Whether it is the first trace of its file."""
+        query = sa.select(SHARDS.c.unit).where(SHARDS.c.key == shard.key).limit(1)
+        is_first = self._sql.execute(query).first() is None
         row = {"unit": unit, "batch_id": batch_id, **shard.model_dump()}
         self._sql.execute(SHARDS.insert().values(row))
+        return is_first
 
     def get(self, unit_id: str, key: str) -> ShardRef | None:
         query = sa.select(*SHARD_COLUMNS).where(SHARDS.c.key == key, SHARDS.c.unit_id == unit_id)

@@ -43,6 +43,7 @@ BATCHES = sa.Table(
     sa.Index("open_batches", "status", "model_key"),
     sa.Column("counts", sa.JSON(none_as_null=True)),  # of its items and units by state, and their tokens
     sa.Column("tenant", sa.Text, nullable=False, default="", server_default=""),  # whose it is
+    sa.Column("traceparent", sa.Text),  # of the POST
 )
 ITEMS = sa.Table(
     "items",

@@ -41,7 +41,8 @@ class Store:
     def __init__(self, place: Path | str) -> None:
         self.database = database_at(place)
         self._tenant: str | None = None
-        self.on_commit: Callable[[Noted], None] = lambda noted: None
+        self.on_commit: list[Callable[[Noted], None]] = []  # each is told what is on disk now
+        self.is_traced = False  # whether `on_commit` makes spans
         self.on_transaction: Callable[[str, float, bool], None] = lambda op, seconds, is_refused: None
         with self.write() as tx:
             tx.prepare(self.database)
@@ -64,7 +65,10 @@ class Store:
             tx = Transaction(connection, self._tenant)
             yield tx
             tx.events.write()
-        self.on_commit(tx.noted)
+            if self.is_traced:
+                tx.batches.look_up_traces()
+        for tell in self.on_commit:
+            tell(tx.noted)
 
     @contextmanager
     def _timed(self, op: str) -> Iterator[None]:

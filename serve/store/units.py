@@ -30,6 +30,7 @@ REPLY_BYTES = 16 << 20  # of items in one lease reply, which a worker reads with
 SUSPECT_LEASES = 3  # so many leases that lapsed with nothing written make a unit suspect: it may be what ends workers
 _IS_NO_SUSPECT = UNITS.c.leases < SUSPECT_LEASES
 _UNKNOWN = 1 << 31  # units that wait, of a batch whose number is not known
+_LEASE = (UNITS.c.batch_id, UNITS.c.unit_id, UNITS.c.epoch, UNITS.c.owner, UNITS.c.leased_at)  # who has it
 _NOTHING_WRITTEN = {"tokens": 0, "attributed_tokens": 0, "student_tokens": 0}
 
 
@@ -66,6 +67,7 @@ class UnitRecord:
     correct: bool | None
     error: Failure | None
     leased_at: float | None
+    owner: str | None
 
     @property
     def held_s(self) -> float | None:
@@ -106,6 +108,8 @@ class Units:
         chosen = {row.unit_id: row for row in self._within(list(chosen.values()), max_bytes)}
         for row in chosen.values():
             self._noted.units(row.batch_id, [row.item_id])
+            if row.state == "leased":  # and lapsed, before a sweep saw it
+                self._noted.attempt(row, "expired")
         numbers = [row.n for row in chosen.values()]
         twin = UNITS.alias()
         last_epoch = sa.select(sa.func.max(twin.c.epoch)).where(twin.c.unit_id == UNITS.c.unit_id).scalar_subquery()
@@ -250,8 +254,8 @@ class Units:
             error_code=None,
         )
         if moved:
-            self._shards.add(unit.n, unit.batch_id, shard)
-            self._noted.attempts["committed"] += 1
+            self._noted.shard(unit.batch_id, self._shards.add(unit.n, unit.batch_id, shard))
+            self._noted.attempt(unit, "committed", tokens=shard.tokens)
             self._noted.shard_bytes += shard.size_bytes
             if (held_s := unit.held_s) is not None:
                 self._noted.held_s.append(held_s)
@@ -271,20 +275,23 @@ class Units:
             error_detail=error.detail,
             error_retryable=error.retryable,
         )
-        self._noted.attempts["cancelled" if state == "cancelled" else "failed"] += moved
+        if moved:
+            self._noted.attempt(unit, "cancelled" if state == "cancelled" else "failed", error.code)
         self._noted.reason = error.code
         return moved
 
     def hand_back(self, unit: UnitRecord) -> int:
         """As if it had not been leased, but for the epoch."""
         moved = self._move(unit, "queued", owner=None, lease_until=None, leases=unit.leases - 1, **_NOTHING_WRITTEN)
-        self._noted.attempts["handed_back"] += moved
+        if moved:
+            self._noted.attempt(unit, "handed_back")
         return moved
 
     def skip(self, unit: UnitRecord) -> int:
         """A unit that somebody holds and that is no longer needed."""
         moved = self._move(unit, "skipped", owner=None, lease_until=None, **_NOTHING_WRITTEN)
-        self._noted.attempts["cancelled"] += moved
+        if moved:
+            self._noted.attempt(unit, "cancelled")
         return moved
 
     def is_needless(self, unit: UnitRecord) -> bool:
@@ -326,8 +333,8 @@ class Units:
 
     def _end_open(self, batch_id: str, state: UnitState, condition: Any) -> int:
         chosen = UNITS.c.batch_id == batch_id, UNITS.c.state.in_(OPEN), condition
-        leased = self._sql.scalar(sa.select(sa.func.count()).where(*chosen, UNITS.c.state == "leased")) or 0
-        self._noted.attempts["expired" if state == "expired" else "cancelled"] += leased
+        for row in self._sql.execute(sa.select(*_LEASE).where(*chosen, UNITS.c.state == "leased")):
+            self._noted.attempt(row, "expired" if state == "expired" else "cancelled")
         values = {"state": state, "owner": None, "lease_until": None}
         return self._change_many(batch_id, UNITS.update().where(*chosen).values(**values))
 
@@ -360,11 +367,11 @@ class Units:
         A queued one keeps its owner, who may still bring its trace while nobody else took it.
         """
         lapsed = sa.and_(UNITS.c.state == "leased", UNITS.c.lease_until < lease_clock())
-        columns = (UNITS.c.n, UNITS.c.batch_id, UNITS.c.item_id, (UNITS.c.leases >= max_leases).label("is_lost"))
+        columns = (UNITS.c.n, UNITS.c.item_id, *_LEASE, (UNITS.c.leases >= max_leases).label("is_lost"))
         rows = self._sql.execute(sa.select(*columns).where(lapsed).limit(_MANY)).all()
         for row in rows:
             self._noted.units(row.batch_id, [row.item_id])
-        self._noted.attempts["expired"] += len(rows)
+            self._noted.attempt(row, "expired", error.code)
         self._noted.reason = error.code
         lost = [row.n for row in rows if row.is_lost]
         reason = {"error_code": error.code, "error_detail": error.detail, "error_retryable": error.retryable}
@@ -424,7 +431,7 @@ def _claimable(model_key: str) -> sa.Select:
         twin.c.lease_until >= lease_clock(),
     )
     return (
-        sa.select(UNITS.c.n, UNITS.c.unit_id, UNITS.c.batch_id, UNITS.c.item_id)
+        sa.select(UNITS.c.n, UNITS.c.item_id, UNITS.c.state, *_LEASE)
         .join(BATCHES, BATCHES.c.id == UNITS.c.batch_id)
         .where(BATCHES.c.status == "in_progress", BATCHES.c.model_key == model_key, ~is_leased_elsewhere)
         .order_by(UNITS.c.n)
@@ -451,6 +458,7 @@ def _unit_record(row: sa.Row) -> UnitRecord:
         correct=row.correct,
         error=error,
         leased_at=row.leased_at,
+        owner=row.owner,
     )
 
 

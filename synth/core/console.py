@@ -7,6 +7,7 @@ terminal and no signal; `speaking()` shows both, and what handles signals is her
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from dail.synth.core.errors import ApiError, DailError, ExtensionError, StorageError, UsageError
+from dail.synth.core.errors import EXIT_ERROR, ApiError, ExtensionError, StorageError, UsageError
 from dail.synth.core.logs import LogFormat, as_event, log_as
 from dail.synth.core.progress import shown_on
 from dail.synth.core.running import Stop
@@ -165,17 +166,30 @@ def logged_as(form: LogFormat, **always: str) -> Iterator[Callable[[str], None]]
     log_as(form, **always)
     verb = logging.getLogger("dail.verb")
     try:
-        with shown_on(_NoBar):
+        with shown_on(_NoBar), contextlib.redirect_stderr(_Lines(logging.getLogger("dail.stderr"))):
             yield verb.info
-    except DailError as error:
+    except Exception as error:
         is_ours = isinstance(error, UsageError | ApiError | StorageError) and not isinstance(error, ExtensionError)
-        event = {} if is_ours else as_event("verb_failed", code=error.code)
+        event = {} if is_ours else as_event("verb_failed", code=getattr(error, "code", "internal"))
         verb.error(str(error), extra=event, exc_info=None if is_ours else error)
-        sys.exit(error.exit_code)
+        sys.exit(getattr(error, "exit_code", EXIT_ERROR))
     finally:
         for log, handlers, level, propagates in before:
             log.handlers[:], log.propagate = handlers, propagates
             log.setLevel(level)
+
+
+class _Lines(io.TextIOBase):
+    """What others write to standard error, as Ray does of a process that died: lines of the log."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log, self._rest = log, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in filter(None, map(str.strip, lines)):
+            self._log.info(line)
+        return len(text)
 
 
 class _NoBar(contextlib.AbstractContextManager["_NoBar"]):

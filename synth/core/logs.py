@@ -34,15 +34,19 @@ def tell(event: str, **fields: Any) -> None:
 def as_event(event: str, **fields: Any) -> dict[str, Any]:
     """`extra` of a call of a logger, whose sentence machines then do not get."""
     assert not (unknown := fields.keys() - set(FIELDS)), f"a log has no fields {unknown}"
-    known = {name: value if name in _OURS else _safe(value) for name, value in fields.items() if value is not None}
+    known = {name: value if name in _OURS else _told(value) for name, value in fields.items() if value is not None}
     return {"dail_event": event, "dail_fields": known}
 
 
-def _safe(value: Any) -> Any:
-    """What clients send as a code or as their name comes this way: never a sentence of theirs."""
-    if isinstance(value, str) and not _NAME.fullmatch(value):
-        return "other"
+def _told(value: Any) -> Any:
+    if isinstance(value, str):
+        return name_or_other(value)
     return round(value, 6) if isinstance(value, float) else value
+
+
+def name_or_other(text: str) -> str:
+    """What clients send as a code or as their name comes this way: never a sentence of theirs."""
+    return text if _NAME.fullmatch(text) else "other"
 
 
 class JsonLines(logging.Formatter):

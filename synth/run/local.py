@@ -77,7 +77,7 @@ from dail.synth.schema.units import (
     LeaseReply,
     ShardRef,
     Unit,
-    unit_id,
+    unit_namer,
 )
 
 _log = logging.getLogger(__name__)
@@ -210,10 +210,10 @@ def make_batch(
     synthesis = synthesis.dated(model.template_reads, began or today)
     if began and began == synthesis.date != today:
         _log.info(f"the chat template prints the date: this batch goes on as of {began}, the day it was begun")
-    units: dict[str, Unit] = {}
+    units, name_of = dict[str, Unit](), unit_namer(synthesis, model)
     for item in items:
         for sample in range(synthesis.samples_per_item):
-            name = unit_id(item, synthesis, model, sample)
+            name = name_of(item, sample)
             if name in units:
                 _log.info(f"item {item.id} repeats item {units[name].item_id}; its trace {sample} is drawn once")
                 continue

@@ -55,6 +55,7 @@ class Worker:
     Args:
         idle_exit_s: end after so long without a unit; none: never.
         metrics: is told what becomes of the units.
+        uploads: that know the place already.
     """
 
     def __init__(
@@ -64,15 +65,15 @@ class Worker:
         prompts: Prompts,
         idle_exit_s: float | None = None,
         metrics: Metrics | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
-        self._metrics = metrics or Metrics()
+        self._metrics, self._uploads = metrics or Metrics(), uploads or Uploads(source)
         self._source, self._pool, self._prompts, self._idle_exit_s = source, pool, prompts, idle_exit_s
         self._held: dict[str, Unit] = {}
         self._prepared: dict[str, Prepared] = {}
         self._known: dict[str, int] = {}  # by unit, how many tokens of its trace the source keeps
         self._verdicts = Verdicts()
         self._writer = ShardWriter(self._held.__contains__, self._put, self._commit)
-        self._uploads = Uploads(source)
         self._lease_s = 60.0
         self._freed = asyncio.Event()
         self._calls = asyncio.Semaphore(_CALLS_AT_ONCE)
@@ -317,14 +318,22 @@ def run_worker(
     idle_exit_s: float | None = None,
     stop: Stop | None = None,
     metrics: Metrics | None = None,
+    uploads: Uploads | None = None,
 ) -> bool:
     """Ray, pool and worker for one source, until it ends or is asked to stop. True: it was stopped."""
     with ray_cluster():
-        return run_to_end(lambda: _run_worker(config, source, idle_exit_s, stop or Stop(), metrics or Metrics()))
+        return run_to_end(
+            lambda: _run_worker(config, source, idle_exit_s, stop or Stop(), metrics or Metrics(), uploads)
+        )
 
 
 async def _run_worker(
-    config: SynthConfig, source: UnitSource, idle_exit_s: float | None, stop: Stop, metrics: Metrics
+    config: SynthConfig,
+    source: UnitSource,
+    idle_exit_s: float | None,
+    stop: Stop,
+    metrics: Metrics,
+    uploads: Uploads | None,
 ) -> bool:
     tell("started")
     asked = asyncio.Event()
@@ -336,7 +345,7 @@ async def _run_worker(
             async with pool:
                 # beside the engine's start, since importing transformers takes seconds
                 prompts = await asyncio.to_thread(Prompts, config.engine.model)
-                await Worker(source, pool, prompts, idle_exit_s, metrics).run(asked)
+                await Worker(source, pool, prompts, idle_exit_s, metrics, uploads).run(asked)
     finally:
         watch.cancel()
         tell("stopped")

@@ -16,10 +16,11 @@ import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from dail.synth.core.errors import DailError, IntegrityError, UsageError
-from dail.synth.core.files import Objects, sha256
+from dail.synth.core.files import STAGING, Objects, sha256
 from dail.synth.core.http import Client
 from dail.synth.core.objects import open_objects
 from dail.synth.schema.manifest import Manifest, parse_manifest
@@ -51,11 +52,15 @@ def local_manifest(source: str | Path) -> Path:
         return Path(source)
     if found := _IN_BUCKET.fullmatch(source):
         place, named = open_objects(found["place"]), found["key"]
-        return _mirrored(place.url, named, lambda: place.read(named), _from(place), _cache(place.url))
+        return _mirrored(source, named, lambda: place.read(named), _from(place), _cache(place.url))
     if found := _IN_API.fullmatch(source):
         with Client(found["api"], os.environ.get("DAIL_TOKEN")) as api:
             return copy_manifest(api, found["batch"], _cache(api.url))
     raise UsageError(f"the manifest is given by a URL that is none of a manifest; {_WANTED}")
+
+
+def is_manifest_url(text: str) -> bool:
+    return bool(_IN_BUCKET.fullmatch(text) or _IN_API.fullmatch(text))
 
 
 def copy_manifest(api: Client, batch_id: str, copies: Objects, tell: Tell = lambda done, total: None) -> Path:
@@ -68,7 +73,7 @@ def copy_manifest(api: Client, batch_id: str, copies: Objects, tell: Tell = lamb
     path = f"/v1/batches/{batch_id}"
     data = json.dumps(api.get(f"{path}/manifest"), ensure_ascii=False).encode()
     key = f"manifests/{batch_id}/v{parse_manifest(data, f'{api.url}{path}/manifest').generation}.json"
-    return _mirrored(api.url, key, lambda: data, _over(api, path), copies, tell)
+    return _mirrored(f"{api.url}{path}/manifest", key, lambda: data, _over(api, path), copies, tell)
 
 
 def _cache(place: str) -> Objects:
@@ -85,14 +90,14 @@ def _over(api: Client, path: str) -> Fetch:
 
 
 def _mirrored(
-    place: str,
+    source: str,
     key: str,
     read: Callable[[], bytes],
     fetch: Fetch,
     copies: Objects,
     tell: Tell = lambda done, total: None,
 ) -> Path:
-    manifest, new = _manifest(copies, key, f"{place}/{key}", read)
+    manifest, new = _manifest(copies, key, source, read)
     files = list({shard.key: shard for shard in manifest.shards}.values())
     missing = [(number, shard) for number, shard in enumerate(files) if not _is_there(copies, shard)]
 
@@ -101,7 +106,7 @@ def _mirrored(
         data = fetch(number, shard)
         if len(data) != shard.size_bytes or sha256(data) != shard.sha256:
             raise IntegrityError(
-                f"shard {place}/{shard.key} is damaged: got {len(data)} bytes, sha256 {sha256(data)[:16]}…; the "
+                f"shard {shard.key} of {source} is damaged: got {len(data)} bytes, sha256 {sha256(data)[:16]}…; the "
                 f"manifest wants {shard.size_bytes} bytes, sha256 {shard.sha256[:16]}…; restore it from a copy"
             )
         copies.put(shard.key, data)
@@ -111,7 +116,9 @@ def _mirrored(
             tell(done, len(files))
     if new is not None:
         copies.put(key, new)  # last: where a manifest is, there are its shards
-    _log.info(f"{place}/{key}: {len(missing)} of {len(files)} files copied to {copies.url}")
+    with suppress(OSError):
+        copies.path(STAGING).rmdir()  # of a folder that is somebody's
+    _log.info(f"{source}: {len(missing)} of {len(files)} files copied to {copies.url}")
     return copies.path(key)
 
 

@@ -12,6 +12,7 @@ A unit is one item × one sample. `epoch` counts how often it was leased; whoeve
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
@@ -181,12 +182,22 @@ def unit_id(item: ExpertSolution, synthesis: Synthesis, model: ModelIdentity, sa
     The item's id, source and metadata do not count; nor do `samples_per_item` and `enough`, so asking for more samples
     later keeps the ones there are.
     """
-    content = item_content(item)
-    if item.wrong_answer is not None:
-        content["wrong_answer"] = item.wrong_answer
-    if item.dealt is not None:
-        content["dealt"] = item_content(item.dealt)
-    return hashlib.sha256(canonical([content, synthesis.identity(), model.identity(), sample])).hexdigest()[:32]
+    return unit_namer(synthesis, model)(item, sample)
+
+
+def unit_namer(synthesis: Synthesis, model: ModelIdentity) -> Callable[[ExpertSolution, int], str]:
+    """`unit_id` of many items, for which what they share is spelled once."""
+    shared = canonical([synthesis.identity(), model.identity()])[1:-1]
+
+    def name(item: ExpertSolution, sample: int) -> str:
+        content = item_content(item)
+        if item.wrong_answer is not None:
+            content["wrong_answer"] = item.wrong_answer
+        if item.dealt is not None:
+            content["dealt"] = item_content(item.dealt)
+        return hashlib.sha256(b"[%b,%b,%d]" % (canonical(content), shared, sample)).hexdigest()[:32]
+
+    return name
 
 
 def item_content(item: ExpertSolution) -> dict[str, JsonValue]:

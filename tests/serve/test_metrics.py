@@ -110,6 +110,7 @@ MOVED: list[tuple[str, float, Callable[[TestClient, FakeWorker], None]]] = [
     ("dail_fenced_commits_total", 1, come_too_late),
     ("dail_shard_commits_total fenced", 1, come_too_late),
     ("dail_workers", 1, come_too_late),
+    ("dail_unit_attempts_total expired", 1, come_too_late),
     ("dail_leases_expired_total", 1, fall_silent),
     ("dail_unit_attempts_total expired", 1, fall_silent),
     ("dail_unit_attempts_total cancelled", 1, cancel),

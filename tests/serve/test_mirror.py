@@ -20,6 +20,8 @@ from dail.synth.core.objects import open_objects
 from dail.synth.schema.manifest import read_rows
 from dail.synth.schema.mirror import local_manifest
 from dail.synth.schema.models import ModelIdentity
+from dail.train.evals.contamination import find_contamination
+from dail.train.evals.problems import EvalProblem
 from tests.bucket import Breaking
 from tests.serve.conftest import LiveApi, items, start_api
 from tests.serve.worker import FakeWorker
@@ -63,6 +65,12 @@ def test_the_rows_are_read_from_copies(url: str, cache: Path):
     path = local_manifest(url)
     assert path.is_relative_to(cache)
     assert {row.item_id for row in read_rows(path)} == {"i0", "i1", "i2"}
+
+
+def test_an_evaluation_looks_for_its_problems_there(url: str):
+    problems = [EvalProblem(id="e", problem="1 + 1?", answer="2")]
+    found = find_contamination(problems, (), [url])
+    assert found is not None and [match.item_id for match in found.sets[0].matches] == ["i1"]
 
 
 def test_copies_are_made_once_and_a_damaged_one_again(in_bucket: str, way: Breaking, cache: Path):

@@ -32,7 +32,7 @@ BODIES: dict[str, Any] = {
     "/v1/batches": {"items": items(1)},
     "/v1/batches/{batch_id}/retry": {"items": "failed"},
 }
-OPEN = {"/livez"}
+OPEN = {"/livez", "/readyz"}
 SEEN_BY_ADMINS = {"/v1/workers", "/v1/orphans"}
 WORD = "w" * 16
 
@@ -95,7 +95,7 @@ def doors(tmp_path_factory, model_folder, model):
 
 
 @pytest.mark.parametrize("secret", [None, "", "wrong", "revoked", "over", "\x7f"])
-def test_no_route_but_livez_answers_without_a_token_that_works(doors, secret):
+def test_no_route_but_probes_answers_without_a_token_that_works(doors, secret):
     routes = doors.routes()
     assert len(routes) > 20
     for method, path in [
@@ -112,6 +112,12 @@ def test_no_route_but_livez_answers_without_a_token_that_works(doors, secret):
             assert (method, path, answer.status_code) == (method, path, 401)
             assert method == "HEAD" or answer.json()["code"] == "unauthorized"
             assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_probe_without_a_token_hears_whether_and_who_may_read_also_why(doors):
+    for secret, sees in ((None, False), ("wrong", False), ("revoked", False), ("worker", False), ("read", True)):
+        ready = doors.ask("GET", "/readyz", secret).json()
+        assert ready["ok"] and bool(ready["checks"]) is sees, secret
 
 
 @settled(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -153,9 +159,9 @@ def allowed(method: str, path: str) -> set[str]:
         return {"worker"}
     if path in SEEN_BY_ADMINS:
         return {"admin"}
-    if path.startswith("/v1") or path in ("/readyz", "/metrics"):
+    if path.startswith("/v1") or path == "/metrics":
         return {"admin", "read" if method in ("GET", "HEAD") else "submit"}
-    return {"admin", "read", "submit", "worker"}  # the pages about the API itself, and /livez
+    return {"admin", "read", "submit", "worker"}  # the pages about the API itself, and what probes ask
 
 
 def test_every_route_takes_the_scopes_that_it_wants_and_no_others(doors):

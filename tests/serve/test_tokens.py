@@ -23,6 +23,7 @@ from dail.serve.app import create_app
 from dail.serve.errors import RequestError
 from dail.serve.rules import tokens as rules
 from dail.serve.rules.tokens import Caller, Tokens, all_tokens, new_token, revoke
+from dail.serve.settings import Settings
 from dail.serve.store.tokens import Tokens as StoredTokens
 from dail.serve.store.transaction import Store
 from dail.synth.core.errors import ApiError, StoreBusy, UsageError
@@ -183,6 +184,12 @@ def test_an_address_open_to_the_network_needs_a_token_that_works(settings, store
     else:
         with pytest.raises(UsageError, match="DAIL_TOKEN"):
             create_app(given)
+
+
+def test_a_server_that_may_not_listen_there_leaves_no_store(tmp_path):
+    with pytest.raises(UsageError, match="DAIL_TOKEN"):
+        create_app(Settings(data_dir=tmp_path / "api", host="0.0.0.0"))
+    assert not (tmp_path / "api").exists()
 
 
 def test_a_token_is_read_from_the_header_alone(settings, store):

@@ -1,4 +1,4 @@
-"""Large batches: JSON lines, gzip, and what is neither."""
+"""Large batches: JSON lines, gzip, Parquet, and what is none of these."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import datetime as dt
 import gzip
 import io
 import json
+import random
+import time
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dail.serve import parquet_body
+from dail.serve import parquet_body, request_body
 from dail.serve.request_body import BODY_BYTES
 from dail.synth.core import http as client_module
 from dail.synth.core.http import Client
@@ -71,25 +76,64 @@ def test_parquet_is_the_same_batch_too(api):
 
 
 PLAIN = {"problem": ["1?", "2?"], "solution": ["1.", "2."]}
+TEXTS = pa.map_(pa.string(), pa.string())
+
+
+def table(**more: Any) -> bytes:
+    """Two items and what else is in them."""
+    return parquet(pa.table({**PLAIN, **more}))
+
+
 WRONG: dict[str, tuple[bytes, int, str, str]] = {
     # name: (body, status, code, pointer of the first fault)
     "nothing": (b"", 400, "bad_parquet", ""),
     "JSON": (b'{"items": []}', 400, "bad_parquet", ""),
     "magic alone": (b"PAR1" + b"x" * 400 + b"PAR1", 400, "bad_parquet", ""),
-    "cut": (parquet(pa.table(PLAIN))[:-40] + b"PAR1", 400, "bad_parquet", ""),
+    "cut": (table()[:-40] + b"PAR1", 400, "bad_parquet", ""),
+    "no columns": (parquet(pa.table({})), 422, "invalid_input", "/items"),
     "no rows": (parquet(pa.table(PLAIN).slice(0, 0)), 422, "invalid_input", "/items"),
-    "blank": (parquet(pa.table({**PLAIN, "solution": ["1.", " "]})), 422, "invalid_input", "/items/1/solution"),
-    "a null": (parquet(pa.table({**PLAIN, "solution": ["1.", None]})), 422, "invalid_input", "/items/1/solution"),
-    "a column of its own": (parquet(pa.table({**PLAIN, "mine": [1, 2]})), 422, "invalid_input", "/items/0/mine"),
-    "bytes": (parquet(pa.table({**PLAIN, "answer": [b"1", b"2"]})), 400, "bad_parquet", "/items/0"),
-    "a time": (parquet(pa.table({**PLAIN, "metadata": [dt.datetime(2026, 1, 1)] * 2})), 400, "bad_parquet", "/items/0"),
-    "NaN": (parquet(pa.table({**PLAIN, "answer": [1.0, float("nan")]})), 400, "bad_parquet", "/items/1"),
+    "blank": (table(solution=["1.", " "]), 422, "invalid_input", "/items/1/solution"),
+    "a null": (table(solution=["1.", None]), 422, "invalid_input", "/items/1/solution"),
+    "a column of its own": (table(mine=[1, 2]), 422, "invalid_input", "/items/0/mine"),
+    "bytes": (table(answer=[b"1", b"2"]), 400, "bad_parquet", "/items/0/answer"),
+    "bytes in a list": (table(metadata=[{"l": [b"1"]}, None]), 400, "bad_parquet", "/items/0/metadata"),
+    "a time": (table(**{"a/b": [dt.datetime(2026, 1, 1)] * 2}), 400, "bad_parquet", "/items/0/a~1b"),
+    "a day beyond all calendars": (
+        table(metadata=pa.array([2**31 - 1] * 2, pa.int32()).cast(pa.date32())),
+        400, "bad_parquet", "/items/0/metadata",
+    ),
+    "a zone that is a path": (
+        table(metadata=pa.array([1, 2]).cast(pa.timestamp("us", "../../etc/passwd"))),
+        400, "bad_parquet", "/items/0/metadata",
+    ),
+    "a map of numbers": (
+        table(metadata=pa.array([[(1, "v")], []], pa.map_(pa.int64(), pa.string()))),
+        400, "bad_parquet", "/items/0/metadata",
+    ),
+    "a map with a name twice": (
+        table(metadata=pa.array([[("k", "v"), ("k", "w")], []], TEXTS)), 400, "bad_parquet", "/items/0"
+    ),
+    "a struct with a name twice": (
+        table(metadata=pa.StructArray.from_arrays([pa.array([1, 2])] * 2, ["a", "a"])), 400, "bad_parquet", "/items/0"
+    ),
+    "no UTF-8": (table(answer=pa.array([b"1", b"\xed\xa0\x80"]).view(pa.string())), 400, "bad_parquet", "/items/0"),
+    "NaN": (table(answer=[1.0, float("nan")]), 400, "bad_parquet", "/items/1"),
+    "a number too large": (
+        table(metadata=pa.array([{"a": 2**64 - 1}] * 2, pa.struct([("a", pa.uint64())]))),
+        400, "invalid_json", "/items/0/metadata/a",
+    ),
     "settings that are no object": (parquet(pa.table(PLAIN), [1]), 400, "bad_lines", ""),
     "a setting that is none": (parquet(pa.table(PLAIN), {"thau": 1}), 422, "invalid_input", "/thau"),
     "items among the settings": (parquet(pa.table(PLAIN), {"items": []}), 400, "invalid_json", ""),
     "many columns": (parquet(pa.table({f"c{n}": [1] for n in range(300)})), 400, "bad_parquet", ""),
     "too many rows": (
         parquet(pa.table({name: [f"{n}" for n in range(10_001)] for name in PLAIN})), 422, "invalid_input", "/items"
+    ),
+    "rows without end": (
+        parquet(pa.table({"problem": pa.nulls(20_000_000, pa.string())})), 422, "invalid_input", "/items"
+    ),
+    "too many values": (
+        parquet(pa.table({"metadata": [[None] * 9000] * 60}), compression="zstd"), 400, "invalid_json", ""
     ),
     "a bomb of rows": (
         parquet(pa.table({"problem": pa.array(["x" * (1 << 20)] * 2000).dictionary_encode()}), compression="zstd"),
@@ -102,7 +146,8 @@ WRONG: dict[str, tuple[bytes, int, str, str]] = {
 
 
 def test_the_bombs_are_small():
-    assert len(WRONG["a bomb of rows"][0]) < 1000 and len(WRONG["a bomb in one row"][0]) < 100_000
+    assert len(WRONG["a bomb of rows"][0]) < 1000 and len(WRONG["rows without end"][0]) < 100_000
+    assert len(WRONG["a bomb in one row"][0]) < 100_000
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -112,21 +157,103 @@ def test_parquet_that_is_wrong_is_refused_as_lines_are(api, name):
     problem = refused.json()
     assert (refused.status_code, problem["code"]) == (status, code), problem
     assert [fault["pointer"] for fault in problem["errors"]][:1] == ([pointer] if problem["errors"] else [])
+    assert "etc" not in refused.text
     assert api.get("/v1/batches").json()["data"] == []
 
 
-def test_what_takes_too_long_to_unpack_is_ended(api, monkeypatch):
-    monkeypatch.setattr(parquet_body, "_COMMAND", "import time; time.sleep(600)")
+@pytest.fixture
+def unpacking(api, monkeypatch):
+    """Posts Parquet to an API whose process that unpacks does something else; its status and code."""
+
+    def post(command: str, body: bytes = table()) -> tuple[int, str]:
+        monkeypatch.setattr(parquet_body, "_COMMAND", command)
+        refused = api.post("/v1/batches", content=body, headers=PARQUET)
+        return refused.status_code, refused.json()["code"]
+
+    return post
+
+
+def test_what_takes_too_long_to_unpack_is_ended(unpacking, monkeypatch):
     monkeypatch.setattr(parquet_body, "TIME_S", 0.1)
-    refused = api.post("/v1/batches", content=parquet(pa.table(PLAIN)), headers=PARQUET)
-    assert (refused.status_code, refused.json()["code"]) == (413, "body_too_large")
+    assert unpacking("import time; time.sleep(600)") == (413, "body_too_large")
+
+
+def test_a_process_that_says_too_much_is_ended(unpacking, monkeypatch):
+    monkeypatch.setattr(request_body, "BODY_BYTES", 1 << 20)
+    assert unpacking("while True: print('{}' * 10_000)") == (413, "body_too_large")
+
+
+def test_a_file_that_kills_the_process_is_one_that_cannot_be_read(unpacking):
+    assert unpacking("import os; os.kill(os.getpid(), 11)") == (400, "bad_parquet")
+
+
+def test_where_no_process_can_be_started_it_is_said_for_now(unpacking, monkeypatch):
+    large = table(answer=["x" * (4 << 20), "1"])  # more than a pipe holds: it breaks while the file is written
+    assert unpacking("import nothing_of_that_name", large) == (503, "busy")
+    monkeypatch.setattr(parquet_body.sys, "executable", "/nowhere/python")
+    assert unpacking("") == (503, "busy")
+
+
+def test_what_is_unpacked_keeps_no_others_waiting(api, monkeypatch, tmp_path):
+    """Two at once, and JSON goes by."""
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    begun.mkdir()
+    waits = (
+        f"import os, time; open(f'{begun}/{{os.getpid()}}', 'w').close()\n"
+        f"while not os.path.exists('{go}'): time.sleep(0.01)\n"
+    )
+    monkeypatch.setattr(parquet_body, "_COMMAND", waits + parquet_body._COMMAND)
+    bodies = [table(id=[f"{n}", "b"]) for n in range(6)]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        sent = [pool.submit(api.post, "/v1/batches", content=body, headers=PARQUET) for body in bodies]
+        until = time.monotonic() + 60
+        while len(list(begun.iterdir())) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        other = api.post("/v1/batches", json={"items": items(1)}).status_code
+        at_once = len(list(begun.iterdir()))
+        go.touch()
+        assert [one.result().status_code for one in sent] == [201] * 6
+    assert (other, at_once) == (201, 2)
 
 
 def test_the_process_that_unpacks_has_no_secrets(monkeypatch):
     monkeypatch.setenv("DAIL_TOKEN", "canary-of-the-environment")
     monkeypatch.setattr(parquet_body, "_COMMAND", "import os, sys; sys.stdin.buffer.read(); print(dict(os.environ))")
-    said = parquet_body.lines_of(parquet(pa.table(PLAIN)), 1 << 20).decode()
+    said = parquet_body.lines_of(table(), BODY_BYTES, 10, 100).decode()
     assert "LC_ALL" in said and "canary" not in said
+
+
+def test_a_file_as_large_as_a_body_may_be_is_within_the_bounds():
+    text = random.Random(1).randbytes(30 << 20).hex()  # that nothing packs
+    rows = pa.table({"problem": ["1?"] * 40, "solution": [text[n << 20 : n + 1 << 20] for n in range(40)]})
+    read = parquet_body.lines_of(parquet(rows), BODY_BYTES, 10_000, 500_000).split(b"\n")
+    assert len(read) == 41 and json.loads(read[40])["solution"] == rows["solution"][39].as_py()
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+PLAIN_VALUE = st.one_of(TEXT, st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"problem": TEXT, "solution": TEXT},
+        optional={"answer": TEXT, "metadata": st.dictionaries(TEXT, PLAIN_VALUE, min_size=1, max_size=3)},
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(max_examples=6, deadline=None)
+@given(ROWS)
+def test_rows_are_the_lines_that_they_were(rows):
+    columns = {name: [row.get(name) for row in rows] for name in ("problem", "solution", "answer")}
+    kinds: dict[str, pa.DataType] = {}
+    for row in rows:  # a struct has one type for each name, so each row has names of its own
+        row["metadata"] = {f"{len(kinds)}{name}": one for name, one in row.get("metadata", {"": 1}).items()}
+        kinds |= {name: pa.scalar(one).type for name, one in row["metadata"].items()}
+    fields = pa.struct(list(kinds.items()))
+    columns["metadata"] = pa.array([row["metadata"] for row in rows], fields)
+    _, *read = parquet_body.lines_of(parquet(pa.table(columns)), BODY_BYTES, 10_000, 500_000).split(b"\n")
+    assert [json.loads(line) for line in read] == rows
 
 
 def test_lines_without_settings_take_the_defaults(api):

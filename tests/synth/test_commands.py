@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("greeted")
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What would have run: settings and source of each worker."""
     found: list[Any] = []
-    monkeypatch.setattr(worker, "run_worker", lambda settings, source, idle, stop: found.append((settings, source)))
+    monkeypatch.setattr(worker, "run_worker", lambda settings, source, *_: found.append((settings, source)))
     return found
 
 

@@ -72,7 +72,7 @@ def test_a_relative_path_of_a_file_is_relative_to_the_current_folder(
 def start(elsewhere: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     """`dail worker` here, up to its engines; those in another folder, as on another node."""
     found: list[Any] = []
-    monkeypatch.setattr(worker, "run_worker", lambda settings, source, idle, stop: found.append(settings))
+    monkeypatch.setattr(worker, "run_worker", lambda settings, *_: found.append(settings))
     command = ["worker", *arguments, "--set", "kind=fake"]
     result = CliRunner().invoke(dail, command, standalone_mode=False, catch_exceptions=False)
     assert result.exit_code == 0, result.output

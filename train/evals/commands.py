@@ -69,7 +69,8 @@ class NamedFolder(click.ParamType):
     "--trained-on",
     multiple=True,
     metavar="FILE",
-    help="A manifest, or problems, that a model was trained on; repeatable. Those of adapters are looked at anyway.",
+    help="A manifest (its path or URL), or problems, that a model was trained on; repeatable. Those of adapters are "
+    "looked at anyway.",
 )
 @options.reading("OUT/invalid.jsonl")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the results.")

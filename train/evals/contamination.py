@@ -21,6 +21,7 @@ from dail.synth.core.errors import DailError
 from dail.synth.data.overlap import Alike, Problems
 from dail.synth.method.data_check import problems_of
 from dail.synth.schema.manifest import read_item_problems, read_manifest
+from dail.synth.schema.mirror import is_manifest_url, local_manifest
 from dail.train.evals.arms import Subject
 from dail.train.evals.lineage import Adapter
 from dail.train.evals.problems import EvalProblem
@@ -102,7 +103,7 @@ def find_contamination(
     """Looks for the problems in what was trained on; none if no subject was trained by dail and nothing is named.
 
     Args:
-        trained_on: manifests of traces, or problems as `dail eval --problems` reads them.
+        trained_on: manifests of traces, by path or URL, or problems as `dail eval --problems` reads them.
 
     Raises:
         UsageError, InputError, IntegrityError: what `trained_on` names cannot be read.
@@ -163,6 +164,8 @@ def _manifest(name: str, adapter: Adapter) -> tuple[Path | None, list[str]]:
 
 
 def _named(source: str) -> dict[str, str]:
+    if is_manifest_url(source):
+        return read_item_problems(local_manifest(source))
     return read_item_problems(source) if _is_manifest(Path(source)) else problems_of(source)
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -183,12 +184,14 @@ def test_for_machines_standard_error_is_the_log_alone(capsys: pytest.CaptureFixt
             tell("leased", unit_id="u1")
             log.info("shards go there")
             bar.update(2)
+            print("(raylet) a worker died", file=sys.stderr)
         log.info("and now for people")
     *lines, last = capsys.readouterr().err.splitlines()
     assert last == "and now for people"
     found = [json.loads(line) for line in lines]
     assert [(one["event"], one["worker"], one.get("detail")) for one in found] == [
-        ("message", "w1", "it starts"), ("leased", "w1", None), ("message", "w1", "shards go there")
+        ("message", "w1", "it starts"), ("leased", "w1", None), ("message", "w1", "shards go there"),
+        ("message", "w1", "(raylet) a worker died"),
     ]  # fmt: skip
     with speaking(), logged_as("text", worker="w1") as told:
         told("it starts")
@@ -196,18 +199,20 @@ def test_for_machines_standard_error_is_the_log_alone(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "it starts\n"
 
 
-@pytest.mark.parametrize("kind", [UsageError, ApiError, EngineDead, DailError, ExtensionError])
+@pytest.mark.parametrize("kind", [UsageError, ApiError, EngineDead, DailError, ExtensionError, ValueError])
 def test_for_machines_an_error_ends_the_verb_with_its_code_and_others_words_are_not_repeated(
-    kind: type[DailError], capsys: pytest.CaptureFixture
+    kind: type[Exception], capsys: pytest.CaptureFixture
 ):
     with pytest.raises(SystemExit) as ended, logged_as("json"):
         raise kind("It is 2.")
     (line,) = map(json.loads, capsys.readouterr().err.splitlines())
-    assert ended.value.code == kind.exit_code and line["level"] == "error"
+    assert ended.value.code == getattr(kind, "exit_code", 1) and line["level"] == "error"
     if kind in (UsageError, ApiError):
         assert line["detail"] == "It is 2."
     else:
-        assert (line["event"], line["code"], line["error"]) == ("verb_failed", kind.code, kind.__name__)
+        assert (line["event"], line["code"], line["error"]) == (
+            "verb_failed", getattr(kind, "code", "internal"), kind.__name__,
+        )  # fmt: skip
         assert "It is 2." not in json.dumps(line)
     with pytest.raises(kind), logged_as("text"):
         raise kind("It is 2.")
