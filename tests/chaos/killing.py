@@ -20,13 +20,14 @@ from dail.synth.core.files import sha256
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import decode_shard
 from dail.synth.schema.units import ShardRef, Unit
-from tests.chaos.history import Batch, History, Row
+from tests.chaos.history import TERMINAL, Batch, History, Row
 from tests.chaos.serving import Server
 from tests.serve.test_events import events
 from tests.serve.worker import FakeWorker
 
 _PATIENCE_S = 120.0
 _AGAIN_S = 0.05
+_OPEN = 10  # batches of a client
 LEASE_S = 2
 ENV = {"DAIL_REQUESTS_PER_S": "100000", "DAIL_OPEN_BATCHES": "10000", "DAIL_LEASE_S": str(LEASE_S)}
 
@@ -158,15 +159,22 @@ def run(
 def _client(
     history: History, http: Patient, name: str, synthesis: dict[str, Any], pause_s: float, stopped: threading.Event
 ) -> None:
-    n = 0
+    ids: list[str] = []
     while not stopped.wait(pause_s):
-        label, n = f"{name}b{n}", n + 1
+        if len(ids) >= _OPEN and not _has_ended(http, ids[-_OPEN]):
+            continue  # more than can be worked off would only be waited for in the end
+        label = f"{name}b{len(ids)}"
         items = [{"id": f"i{k}", "problem": f"{label}: {k}+1?", "solution": f"It is {k + 1}."} for k in range(4)]
         body = {"items": items, "run_label": label, "synthesis": synthesis}
         with history.call("post", label, items=[one["id"] for one in items]) as call:
             response = http.post("/v1/batches", body)
             assert response.status_code in (200, 201), response.text
             call.ok(batch=response.json()["id"])
+        ids.append(response.json()["id"])
+
+
+def _has_ended(http: Patient, batch_id: str) -> bool:
+    return bool(http.ask(lambda http: http.get(f"/v1/batches/{batch_id}")).json()["status"] in TERMINAL)
 
 
 def _worker(history: History, http: Patient, model: ModelIdentity, name: str, finished: threading.Event) -> None:
