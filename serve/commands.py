@@ -495,8 +495,12 @@ def _save(client: Client, batch_id: str, out: Path) -> Path:
     if form in ("jsonl", "parquet"):
         _save_file(client, f"/v1/batches/{batch_id}/results?format={form}", out)
         return out
-    if form or out.is_file():
-        raise UsageError(f"--out {out}: its name says what is written; wanted NAME.jsonl, NAME.parquet or a folder")
+    wanted = "wanted NAME.jsonl, NAME.parquet or a folder"
+    if form:
+        raise UsageError(f"--out {out}: its name says what is written; {wanted}")
+    there = next(one for one in (out, *out.parents) if one.exists())
+    if not there.is_dir():
+        raise UsageError(f"--out {out}: {there} is no folder; {wanted}")
     from dail.synth.core.files import Objects  # here, so that other verbs do not wait for pyarrow
     from dail.synth.schema.mirror import copy_manifest
 

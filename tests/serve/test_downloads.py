@@ -159,8 +159,9 @@ def test_one_file_by_the_end_of_its_name(dail, live, ended, tmp_path):
     refused = dail("results", ended, "--api", live.url, "--out", tmp_path / "all.csv")
     assert refused.returncode == 2 and "wanted NAME.jsonl, NAME.parquet or a folder" in refused.stderr
     (tmp_path / "file").write_text("mine")
-    refused = dail("results", ended, "--api", live.url, "--out", tmp_path / "file")
-    assert refused.returncode == 2 and "wanted NAME.jsonl, NAME.parquet or a folder" in refused.stderr
+    for out in (tmp_path / "file", tmp_path / "file" / "within", "/dev/null"):
+        refused = dail("results", ended, "--api", live.url, "--out", out)
+        assert refused.returncode == 2 and "is no folder; wanted NAME.jsonl, NAME.parquet or a" in refused.stderr
     assert (tmp_path / "file").read_text() == "mine"
 
 
