@@ -61,6 +61,7 @@ class Metrics:
         self._unit_s = self._histogram("dail_unit_duration_seconds", "From the lease to the commit.", _LONG)
         self._wait_s = self._histogram("dail_queue_wait_seconds", "From the POST to a unit's first lease.", _LONG)
         self._expired = self._counter("dail_leases_expired_total", "Leases that nobody renewed.")
+        self._extended = self._counter("dail_restart_grace_total", "Leases that got their whole time again at a start.")
         self.fenced = self._counter("dail_fenced_commits_total", "Commits under a lease that was over.")
         self._commits = self._counter("dail_shard_commits_total", "Shards by what became of them.", "result")
         self._bytes = self._counter("dail_shard_bytes_total", "Bytes of shards that were committed.")
@@ -83,6 +84,7 @@ class Metrics:
         for result, number in attempts.items():
             self._attempts.labels(result).inc(number)
         self._expired.inc(attempts["expired"])
+        self._extended.inc(noted.num_extended)
         self._commits.labels("committed").inc(attempts["committed"])
         self._bytes.inc(noted.shard_bytes)
         self._damaged.inc(noted.num_damaged)

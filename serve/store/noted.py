@@ -59,6 +59,7 @@ class Noted:
         self.held_s: list[float] = []  # of units that were committed
         self.waited_s: list[float] = []  # of units that were leased for the first time
         self.shard_bytes = self.num_damaged = 0
+        self.num_extended = 0  # leases that a start of the server gave their whole time again
 
     def attempt(self, unit: Any, outcome: str, code: str | None = None, tokens: int = 0) -> None:
         """A lease ended: that of a unit as its record or row has it."""

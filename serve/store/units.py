@@ -389,7 +389,9 @@ class Units:
 
     def extend_leases(self, lease_s: float) -> int:
         """Workers could not renew while the API was down; that must not cost them their leases."""
-        return self._change(UNITS.update().where(UNITS.c.state == "leased").values(lease_until=lease_clock() + lease_s))
+        extended = UNITS.update().where(UNITS.c.state == "leased").values(lease_until=lease_clock() + lease_s)
+        self._noted.num_extended += (moved := self._change(extended))
+        return moved
 
     def of_items(self, batch_id: str, item_ids: Sequence[str]) -> list[UnitRecord]:
         """In the order of drawing."""

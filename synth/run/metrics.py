@@ -98,9 +98,10 @@ class Metrics(Watcher):
             lambda: len(self._attempts)
         )
         Gauge("dail_build_info", "This release.", ["version"], registry=registry).labels(TOOL_VERSION).set(1)
-        for counter, values in ((self._tokens, SOURCES), (self._device_s, OUTCOMES), (self._restarts, REASONS)):
+        for counter, values in ((self._device_s, OUTCOMES), (self._restarts, REASONS)):
             for value in values:  # a counter that is there from the start shows its first step
                 counter.labels(value)
+        self._by_source = [self._tokens.labels(source) for source in SOURCES]
 
     def watch(self, pool: RolloutPool) -> None:
         """From now on it is this pool whose engines are told of."""
@@ -160,8 +161,9 @@ class Metrics(Watcher):
             attributed = written.attributed_tokens - attempt.attributed_tokens
             student = written.student_tokens - attempt.student_tokens
             news = student, attributed - student, tokens - attributed
-            for source, number in zip(SOURCES, news, strict=True):
-                self._tokens.labels(source).inc(max(0.0, number))  # of sums of shares, which round
+            for counter, number in zip(self._by_source, news, strict=True):
+                if number > 0:  # sums of shares round, and most of the time nothing is new
+                    counter.inc(number)
             attempt.tokens, attempt.attributed_tokens = len(written.tokens), written.attributed_tokens
             attempt.student_tokens = written.student_tokens
 

@@ -186,6 +186,14 @@ def test_apps_in_one_process_do_not_mix(api, post, settings, tmp_path):
         assert not [name for name in figures(other) if name.startswith("dail_http_requests_total POST")]
 
 
+def test_leases_that_outlive_a_restart_are_counted(api, post, worker, settings):
+    post(3)
+    worker.lease(2)
+    assert figures(api)["dail_restart_grace_total"] == 0
+    with TestClient(create_app(settings), "http://127.0.0.1") as again:
+        assert figures(again)["dail_restart_grace_total"] == 2
+
+
 def test_a_store_that_does_not_answer_takes_only_its_own_figures_along(api, post, monkeypatch):
     from dail.synth.core.errors import StoreBusy
 
