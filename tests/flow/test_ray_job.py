@@ -91,9 +91,10 @@ def test_doctor_is_red_where_anybody_may_run_a_job(monkeypatch):
     assert url in danger and "RAY_AUTH_MODE=token" in danger
 
 
-def submit(cluster, *command) -> subprocess.CompletedProcess[str]:
+def submit(cluster, *command, waits=True) -> subprocess.CompletedProcess[str]:
     url, env = cluster
-    line = [BIN / "ray", "job", "submit", "--address", url, "--working-dir", ROOT, "--", "dail", *map(str, command)]
+    line = [BIN / "ray", "job", "submit", "--address", url, "--working-dir", ROOT, *(() if waits else ("--no-wait",)),
+            "--", "dail", *map(str, command)]  # fmt: skip
     return subprocess.run(line, env=env, capture_output=True, text=True, timeout=400)
 
 
