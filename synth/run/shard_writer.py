@@ -23,7 +23,7 @@ from dail.synth.schema.units import ShardRef
 
 _log = logging.getLogger(__name__)
 
-MOST_TRACES, MOST_BYTES = 64, 8 << 20
+MOST_TRACES, MOST_BYTES = 256, 8 << 20
 WAIT_S = 10.0
 _MOST_FULL = 2  # shards that wait for the disk, before more traces are taken
 _CHECK_S = 0.5
