@@ -58,7 +58,7 @@ class Outputs:
 
     def file(self, batch_id: str, number: int) -> tuple[ShardRef, bytes]:
         """A file that the manifest lists, and its bytes."""
-        files = list({shard.key: shard for shard in self.manifest(batch_id).shards}.values())
+        files = self.manifest(batch_id).files
         if not 0 <= number < len(files):
             raise NotFound(f"the manifest of {batch_id} lists {len(files)} files, 0 to {len(files) - 1}; not this one")
         shard = files[number]

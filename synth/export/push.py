@@ -125,7 +125,7 @@ def _traces(root: Path) -> Parcel:
         manifest = read_manifest(path)
         rows += manifest.rows
         files[path.relative_to(output_root(path)).as_posix()] = path
-        for shard in {ref.key: ref for ref in manifest.shards}.values():
+        for shard in manifest.files:
             objects.get(shard.key, size=shard.size_bytes, digest=shard.sha256)
             files[shard.key] = objects.path(shard.key)
         files |= {key: objects.path(key) for key in data_files(path, manifest.digest)}  # what the card names

@@ -50,6 +50,11 @@ class Manifest(Frozen):
     selected: dict[str, Counts] | None = Field(None, exclude_if=_is_none)
     digest: str
 
+    @property
+    def files(self) -> list[ShardRef]:
+        """A trace of each file, in the order by which the API numbers them."""
+        return list({shard.key: shard for shard in self.shards}.values())
+
 
 class _Version(BaseModel):
     """What manifests of every schema version have."""

@@ -98,7 +98,7 @@ def _mirrored(
     tell: Tell = lambda done, total: None,
 ) -> Path:
     manifest, new = _manifest(copies, key, source, read)
-    files = list({shard.key: shard for shard in manifest.shards}.values())
+    files = manifest.files
     missing = [(number, shard) for number, shard in enumerate(files) if not _is_there(copies, shard)]
 
     def copy(one: tuple[int, ShardRef]) -> None:

@@ -1,10 +1,14 @@
-"""One Ray for all tests of this room that need one."""
+"""What several tests of this room need: the demo model, its prompts, and one Ray for all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+
+from dail.synth.method.prompts import Prompts
+from dail.synth.schema.models import ModelIdentity, identify
+from tests.conftest import DEMO_MODEL
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,13 @@ def cluster() -> Iterator[None]:
         for module in (stub_pair, faulty_pair):
             ray.cloudpickle.register_pickle_by_value(module)  # actors have no tests on their path
         yield
+
+
+@pytest.fixture(scope="module")
+def prompts() -> Prompts:
+    return Prompts(DEMO_MODEL)
+
+
+@pytest.fixture(scope="module")
+def model() -> ModelIdentity:
+    return identify(DEMO_MODEL)

@@ -28,25 +28,15 @@ from dail.synth.run.metrics import Metrics
 from dail.synth.run.metrics_port import metrics_port
 from dail.synth.run.pool import Results, Watcher, rollout_pool
 from dail.synth.run.worker import Worker
-from dail.synth.schema.models import ModelIdentity, identify
+from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import Failure, Unit
-from tests.conftest import DEMO_MODEL, ROOT
+from tests.conftest import ROOT
 from tests.synth.run import stub_pair
 from tests.synth.run.stub_pair import StubPair
 from tests.synth.run.test_worker import InlinePool, ScriptedSource, units
 
 Figures = dict[str, float]
-
-
-@pytest.fixture(scope="module")
-def prompts() -> Prompts:
-    return Prompts(DEMO_MODEL)
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelIdentity:
-    return identify(DEMO_MODEL)
 
 
 class WatchedPool(InlinePool):

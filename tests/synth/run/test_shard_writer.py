@@ -13,17 +13,11 @@ from dail.synth.core.errors import StorageError
 from dail.synth.core.files import Objects
 from dail.synth.run import shard_writer
 from dail.synth.run.shard_writer import Ended, ShardWriter
-from dail.synth.schema.models import ModelIdentity, identify
+from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shard_reader import ShardReader
 from dail.synth.schema.shards import TraceRow
-from tests.conftest import DEMO_MODEL
 from tests.serve.worker import trace_row
 from tests.synth.run.test_worker import units
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelIdentity:
-    return identify(DEMO_MODEL)
 
 
 class Holder:

@@ -16,22 +16,12 @@ from dail.synth.rollout.base import Rollout
 from dail.synth.rollout.pair import Pair
 from dail.synth.run.trace_rows import Prepared, prepare, shard_of, trace_row
 from dail.synth.schema.items import ExpertSolution
-from dail.synth.schema.models import ModelIdentity, identify
+from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import decode_shard
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import Unit
 from tests.conftest import DEMO_MODEL
-
-
-@pytest.fixture(scope="module")
-def prompts() -> Prompts:
-    return Prompts(DEMO_MODEL)
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelIdentity:
-    return identify(DEMO_MODEL)
 
 
 def unit(model: ModelIdentity, solution: str = "After A: 12. The lock shows \\boxed{12}.", **synthesis: Any) -> Unit:

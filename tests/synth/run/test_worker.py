@@ -28,7 +28,7 @@ from dail.synth.run.pool import Results, Written
 from dail.synth.run.unit_source import Fenced, HttpSource, Progress, Standing
 from dail.synth.run.worker import Worker
 from dail.synth.schema.items import ExpertSolution
-from dail.synth.schema.models import ModelIdentity, identify
+from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shard_reader import ShardReader
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
@@ -47,16 +47,6 @@ from dail.synth.schema.units import (
     Unit,
 )
 from tests.conftest import DEMO_MODEL, Told
-
-
-@pytest.fixture(scope="module")
-def prompts() -> Prompts:
-    return Prompts(DEMO_MODEL)
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelIdentity:
-    return identify(DEMO_MODEL)
 
 
 class InlinePool:
