@@ -79,7 +79,9 @@ def check(words: list[str]) -> None:
     a place of another machine. What stands for `$@` is the caller's."""
     verb, arguments = words[0], [word for word in words[1:] if word != "$@"]
     command = dail.get_command(click.Context(dail), verb)
-    assert command is not None, f"there is no verb {verb}"
+    while isinstance(command, click.Group):
+        command = command.get_command(click.Context(command), arguments.pop(0))
+    assert command is not None, f"there is no verb dail {shlex.join(words)}"
     given, rest, _ = command.make_parser(click.Context(command, info_name=verb)).parse_args(list(arguments))
     if "--help" in arguments or "$@" in words:
         return
