@@ -498,7 +498,7 @@ class Prompts:
         return None if stray is None else self.spelled(stray)
 
     def spelled(self, token: int) -> str:
-        return str(self.tokenizer.decode([token], skip_special_tokens=False))
+        return self.decode([token])
 
     def completion(self, trace_ids: list[int], rendering: Rendering | None = None) -> str:
         """The assistant's message as other trainers read it: whole, with its thought and the marks around it.
@@ -509,16 +509,16 @@ class Prompts:
         asked = rendering or Rendering()
         inside = trace_ids[:-1] if trace_ids and trace_ids[-1] in self.stop_ids else trace_ids
         begun = opening(lambda messages, begins: (self._text if begins else self._closed)(messages, asked))
-        return begun + str(self.tokenizer.decode(inside, skip_special_tokens=False))
+        return begun + self.decode(inside)
+
+    def decode(self, token_ids: list[int]) -> str:
+        """All that token ids say, special tokens too."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=False))
 
     def text(self, token_ids: list[int]) -> str:
         """What people and graders read of a trace: without special tokens, but for those that tell a thought from what
         is said. Never tokenised again."""
-        return str(
-            self.tokenizer.decode(
-                [token for token in token_ids if token not in self._unread], skip_special_tokens=False
-            )
-        )
+        return self.decode([token for token in token_ids if token not in self._unread])
 
 
 def _template_of(tokenizer: Any, model: Path) -> str:

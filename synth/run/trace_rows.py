@@ -11,6 +11,7 @@ from dail.synth.core.errors import ItemError
 from dail.synth.core.files import sha256
 from dail.synth.method.prompts import Contexts, Prompts, Told
 from dail.synth.method.shortening import halved, without_last_solution
+from dail.synth.method.token_texts import rejected_texts, token_texts
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.kinds import resolve
@@ -172,6 +173,8 @@ def trace_row(prepared: Prepared, rollout: Rollout, prompts: Prompts, engine: st
         student_logprob=tuple(tokens.student_logprob),
         privileged_logprob=tuple(tokens.privileged_logprob),
         trace_text=text,
+        token_texts=tuple(token_texts(tokens.ids, prompts.decode)),
+        rejected_texts=tuple(rejected_texts(tokens.ids, tokens.rejected, prompts.decode)),
         prompt=tuple(TraceMessage(role=message.role, content=message.content) for message in contexts.student_messages),
         completion=(TraceMessage(role="assistant", content=prompts.completion(tokens.ids, synthesis)),),
         finish_reason=rollout.reason,

@@ -19,7 +19,7 @@ from dail.synth.core.files import Objects
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.selection import Counts, Selection
 from dail.synth.schema.shard_reader import ShardReader, by_file
-from dail.synth.schema.shards import SCHEMA_VERSION, TraceRow
+from dail.synth.schema.shards import READABLE, SCHEMA_VERSION, TraceRow, readable
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import ShardRef
 
@@ -147,10 +147,10 @@ def _check_version(name: str | Path, data: bytes) -> None:
         found = _Version.model_validate_json(data)
     except ValidationError:  # no manifest of any version; the whole model says why
         return
-    if found.schema_version != SCHEMA_VERSION:
+    if found.schema_version not in READABLE:
         raise IntegrityError(
             f"manifest {name} lists shards of schema version {found.schema_version}, this build reads "
-            f"{SCHEMA_VERSION}; draw the traces again, or read them with dail {found.tool_version}"
+            f"{readable()}; draw the traces again, or read them with dail {found.tool_version}"
         )
 
 

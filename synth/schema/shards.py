@@ -24,7 +24,8 @@ from dail.synth.core.errors import IntegrityError
 from dail.synth.schema.items import Kind
 from dail.synth.schema.trace_tokens import count_attributed, count_student, student_share
 
-SCHEMA_VERSION = 5  # a changed column raises it
+SCHEMA_VERSION = 6  # a changed column raises it
+READABLE = (5, 6)  # version 5 had no texts of tokens, and is read as having none
 FAKE_ENGINE = "fake"  # in the column `engine`: what it gives tokens is made up
 
 Int32 = Annotated[int, pa.int32()]
@@ -90,6 +91,8 @@ class TraceRow(Frozen):
     privileged_logprob: tuple[Float32 | None, ...]
     # for people and other trainers
     trace_text: str
+    token_texts: tuple[str, ...] = ()  # per trace token, special ones too; of part of a character: empty. None: unknown
+    rejected_texts: tuple[str | None, ...] = ()  # what `rejected_ids` would have said there
     prompt: tuple[TraceMessage, ...]
     completion: tuple[TraceMessage, ...]
     finish_reason: str  # stop or length
@@ -162,6 +165,8 @@ def _kind(hint: Any) -> pa.DataType:
 
 
 SCHEMA = pa.schema(_columns(TraceRow), metadata={"dail.schema_version": str(SCHEMA_VERSION)})
+_NEW = ("token_texts", "rejected_texts")
+_SCHEMA_5 = pa.schema([column for column in SCHEMA if column.name not in _NEW])
 
 
 class ShardEncoder:
@@ -241,7 +246,7 @@ class ShardFile:
             # a file, or a buffer of Python's, would be read by one of Arrow's own threads (26.0), which abort a process
             # that ends soon after they began, on a busy machine one in five
             self._file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-            _check_schema(self._file.schema_arrow, name)
+            self._is_old = _check_schema(self._file.schema_arrow, name) != SCHEMA_VERSION
 
     @property
     def num_groups(self) -> int:
@@ -265,7 +270,8 @@ class ShardFile:
                 f"shard {self.name} holds other rows than is said: row group {group} of {self.num_groups}; rebuild it"
             )
         with self._one_at_a_time, self._read():
-            return self._file.read_row_group(group, columns=names, use_threads=False)
+            found = self._file.read_row_group(group, columns=names, use_threads=False)
+            return _as_now(found, names) if self._is_old else found
 
     @contextmanager
     def _read(self) -> Iterator[None]:
@@ -283,13 +289,30 @@ def decode_shard(data: bytes, name: str) -> list[TraceRow]:
     return [row for group in range(file.num_groups) for row in file.rows(group)]
 
 
-def _check_schema(schema: Any, name: str) -> None:
+def _check_schema(schema: Any, name: str) -> int:
+    """The version that the shard is of. Raises IntegrityError: none that is read, or other columns than it has."""
     got = (schema.metadata or {}).get(b"dail.schema_version", b"none").decode()
-    if got != str(SCHEMA_VERSION):
+    if got not in map(str, READABLE):
         raise IntegrityError(
-            f"shard {name}: schema version {got}, this build reads {SCHEMA_VERSION}; draw the traces again, or "
+            f"shard {name}: schema version {got}, this build reads {readable()}; draw the traces again, or "
             f"read them with the release of dail that wrote them"
         )
-    if not schema.equals(SCHEMA, check_metadata=False):
-        wrong = sorted({f.name for f in schema} ^ {f.name for f in SCHEMA}) or "column types"
-        raise IntegrityError(f"shard {name} does not have the columns of schema version {SCHEMA_VERSION}: {wrong}")
+    wanted = SCHEMA if got == str(SCHEMA_VERSION) else _SCHEMA_5
+    if not schema.equals(wanted, check_metadata=False):
+        wrong = sorted({f.name for f in schema} ^ {f.name for f in wanted}) or "column types"
+        raise IntegrityError(f"shard {name} does not have the columns of schema version {got}: {wrong}")
+    return int(got)
+
+
+def readable() -> str:
+    """The schema versions that this build reads, for an error."""
+    return " and ".join(map(str, READABLE))
+
+
+def _as_now(table: pa.Table, names: list[str] | None) -> pa.Table:
+    """Rows of version 5 with the columns that came since, which are empty."""
+    wanted = SCHEMA.names if names is None else names
+    for name in (name for name in wanted if name in _NEW):
+        column = SCHEMA.field(name)
+        table = table.append_column(column, pa.array([[]] * table.num_rows, column.type))
+    return table.select(wanted).replace_schema_metadata(SCHEMA.metadata)

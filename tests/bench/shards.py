@@ -38,7 +38,8 @@ def rows(count: int, tokens: int) -> Iterator[TraceRow]:
     for number in range(count):
         ids = tuple(chance.randrange(_VOCABULARY) for _ in range(tokens))
         logprobs = tuple(-chance.expovariate(2.0) for _ in range(tokens))
-        text = " ".join(f"{one:x}" for one in ids)
+        texts = tuple(f"{one:x} " for one in ids)
+        rejected = tuple(None if chance.random() < 0.94 else one for one in ids)
         yield template.model_copy(
             update={
                 "unit_id": f"{number:032x}",
@@ -46,11 +47,13 @@ def rows(count: int, tokens: int) -> Iterator[TraceRow]:
                 "solution": "".join(chance.choices("abcdefghijklmnopqrstuvwxyz ", k=_TEXTS)),
                 "trace_ids": ids,
                 "student_prob": tuple(float(chance.random() < 0.94) for _ in range(tokens)),
-                "rejected_ids": tuple(None if chance.random() < 0.94 else one for one in ids),
+                "rejected_ids": rejected,
                 "student_logprob": logprobs,
                 "privileged_logprob": tuple(one + chance.gauss(0, 0.1) for one in logprobs),
-                "trace_text": text,
-                "completion": (TraceMessage(role="assistant", content=text),),
+                "trace_text": "".join(texts),
+                "token_texts": texts,
+                "rejected_texts": tuple(None if one is None else f"{one:x} " for one in rejected),
+                "completion": (TraceMessage(role="assistant", content="".join(texts)),),
             }
         )
 

@@ -32,8 +32,8 @@ def test_no_other_file_runs_dail_unseen():
     assert {str(file.relative_to(DEPLOY)) for file in FILES if found(file)} == RUN_DAIL
 
 
-def test_what_the_readme_offers_to_paste_is_taken():
-    blocks = re.findall(r"```sh\n(.*?)```", (DEPLOY / "README.md").read_text("utf-8"), re.DOTALL)
+def test_what_the_page_offers_to_paste_is_taken():
+    blocks = re.findall(r"```sh\n(.*?)```", (DEPLOY / "where-it-runs.md").read_text("utf-8"), re.DOTALL)
     commands = [words for block in blocks for line in block.splitlines() for words in of_text(line)]
     assert len(commands) >= 4
     for words in commands:

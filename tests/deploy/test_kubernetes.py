@@ -140,8 +140,8 @@ def test_no_pod_is_root_or_may_become_it(rendered: list[dict[str, Any]]):
             assert spec["automountServiceAccountToken"] is False, name
 
 
-def test_secrets_are_of_the_one_that_the_readme_makes(rendered: list[dict[str, Any]]):
-    made = set(re.findall(r"--from-literal=(\w+)=", (ROOT / "deploy/README.md").read_text("utf-8")))
+def test_secrets_are_of_the_one_that_the_page_makes(rendered: list[dict[str, Any]]):
+    made = set(re.findall(r"--from-literal=(\w+)=", (ROOT / "deploy/where-it-runs.md").read_text("utf-8")))
     used = set()
     for name, pod in pods(rendered):
         for container in pod["spec"]["containers"]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from dail.synth.method.token_texts import Decode, rejected_texts, token_texts
 from dail.synth.schema.manifest import Manifest, read_manifest, read_rows
 from dail.synth.schema.shards import TraceRow
 
 NUM_TRACES = 12
 NUM_TOKENS = 1500  # shown of one trace; a browser takes no more of many
-
-Decode = Callable[[list[int]], str]
 
 
 @dataclass(frozen=True)
@@ -88,42 +86,10 @@ def some_traces(path: Path, decode: Decode) -> tuple[Manifest, list[Trace]]:
 
 def _trace(row: TraceRow, decode: Decode) -> Trace:
     ids = list(row.trace_ids[:NUM_TOKENS])
-    rejected = [
-        None if one is None else _instead(ids, place, one, decode) for place, one in enumerate(row.rejected_ids)
-    ]
-    pieces = token_pieces(ids, decode)
-    columns = zip(pieces, row.student_prob, row.student_logprob, row.privileged_logprob, rejected, strict=False)
-    return Trace(row, [Token(*column) for column in columns])
-
-
-def _instead(ids: list[int], place: int, rejected: int, decode: Decode) -> str:
-    """The text that a token would have had at this place."""
-    before = ids[max(0, place - 4) : place]
-    known, grown = decode(before), decode([*before, rejected])
-    return grown[len(known) :] if grown.startswith(known) else decode([rejected])
-
-
-def token_pieces(ids: Sequence[int], decode: Decode) -> list[str]:
-    """The text of each token; joined they are the decoded whole.
-
-    A token may be some bytes of a character: its piece is empty, and the token that completes the character gets all
-    of it. Each token is decoded behind its predecessors back to the last whole character but one, since some
-    tokenizers drop a leading space.
-    """
-    text = decode(list(ids))
-    pieces: list[str] = []
-    start, read, place = 0, 0, 0
-    for end in range(1, len(ids) + 1):
-        known, grown = decode(list(ids[start:read])), decode(list(ids[start:end]))
-        piece = grown[len(known) :] if grown.startswith(known) else ""
-        if piece and text.startswith(piece, place):
-            start, read, place = read, end, place + len(piece)
-        else:
-            piece = ""
-        pieces.append(piece)
-    if pieces:
-        pieces[-1] += text[place:]
-    return pieces
+    texts = row.token_texts or token_texts(ids, decode)  # older shards have none
+    rejected = row.rejected_texts or rejected_texts(ids, row.rejected_ids[:NUM_TOKENS], decode)
+    columns = zip(texts, row.student_prob, row.student_logprob, row.privileged_logprob, rejected, strict=False)
+    return Trace(row, [Token(*column) for column in islice(columns, NUM_TOKENS)])
 
 
 def shown(text: str) -> str:

@@ -149,7 +149,9 @@ def test_a_shard_reads_back_with_what_made_it(prompts: Prompts, model: ModelIden
     assert (read.acceptance, read.top_p, read.top_k, read.stop) == ("relative", 0.9, 20, ("QED",))
     assert (read.sample_index, read.tau, read.seed, read.engine) == (2, 0.5, 7, "vllm 0.32.0")
     assert (read.model_revision, read.template_hash) == (model.revision, model.template_hash)
-    assert read.trace_text == "The lock shows 12"
+    assert read.trace_text == "".join(read.token_texts) == "The lock shows 12"
+    refused = prompts.decode([9])
+    assert len(read.token_texts) == len(ids) and read.rejected_texts == (None, *[refused] * (len(ids) - 1))
     assert shard.tokens == len(ids)
     assert shard.student_tokens == pytest.approx(1 + 0.25 * (len(ids) - 1))
     assert shard.key == f"shards/b/{shard.sha256[:16]}.parquet"

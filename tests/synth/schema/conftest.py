@@ -42,6 +42,8 @@ ROW: dict[str, Any] = {
     "student_logprob": (-0.5, None),
     "privileged_logprob": (None, -1.5),
     "trace_text": "so 𝜋²/6",
+    "token_texts": ("so 𝜋", "²/6"),
+    "rejected_texts": (None, "³"),
     "prompt": ({"role": "user", "content": "∑?"},),
     "completion": ({"role": "assistant", "content": "so"},),
     "finish_reason": "stop",

@@ -211,7 +211,7 @@ def test_a_key_that_leaves_the_folder_is_refused(tmp_path: Path, model: ModelIde
         list(read_rows(written(tmp_path, model, [shard])))
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 7])
 def test_a_manifest_of_another_schema_version_says_what_to_do(
     tmp_path: Path, model: ModelIdentity, shards: list[ShardRef], version: int
 ):
@@ -220,6 +220,6 @@ def test_a_manifest_of_another_schema_version_says_what_to_do(
     for shard in value["shards"]:
         del shard["attributed_tokens"]  # which other versions do not have
     path.write_text(json.dumps(value))
-    why = f"schema version {version}, this build reads 5; draw the traces again, or read them with dail 0.0.9"
+    why = f"schema version {version}, this build reads 5 and 6; draw the traces again, or read them with dail 0.0.9"
     with pytest.raises(IntegrityError, match=why):
         read_manifest(path)

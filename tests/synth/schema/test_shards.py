@@ -21,6 +21,7 @@ from dail.synth.schema.shards import (
     SCHEMA,
     SCHEMA_VERSION,
     NamedContext,
+    ShardFile,
     TraceMessage,
     TraceRow,
     decode_shard,
@@ -44,6 +45,8 @@ COLUMNS: dict[str, st.SearchStrategy[Any]] = {
     "contexts": st.lists(st.builds(NamedContext, name=TEXT, ids=IDS), max_size=3).map(tuple),
     **dict.fromkeys(("other_item", "other_solution", "wrong_answer"), st.none() | TEXT),
     "kind": st.sampled_from(["proof", "verifiable"]),
+    "token_texts": st.lists(TEXT, max_size=5).map(tuple),
+    "rejected_texts": st.lists(st.none() | TEXT, max_size=5).map(tuple),
     "rejected_ids": st.lists(st.none() | st.integers(0, 2**31 - 1), max_size=5).map(tuple),
     **dict.fromkeys(("waypoints", "stop"), st.lists(TEXT, max_size=3).map(tuple)),
     "seed": st.integers(0, 2**63 - 1),
@@ -59,7 +62,7 @@ def test_any_rows_come_back_as_they_were(rows: list[TraceRow]):
     assert decode_shard(encode_shard(rows), "s") == rows
 
 
-VERSION_5 = """
+VERSION_6 = """
 unit_id: string not null
 batch_id: string not null
 item_id: string not null
@@ -91,6 +94,8 @@ rejected_ids: list<element: int32> not null
 student_logprob: list<element: float> not null
 privileged_logprob: list<element: float> not null
 trace_text: string not null
+token_texts: list<element: string not null> not null
+rejected_texts: list<element: string> not null
 prompt: list<item: struct<role: string not null, content: string not null>> not null
 completion: list<item: struct<role: string not null, content: string not null>> not null
 finish_reason: string not null
@@ -134,7 +139,7 @@ created_at: timestamp[us, tz=UTC] not null
 
 def test_other_columns_take_another_schema_version():
     columns = [f"{column.name}: {column.type}{'' if column.nullable else ' not null'}" for column in SCHEMA]
-    assert (SCHEMA_VERSION, columns) == (5, VERSION_5.split("\n")[1:-1])
+    assert (SCHEMA_VERSION, columns) == (6, VERSION_6.split("\n")[1:-1])
 
 
 def test_plain_pyarrow_reads_flat_columns_with_known_types(row: TraceRow):
@@ -148,7 +153,7 @@ def test_plain_pyarrow_reads_flat_columns_with_known_types(row: TraceRow):
 
 
 def test_a_shard_says_its_schema_version_in_the_file_metadata(row: TraceRow):
-    assert pq.read_metadata(io.BytesIO(encode_shard([row]))).metadata[b"dail.schema_version"] == b"5"
+    assert pq.read_metadata(io.BytesIO(encode_shard([row]))).metadata[b"dail.schema_version"] == b"6"
 
 
 def test_equal_rows_make_equal_bytes(row: TraceRow):
@@ -172,7 +177,9 @@ def _shard(table: pa.Table) -> bytes:
 )
 def test_another_schema_version_is_refused_with_what_to_do(metadata: dict[str, str], got: str):
     table = pa.Table.from_pylist([ROW], schema=SCHEMA).replace_schema_metadata(metadata)
-    why = f"shard s: schema version {got}, this build reads 5; draw the traces again, or read them with the release"
+    why = (
+        f"shard s: schema version {got}, this build reads 5 and 6; draw the traces again, or read them with the release"
+    )
     with pytest.raises(IntegrityError, match=why):
         decode_shard(_shard(table), "s")
 
@@ -180,8 +187,28 @@ def test_another_schema_version_is_refused_with_what_to_do(metadata: dict[str, s
 def test_a_shard_of_version_2_is_refused_by_its_version_not_by_its_columns():
     names = ["trace_source" if name == "student_prob" else name for name in SCHEMA.names]
     table = pa.Table.from_pylist([ROW], schema=SCHEMA).rename_columns(names)
-    with pytest.raises(IntegrityError, match="shard s: schema version 2, this build reads 5"):
+    with pytest.raises(IntegrityError, match="shard s: schema version 2, this build reads 5 and 6"):
         decode_shard(_shard(table.replace_schema_metadata({"dail.schema_version": "2"})), "s")
+
+
+def _as_version_5(*rows: dict[str, Any]) -> pa.Table:
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMA).drop_columns(["token_texts", "rejected_texts"])
+    return table.replace_schema_metadata({"dail.schema_version": "5"})
+
+
+def test_a_shard_of_version_5_is_read_as_one_whose_tokens_have_no_texts(row: TraceRow):
+    old = ShardFile(_shard(_as_version_5(ROW)), "s")
+    (read,) = old.rows(0)
+    assert read == row.model_copy(update={"token_texts": (), "rejected_texts": ()})
+    assert old.table(0).schema.equals(SCHEMA)
+    assert old.columns(0, ["rejected_texts", "tau"]) == [{"rejected_texts": [], "tau": 0.8}]
+    assert old.columns(0, ["tau"]) == [{"tau": 0.8}]
+
+
+def test_a_shard_of_version_5_with_columns_of_another_is_refused():
+    table = _as_version_5(ROW).drop_columns(["tau"])
+    with pytest.raises(IntegrityError, match=r"columns of schema version 5: \['tau'\]"):
+        decode_shard(_shard(table), "s")
 
 
 def test_a_version_that_is_no_text_is_refused():

@@ -1,4 +1,4 @@
-"""Token pieces for every tokenizer, and traces from a manifest."""
+"""Traces from a manifest, token by token."""
 
 from __future__ import annotations
 
@@ -6,59 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.decoders import Metaspace as MetaspaceDecoder
-from tokenizers.models import BPE, WordLevel
-from tokenizers.pre_tokenizers import ByteLevel
 
 from dail.synth.core.errors import IntegrityError
 from dail.synth.method.prompts import Prompts
 from dail.synth.schema.models import ModelIdentity
-from dail.train.evals.traces import NUM_TRACES, Token, _instead, some_traces, token_pieces
+from dail.train.evals.traces import NUM_TRACES, Token, some_traces
 from tests.train.evals.conftest import trace_row, write_manifest
-
-
-def byte_tokenizer() -> Tokenizer:
-    """One token per byte: every character beyond ASCII is split."""
-    alphabet = sorted(ByteLevel.alphabet())
-    tokenizer = Tokenizer(BPE({letter: number for number, letter in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = ByteLevelDecoder()
-    return tokenizer
-
-
-BYTES = byte_tokenizer()
-
-
-def decode_bytes(ids: list[int]) -> str:
-    return BYTES.decode(ids)
-
-
-def test_a_split_character_goes_to_the_token_that_completes_it() -> None:
-    assert token_pieces(BYTES.encode("a€b").ids, decode_bytes) == ["a", "", "", "€", "b"]
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(0, 255), max_size=40))
-def test_joined_pieces_are_the_decoded_text_for_any_bytes(ids: list[int]) -> None:
-    pieces = token_pieces(ids, decode_bytes)
-    assert (len(pieces), "".join(pieces)) == (len(ids), decode_bytes(ids))
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.text(max_size=20))
-def test_each_character_is_whole_in_one_piece(text: str) -> None:
-    pieces = token_pieces(BYTES.encode(text).ids, decode_bytes)
-    assert [piece for piece in pieces if piece] == list(text)
-
-
-def test_a_tokenizer_that_drops_its_first_space_loses_no_other() -> None:
-    words = Tokenizer(WordLevel({"▁one": 0, "▁two": 1, "s": 2}, unk_token="s"))
-    words.decoder = MetaspaceDecoder()
-    assert token_pieces([0, 1, 2, 0], words.decode) == ["one", " two", "s", " one"]
 
 
 def test_traces_come_from_all_over_the_manifest(trained: Path, prompts: Prompts) -> None:
@@ -116,9 +69,6 @@ def test_a_probability_that_is_not_1_is_never_shown_as_100_percent() -> None:
         assert "(100" not in said and "-" not in said and "−0 " not in said
 
 
-def test_a_refused_proposal_is_shown_as_it_would_have_stood_there() -> None:
-    words = Tokenizer(WordLevel({"▁one": 0, "▁two": 1, "s": 2}, unk_token="s"))
-    words.decoder = MetaspaceDecoder()
-    assert [_instead([0, 1, 2], place, 1, words.decode) for place in (0, 1, 2)] == ["two", " two", " two"]
+def test_a_refused_proposal_is_shown_with_what_has_no_ink() -> None:
     assert "the student proposed “␣”, which was refused" in Token("a", 1.0, None, None, " ").about
     assert "the student proposed “↵”, which was refused" in Token("a", 1.0, None, None, "\n").about
