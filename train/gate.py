@@ -20,7 +20,7 @@ from dail.synth.core.config import Config, Frozen
 from dail.synth.core.errors import GateStopped
 from dail.synth.core.progress import progress
 from dail.synth.schema.manifest import read_manifest, read_rows
-from dail.train.mentions import mentions
+from dail.synth.schema.mentions import mentions
 from dail.train.signals import Counts, count_text
 
 _log = logging.getLogger(__name__)
