@@ -109,6 +109,7 @@ class _Slot(Generic[R]):
     cancels: list[str] = field(default_factory=list)
     leaving: dict[str, int] = field(default_factory=dict)  # taken out, but in the engine until this exchange
     num_sent: int = 0  # exchanges, over all of its actors
+    num_out: int = 0  # of these, those that have not come back
     trial: str | None = None  # the suspect that is alone in it
     num_survived: int = 0  # exchanges of the trial
     deaths: deque[float] = field(default_factory=deque)  # since something moved in it
@@ -290,10 +291,13 @@ class Pool(Generic[R, E]):
                     break
                 exchanges.append((slot.num_sent, slot.actor.exchange.remote(new, slot.cancels, EXCHANGE_S)))
                 slot.num_sent += 1
+                slot.num_out = len(exchanges)
                 slot.cancels = []
             if exchanges:
                 number, exchange = exchanges.popleft()
-                self._absorb(slot, await exchange, number)
+                brought = await exchange
+                slot.num_out = len(exchanges)
+                self._absorb(slot, brought, number)
             else:
                 self._work.clear()
                 await self._work.wait()
@@ -420,7 +424,7 @@ class Pool(Generic[R, E]):
             self._condemn(slot)
         lost = [self._going_on(running.request) for running in slot.units.values()]
         self._untried.extend(lost)
-        slot.units, slot.cancels, slot.leaving, slot.trial = {}, [], {}, None
+        slot.units, slot.cancels, slot.leaving, slot.trial, slot.num_out = {}, [], {}, None, 0
         log = slot.health.log if slot.health else None
         slot.limits, slot.health, slot.verdict = None, None, ""
         slot.given_up = hopeless or len(slot.deaths) > self._config.restarts
@@ -473,7 +477,8 @@ class Pool(Generic[R, E]):
                 quiet_s = time.monotonic() - answered
             except RayError:
                 return
-            if slot.units and quiet_s > HANG_S:
+            # not whether it has units: they may all have been taken from it, and it would stand still for ever
+            if slot.num_out and quiet_s > HANG_S:
                 slot.verdict = f"no step ended for {quiet_s:.0f} s, so it was killed"
                 ray.kill(slot.actor)
                 _kill_here(slot.health)
