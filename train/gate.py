@@ -54,7 +54,7 @@ class GateConfig(Config):
         ge=0,
         le=1,
         description="largest share of traces, and of an adapter's completions beyond the base model's, that cite a "
-        "reference, a given answer or a hint (synth/view/mentions.py has the phrasings); 1 never trips. Measured: 0 of 256 "
+        "reference, a given answer or a hint (phrasings: synth/view/mentions.py); 1 never trips. Measured: 0 of 256 "
         "traces and 2,560 completions of the demo",
     )
     min_distinct: float = Field(
