@@ -21,15 +21,18 @@ from dail.synth.core.settings import did_you_mean
 from dail.synth.export.export import find_manifest
 from dail.synth.method.grading import Grader
 from dail.synth.method.token_texts import Decode, rejected_texts, token_texts
-from dail.synth.run.judging import GRADE_TIMEOUT_S, Said, outcome_of
+from dail.synth.method.verdicts import COLUMNS, Judgement, Verdict, verdict_of
+from dail.synth.run.judging import GRADE_TIMEOUT_S
 from dail.synth.run.local import Entry
 from dail.synth.schema.manifest import output_root, read_manifest, read_rows
 from dail.synth.schema.selection import MATH
 from dail.synth.schema.shards import TraceRow, decode_shard
+from dail.synth.schema.trace_tokens import student_share
 from dail.synth.view.page_file import MADE_BY, as_file
-from dail.synth.view.traces import FILTERS, TraceSummary, TraceView, Verdict, judged, summarised, viewed
+from dail.synth.view.traces import FILTERS, TraceSummary, TraceView, summarised, viewed
 
 _log = logging.getLogger(__name__)
+_WRITERS = ("student", "attributed")
 
 
 @dataclass
@@ -40,12 +43,26 @@ class Seen:
     all: list[TraceSummary] = field(default_factory=list)
     summaries: list[TraceSummary] = field(default_factory=list)
     views: list[TraceView] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
     not_judged: str | None = None  # why no answer was judged
 
     @property
     def said(self) -> str:
         """A line on the run as a whole."""
-        return judged(self.all)
+        traces = [one for one in self.all if one.error is None]
+        said = [f"{len(traces)} traces, {sum(one.tokens for one in traces)} tokens"]
+        if len(self.all) > len(traces):
+            said.append(f"{len(self.all) - len(traces)} failed")
+        if self.verdicts:
+            student, attributed = (sum(getattr(one, f"{name}_tokens") for one in traces) for name in _WRITERS)
+            said.append(
+                Judgement(
+                    traces=len(traces),
+                    student_share=student_share(student, attributed),
+                    verdicts=tuple(self.verdicts),
+                ).line()
+            )
+        return "; ".join(said)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -81,7 +98,8 @@ def inspect(
     with ExitStack() as children:
         judge = _judge(grader_name, children, seen)
         for row in rows:
-            verdict = judge(row)
+            judged = judge(row)
+            verdict = judged.outcome if judged else None
             _take(seen, summarised(row, verdict), item, sample, only)
             if seen.summaries and seen.summaries[-1] is seen.all[-1] and len(seen.views) < limit:
                 seen.views.append(viewed(_with_texts(row, decode), verdict))
@@ -160,9 +178,12 @@ def _judge(name: str, children: ExitStack, seen: Seen) -> Callable[[TraceRow], V
     except (DailError, ModuleNotFoundError) as error:
         seen.not_judged = f"answers are not judged: {error}"
         return lambda row: None
-    return lambda row: outcome_of(
-        Said(row.trace_text, row.completion[0].content if row.completion else "", row.answer, row.truncated), grader
-    )
+
+    def judge(row: TraceRow) -> Verdict:
+        seen.verdicts.append(verdict_of(row.model_dump(include=set(COLUMNS)), grader))
+        return seen.verdicts[-1]
+
+    return judge
 
 
 def _with_texts(row: TraceRow, decode: Decode | None) -> TraceRow:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from dail.synth.view.mentions import mentions
+from dail.synth.schema.mentions import mentions
 
 _GAP = r"(?:[\s~$]|\\[,;:! ]|\{,\}|,(?=(?:\\!)?[0-9]{3}(?![0-9])))*+"
 _BEFORE_DIGIT, _AFTER_DIGIT = r"(?<![0-9_])(?<![0-9]\.)", r"(?![0-9])(?!\.[0-9])"

@@ -1,15 +1,14 @@
 """`TraceView`: what people are shown of a trace, made of its row; `TraceSummary`: the same in a line.
 
     row ─▶ viewed(row) ─▶ TraceView ─▶ JSON ─▶ static/viewer.js
-               └───────▶ TraceSummary: which of FILTERS it falls under, and `judged`, a line for many
+               └───────▶ TraceSummary: which of FILTERS it falls under
 
 Places in texts count UTF-16 units, as a browser does.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -19,11 +18,10 @@ from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.units import Failure
 from dail.synth.view.places import Span, apart, cited_places, places_of
 
-Verdict = Literal["correct", "wrong", "cut", "unknown", "no_answer"]
+Outcome = Literal["correct", "wrong", "cut", "unknown", "no_answer"]
 
 LOW_SHARE = 0.5  # of a student who wrote less, a trace is another's: the paper's traces have 0.8 and more
 _MOST_WAYPOINTS = 200  # that are looked for in one trace
-_MANY_CUT, _FEW_CORRECT = 0.1, 0.5
 
 
 class TraceSummary(Frozen):
@@ -41,7 +39,7 @@ class TraceSummary(Frozen):
     finish_reason: str = ""
     truncated: bool = False
     cites: int = Field(0, description="phrases that give away that a solution, an answer or a hint was shown")
-    verdict: Verdict | None = Field(None, description="of its answer; null where nobody has judged it")
+    verdict: Outcome | None = Field(None, description="of its answer; null where nobody has judged it")
     error: Failure | None = None
 
 
@@ -70,7 +68,7 @@ class TraceView(Frozen):
     no_tokens: str | None = None
 
 
-def summarised(row: TraceRow, verdict: Verdict | None = None) -> TraceSummary:
+def summarised(row: TraceRow, verdict: Outcome | None = None) -> TraceSummary:
     return TraceSummary(
         unit_id=row.unit_id,
         item_id=row.item_id,
@@ -91,7 +89,7 @@ def summarised(row: TraceRow, verdict: Verdict | None = None) -> TraceSummary:
     )
 
 
-def viewed(row: TraceRow, verdict: Verdict | None = None) -> TraceView:
+def viewed(row: TraceRow, verdict: Outcome | None = None) -> TraceView:
     """Of a shard that knows no texts of tokens, the trace as one text."""
     text = "".join(row.token_texts) or row.trace_text
     has_tokens = len(row.token_texts) == len(row.trace_ids)
@@ -153,45 +151,6 @@ FILTERS: dict[str, Callable[[TraceSummary], bool]] = {
     "wrong": lambda one: one.verdict == "wrong",
     "low-student": lambda one: one.student_share is not None and one.student_share < LOW_SHARE,
 }
-
-
-def judged(summaries: Iterable[TraceSummary]) -> str:
-    """A line on a run as a whole: what there is, and what to look at first.
-
-    >>> judged([])
-    'no traces'
-    """
-    every = list(summaries)
-    traces = [one for one in every if one.error is None]
-    if not every:
-        return "no traces"
-    said = [f"{len(traces)} traces, {sum(one.tokens for one in traces)} tokens"]
-    attributed = sum(one.attributed_tokens for one in traces)
-    if attributed:
-        said.append(f"the student wrote {sum(one.student_tokens for one in traces) / attributed:.0%}")
-    verdicts = Counter(one.verdict for one in traces)
-    verifiable = sum(verdicts[name] for name in ("correct", "wrong", "cut", "unknown"))
-    if verifiable:
-        said.append(f"{verdicts['correct']} of {verifiable} that can be verified are right")
-    for name, words in (("failed", "failed"), ("cut", "cut"), ("leaky", "cite what they were shown")):
-        if count := sum(map(FILTERS[name], every)):
-            said.append(f"{count} {words}")
-    return f"{', '.join(said)}. {_advice(traces, verdicts, verifiable)}"
-
-
-def _advice(traces: Sequence[TraceSummary], verdicts: Counter[Verdict | None], verifiable: int) -> str:
-    cut = sum(one.truncated for one in traces)
-    if not traces:
-        return "None has a trace: read the errors."
-    if any(one.cites for one in traces):
-        return "Read those that cite before training on any: `--only leaky`."
-    if cut > _MANY_CUT * len(traces):
-        return "Many are cut: raise synthesis.max_tokens, or look at `--only cut`."
-    if verifiable and verdicts["correct"] < _FEW_CORRECT * verifiable:
-        return "Fewer than half are right: look at `--only wrong`, and keep the right ones with `dail select`."
-    if sum(map(FILTERS["low-student"], traces)) > _MANY_CUT * len(traces):
-        return "The student wrote less than half of many: look at `--only low-student`; a lower tau gives it more."
-    return "Nothing stands out; read a few before training."
 
 
 def inked(text: str) -> str:

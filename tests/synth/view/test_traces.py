@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import pytest
-
 from dail.synth.schema.units import Failure
 from dail.synth.view.places import cited_places, places_of
-from dail.synth.view.traces import FILTERS, TraceSummary, inked, judged, summarised, viewed
+from dail.synth.view.traces import FILTERS, TraceSummary, inked, summarised, viewed
 from tests.synth.view.conftest import a_row, placed
 
 
@@ -45,22 +43,6 @@ def test_the_five_filters_find_what_they_name_and_nothing_else():
 def test_disagreements_are_tokens_of_the_privileged_student_and_those_behind_a_refusal():
     row = a_row(list("abcd"), student_prob=(1.0, 0.0, 1.0, None), rejected_ids=(None, None, 7, None))
     assert summarised(row).disagreements == 2
-
-
-@pytest.mark.parametrize(
-    ("summaries", "advice"),
-    [
-        ([{"error": Failure(code="boom", detail="")}], "read the errors"),
-        ([{"cites": 1}, {}], "--only leaky"),
-        ([{"truncated": True}, {}], "max_tokens"),
-        ([{"verdict": "wrong"}, {"verdict": "wrong"}, {"verdict": "correct"}], "dail select"),
-        ([{"student_share": 0.2}, {}], "tau"),
-        ([{"verdict": "correct"}], "Nothing stands out"),
-    ],
-)
-def test_the_line_on_a_run_says_what_to_look_at_first(summaries, advice):
-    made = [TraceSummary(unit_id=str(n), item_id="i", **one) for n, one in enumerate(summaries)]
-    assert advice in judged(made)
 
 
 def test_phrases_are_found_where_they_stand_whatever_the_spacing():
