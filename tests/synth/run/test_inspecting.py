@@ -29,7 +29,8 @@ def a_batch(root: Path, rows: list[TraceRow]) -> Path:
     objects.put("shards/b/s.parquet", data)
     refs = [
         ShardRef(key="shards/b/s.parquet", row=n, rows=1, size_bytes=len(data), sha256=sha256(data),
-                 unit_id=row.unit_id, item_id=row.item_id, tokens=len(row.trace_ids), attributed_tokens=0, student_tokens=0)
+                 unit_id=row.unit_id, item_id=row.item_id, tokens=len(row.trace_ids), attributed_tokens=0,
+                 student_tokens=0)
         for n, row in enumerate(rows)
     ]  # fmt: skip
     model = ModelIdentity(name="m", revision="r", tokenizer_hash="t", template_hash="c")
