@@ -29,7 +29,7 @@ from dail.synth.schema.selection import MATH
 from dail.synth.schema.shards import TraceRow, decode_shard
 from dail.synth.schema.trace_tokens import student_share
 from dail.synth.view.page_file import MADE_BY, as_file
-from dail.synth.view.traces import FILTERS, TraceSummary, TraceView, summarised, viewed
+from dail.synth.view.traces import FILTERS, TraceSummary, TraceView, summary_of, viewed
 
 _log = logging.getLogger(__name__)
 _WRITERS = ("student", "attributed")
@@ -100,7 +100,7 @@ def inspect(
         for row in rows:
             judged = judge(row)
             verdict = judged.outcome if judged else None
-            _take(seen, summarised(row, verdict), item, sample, only)
+            _take(seen, summary_of(row, verdict), item, sample, only)
             if seen.summaries and seen.summaries[-1] is seen.all[-1] and len(seen.views) < limit:
                 seen.views.append(viewed(_with_texts(row, decode), verdict))
     for one in failures:

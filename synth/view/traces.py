@@ -8,13 +8,14 @@ Places in texts count UTF-16 units, as a browser does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import Field
 
 from dail.synth.core.config import Frozen
 from dail.synth.schema.shards import TraceRow
+from dail.synth.schema.trace_tokens import count_attributed, count_student, student_share
 from dail.synth.schema.units import Failure
 from dail.synth.view.places import Span, apart, cited_places, places_of
 
@@ -68,25 +69,37 @@ class TraceView(Frozen):
     no_tokens: str | None = None
 
 
-def summarised(row: TraceRow, verdict: Outcome | None = None) -> TraceSummary:
+SUMMARY_COLUMNS = (
+    "unit_id", "item_id", "sample_index", "kind", "problem", "trace_text", "student_prob", "rejected_ids",
+    "finish_reason", "truncated",
+)  # fmt: skip
+
+
+def summarised(row: Mapping[str, Any], verdict: Outcome | None = None) -> TraceSummary:
+    """Of a row's SUMMARY_COLUMNS, so that a list need not read the others."""
+    student_tokens, attributed = count_student(row["student_prob"]), count_attributed(row["student_prob"])
     return TraceSummary(
-        unit_id=row.unit_id,
-        item_id=row.item_id,
-        sample=row.sample_index,
-        kind=row.kind,
-        tokens=len(row.trace_ids),
-        attributed_tokens=sum(one is not None for one in row.student_prob),
-        student_tokens=sum(one or 0.0 for one in row.student_prob),
-        student_share=row.student_share,
+        unit_id=row["unit_id"],
+        item_id=row["item_id"],
+        sample=row["sample_index"],
+        kind=row["kind"],
+        tokens=len(row["student_prob"]),
+        attributed_tokens=attributed,
+        student_tokens=student_tokens,
+        student_share=student_share(student_tokens, attributed),
         disagreements=sum(
             refused is not None or (share is not None and share < 0.5)
-            for refused, share in zip(row.rejected_ids, row.student_prob, strict=True)
+            for refused, share in zip(row["rejected_ids"], row["student_prob"], strict=True)
         ),
-        finish_reason=row.finish_reason,
-        truncated=row.truncated,
-        cites=len(cited_places(row.trace_text, row.problem)),
+        finish_reason=row["finish_reason"],
+        truncated=row["truncated"],
+        cites=len(cited_places(row["trace_text"], row["problem"])),
         verdict=verdict,
     )
+
+
+def summary_of(row: TraceRow, verdict: Outcome | None = None) -> TraceSummary:
+    return summarised({name: getattr(row, name) for name in SUMMARY_COLUMNS}, verdict)
 
 
 def viewed(row: TraceRow, verdict: Outcome | None = None) -> TraceView:
@@ -101,7 +114,7 @@ def viewed(row: TraceRow, verdict: Outcome | None = None) -> TraceView:
         "rejected": {place: one for place, one in enumerate(row.rejected_texts) if one is not None},
     }
     return TraceView(
-        summary=summarised(row, verdict),
+        summary=summary_of(row, verdict),
         problem=row.problem,
         solution=row.solution,
         answer=row.answer,
@@ -144,6 +157,7 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
+Filter = Literal["failed", "cut", "leaky", "wrong", "low-student"]
 FILTERS: dict[str, Callable[[TraceSummary], bool]] = {
     "failed": lambda one: one.error is not None,
     "cut": lambda one: one.truncated,

@@ -32,7 +32,7 @@ BODIES: dict[str, Any] = {
     "/v1/batches": {"items": items(1)},
     "/v1/batches/{batch_id}/retry": {"items": "failed"},
 }
-OPEN = {"/livez", "/readyz"}
+OPEN = {"/livez", "/readyz", "/", "/page/{name}"}
 SEEN_BY_ADMINS = {"/v1/workers", "/v1/orphans"}
 WORD = "w" * 16
 
@@ -203,7 +203,10 @@ def test_its_own_tenant_and_an_admin_find_it(doors, secret):
         for method, path in doors.routes()
         if "{batch_id}" in path and method == "GET" and "events" not in path
     }
-    assert {path for path, status in answers.items() if status == 404} <= {"/v1/batches/{batch_id}/shards/{n}"}
+    assert {path for path, status in answers.items() if status == 404} <= {
+        "/v1/batches/{batch_id}/shards/{n}",
+        "/v1/batches/{batch_id}/traces/{unit_id}",
+    }
 
 
 def test_lists_show_a_tenants_own_batches(doors):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dail.synth.schema.units import Failure
 from dail.synth.view.places import cited_places, places_of
-from dail.synth.view.traces import FILTERS, TraceSummary, inked, summarised, viewed
+from dail.synth.view.traces import FILTERS, TraceSummary, inked, summary_of, viewed
 from tests.synth.view.conftest import a_row, placed
 
 
@@ -26,13 +26,13 @@ def test_places_count_utf16_units_as_a_browser_does():
 
 
 def test_the_five_filters_find_what_they_name_and_nothing_else():
-    whole = summarised(a_row(["a"]), "correct")
+    whole = summary_of(a_row(["a"]), "correct")
     such = {
         "failed": TraceSummary(unit_id="u", item_id="i", error=Failure(code="boom", detail="it broke")),
-        "cut": summarised(a_row(["a"], truncated=True)),
-        "leaky": summarised(a_row(["As the reference solution says, it is 3."])),
-        "wrong": summarised(a_row(["a"]), "wrong"),
-        "low-student": summarised(a_row(["a", "b", "c"], student_prob=(0.0, 0.2, 1.0))),
+        "cut": summary_of(a_row(["a"], truncated=True)),
+        "leaky": summary_of(a_row(["As the reference solution says, it is 3."])),
+        "wrong": summary_of(a_row(["a"]), "wrong"),
+        "low-student": summary_of(a_row(["a", "b", "c"], student_prob=(0.0, 0.2, 1.0))),
     }
     assert such.keys() == FILTERS.keys()
     for name, applies in FILTERS.items():
@@ -42,7 +42,7 @@ def test_the_five_filters_find_what_they_name_and_nothing_else():
 
 def test_disagreements_are_tokens_of_the_privileged_student_and_those_behind_a_refusal():
     row = a_row(list("abcd"), student_prob=(1.0, 0.0, 1.0, None), rejected_ids=(None, None, 7, None))
-    assert summarised(row).disagreements == 2
+    assert summary_of(row).disagreements == 2
 
 
 def test_phrases_are_found_where_they_stand_whatever_the_spacing():
