@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dail.serve.bodies import TracePage
 from dail.serve.rules.errors import Damaged, NotFound, existing
-from dail.serve.store.transaction import Store
+from dail.serve.store.transaction import Store, Transaction
 from dail.serve.store.units import UnitRecord
 from dail.synth.core.errors import IntegrityError
 from dail.synth.core.files import Objects
@@ -58,14 +58,12 @@ class Traces:
             raise Damaged("damaged_shard", str(error)) from None
         return viewed(row, _verdict(unit, row.truncated))
 
-    def _unit(
-        self, found: tuple[UnitRecord, ShardRef | None] | None, batch_id: str
-    ) -> tuple[UnitRecord, ShardRef | None]:
-        if found is None:
-            raise NotFound(
-                f"{batch_id} has no such unit; GET /v1/batches/{batch_id}/traces lists those that have ended"
-            )
-        return found
+
+def _unit(tx: Transaction, batch_id: str, unit_id: str) -> tuple[UnitRecord, ShardRef | None]:
+    found = tx.units.of_unit(batch_id, unit_id)
+    if found is None:
+        raise NotFound(f"{batch_id} has no such unit; GET /v1/batches/{batch_id}/traces lists those that ended")
+    return found
 
 
 def _summary(reader: ShardReader, unit: UnitRecord, shard: ShardRef | None) -> TraceSummary | None:

@@ -219,7 +219,7 @@ def test_the_page_holds_no_data_and_says_what_a_browser_may_do(settings):
                 "nosniff",
                 "no-referrer",
             )
-        for path in ("/page/", "/page/..", "/page/%2e%2e/app.py", "/page/app.py", "/page/page.html", "/page/a/b"):
+        for path in ("/page/", "/page/%2e%2e/app.py", "/page/app.py", "/page/page.html", "/page/a/b"):
             assert client.get(path).status_code in (401, 404), path
         assert client.get("/v1/batches").status_code == 401
         assert client.get("/", headers={"Host": "evil.example"}).status_code == 200  # a token is asked for, not a name

@@ -50,7 +50,7 @@ class Doors:
     secrets: dict[str, str]
 
     def ask(self, method: str, path: str, secret: str | None, batch: str = "batch_none", **more: Any) -> Any:
-        known = {"batch_id": batch, "item_id": "i0", "unit": "u", "n": "0"}
+        known = {"batch_id": batch, "item_id": "i0", "unit": "u", "n": "0", "name": "page.js"}
         url = re.sub(r"{(\w+)[^}]*}", lambda found: known.get(found[1], "x"), path)
         headers = {} if secret is None else bearer(self.secrets.get(secret, secret))
         body = BODIES.get(path) if method == "POST" else None
