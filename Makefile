@@ -3,7 +3,7 @@ VENV ?= .venv
 export VENV
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint soak bench bench-gpu demo-model evidence env clean
+.PHONY: demo docs test lint soak bench bench-gpu demo-model evidence env clean
 demo: env
 	$(BIN)/dail demo
 
@@ -46,6 +46,10 @@ bench: env
 bench-gpu: env
 	@nvidia-smi -L || { echo "error: no NVIDIA GPU found; see tests/gpu/README.md for a machine that is lent" >&2; exit 1; }
 	$(BIN)/python tests/gpu/lease.py run --plan full --installed --work runs/bench-gpu
+
+# the documents as a site: runs/site/index.html
+docs: env
+	$(BIN)/sphinx-build -q -W --keep-going -c deploy/docs . runs/site
 
 # the recipe of the demo model, from nothing, with its accuracy per role
 demo-model: env

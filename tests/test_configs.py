@@ -140,8 +140,8 @@ def test_a_model_that_lacks_what_a_preset_asks_for_is_refused_before_an_engine_s
 
 
 def rows_of_the_table() -> list[list[str]]:
-    text = (ROOT / "README.md").read_text("utf-8")
-    section = text[text.index("### The paper, its authors' code, and ours") :].partition("\n## ")[0]
+    text = (ROOT / "synth/method/the-method.md").read_text("utf-8")
+    section = text[text.index("## The paper, its authors' code, and ours") :].partition("\n## ")[0]
     return [
         [cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines() if line[:2] == "| "
     ][1:]

@@ -2,8 +2,8 @@
 
     python deploy/world/publish.py runs/world/experiment
 
-Every table goes into tests/bench/RESULTS.md, a short one into README.md, figures and picture beside this file, and what
-`dail paper` shows as ours into deploy/paper. Run `figures.py` first.
+Every table goes into tests/bench/RESULTS.md, a short one into deploy/docs/results.md, figures and picture beside this
+file, and what `dail paper` shows as ours into deploy/paper. Run `figures.py` first.
 """
 
 import argparse
@@ -48,7 +48,10 @@ def main() -> None:
     shutil.copy(folder / RESULTS_FILE, ROOT / "deploy" / "paper" / "ours.json")
     figures = json.loads((folder / "figures.json").read_text("utf-8"))
     whole = (folder / "figures.md").read_text("utf-8")
-    for path, block in ((ROOT / "tests/bench/RESULTS.md", whole), (ROOT / "README.md", short_table(figures))):
+    for path, block in (
+        (ROOT / "tests/bench/RESULTS.md", whole),
+        (ROOT / "deploy/docs/results.md", short_table(figures)),
+    ):
         path.write_text(put_between(path.read_text("utf-8"), block), "utf-8")
 
 

@@ -65,7 +65,7 @@ from dail.synth.data.reader import Reading
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of all runs; goes on in it.")
 @click.option("--ray-workers", type=click.IntRange(1), help="Train on so many workers of a Ray cluster, a GPU each.")
 @click.option("--dry-run", is_flag=True, help="Write the runs' settings and print the commands; run none.")
-@click.option("--markdown", is_flag=True, help="The table of contents as README has it.")
+@click.option("--markdown", is_flag=True, help="The table of contents as deploy/reproducing.md has it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def paper(
     chosen: Chosen,

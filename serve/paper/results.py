@@ -21,7 +21,9 @@ from dail.synth.core.errors import IntegrityError, describe
 from dail.synth.core.settings import model_of, read
 
 RESULTS_FILE = "results.json"
-PUBLISHED = Path(str(resources.files("dail.paper"))) / "ours.json"  # results.json of runs that README shows
+PUBLISHED = (
+    Path(str(resources.files("dail.paper"))) / "ours.json"
+)  # results.json of runs that deploy/reproducing.md shows
 _EVAL_FORMAT = "dail.eval/3"
 
 
@@ -193,7 +195,7 @@ def _block(one: Exhibit, results: Results | None) -> str:
 
 
 def as_markdown(results: Results | None) -> str:
-    """The same as README has it."""
+    """The same as deploy/reproducing.md has it."""
     rows = ["| paper | what | command | runs | the paper's number, or its word | ours |", "|---|---|---|---|---|---|"]
     for one in contents():
         runs = "; ".join(dict.fromkeys(", ".join(f"`{name}`" for name in names) for names in one.runs.values()))

@@ -201,7 +201,7 @@ def _said(text: ast.JoinedStr, joined: dict[str, str]) -> str:
 def _not_known(path: Path, what: str) -> UsageError:
     return UsageError(
         f"{path} is not as it is known: {what}; give a checkout of {REPOSITORY} (commit {KNOWN_COMMIT} fits), or write "
-        "the three templates yourself (README, Parts of your own)"
+        "the three templates yourself (synth/method/parts-of-your-own.md)"
     )
 
 

@@ -44,7 +44,7 @@ def test_nothing_listens_to_everybody():
 
 def test_a_ray_that_we_start_wants_its_token():
     starts = {path: text for path, text in TEXTS.items() if _START.search(text)}
-    assert Path("README.md") in starts and Path("synth/run/ray_cluster.py") in starts
+    assert Path("deploy/clusters.md") in starts and Path("synth/run/ray_cluster.py") in starts
     for path, text in starts.items():
         assert "RAY_AUTH_MODE=token" in text or 'RAY_AUTH_MODE: "token"' in text, path
         assert "RAY_AUTH_MODE=disabled" not in text, path

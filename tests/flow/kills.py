@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -25,8 +24,6 @@ class Family:
     """
 
     def __init__(self, command: Sequence[object], log: Path, **env: str) -> None:
-        # a shell makes what it starts in the background deaf to Ctrl-C, and its children after it
-        hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         self.log = log
         with open(log, "a") as written:
             self.process = subprocess.Popen(
@@ -35,7 +32,7 @@ class Family:
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=written,
-                preexec_fn=hears,
+                preexec_fn=_hears,
             )
         self._seen: dict[int, psutil.Process] = {}
         self._over = threading.Event()
@@ -87,6 +84,12 @@ class Family:
     @property
     def num_seen(self) -> int:
         return len(self._seen)
+
+
+def _hears() -> None:
+    """A shell makes what it starts in the background deaf to Ctrl-C, and nohup to a hang-up, and their children too."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _is_alive(process: psutil.Process) -> bool:

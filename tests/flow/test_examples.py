@@ -1,4 +1,4 @@
-"""The scripts in deploy/examples, as a user runs them one after the other, and as the README shows them."""
+"""The scripts in deploy/examples, as a user runs them one after the other, and as the pages show them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return run("synthesise.py", tmp_path_factory.mktemp("shards"))
 
 
-def test_the_readme_shows_the_examples_as_they_are():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+def test_the_pages_show_the_examples_as_they_are():
+    texts = [(ROOT / name).read_text("utf-8") for name in ("synth/from-python.md", "synth/method/parts-of-your-own.md")]
+    blocks = re.findall(r"```python\n(.*?)```", "".join(texts), re.DOTALL)
     assert sorted(blocks) == sorted((EXAMPLES / name).read_text("utf-8") for name in NAMES)
 
 

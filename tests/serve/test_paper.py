@@ -219,9 +219,9 @@ def test_without_anything_it_prints_the_contents_with_no_figure_of_ours(tmp_path
     assert {row["ours"] for row in rows if row["shows"] != "settings"} == {""}
 
 
-def test_readme_has_the_table_of_contents_as_the_verb_prints_it():
-    section = (ROOT / "README.md").read_text("utf-8").partition("## Reproducing the paper")[2].partition("\n## ")[0]
-    assert said("--markdown").stdout.strip() in section, "put what `dail paper --markdown` prints into README"
+def test_the_page_has_the_table_of_contents_as_the_verb_prints_it():
+    page = (ROOT / "deploy/reproducing.md").read_text("utf-8")
+    assert said("--markdown").stdout.strip() in page, "put what `dail paper --markdown` prints into the page"
 
 
 def test_ours_is_read_from_results_that_runs_have_left(items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

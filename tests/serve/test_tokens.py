@@ -467,8 +467,8 @@ def test_no_such_token_is_an_error_with_its_way_out(dail, tmp_path):
     assert "dail token list" in ended.stderr
 
 
-def test_what_the_readme_offers_to_paste_makes_two_tokens_and_hides_them(tmp_path):
-    text = (ROOT / "README.md").read_text("utf-8").partition("### Tokens and tenants")[2]
+def test_what_the_page_offers_to_paste_makes_two_tokens_and_hides_them(tmp_path):
+    text = (ROOT / "serve/tokens.md").read_text("utf-8")
     code = re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1]
     path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -116,3 +118,18 @@ def test_the_token_of_a_cluster_here_is_nobody_elses(
     assert mode == 0o600
     assert token == before if before else len(token) == 64
     assert [path.name for path in file.parent.iterdir()] == ["auth_token"]
+
+
+def test_sigterm_while_ray_starts_ends_as_sigterm_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own handler, which it sets while it starts, leaves with the signal's number as the exit code."""
+
+    def start(*_: object, **__: object) -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.init", start)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, ray_cluster():
+        pass
+    assert ended.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
