@@ -1,188 +1,29 @@
-"""deploy/docs/errors.md has a paragraph for every error code, and none for a code that is nowhere.
+"""deploy/docs/errors.md has a paragraph for every error code (`error_codes.py`), and none for one that is nowhere."""
 
-Codes are found by reading the source. What has a parameter or a field `code: str` tells codes (`ItemError`, `problem`,
-`InputFault`, which mypy wants for every fault), and each call of it must show there which one: a text, the name of a
-text, or what another such call has told.
-"""
-
-import ast
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import get_args
 
 import pytest
-from pydantic import BaseModel, ValidationError
 from starlette.testclient import TestClient
 
 from dail.serve.app import create_app
-from dail.serve.batch_in import BatchIn
-from dail.serve.bodies import RetryIn, WaitingFor
+from dail.serve.bodies import WaitingFor
 from dail.serve.metrics import REASONS
 from dail.serve.settings import Settings
 from dail.synth.method.data_check import FindingKind
-from dail.synth.schema.items import ExpertSolution
-from dail.synth.schema.synthesis import Synthesis
-from dail.synth.schema.units import BLAMELESS, Beat, Commit, Fail, Heartbeat, Hello, LeaseRequest
-from dail.train.evals.problems import EvalProblem
-from dail.train.studies.pool import PoolRow
+from dail.synth.schema.units import BLAMELESS
+from tests.conftest import ROOT
+from tests.deploy.error_codes import Module, called, module_of, modules_of, written
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "deploy" / "docs" / "errors.md"
-CODE = re.compile(r"[a-z][a-z0-9-]*(_[a-z0-9]+)*")
 NO_CODES = {"none", "other"}  # labels of the metrics that name no code
-ITEM = {"problem": "1 + 1?", "solution": "It is 2."}
-FAIL = {"worker": "w", "epoch": 1, "code": "c", "detail": "d", "retryable": True}
-HELLO = {"worker": "w", "wire": 1, "tool_version": "1", "schema_version": 1, "model": 3, "time": 1}
-BODIES = (BatchIn, RetryIn, Hello, LeaseRequest, Heartbeat, Commit, Fail, ExpertSolution, EvalProblem, PoolRow)
-
-
-class Module(NamedTuple):
-    """`names`: of what is imported, where it is from; `texts`: constants that are a text."""
-
-    path: str
-    tree: ast.Module
-    names: dict[str, tuple[str, str]]
-    texts: dict[str, str]
-
-
-class Teller(NamedTuple):
-    """What is called with a code: at which place of its arguments, itself aside."""
-
-    module: str
-    name: str
-    place: int
-
-
-def module_of(path: Path, text: str) -> Module:
-    tree = ast.parse(text)
-    names = {
-        one.asname or one.name: (node.module, one.name)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module
-        for one in node.names
-    }
-    texts = {
-        target.id: node.value.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    return Module(str(path), tree, names, texts)
-
-
-def dotted(path: Path) -> str:
-    return ".".join(("dail", *path.with_suffix("").parts)).removesuffix(".__init__")
 
 
 @pytest.fixture(scope="module")
 def modules() -> dict[str, Module]:
-    paths = (path.relative_to(ROOT) for room in ("synth", "serve", "train") for path in (ROOT / room).rglob("*.py"))
-    return {dotted(path): module_of(path, (ROOT / path).read_text()) for path in sorted(paths)}
-
-
-def is_code(name: str, annotation: ast.expr | None) -> bool:
-    return name == "code" and isinstance(annotation, ast.Name) and annotation.id == "str"
-
-
-def tellers(modules: dict[str, Module]) -> Iterator[Teller]:
-    for name, module in modules.items():
-        for node in ast.walk(module.tree):
-            if isinstance(node, ast.ClassDef):
-                fields = [
-                    one for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
-                ]
-                for place, one in enumerate(fields):
-                    if is_code(ast.unparse(one.target), one.annotation):
-                        yield Teller(name, node.name, place)
-                for one in node.body:
-                    if isinstance(one, ast.FunctionDef) and one.name == "__init__":
-                        yield from (Teller(name, node.name, place) for place in places(one))
-            elif isinstance(node, ast.FunctionDef) and node.name != "__init__":
-                yield from (Teller(name, node.name, place) for place in places(node))
-
-
-def places(function: ast.FunctionDef) -> Iterator[int]:
-    given = [one for one in function.args.args if one.arg != "self"]
-    return (place for place, one in enumerate(given) if is_code(one.arg, one.annotation))
-
-
-def teller_of(call: ast.Call, where: str, module: Module, known: dict[str, list[Teller]]) -> Teller | None:
-    """Whom a call means: what this file defines or imports, or a method by its name."""
-    is_name = isinstance(call.func, ast.Name)
-    if not is_name and not isinstance(call.func, ast.Attribute):
-        return None
-    local = call.func.id if is_name else call.func.attr
-    home, name = module.names.get(local, (where, local)) if is_name else (where, local)
-    meant = [one for one in known.get(name, ()) if one.module == home or not (is_name or name.startswith("_"))]
-    return meant[0] if meant else None
-
-
-def told(value: ast.expr, module: Module, modules: dict[str, Module], function: ast.AST) -> list[str]:
-    """The codes that an argument may be; none where it hands on what was told before. ValueError: who knows."""
-    if isinstance(value, ast.Constant) and isinstance(value.value, str):
-        return [value.value]
-    if isinstance(value, ast.IfExp):
-        return told(value.body, module, modules, function) + told(value.orelse, module, modules, function)
-    if isinstance(value, ast.Name):
-        home, name = module.names.get(value.id, ("", value.id))
-        text = modules[home].texts.get(name) if home in modules else module.texts.get(name)
-        if text is not None:
-            return [text]
-        if not any(
-            isinstance(one, ast.Assign) and value.id in map(ast.unparse, one.targets) for one in ast.walk(function)
-        ):
-            return []  # a parameter, or of a loop
-    if isinstance(value, ast.Attribute) and value.attr in ("code", "error_code"):
-        return []
-    if ast.unparse(value).endswith("['type']") or ast.unparse(value) == "_code_of(status)":
-        return []  # one of pydantic's kinds, or the framework's
-    raise ValueError(f"{module.path}:{value.lineno}: {ast.unparse(value)} hides a code; write it in the call")
-
-
-def called(modules: dict[str, Module]) -> Iterator[tuple[str, str]]:
-    """(code, place) of every call that tells one."""
-    known = defaultdict[str, list[Teller]](list)
-    for one in tellers(modules):
-        known[one.name].append(one)
-    for where, module in modules.items():
-        functions = [one for one in ast.walk(module.tree) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
-        within = {
-            call: one for one in [module.tree, *functions] for call in ast.walk(one) if isinstance(call, ast.Call)
-        }
-        for call, function in within.items():  # outer functions come first, so that each call is of its innermost
-            teller = teller_of(call, where, module, known)
-            given = {one.arg: one.value for one in call.keywords}
-            if teller and (value := given.get("code") or dict(enumerate(call.args)).get(teller.place)):
-                yield from ((code, f"{module.path}:{call.lineno}") for code in told(value, module, modules, function))
-
-
-def written(modules: dict[str, Module]) -> Iterator[tuple[str, str]]:
-    """(code, place) of codes that stand there without a call: of error classes, defaults, what a verb prints."""
-    for module in modules.values():
-        for node in ast.walk(module.tree):
-            values = list[ast.expr | None]()
-            if isinstance(node, ast.ClassDef):
-                values = [one.value for one in node.body if isinstance(one, ast.Assign) and sets_code(one)]
-            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute) and sets_code(node):
-                values = [node.value]
-            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and len(node.args) == 3:
-                values = [node.args[2]] if ast.unparse(node.args[1]) == "'code'" else []
-            elif isinstance(node, ast.Dict):
-                values = [
-                    value
-                    for key, value in zip(node.keys, node.values, strict=True)
-                    if key and ast.unparse(key) == "'error'"
-                ]
-            for value in values:
-                if isinstance(value, ast.Constant) and isinstance(value.value, str) and CODE.fullmatch(value.value):
-                    yield value.value, f"{module.path}:{node.lineno}"
-
-
-def sets_code(node: ast.Assign) -> bool:
-    return ast.unparse(node.targets[0]).rpartition(".")[2] == "code"
+    return modules_of(ROOT)
 
 
 def of_the_framework(folder: Path) -> Iterator[tuple[str, str]]:
@@ -256,101 +97,3 @@ def test_a_code_that_a_call_hides_is_refused(modules: dict[str, Module]) -> None
     source = f"from {home} import ItemError\ndef f():\n    why = made_up()\n    raise ItemError(why, 'words')"
     with pytest.raises(ValueError, match=r"own\.py:4: why hides a code"):
         list(called({home: modules[home], "own": module_of(Path("own.py"), source)}))
-
-
-# What each node of pydantic's schemas may say of a value.
-SAYS = {
-    "str": ("string_type",),
-    "int": ("int_type", "int_parsing", "int_from_float", "int_parsing_size", "finite_number"),
-    "float": ("float_type", "float_parsing", "finite_number"),
-    "bool": ("bool_type", "bool_parsing"),
-    "date": ("date_type", "date_from_datetime_parsing", "date_from_datetime_inexact"),
-    "dict": ("dict_type",),
-    "list": ("list_type",),
-    "tuple": ("tuple_type",),
-    "literal": ("literal_error",),
-    "model": ("model_type",),
-    "model-fields": ("missing", "extra_forbidden"),
-    "dataclass": ("dataclass_type",),
-    "dataclass-args": ("missing",),
-    "function-before": ("value_error",),
-    "function-after": ("value_error", "too_short", "too_long"),  # length of what a function has checked, too
-    "max_length": ("string_too_long", "too_long"),
-    "min_length": ("string_too_short", "too_short"),
-    "pattern": ("string_pattern_mismatch",),
-    "gt": ("greater_than",),
-    "ge": ("greater_than_equal",),
-    "lt": ("less_than",),
-    "le": ("less_than_equal",),
-    "custom_error_type": ("invalid-json-value",),
-}
-SAY_NOTHING = {
-    "any", "dataclass-field", "default", "definition-ref", "definitions", "json-or-python", "model-field", "no-info",
-    "none", "nullable", "tagged-union", "union",
-}  # fmt: skip
-BOUNDS = ("max_length", "min_length", "pattern", "gt", "ge", "lt", "le", "custom_error_type")
-SHOWN: dict[str, tuple[type[BaseModel], Any]] = {
-    "missing": (ExpertSolution, {"problem": "1 + 1?"}),
-    "extra_forbidden": (ExpertSolution, ITEM | {"answr": "2"}),
-    "value_error": (ExpertSolution, ITEM | {"solution": " "}),
-    "string_type": (ExpertSolution, ITEM | {"answer": 2}),
-    "int_type": (Fail, FAIL | {"epoch": []}),
-    "int_parsing": (Fail, FAIL | {"epoch": "one"}),
-    "int_from_float": (Fail, FAIL | {"epoch": 1.5}),
-    "int_parsing_size": (Fail, FAIL | {"epoch": "9" * 5000}),
-    "finite_number": (ExpertSolution, ITEM | {"metadata": {"score": float("nan")}}),
-    "float_type": (Synthesis, {"tau": []}),
-    "float_parsing": (Synthesis, {"tau": "high"}),
-    "bool_type": (Fail, FAIL | {"retryable": []}),
-    "bool_parsing": (Fail, FAIL | {"retryable": "perhaps"}),
-    "date_type": (Synthesis, {"date": []}),
-    "date_from_datetime_parsing": (Synthesis, {"date": "today"}),
-    "date_from_datetime_inexact": (Synthesis, {"date": "2026-11-26T10:00:00"}),
-    "dict_type": (ExpertSolution, ITEM | {"metadata": 3}),
-    "list_type": (Beat, {"checkpoint": {"ids": 3}}),
-    "tuple_type": (ExpertSolution, ITEM | {"waypoints": 3}),
-    "literal_error": (ExpertSolution, ITEM | {"kind": "joke"}),
-    "model_type": (ExpertSolution, 3),
-    "dataclass_type": (Beat, {"checkpoint": 3}),
-    "string_too_long": (Hello, HELLO | {"worker": "w" * 257}),
-    "too_long": (ExpertSolution, ITEM | {"answer": "2" * 513}),
-    "string_too_short": (Hello, HELLO | {"worker": ""}),
-    "too_short": (Synthesis, {"stop": [""]}),
-    "string_pattern_mismatch": (ExpertSolution, ITEM | {"id": "no. 1"}),
-    "greater_than": (Synthesis, {"exposure": 0}),
-    "greater_than_equal": (Synthesis, {"samples_per_item": 0}),
-    "less_than": (Synthesis, {"seed": 2**64}),
-    "less_than_equal": (Synthesis, {"tau": 2}),
-    "invalid-json-value": (ExpertSolution, ITEM | {"metadata": {"when": object()}}),
-}
-
-
-def nodes(schema: Any) -> Iterator[str]:
-    """The types of a core schema's nodes, and the bounds that they have."""
-    if isinstance(schema, dict):
-        yield from (value for key, value in schema.items() if key == "type" and isinstance(value, str))
-        yield from (bound for bound in BOUNDS if schema.get(bound) is not None)
-        schema = [value for key, value in schema.items() if key not in ("serialization", "metadata")]
-    if isinstance(schema, list | tuple):
-        for value in schema:
-            yield from nodes(value)
-
-
-def test_every_kind_of_a_single_value_is_in_the_table() -> None:
-    section = PAGE.read_text().partition("## Kinds of faults of single values")[2].partition("\n## ")[0]
-    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
-    there = {code for row in rows for code in re.findall("`([^`]+)`", row)} | {"list_type", "bool_type"}
-    told = {kind for body in BODIES for kind in nodes(body.__pydantic_core_schema__)} - SAY_NOTHING
-    assert there == {kind for node in told for kind in SAYS[node]}
-
-
-@pytest.mark.parametrize("kind", SHOWN)
-def test_a_kind_is_told(kind: str) -> None:
-    model, value = SHOWN[kind]
-    with pytest.raises(ValidationError) as refused:
-        model.model_validate(value)
-    assert kind in [fault["type"] for fault in refused.value.errors()]
-
-
-def test_every_kind_that_may_be_told_is_shown() -> None:
-    assert SHOWN.keys() == {kind for kinds in SAYS.values() for kind in kinds}
