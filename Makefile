@@ -62,7 +62,7 @@ evidence: env
 	$(BIN)/python deploy/world/publish.py runs/world/experiment
 
 env: $(VENV)/.ready
-$(VENV)/.ready: pyproject.toml deploy/setup.sh
+$(VENV)/.ready: pyproject.toml deploy/setup.sh $(wildcard deploy/constraints/*.txt)
 	deploy/setup.sh
 
 clean:

