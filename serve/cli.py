@@ -69,6 +69,7 @@ VERBS = {
     ),
     "push": ("dail.synth.export.commands:push", "Traces, an export or an adapter to a model hub."),
     "settings": ("dail.serve.listing:settings", "Every setting: what it does, its bound, its default."),
+    "completion": ("dail.serve.completion:completion", "A script that makes bash, zsh or fish complete `dail`."),
 }
 # What each package, or one verb of it, needs beyond `pip install dail`: a missing import is answered with the line that
 # cures it.

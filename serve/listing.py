@@ -30,7 +30,7 @@ _OTHERS = {
     "start Ray on this machine; select judges many traces there, without it on this machine",
     "RAY_AUTH_MODE": "token: Ray asks for a token; set it on every cluster",
     "OMP_NUM_THREADS": "threads of the trainer on a CPU",
-    "_DAIL_COMPLETE": 'completion in a shell: `eval "$(_DAIL_COMPLETE=bash_source dail)"`; zsh_source, fish_source',
+    "_DAIL_COMPLETE": "set by the script of `dail completion` while a shell completes",
 }
 
 

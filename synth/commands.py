@@ -12,22 +12,28 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dail.synth.config import SynthConfig, load_engine
 from dail.synth.core import console
-from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_OK, EXIT_SOME_FAILED, UsageError
+from dail.synth.core.errors import EXIT_BATCH_FAILED, EXIT_OK, EXIT_SOME_FAILED, DailError, UsageError
 from dail.synth.core.logs import LogFormat
 from dail.synth.core.options import Numbers, verb
-from dail.synth.core.settings import Chosen
+from dail.synth.core.progress import waiting
+from dail.synth.core.settings import Chosen, presets
 from dail.synth.data import options
 from dail.synth.data.reader import Reading
 from dail.synth.schema.selection import KEEPS, Keep, WithoutAnswer
 from dail.synth.schema.synthesis import Synthesis
+
+if TYPE_CHECKING:
+    from dail.synth.method.verdicts import Judgement
 
 _MODEL = click.option(
     "--model", type=click.Path(path_type=Path), help="Folder with safetensors and tokenizer; engine.model."
@@ -137,13 +143,14 @@ def synth(
     """
     from dail.synth.run.local import synthesise
 
+    settings, synthesis = _both(chosen, model, actors)
     with console.all_on_stderr(), console.stop_on_signals(second_ends=True) as stop:
-        summary = synthesise(
-            files, out.resolve(), *_both(chosen, model, actors), reading=reading, against=against, stop=stop
-        )
+        summary = synthesise(files, out.resolve(), settings, synthesis, reading=reading, against=against, stop=stop)
+    judgement = _judgement(summary.manifest)
     if as_json:
         always = {"manifest": summary.manifest, "student_share": summary.student_share}
-        console.emit({**summary.model_dump(mode="json", exclude_none=True), **always})
+        verdicts = {"verdicts": judgement.summary()} if judgement else {}
+        console.emit({**summary.model_dump(mode="json", exclude_none=True), **always, **verdicts})
     if summary.interrupted:
         console.say(f"{summary.committed} of {summary.units} units are safe in {out}")
         raise click.Abort
@@ -157,7 +164,33 @@ def synth(
         f"{summary.committed} traces, {summary.tokens} tokens, {share}"
         f"{summary.failed} units failed\nmanifest: {summary.manifest or 'none, since there is no trace'}"
     )
+    for line in judgement.told() if judgement else ():
+        console.say(line)
+    if summary.manifest:
+        config = f" --config {_named(chosen.file)}" if chosen.file else ""
+        console.say(
+            f"next: dail train --model {settings.engine.model} --manifest {summary.manifest} --out FOLDER{config}"
+        )
     return summary.exit_code
+
+
+def _named(config: Path) -> str:
+    """As it is typed: a preset by its name."""
+    return next((name for name, path in presets().items() if path == config), shlex.quote(str(config)))
+
+
+def _judgement(manifest: Path | None) -> Judgement | None:
+    """What the traces are worth. What keeps them from being judged is said, and does not spoil the run."""
+    from dail.synth.run.judging import judged_run
+
+    if manifest is None:
+        return None
+    try:
+        with waiting("judging the traces"):
+            return judged_run(manifest)
+    except (DailError, ModuleNotFoundError) as error:
+        console.say(f"no verdicts: {error}")
+        return None
 
 
 @click.command("select")

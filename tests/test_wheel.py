@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -73,6 +74,7 @@ WRONG = {
     "export": ["nowhere", "--for", "trl-sft", "--out", "out"],
     "push": ["nowhere", "--to", "me/traces"],
     "settings": ["nowhere"],
+    "completion": ["tcsh"],
 }
 # Every verb in one process: its help, then its wrong call. One JSON line each: what was run, exit code, what was said.
 CALLS = """
@@ -103,15 +105,34 @@ def run(*command: object, cwd: Path | None = None, timeout: int = 500, **env: st
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, since a build leaves folders behind."""
-    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What packages are built from, as a copy, since a build leaves folders behind."""
+    source = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in DATA:
         shutil.copytree(ROOT / "deploy" / name, source / "deploy" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def released(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The sdist, and the wheel that is built of it alone, as CONTRIBUTING.md says of a release."""
+    folder = tmp_path_factory.mktemp("released")
+    copy = shutil.copytree(source, tmp_path_factory.mktemp("again") / "source")
+    (copy / "runs").mkdir()
+    (copy / "runs" / "mine.jsonl").write_text("{}")
+    (copy / ".env").write_text("DAIL_TOKEN=secret")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, copy)
+    (sdist,), (built,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return sdist, built
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ".", cwd=source)
     (built,) = folder.glob("*.whl")
     return built
@@ -132,6 +153,27 @@ def test_the_wheel_holds_all_of_dail_and_nothing_else(wheel: Path) -> None:
     }
     assert names == ours, "name new packages and files of data in pyproject.toml, [tool.setuptools]"
     assert {f"dail/{package}/py.typed" for package in PACKAGES} <= names
+
+
+def test_the_wheel_of_the_sdist_is_that_of_the_tree(released: tuple[Path, Path], wheel: Path) -> None:
+    def contents(of: Path) -> dict[str, bytes]:
+        archive = zipfile.ZipFile(of)
+        return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/RECORD")}
+
+    assert contents(released[1]) == contents(wheel)
+
+
+def test_the_sdist_holds_what_is_built_and_nothing_of_a_users(released: tuple[Path, Path]) -> None:
+    with tarfile.open(released[0]) as archive:
+        names = {Path(*Path(one.name).parts[1:]) for one in archive.getmembers() if one.isfile()}
+    made = {Path("PKG-INFO"), Path("setup.cfg")} | {name for name in names if name.parts[0].endswith(".egg-info")}
+    tops = {name.parts[0] for name in names - made}
+    assert tops == {*PACKAGES, "deploy", "pyproject.toml", "README.md", "LICENSE"}
+    assert {name.parts[1] for name in names if name.parts[0] == "deploy"} == set(DATA)
+
+
+def test_wheel_and_sdist_are_fit_for_a_registry(released: tuple[Path, Path]) -> None:
+    assert run(sys.executable, "-m", "twine", "check", "--strict", *released).count("PASSED") == 2
 
 
 @pytest.fixture(scope="module")

@@ -73,9 +73,9 @@ def _set(verb: str) -> click.Option:
 
 
 def complete_config(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Presets, and whatever files the shell knows."""
+    """Presets, and whatever files the shell knows, which come first: click's script for bash drops what was before."""
     named = [CompletionItem(name) for name in presets() if name.startswith(incomplete)]
-    return [*named, CompletionItem(incomplete, type="file")]
+    return [CompletionItem(incomplete, type="file"), *named]
 
 
 def complete_set(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -15,7 +15,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, Self
@@ -26,6 +26,7 @@ from ray.exceptions import RayError, RayTaskError
 from dail.synth.config import SynthConfig
 from dail.synth.core.errors import DailError, EngineDead, UsageError
 from dail.synth.core.logs import as_event, tell
+from dail.synth.core.progress import waiting
 from dail.synth.engine.base import Limits
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.select import contexts
@@ -109,6 +110,7 @@ class _Slot(Generic[R]):
     cancels: list[str] = field(default_factory=list)
     leaving: dict[str, int] = field(default_factory=dict)  # taken out, but in the engine until this exchange
     num_sent: int = 0  # exchanges, over all of its actors
+    num_out: int = 0  # of these, those that have not come back
     trial: str | None = None  # the suspect that is alone in it
     num_survived: int = 0  # exchanges of the trial
     deaths: deque[float] = field(default_factory=deque)  # since something moved in it
@@ -151,6 +153,7 @@ class Pool(Generic[R, E]):
         self._results: asyncio.Queue[Results[E] | DailError] = asyncio.Queue()
         self._work = asyncio.Event()
         self._ready = asyncio.Event()
+        self._is_awaited = False
         self._broken: DailError | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._limits: Limits | None = None  # one engine's; all are alike
@@ -190,12 +193,21 @@ class Pool(Generic[R, E]):
         ]
 
     async def ready(self) -> Limits:
-        """Waits for the first engine. Raises what keeps every engine from starting."""
-        await self._ready.wait()
+        """Waits for the first engine, and says so to whoever listens. Raises what keeps every engine from starting."""
+        with nullcontext() if self._is_awaited else waiting(self._starting()):
+            self._is_awaited = True
+            await self._ready.wait()
         if self._limits is None:
             assert self._broken is not None, "a pool is ready with limits or broken"
             raise self._broken
         return self._limits
+
+    def _starting(self) -> str:
+        config, engines = self._config.engine, "1 engine" if self.num_engines == 1 else f"{self.num_engines} engines"
+        does = (
+            "the fake engine, to try things out" if config.kind == "fake" else "vLLM loads the weights, then warms up"
+        )
+        return f"starting {engines} for {config.model.name}: {does}"
 
     def room(self) -> int:
         """How many more units may be submitted now."""
@@ -290,10 +302,13 @@ class Pool(Generic[R, E]):
                     break
                 exchanges.append((slot.num_sent, slot.actor.exchange.remote(new, slot.cancels, EXCHANGE_S)))
                 slot.num_sent += 1
+                slot.num_out = len(exchanges)
                 slot.cancels = []
             if exchanges:
                 number, exchange = exchanges.popleft()
-                self._absorb(slot, await exchange, number)
+                brought = await exchange
+                slot.num_out = len(exchanges)
+                self._absorb(slot, brought, number)
             else:
                 self._work.clear()
                 await self._work.wait()
@@ -420,7 +435,7 @@ class Pool(Generic[R, E]):
             self._condemn(slot)
         lost = [self._going_on(running.request) for running in slot.units.values()]
         self._untried.extend(lost)
-        slot.units, slot.cancels, slot.leaving, slot.trial = {}, [], {}, None
+        slot.units, slot.cancels, slot.leaving, slot.trial, slot.num_out = {}, [], {}, None, 0
         log = slot.health.log if slot.health else None
         slot.limits, slot.health, slot.verdict = None, None, ""
         slot.given_up = hopeless or len(slot.deaths) > self._config.restarts
@@ -473,7 +488,8 @@ class Pool(Generic[R, E]):
                 quiet_s = time.monotonic() - answered
             except RayError:
                 return
-            if slot.units and quiet_s > HANG_S:
+            # not whether it has units: they may all have been taken from it, and it would stand still for ever
+            if slot.num_out and quiet_s > HANG_S:
                 slot.verdict = f"no step ended for {quiet_s:.0f} s, so it was killed"
                 ray.kill(slot.actor)
                 _kill_here(slot.health)

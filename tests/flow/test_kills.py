@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -128,5 +127,6 @@ def test_demo_at_each_stage(tmp_path: Path, way: tuple[int, ...], is_soak: bool)
     demo = tmp_path / "demo"
     for name, reached in STAGES.items():
         family = Family((BIN / "dail", "demo", "--dir", demo), tmp_path / f"{name}.log")
-        family.wait_until(partial(reached, demo), 600)
+        # its log may be there before the child that writes it is seen
+        family.wait_until(lambda reached=reached, family=family: reached(demo) and family.num_seen, 600)
         check(family, way, least=1, is_soak=is_soak)

@@ -77,7 +77,8 @@ LONG = (
 )
 ELSEWHERE = {
     ("README.md", 0): "tests/flow/test_demo.py runs the demo",
-    ("CONTRIBUTING.md", 0): "asks the registry for the GPU build",
+    ("CONTRIBUTING.md", 0): "tests/test_wheel.py builds and checks; the rest is a release",
+    ("CONTRIBUTING.md", 1): "asks the registry for the GPU build",
     ("deploy/clusters.md", 0): "the same command is on the front page",
     ("deploy/clusters.md", 1): "tests/flow/test_ray_job.py has a cluster with a token",
     ("deploy/clusters.md", 2): "wants a model of the paper; the job is in tests/flow/test_ray_job.py",

@@ -24,7 +24,7 @@ def completed(*words: str) -> list[str]:
         (("train", "--set", "objective=n"), ["objective=negative_kl", "objective=nll"]),
         (("synth", "--set", "synthesis.thinking="), ["synthesis.thinking=true", "synthesis.thinking=false"]),
         (("worker", "--set", "tau"), []),
-        (("eval", "--config", "qwen3"), ["qwen3-8b-official", "qwen3-8b-paper-v1", "qwen3"]),
+        (("eval", "--config", "qwen3"), ["qwen3", "qwen3-8b-official", "qwen3-8b-paper-v1"]),
         (("sett",), ["settings"]),
         (("settings", "sy"), ["synthesis"]),
     ],

@@ -243,6 +243,22 @@ def test_two_that_kill_their_one_engine_at_once_leave_it_to_the_others(kinds: st
     faults.teardown()
 
 
+@pytest.mark.parametrize("how", ["step", "process"])
+@pytest.mark.parametrize("trouble", ["cancel", "lapse"])
+def test_an_engine_that_hangs_when_its_last_unit_is_taken_from_it_is_ended_all_the_same(trouble: str, how: str) -> None:
+    """Nothing is left in it then, but what it was told last never comes back, and whoever waits would wait for ever."""
+    faults = Faults(actors=1)
+    faults.submit(30, "fine", 0)
+    faults.wait(0.1)
+    while not faults.pool._slots[0].units:
+        faults.wait(0.1)
+    faults.hang(0, how)
+    getattr(faults, trouble)(0)
+    faults.submit(10, "fine", 0)
+    faults.api.sweep()
+    faults.teardown()
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_ten_thousand_orders_of_faults() -> None:
