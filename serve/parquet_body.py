@@ -89,4 +89,5 @@ def _child(bounds: Bounds) -> subprocess.Popen[bytes]:
 
 
 def _not_now() -> RequestError:
-    return RequestError(503, "busy", "no process could be started to unpack the Parquet; try again, or send JSON lines")
+    detail = "no process could be started to unpack the Parquet; try again, or send JSON lines"
+    return RequestError(503, "busy", detail, Retry_After="5")

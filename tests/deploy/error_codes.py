@@ -124,8 +124,20 @@ def calls(node: ast.AST, function: ast.AST) -> Iterator[tuple[ast.Call, ast.AST]
         yield from calls(child, child if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else function)
 
 
-def called(modules: dict[str, Module]) -> Iterator[tuple[str, str]]:
-    """(code, place) of every call that tells one."""
+class Told(NamedTuple):
+    """A code, where it is told, and by which call."""
+
+    code: str
+    place: str
+    call: ast.Call
+
+    @property
+    def by(self) -> str:
+        return ast.unparse(self.call.func)
+
+
+def called(modules: dict[str, Module]) -> Iterator[Told]:
+    """Of every call that tells a code."""
     known = defaultdict[str, list[Teller]](list)
     for one in tellers(modules):
         known[one.name].append(one)
@@ -134,7 +146,8 @@ def called(modules: dict[str, Module]) -> Iterator[tuple[str, str]]:
             teller = teller_of(call, where, module, known)
             given = {one.arg: one.value for one in call.keywords}
             if teller and (value := given.get("code") or dict(enumerate(call.args)).get(teller.place)):
-                yield from ((code, f"{module.path}:{call.lineno}") for code in told(value, module, modules, function))
+                for code in told(value, module, modules, function):
+                    yield Told(code, f"{module.path}:{call.lineno}", call)
 
 
 def written(modules: dict[str, Module]) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """deploy/docs/errors.md has a paragraph for every error code (`error_codes.py`), and none for one that is nowhere."""
 
+import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -10,8 +11,25 @@ from starlette.testclient import TestClient
 
 from dail.serve.app import create_app
 from dail.serve.bodies import WaitingFor
+from dail.serve.errors import answer
 from dail.serve.metrics import REASONS
+from dail.serve.rules.errors import Conflict, Damaged, NotFound, TooMany
 from dail.serve.settings import Settings
+from dail.synth.core.errors import (
+    ApiError,
+    DailError,
+    EngineDead,
+    ExtensionError,
+    GateStopped,
+    InputError,
+    IntegrityError,
+    ObjectExists,
+    ObjectsAway,
+    StorageError,
+    StoreAway,
+    StoreBusy,
+    UsageError,
+)
 from dail.synth.method.data_check import FindingKind
 from dail.synth.schema.units import BLAMELESS
 from tests.conftest import ROOT
@@ -44,7 +62,7 @@ def codes(modules: dict[str, Module], tmp_path_factory: pytest.TempPathFactory) 
         *((code, "REASONS of serve/metrics.py") for code in set(REASONS) - NO_CODES),
         *of_the_framework(tmp_path_factory.mktemp("api")),
     ]
-    return dict(named) | dict(written(modules)) | dict(called(modules))
+    return dict(named) | dict(written(modules)) | {one.code: one.place for one in called(modules)}
 
 
 def paragraphs(page: str) -> dict[str, str]:
@@ -62,6 +80,32 @@ def differences(codes: dict[str, str], page: str) -> list[str]:
 
 def test_every_code_has_its_paragraph_and_every_paragraph_its_code(codes: dict[str, str]) -> None:
     assert differences(codes, PAGE.read_text()) == []
+
+
+def answers(modules: dict[str, Module]) -> Iterator[tuple[str, int, Mapping[str, str]]]:
+    """(code, status, headers) of what the API answers."""
+    for one in called(modules):
+        if one.by in ("Conflict", "Damaged"):
+            told = answer({"Conflict": Conflict, "Damaged": Damaged}[one.by](one.code, "words"))
+            yield one.code, told.status_code, told.headers
+        elif one.by in ("RequestError", "problem") and isinstance(one.call.args[0], ast.Constant):
+            headers = {"retry-after": "5"} if any(given.arg == "Retry_After" for given in one.call.keywords) else {}
+            yield one.code, int(str(one.call.args[0].value)), headers
+    for kind in (NotFound, TooMany, InputError, StorageError, StoreBusy, StoreAway, ObjectsAway, ObjectExists):
+        told = answer(kind("words"))
+        yield kind.code, told.status_code, told.headers
+
+
+def test_a_paragraph_says_with_which_status_and_exit_code(modules: dict[str, Module]) -> None:
+    there = {head.strip("`"): text for head, text in paragraphs(PAGE.read_text()).items()}
+    for code, status, headers in answers(modules):
+        assert re.search(rf"\b{status}\b", there[code]), f"{code}: {status}"
+        assert ("Retry-After" in there[code]) == ("retry-after" in headers), code
+        assert ("x-should-retry" in there[code]) == ("x-should-retry" in headers), code
+    for kind in (UsageError, ExtensionError, InputError, IntegrityError, StorageError, StoreBusy, StoreAway, NotFound):
+        assert f"xit code {kind.exit_code}" in there[kind.code], kind
+    for other in (ObjectsAway, ObjectExists, ApiError, GateStopped, EngineDead, DailError):
+        assert f"xit code {other.exit_code}" in there[other.code], other
 
 
 def test_a_page_without_a_paragraph_or_with_one_too_many_is_refused(codes: dict[str, str]) -> None:
@@ -88,8 +132,8 @@ def test_a_page_without_a_paragraph_or_with_one_too_many_is_refused(codes: dict[
 def test_what_tells_a_code_is_found(modules: dict[str, Module], source: str, found: list[str]) -> None:
     own = module_of(Path("own.py"), "from dail.synth.core.errors import DailError, ItemError\n" + source)
     home = "dail.synth.core.errors"
-    codes = [*called({home: modules[home], "own": own}), *written({"own": own})]
-    assert [code for code, place in codes if place.startswith("own.py")] == found
+    told = [(one.code, one.place) for one in called({home: modules[home], "own": own})] + [*written({"own": own})]
+    assert [code for code, place in told if place.startswith("own.py")] == found
 
 
 def test_a_code_that_a_call_hides_is_refused(modules: dict[str, Module]) -> None:
