@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from dail.serve.waiting import NOBODY_S, Waiting
 from dail.synth.core.console import ConsoleBar, console_bar, emit, plain, say
 from dail.synth.core.errors import (
     EXIT_BATCH_FAILED,
@@ -40,7 +41,6 @@ _STARTING_S = 15  # a server that was started together with `dail submit` listen
 _GIVE_UP_S = 1800  # a server that is away longer has not just been restarted
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _SHOWN_CODES = 20
-_NOBODY_S = 5  # a worker that is there has leased by then
 _NEWEST = 2**53  # as Last-Event-ID: what comes from now on
 
 _api = click.option("--api", default=DEFAULT_API, envvar="DAIL_API", show_envvar=True, show_default=True,
@@ -165,7 +165,7 @@ def submit(
         say(f"{batch['id']}: {items} items, {units} units, model {batch['model']['name']}, {batch['status']}")
         say(ItemKinds.model_validate(batch["item_kinds"]).told())
         if is_watched:
-            return follow(client, batch["id"], as_json)
+            return _watched(client, batch["id"], as_json)
     emit(batch) if as_json else click.echo(batch["id"])
     return EXIT_OK
 
@@ -180,7 +180,7 @@ def watch(batch: str, api: str, as_json: bool) -> int:
     Exit code: 0 all good, 3 some items failed, 4 the batch failed, 5 cancelled or expired.
     """
     with _client(api) as client:
-        return follow(client, batch, as_json)
+        return _watched(client, batch, as_json)
 
 
 @click.command("list")
@@ -234,7 +234,7 @@ def retry(batch: str, items: tuple[str, ...], api: str, is_watched: bool, as_jso
     with _client(api) as client:
         found = client.post(f"/v1/batches/{batch}/retry", {"items": list(items) or "failed"})
         if is_watched:
-            return follow(client, batch, as_json)
+            return _watched(client, batch, as_json)
     _print_batch(found, as_json)
     return EXIT_OK
 
@@ -272,12 +272,13 @@ def results(batch: str, api: str, with_shards: bool, out: Path | None, as_json: 
         shards = client.get(f"/v1/batches/{batch}/shards")
         failed = list(client.pages(f"/v1/batches/{batch}/items", status="failed"))
         written = None if out is None else _save(client, batch, out)
+        verdicts = [] if as_json or with_shards else _judged_lines(client, found)
     if as_json:
         told = {"batch": found, "output_root": shards["output_root"], "shards": shards["data"], "failed_items": failed}
         emit(told if written is None else {**told, "written": str(written)})
     else:
         copied = written if written is not None and written.suffix == ".json" else None
-        _print_results(found, shards, failed, with_shards, copied)
+        _print_results(found, shards, failed, with_shards, copied, verdicts)
     if written is not None:
         say(f"results written to {written}")
     return _exit_code(found) if found["status"] in _ENDED else EXIT_OK
@@ -335,34 +336,48 @@ def _nothing() -> None:
     pass
 
 
-class _Waiting:
-    """Says why nothing happens with a batch, once that has lasted."""
+def _watched(client: Client, batch_id: str, as_json: bool) -> int:
+    """Follows a batch to its end and says what came of it; its exit code."""
+    code = follow(client, batch_id, as_json)
+    if not as_json:
+        batch = client.get(f"/v1/batches/{batch_id}")
+        for line in _judged_lines(client, batch):
+            say(line)
+        say(f"next: {_next_command(batch)}")
+    return code
 
-    def __init__(self, url: str) -> None:
-        self._url, self._why, self._since, self._said = url, "", 0.0, ""
 
-    def look(self, batch: dict[str, Any]) -> None:
-        why = (batch.get("waiting_for") or {}).get("detail", "")
-        if why != self._why:
-            self._why, self._since = why, time.monotonic()
-        elif why and why != self._said and time.monotonic() - self._since > _NOBODY_S:
-            self._said = why
-            say(why.replace("--api URL", f"--api {self._url}"))
+def _judged_lines(client: Client, batch: Any) -> list[str]:
+    from dail.serve.judged import judged  # here, so that other verbs do not wait for the grader
+
+    found = judged(client, batch)
+    return found.told() if found else []
+
+
+def _next_command(batch: Any, manifest: Path | None = None) -> str:
+    """What to type next. `manifest`: a copy of it that is here."""
+    if batch["manifest"]:
+        path = manifest or batch["manifest"]["path"]
+        return f"dail train --model FOLDER --manifest {path} --out FOLDER"
+    return f"dail {'results' if batch['status'] in _ENDED else 'watch'} {batch['id']}"
 
 
 def follow(client: Client, batch_id: str, as_json: bool = False, check: Callable[[], None] = _nothing) -> int:
-    """Shows a batch's progress until it ends; its exit code. `check` is called every second and may raise."""
+    """Shows a batch's progress until it ends; its exit code.
+
+    Args:
+        check: called every second, and may raise; by whoever looks after the worker, who is not told to start one.
+    """
     batch = client.get(f"/v1/batches/{batch_id}")
     with console_bar("units", batch["units"]["total"]) as bar:
-        last, waiting = None, _Waiting(client.url)
+        last, waiting = None, Waiting(client.url, starts_worker=check is not _nothing)
         changes = _changes(client, batch_id, check)
         while True:
-            _show(bar, batch)
+            _show(bar, batch, waiting.look(batch))
             if as_json and batch != last:
                 emit(batch)
             if batch["status"] in _ENDED:
                 break
-            waiting.look(batch)
             last = batch
             next(changes)
             batch = _patiently(lambda: client.get(f"/v1/batches/{batch_id}"), _GIVE_UP_S)
@@ -378,7 +393,7 @@ def _changes(client: Client, batch_id: str, check: Callable[[], None]) -> Iterat
         check()
         yield
         # somebody who looks after other processes meanwhile is not to be kept waiting by a silent stream
-        if check is not _nothing or not has_events or time.monotonic() - began < 2 * _NOBODY_S:
+        if check is not _nothing or not has_events or time.monotonic() - began < 2 * NOBODY_S:
             continue
         try:
             looked = 0.0
@@ -407,12 +422,13 @@ def _patiently(ask: Callable[[], Any], give_up_s: float) -> Any:
             time.sleep(_POLL_S)
 
 
-def _show(bar: ConsoleBar, batch: Any) -> None:
+def _show(bar: ConsoleBar, batch: Any, waiting: str | None) -> None:
     items, units, tokens = batch["request_counts"], batch["units"], batch["tokens"]
     figures: dict[str, object] = {
+        "waiting": waiting,
         "items": f"{items['completed'] + items['failed'] + items['cancelled'] + items['expired']}/{items['total']}",
         "running": units["leased"],
-        "failed": units["failed"],
+        **({"failed": units["failed"]} if units["failed"] else {}),
         **({"not needed": units["skipped"]} if units["skipped"] else {}),
         "tokens/s": batch["tokens_per_s"],
         "student_share": tokens["student_share"],
@@ -464,7 +480,9 @@ def _plain(text: str) -> str:
     return "".join(char for char in text if char.isprintable())
 
 
-def _print_results(batch: Any, shards: Any, failed: list[Any], with_shards: bool, manifest: Path | None) -> None:
+def _print_results(
+    batch: Any, shards: Any, failed: list[Any], with_shards: bool, manifest: Path | None, verdicts: list[str]
+) -> None:
     """`manifest`: a copy of it that is here."""
     if with_shards:
         traces = Counter(shard["key"] for shard in shards["data"])
@@ -482,11 +500,10 @@ def _print_results(batch: Any, shards: Any, failed: list[Any], with_shards: bool
         click.echo(f"  {len(shards['data'])} traces in {where}")
     if batch["status"] in _ENDED and failed:
         click.echo(f"try the failed items again: dail retry {batch['id']}")
-    if batch["manifest"]:
-        path = manifest or batch["manifest"]["path"]
-        click.echo(f"train on the traces: dail train --model FOLDER --out FOLDER --manifest {path}")
-    elif batch["status"] not in _ENDED:
-        click.echo(f"follow it to its end: dail watch {batch['id']}")
+    for line in verdicts:
+        click.echo(plain(line))
+    if batch["manifest"] or batch["status"] not in _ENDED:
+        click.echo(f"next: {_next_command(batch, manifest)}")
 
 
 def _save(client: Client, batch_id: str, out: Path) -> Path:

@@ -20,7 +20,7 @@ from dail.synth.core.config import Config, Frozen
 from dail.synth.core.errors import GateStopped
 from dail.synth.core.progress import progress
 from dail.synth.schema.manifest import read_manifest, read_rows
-from dail.train.mentions import mentions
+from dail.synth.schema.mentions import mentions
 from dail.train.signals import Counts, count_text
 
 _log = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ class GateConfig(Config):
         ge=0,
         le=1,
         description="largest share of traces, and of an adapter's completions beyond the base model's, that cite a "
-        "reference, a given answer or a hint (train/mentions.py has the phrasings); 1 never trips. Measured: 0 of 256 "
-        "traces and 2,560 completions of the demo",
+        "reference, a given answer or a hint (synth/schema/mentions.py has the phrasings); 1 never trips. Measured: 0 "
+        "of 256 traces and 2,560 completions of the demo",
     )
     min_distinct: float = Field(
         0.4,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 
-from dail.train.mentions import mentions
+from dail.synth.schema.mentions import mentions
 
 NGRAM, WINDOW = 4, 256
 # A window of which so few 4-grams are distinct goes round in a loop of at most 64 words.

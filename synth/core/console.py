@@ -13,15 +13,16 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from dail.synth.core.bars import live_bar, spinner
 from dail.synth.core.errors import EXIT_ERROR, ApiError, ExtensionError, StorageError, UsageError
 from dail.synth.core.logs import LogFormat, as_event, log_as
 from dail.synth.core.progress import shown_on
@@ -29,6 +30,7 @@ from dail.synth.core.running import Stop
 
 _LINE_EVERY_S = 30.0
 _ECHO_S = 1.0
+_WORTH_A_LINE_S = 2.0  # a wait that was shorter is not spoken of again
 _SPEAKERS = ("dail.synth", "dail.train")  # the API has a log of its own
 
 
@@ -37,7 +39,7 @@ class ConsoleBar:
 
     def __init__(self, title: str, total: int, bar: RichProgress | None) -> None:
         self._title, self._total, self._bar = title, total, bar
-        self._task = bar.add_task(title, total=total, figures="") if bar else None
+        self._task = bar.add_task(title, total=total, figures=()) if bar else None
         self._said = time.monotonic()
         self._said_done = -1
         self._first: tuple[float, int] | None = None  # when there was first something done, and how much
@@ -47,13 +49,13 @@ class ConsoleBar:
         self._total = self._total if total is None else total
         if self._first is None and done:
             self._first = time.monotonic(), done
-        text = "  ".join(f"{_words(name)} {_short(value)}" for name, value in figures.items() if value is not None)
+        words = [f"{_words(name)} {_short(value)}" for name, value in figures.items() if value is not None]
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=self._total, figures=text)
+            self._bar.update(self._task, completed=done, total=self._total, figures=words)
         elif time.monotonic() - self._said >= _LINE_EVERY_S or (done >= self._total and done != self._said_done):
             self._said, self._said_done = time.monotonic(), done
             print(
-                f"{self._title}: {done}/{self._total}  {text}  time left {self._left(done)}",
+                f"{self._title}: {done}/{self._total}  {'  '.join(words)}  time left {self._left(done)}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -73,15 +75,43 @@ def console_bar(title: str, total: int) -> Iterator[ConsoleBar]:
     if not sys.stderr.isatty():
         yield ConsoleBar(title, total, None)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=10),  # with the figures, a line fits 80 columns
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+    with live_bar(Console(stderr=True)) as bar:
         yield ConsoleBar(title, total, bar)
+
+
+@contextmanager
+def console_wait(what: str) -> Iterator[None]:
+    """A spinner with the seconds on a terminal; elsewhere, and beside a live bar, a line now, every 30 s and behind."""
+    began = time.monotonic()
+    with _turning(what) if sys.stderr.isatty() else _repeating(what, began):
+        yield
+    if (seconds := time.monotonic() - began) >= _WORTH_A_LINE_S:
+        say(f"{what}: done in {seconds:.0f} s")
+
+
+@contextmanager
+def _turning(what: str) -> Iterator[None]:
+    with spinner(Console(stderr=True)) as turning:
+        turning.add_task(what, total=None)
+        yield
+
+
+@contextmanager
+def _repeating(what: str, began: float) -> Iterator[None]:
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(_LINE_EVERY_S):
+            say(f"{what}: {time.monotonic() - began:.0f} s so far")
+
+    say(f"{what} …")
+    thread = threading.Thread(target=repeat, daemon=True, name="dail-waiting")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _words(name: str) -> str:
@@ -140,7 +170,7 @@ def speaking() -> Iterator[None]:
         log.setLevel(logging.INFO)
         log.propagate = False  # whoever else shows logs would say it twice
     try:
-        with shown_on(console_bar):
+        with shown_on(console_bar, console_wait):
             yield
     finally:
         for log, level, propagates in before:

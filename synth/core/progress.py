@@ -3,13 +3,16 @@
     with progress("sampling", total=128) as bar:
         bar.update(17, tokens_per_s=950.0)
 
+    with waiting("starting Ray on this machine"):  # nobody knows how long it takes
+        ray.init()
+
 Who listens is a context variable: it reaches every step of a call, and no other call that runs beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -56,8 +59,16 @@ def _calling(on_progress: OnProgress | None) -> MakeBar:
     return make
 
 
+MakeWait = Callable[[str], AbstractContextManager[None]]
+
+
+def _silently(what: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 _SILENT = _calling(None)
 _MAKE_BAR: ContextVar[MakeBar] = ContextVar("make_bar", default=_SILENT)
+_MAKE_WAIT: ContextVar[MakeWait] = ContextVar("make_wait", default=_silently)
 
 
 def progress(title: str, total: int) -> AbstractContextManager[Bar]:
@@ -65,14 +76,20 @@ def progress(title: str, total: int) -> AbstractContextManager[Bar]:
     return _MAKE_BAR.get()(title, total)
 
 
+def waiting(what: str) -> AbstractContextManager[None]:
+    """Says what is waited for while the block runs, where a verb shows it; functions that listen are not called."""
+    return _MAKE_WAIT.get()(what)
+
+
 @contextmanager
-def shown_on(make_bar: MakeBar) -> Iterator[None]:
-    """Shows what is done inside on bars of this make."""
-    token = _MAKE_BAR.set(make_bar)
+def shown_on(make_bar: MakeBar, make_wait: MakeWait = _silently) -> Iterator[None]:
+    """Shows what is done inside on bars of this make, and what is waited for."""
+    bars, waits = _MAKE_BAR.set(make_bar), _MAKE_WAIT.set(make_wait)
     try:
         yield
     finally:
-        _MAKE_BAR.reset(token)
+        _MAKE_BAR.reset(bars)
+        _MAKE_WAIT.reset(waits)
 
 
 @contextmanager

@@ -16,17 +16,19 @@ from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
 from dail.synth.core.errors import UsageError
 from dail.synth.core.extensions import FAULTS
 from dail.synth.core.files import Objects
-from dail.synth.method.grading import TIMEOUT, Grader
+from dail.synth.method.grading import Grader
 from dail.synth.method.selection import BUILTIN, SCORES, Candidate, Outcome, Score
-from dail.synth.method.thoughts import behind_thought
+from dail.synth.method.verdicts import COLUMNS, MOST, Judgement, Said, judge, outcome_of
+from dail.synth.schema.manifest import output_root, read_manifest
 from dail.synth.schema.shard_reader import ShardReader, by_file
 from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.synthesis import Synthesis
+from dail.synth.schema.trace_tokens import student_share
 from dail.synth.schema.units import ShardRef
 
 GRADE_TIMEOUT_S = 5.0  # of one trace
@@ -46,31 +48,6 @@ class Judging:
 
     def graders(self) -> Callable[[], ExitStack | Grader]:
         return ExitStack if self.grader is None else lambda: Grader(self.timeout_s, str(self.grader))
-
-
-class Said(NamedTuple):
-    """What is judged of a trace; `completion` has what the prompt opened in front."""
-
-    text: str
-    completion: str
-    answer: str | None
-    was_cut: bool
-
-
-def outcome_of(said: Said, grader: Grader) -> Outcome:
-    """A trace that was cut is not correct, whatever it says before: what follows could have taken it back.
-
-    Raises:
-        UsageError: the grader made a mistake.
-    """
-    if said.answer is None:
-        return "no_answer"
-    if said.was_cut:
-        return "cut"
-    verdict = grader.grade(said.text, said.answer, behind_thought(said.completion) is None)
-    if verdict.method == TIMEOUT:
-        return "unknown"
-    return "correct" if verdict.correct else "wrong"
 
 
 class Verdicts:
@@ -100,6 +77,22 @@ class Verdicts:
 
     def close(self) -> None:
         self._children.close()
+
+
+def judged_run(manifest: Path) -> Judgement:
+    """Some traces from all over a manifest, by the grader that its settings name.
+
+    Raises:
+        DailError, ModuleNotFoundError: the grader cannot be used, or a shard is damaged.
+    """
+    run, reader = read_manifest(manifest), ShardReader(Objects(output_root(manifest)))
+    step = max(1.0, len(run.shards) / MOST)
+    some = by_file(run.shards[int(place * step)] for place in range(min(MOST, len(run.shards))))
+    share = student_share(
+        sum(shard.student_tokens for shard in run.shards), sum(shard.attributed_tokens for shard in run.shards)
+    )
+    rows = (row for shard in some for row in reader.columns(shard, COLUMNS))
+    return judge(rows, len(run.shards), share, run.synthesis.grader)
 
 
 def judged(asked: Judging, shards: Sequence[ShardRef]) -> Iterator[Candidate]:

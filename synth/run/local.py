@@ -261,6 +261,9 @@ class LocalSource:
     def failures(self) -> list[Entry]:
         return [entry for entry in self._ends.values() if entry.failure]
 
+    async def present(self) -> None:
+        """Nobody else asks."""
+
     async def lease(self, count: int) -> LeaseReply:
         units: list[Unit] = []
         while self._queue and len(units) < count:

@@ -15,7 +15,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, Self
@@ -26,6 +26,7 @@ from ray.exceptions import RayError, RayTaskError
 from dail.synth.config import SynthConfig
 from dail.synth.core.errors import DailError, EngineDead, UsageError
 from dail.synth.core.logs import as_event, tell
+from dail.synth.core.progress import waiting
 from dail.synth.engine.base import Limits
 from dail.synth.rollout.base import Rollout, RolloutRequest
 from dail.synth.rollout.select import contexts
@@ -152,6 +153,7 @@ class Pool(Generic[R, E]):
         self._results: asyncio.Queue[Results[E] | DailError] = asyncio.Queue()
         self._work = asyncio.Event()
         self._ready = asyncio.Event()
+        self._is_awaited = False
         self._broken: DailError | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._limits: Limits | None = None  # one engine's; all are alike
@@ -191,12 +193,21 @@ class Pool(Generic[R, E]):
         ]
 
     async def ready(self) -> Limits:
-        """Waits for the first engine. Raises what keeps every engine from starting."""
-        await self._ready.wait()
+        """Waits for the first engine, and says so to whoever listens. Raises what keeps every engine from starting."""
+        with nullcontext() if self._is_awaited else waiting(self._starting()):
+            self._is_awaited = True
+            await self._ready.wait()
         if self._limits is None:
             assert self._broken is not None, "a pool is ready with limits or broken"
             raise self._broken
         return self._limits
+
+    def _starting(self) -> str:
+        config, engines = self._config.engine, "1 engine" if self.num_engines == 1 else f"{self.num_engines} engines"
+        does = (
+            "the fake engine, to try things out" if config.kind == "fake" else "vLLM loads the weights, then warms up"
+        )
+        return f"starting {engines} for {config.model.name}: {does}"
 
     def room(self) -> int:
         """How many more units may be submitted now."""

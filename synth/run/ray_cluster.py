@@ -23,6 +23,7 @@ from typing import Any
 import ray
 
 from dail.synth.core.errors import UsageError
+from dail.synth.core.progress import waiting
 
 _CONNECT_S = 10.0
 _ASK_S = 90.0  # Ray itself gives up after 45 s
@@ -49,7 +50,8 @@ def ray_cluster(log_to_driver: bool = False) -> Iterator[None]:
     else:
         _make_token()
     try:
-        _join(address, log_to_driver)
+        with waiting(f"joining the Ray cluster of {address}" if address else "starting Ray on this machine"):
+            _join(address, log_to_driver)
         yield
     finally:
         ray.shutdown()

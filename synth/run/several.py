@@ -92,6 +92,9 @@ class SeveralSources:
     def seconds(self) -> float:
         return 0.0 if self._began is None else max(0.0, self._ended - self._began)
 
+    async def present(self) -> None:
+        """Nobody else asks."""
+
     async def lease(self, count: int) -> LeaseReply:
         units: list[Unit] = []
         num_empty, reply = 0, await self._turn[0].lease(0)

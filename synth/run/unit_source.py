@@ -76,6 +76,10 @@ class UnitSource(Protocol):
     From all: ApiError, StorageError, when it is no use.
     """
 
+    async def present(self) -> None:
+        """Says that a worker is there whose engine is not ready yet."""
+        ...
+
     async def lease(self, count: int) -> LeaseReply:
         """Up to `count` units, none if there is no work now."""
         ...
@@ -141,6 +145,9 @@ class HttpSource:
         self._num_leased = self._num_ended = 0
         self._beats: list[_Told] = []
         self._telling: asyncio.Task[None] | None = None
+
+    async def present(self) -> None:
+        await self._client.post("leases/heartbeat", Heartbeat(worker=self._worker, beats=()).model_dump(mode="json"))
 
     async def lease(self, count: int) -> LeaseReply:
         request = LeaseRequest(worker=self._worker, count=min(count, 4096), model=self._model)

@@ -47,6 +47,7 @@ _CALLS_AT_ONCE = 16
 _RELEASE_S = 10.0
 _RATE_OVER_S = 30.0
 _STRAYS = 3
+_PRESENT_EVERY_S = 15.0
 
 
 class Worker:
@@ -102,7 +103,7 @@ class Worker:
             self._verdicts.close()
 
     async def _lease(self) -> None:
-        limits = await self._pool.ready()
+        limits = await self._ready()
         pause_s, busy_at = _POLL_S, time.monotonic()
         while not self._source.finished():
             self._freed.clear()
@@ -126,6 +127,17 @@ class Worker:
                 async with asyncio.timeout(pause_s):
                     await self._freed.wait()
             pause_s = min(1.5 * pause_s, _LONGEST_POLL_S)
+
+    async def _ready(self) -> Limits:
+        """Waits for an engine, which takes minutes, and lets the source know meanwhile that somebody is there."""
+        ready = asyncio.ensure_future(self._pool.ready())
+        try:
+            while not ready.done():
+                await self._source.present()
+                await asyncio.wait([ready], timeout=_PRESENT_EVERY_S)
+            return ready.result()
+        finally:
+            ready.cancel()
 
     async def _take(self, units: Sequence[Unit], limits: Limits) -> None:
         for unit in units:
@@ -280,6 +292,7 @@ class Worker:
                 await asyncio.gather(*(self._fail(unit_id, failure) for unit_id in list(self._held)))
 
     async def _show(self) -> None:
+        await self._pool.ready()  # until then it is said what is waited for
         with progress("units", self._source.standing().total) as bar:
             seen: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
             shown: Standing | None = None
@@ -343,9 +356,14 @@ async def _run_worker(
             pool = rollout_pool(config)
             metrics.watch(pool)
             async with pool:
-                # beside the engine's start, since importing transformers takes seconds
-                prompts = await asyncio.to_thread(Prompts, config.engine.model)
-                await Worker(source, pool, prompts, idle_exit_s, metrics, uploads).run(asked)
+                said = asyncio.ensure_future(pool.ready())  # what is waited for, from the beginning
+                try:
+                    # beside the engine's start, since importing transformers takes seconds
+                    prompts = await asyncio.to_thread(Prompts, config.engine.model)
+                    await Worker(source, pool, prompts, idle_exit_s, metrics, uploads).run(asked)
+                finally:
+                    said.cancel()
+                    await asyncio.gather(said, return_exceptions=True)
     finally:
         watch.cancel()
         tell("stopped")

@@ -43,6 +43,12 @@ def test_submit_watch_and_results_follow_a_batch_to_its_end(dail, live, http, mo
     found = dail("results", batch, "--api", live.url, "--out", out)
     assert found.returncode == 0, found.stderr
     assert last["manifest"]["path"] in found.stdout and "4 shards in " in found.stdout
+    judged = "no item has an answer to judge by; the student wrote 67 %; none cut; none cites the solution"
+    assert (
+        judged in found.stdout
+        and f"next: dail train --model FOLDER --manifest {last['manifest']['path']}" in found.stdout
+    )
+    assert judged in dail("watch", batch, "--api", live.url).stderr
     assert len(dail("results", batch, "--api", live.url, "--shards").stdout.splitlines()) == 4
     assert [json.loads(line)["status"] for line in out.read_text().splitlines()] == ["succeeded"] * 4
 
@@ -118,7 +124,7 @@ def lonely(model_folder, tmp_path):
 
 
 def test_a_watch_by_events_says_when_nobody_works(dail, lonely, model, solutions, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "_NOBODY_S", 0)
+    monkeypatch.setattr(commands, "NOBODY_S", 0)
     live, http = lonely, httpx.Client(base_url=lonely.url, timeout=30, trust_env=False)
     batch = dail("submit", solutions, "--api", live.url, "--run-label", tmp_path).stdout.strip()
     streamed = []
@@ -136,6 +142,17 @@ def test_a_watch_by_events_says_when_nobody_works(dail, lonely, model, solutions
     working.join()
     assert watched.returncode == 0 and streamed
     assert f"start one: dail worker --api {live.url} --model FOLDER" in watched.stderr
+
+
+def test_a_trace_with_an_answer_is_judged_from_the_results_of_the_batch(dail, live, http, model, tmp_path):
+    path = tmp_path / "solutions.jsonl"
+    path.write_text(json.dumps({"id": "a", "problem": "1+1?", "solution": "2.", "answer": "2"}))
+    batch = dail("submit", path, "--api", live.url, "--run-label", tmp_path).stdout.strip()
+    FakeWorker(http, model).run()
+    found = dail("results", batch, "--api", live.url)
+    assert r"  a #0  wrong: it has no \boxed{} answer, the answer is 2" in found.stdout
+    assert "0 of 1 verifiable traces right" in found.stdout
+    assert "verifiable" not in dail("results", batch, "--api", live.url, "--json").stderr
 
 
 def test_no_server_is_said_with_the_command_that_starts_one(dail, solutions, monkeypatch):
@@ -205,6 +222,7 @@ def test_an_acknowledged_batch_outlives_a_killed_server_and_the_watch_does_too(t
     watching = subprocess.Popen(command, env=clean_environment(), **pipes)
     assert json.loads(watching.stdout.readline())["id"] == batch
     api.kill()
+    assert "no worker with the model tiny" in watching.stderr.readline()
     assert "still trying" in watching.stderr.readline()
     api = start_api(tmp_path / "api", model_folder, port=int(api.url.rsplit(":", 1)[1]))
     try:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from dail.serve.rules import workers as rules
+from dail.serve.store.tables import WORKERS
 from dail.synth.core.config import TOOL_VERSION
 from dail.synth.core.errors import ApiError
 from dail.synth.core.http import worker_http
@@ -160,6 +161,16 @@ def test_a_worker_that_fell_silent_is_not_counted_on_and_one_that_beats_is(api, 
     worker.fail(unit, "worker_stopped", retryable=True)
     monkeypatch.setattr(rules, "SILENT_S", -1.0)
     assert api.get(f"/v1/batches/{batch}").json()["waiting_for"]["reason"] == "no_worker"
+
+
+def test_a_worker_whose_engine_starts_for_minutes_is_counted_on(api, post, model, monkeypatch):
+    batch = post(1)["id"]
+    hello(api, model)
+    with api.app.state.service.store.write() as tx:
+        tx._sql.execute(WORKERS.update().values(heard_at=0))
+    assert api.get(f"/v1/batches/{batch}").json()["waiting_for"]["reason"] == "no_worker"
+    assert api.post("/internal/v1/leases/heartbeat", json={"worker": "w1", "beats": []}).status_code == 200
+    assert api.get(f"/v1/batches/{batch}").json()["waiting_for"] is None
 
 
 def test_asking_writes_a_row_now_and_then_only(api, worker, monkeypatch):

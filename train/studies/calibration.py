@@ -252,7 +252,7 @@ def _notes(arms: Sequence[Arm], verifiable: int) -> Iterable[str]:
     if all(one.leak.value == 0 for one in figures):
         yield (
             "No trace was found to cite a solution or a hint. The search knows phrasings in some languages "
-            "(train/mentions.py); what is taken over without being cited it does not see: read some traces."
+            "(synth/schema/mentions.py); what is taken over without being cited it does not see: read some traces."
         )
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
+from dail.synth.schema.mentions import mentions
 from dail.train.charts import ADAPTER, BASE, INK, MUTED, PANEL_IN, panels, style, svg
 from dail.train.evals.report import page_environment, page_policy, page_style
-from dail.train.mentions import mentions
 from dail.train.studies.calibration_record import Arm, Calibration
 from dail.train.studies.measures import Estimate, Figures, Seen
 

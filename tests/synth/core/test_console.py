@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
 from dail.synth.core import console
+from dail.synth.core.bars import live_bar
 from dail.synth.core.console import console_bar, emit, logged_as, say, speaking, stop_on_signals
 from dail.synth.core.errors import ApiError, DailError, EngineDead, ExtensionError, UsageError
 from dail.synth.core.logs import tell
-from dail.synth.core.progress import Progress, progress, told_to
+from dail.synth.core.progress import Progress, progress, told_to, waiting
 
 
 @pytest.fixture
@@ -99,6 +104,65 @@ def test_on_a_terminal_the_bar_stays_on_standard_error(monkeypatch: pytest.Monke
     captured = capsys.readouterr()
     assert "2/2" in captured.err
     assert captured.out == ""
+
+
+FIGURES = ["items 43/128", "running 164", "tokens/s 1290", "student share 0.944"]
+
+
+def drawn(width: int, title: str, figures: list[str], total: int = 256) -> list[str]:
+    screen = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    bar = live_bar(screen)
+    bar.update(bar.add_task(title, total=total, figures=()), completed=43, figures=figures)
+    screen.print(bar.get_renderable())
+    return [line.rstrip() for line in screen.file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 250])
+def test_the_bar_and_every_figure_are_seen_however_narrow_the_terminal_is(width: int):
+    lines = drawn(width, "units", FIGURES)
+    assert lines[0].startswith("units ━╸") and "43/256 -:--:--" in lines[0]
+    assert all(sum(figure in line for line in lines) == 1 for figure in FIGURES)
+    assert max(map(cell_len, lines)) <= width
+    assert len(lines) == {40: 3, 60: 3, 80: 2}.get(width, 1)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_long_names_take_neither_the_bar_nor_the_count_from_it(width: int):
+    first, *figures = drawn(width, "judging " + "Qwen2.5-" * 20, ["arm " + "题" * 200, "loss 0.1"], 100_000)
+    assert first.startswith("judging") and "43/100000" in first
+    assert [cell_len(line) <= width for line in figures] == [True] * len(figures)
+    assert "…" in figures[0] and any("loss 0.1" in line for line in figures)
+
+
+def test_a_wait_says_at_once_what_for_and_behind_it_how_long_it_took(clock, capsys: pytest.CaptureFixture):
+    with speaking(), waiting("starting Ray"):
+        assert capsys.readouterr().err == "starting Ray …\n"
+        clock[0] += 26
+    assert capsys.readouterr().err == "starting Ray: done in 26 s\n"
+
+
+def test_a_long_wait_is_said_again_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    told = threading.Event()
+    monkeypatch.setattr(console, "_LINE_EVERY_S", 0.01)
+    monkeypatch.setattr(console, "say", lambda text: told.set() if "so far" in text else None)
+    with speaking(), waiting("starting Ray"):
+        assert told.wait(30)
+
+
+def test_on_a_terminal_a_wait_turns_and_leaves_no_line_if_it_was_short(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)
+    with speaking(), waiting("starting Ray"):
+        pass
+    captured = capsys.readouterr()
+    assert "starting Ray" in captured.err and "done in" not in captured.err and captured.out == ""
+
+
+def test_nobody_hears_of_a_wait_in_a_library_call(capsys: pytest.CaptureFixture):
+    with waiting("starting Ray"):
+        pass
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_verb_shows_what_the_library_logs_and_how_far_it_is(capsys: pytest.CaptureFixture):

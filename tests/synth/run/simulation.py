@@ -374,6 +374,8 @@ class Source:
     def __init__(self, api: Api, worker: str) -> None:
         self._api, self._worker = api, worker
 
+    async def present(self) -> None: ...
+
     async def lease(self, count: int) -> LeaseReply:
         return await self._api.call(lambda: self._api.lease(self._worker, count))
 

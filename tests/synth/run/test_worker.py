@@ -106,6 +106,8 @@ class ScriptedSource:
         self.lease_s = 60.0
         self._total = len(units)
 
+    async def present(self) -> None: ...
+
     async def lease(self, count: int) -> LeaseReply:
         units, self.units = self.units[:count], self.units[count:]
         return LeaseReply(units=tuple(units), lease_s=self.lease_s, output_root=str(self.out))
@@ -170,6 +172,27 @@ def test_every_unit_becomes_a_shard_that_reads_back(tmp_path: Path, prompts: Pro
         (row,) = ShardReader(Objects(tmp_path)).rows(shard)
         assert (row.unit_id, len(row.trace_ids)) == (name, shard.tokens)
     assert worker.num_committed == 6 and not source.failures
+
+
+def test_while_its_engine_starts_a_worker_lets_itself_be_heard_and_leases_nothing(
+    tmp_path: Path, prompts: Prompts, model: ModelIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_PRESENT_EVERY_S", 0.01)
+    heard, told = asyncio.Event(), list[int]()
+
+    class Starting(InlinePool):
+        async def ready(self) -> Limits:
+            await heard.wait()
+            return await super().ready()
+
+    class Heard(ScriptedSource):
+        async def present(self) -> None:
+            told.append(len(self.units))
+            if len(told) == 3:
+                heard.set()
+
+    work(Heard(units(model), tmp_path), prompts, Starting())
+    assert told[:3] == [6, 6, 6]
 
 
 def test_a_solution_too_long_for_the_model_fails_alone(tmp_path: Path, prompts: Prompts, model: ModelIdentity) -> None:

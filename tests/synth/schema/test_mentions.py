@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dail.train.mentions import mentions
+from dail.synth.schema.mentions import mentions
 
 # With these the patterns were made.
 SHOWN = """
