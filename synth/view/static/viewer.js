@@ -480,7 +480,7 @@
       this.problem = make("div", { class: "dv-text" });
       this.solution = make("div", { class: "dv-text" });
       this.written = make("div", { class: "dv-text dv-tokens", role: "group", "aria-label": "The trace, token by token; arrow keys move" });
-      const facts = [`${summary.tokens} tokens`, `student wrote ${percent(summary.student_share)}`, `${summary.disagreements} disagreements`];
+      const facts = [`${summary.tokens} tokens`, `student wrote ${percent(summary.student_share)}`, `${summary.disagreements} disagreement${summary.disagreements === 1 ? "" : "s"}`];
       if (VERDICTS[summary.verdict]) facts.push(VERDICTS[summary.verdict]);
       if (summary.truncated && summary.verdict !== "cut") facts.push("cut");
       if (summary.cites) facts.push("cites what was shown");
