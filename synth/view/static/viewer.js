@@ -238,12 +238,12 @@
     formula(formula, math) {
       const before = this.text.slice(this.starts[formula.token], formula.start);
       const behind = this.text.slice(formula.last, this.starts[formula.end]);
-      const names = new Set(["dv-formula"]);
+      const names = new Set();
       for (let token = formula.token; token < formula.end; token++) for (const name of this.look_of(token).split(" ")) names.add(name);
       const strongest = ["dv-c3", "dv-c2", "dv-c1", "dv-c0"].find((name) => names.has(name));
       for (const name of ["dv-c0", "dv-c1", "dv-c2", "dv-c3"]) if (name !== strongest) names.delete(name);
       if (names.has("dv-p")) names.delete("dv-s");
-      return make("span", { class: [...names].join(" "), "data-t": formula.token, "data-e": formula.end }, inked(before), math, inked(behind));
+      return make("span", { class: [...names].join(" "), "data-t": formula.token, "data-e": formula.end }, inked(before), make("span", { class: "dv-formula" }, math), inked(behind));
     }
 
     look_of(token) {
