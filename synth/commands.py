@@ -174,6 +174,7 @@ def synth(
     if summary.manifest:
         config = f" --config {_named(chosen.file)}" if chosen.file else ""
         console.say(
+            f"read them: dail inspect {shlex.quote(str(summary.manifest))} --out traces.html\n"
             f"next: dail train --model {settings.engine.model} --manifest {summary.manifest} --out FOLDER{config}"
         )
     return summary.exit_code

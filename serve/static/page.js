@@ -33,6 +33,7 @@
   const cell = (value, name) => make("td", name ? { class: name } : {}, value instanceof Node ? value : inked(String(value ?? "")));
   const time = (seconds) => (seconds ? new Date(1000 * seconds).toLocaleString() : "–");
   const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(0)} %`);
+  const some = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
   const button = (label, act, more = {}) => make("button", { type: "button", onclick: act, ...more }, label);
 
   function table(caption, heads, rows) {
@@ -266,7 +267,7 @@
   async function shardsOf(mine, path, now) {
     const { data, output_root } = await get(`${path}/shards`);
     if (!data.length) return [make("p", {}, "None yet.")];
-    if (!now.manifest) return [make("p", {}, inked(`${new Set(data.map((one) => one.key)).size} files with ${data.length} traces, in ${output_root}; they can be had here when the batch has ended.`))];
+    if (!now.manifest) return [make("p", {}, inked(`${some(new Set(data.map((one) => one.key)).size, "file")} with ${some(data.length, "trace")}, in ${output_root}; when the batch has ended, they can be had here.`))];
     const manifest = await get(`${path}/manifest`);
     const listed = [...new Map(manifest.shards.map((one) => [one.key, one])).values()];
     const rows = listed.map((one, number) => make("tr", {}, cell(one.key), cell(manifest.shards.filter((other) => other.key === one.key).length, "number"), cell(one.size_bytes, "number"),

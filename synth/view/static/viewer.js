@@ -238,12 +238,12 @@
     formula(formula, math) {
       const before = this.text.slice(this.starts[formula.token], formula.start);
       const behind = this.text.slice(formula.last, this.starts[formula.end]);
-      const names = new Set(["dv-formula"]);
+      const names = new Set();
       for (let token = formula.token; token < formula.end; token++) for (const name of this.look_of(token).split(" ")) names.add(name);
       const strongest = ["dv-c3", "dv-c2", "dv-c1", "dv-c0"].find((name) => names.has(name));
       for (const name of ["dv-c0", "dv-c1", "dv-c2", "dv-c3"]) if (name !== strongest) names.delete(name);
       if (names.has("dv-p")) names.delete("dv-s");
-      return make("span", { class: [...names].join(" "), "data-t": formula.token, "data-e": formula.end }, inked(before), math, inked(behind));
+      return make("span", { class: [...names].join(" "), "data-t": formula.token, "data-e": formula.end }, inked(before), make("span", { class: "dv-formula" }, math), inked(behind));
     }
 
     look_of(token) {
@@ -480,7 +480,7 @@
       this.problem = make("div", { class: "dv-text" });
       this.solution = make("div", { class: "dv-text" });
       this.written = make("div", { class: "dv-text dv-tokens", role: "group", "aria-label": "The trace, token by token; arrow keys move" });
-      const facts = [`${summary.tokens} tokens`, `student wrote ${percent(summary.student_share)}`, `${summary.disagreements} disagreements`];
+      const facts = [`${summary.tokens} tokens`, `student wrote ${percent(summary.student_share)}`, `${summary.disagreements} disagreement${summary.disagreements === 1 ? "" : "s"}`];
       if (VERDICTS[summary.verdict]) facts.push(VERDICTS[summary.verdict]);
       if (summary.truncated && summary.verdict !== "cut") facts.push("cut");
       if (summary.cites) facts.push("cites what was shown");

@@ -119,6 +119,14 @@ def test_one_key_renders_formulas_and_gives_the_raw_text_back(opened):
     assert page.locator(".dv-trace .dv-tokens").inner_text() == raw
 
 
+def test_a_line_ends_behind_a_formula_and_a_box_has_its_frame(opened):
+    page = opened([viewed(a_row(["So ", "$\\boxed{6}", "$.\n", "Then"]))]).page
+    page.keyboard.press("r")
+    assert page.locator(".dv-tokens").inner_text().endswith(".\nThen")
+    border = "getComputedStyle(document.querySelector('.dv-tokens menclose')).borderTopStyle"
+    assert page.evaluate(border) == "solid"
+
+
 def test_filters_count_and_choose_and_traces_have_links(opened):
     failed = TraceSummary(unit_id="none", item_id="four", error=Failure(code="boom", detail="it <b>broke</b>"))
     views = [*three(), viewed(a_row(["x"], unit_id="none")).model_copy(update={"summary": failed})]
