@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,6 +16,7 @@ from dail.synth.core.console import plain
 from dail.synth.core.http import Client
 
 _LINES = 12
+_END = re.compile(r"(<\|[^|<>]+\|>|</s>)$")  # the mark that ends a turn says nothing to a reader
 _STUDENT, _PRIVILEGED = "cyan", "yellow"
 
 
@@ -30,12 +33,14 @@ class FirstTrace:
             self._is_shown = True
             width = max(20, min(100, shutil.get_terminal_size().columns - 7))
             for line in described(trace, width):
-                click.echo(f"     {line}", err=True)
+                # not click's echo, which writes past the bar that is drawn there
+                print(f"     {line if sys.stderr.isatty() else click.unstyle(line)}", file=sys.stderr, flush=True)
 
 
 def described(trace: dict[str, Any], width: int) -> list[str]:
     """The problem, and the trace in colours; without colours the privileged student's words are in ‹ ›."""
-    share = trace["student_prob"].count(1.0) / max(1, sum(one is not None for one in trace["student_prob"]))
+    known = [one for one in trace["student_prob"] if one is not None]
+    share = sum(known) / max(1, len(known))
     problem = textwrap.shorten(plain(trace["problem"]), 3 * width, placeholder=" …")
     key = f"{click.style('the student', _STUDENT)}, {_by_privileged('‹the privileged student›')}"
     return [
@@ -54,7 +59,7 @@ def _stretches(texts: Sequence[str], probs: Sequence[float | None]) -> Iterator[
             yield text, is_student
             text = ""
         text, is_student = text + piece, by_student
-    if text:
+    if text := _END.sub("", text):
         yield text, is_student
 
 

@@ -19,7 +19,7 @@ def trace(*tokens: tuple[str, float | None], problem: str = "What is 1 + 1?") ->
 
 
 def test_the_tokens_of_both_are_told_apart_with_and_without_colours():
-    found = trace(("It ", 1.0), ("is ", 1.0), ("two", 0.0), (".", None))
+    found = trace(("It ", 1.0), ("is ", 1.0), ("two", 0.0), (".", None), ("<|im_end|>", None))
     lines = described(found, 80)
     assert [click.unstyle(line) for line in lines] == [
         "the first trace (a), 67 % by the student; colours: the student, ‹the privileged student›",
