@@ -29,6 +29,7 @@ bench: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.memory
 	$(BIN)/python -m tests.bench.service
 	$(BIN)/python -m tests.bench.shards
+	$(BIN)/python -m tests.bench.viewer
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.scale
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m tests.bench.speculation
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.train

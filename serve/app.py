@@ -26,7 +26,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import SecretStr
 from pydantic.json_schema import models_json_schema
 
-from dail.serve import batches, health, leases, objects, workers
+from dail.serve import batches, health, leases, objects, page, workers
 from dail.serve.batch_in import BatchIn
 from dail.serve.bodies import Result, RetryIn
 from dail.serve.errors import Problem, answer_with_problems
@@ -98,6 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(objects.router)
     app.include_router(health.router)
     app.include_router(workers.router)
+    app.include_router(page.router)
     answer_with_problems(app)
     app.add_middleware(Head)
     app.add_middleware(Guard, settings=settings, tokens=tokens)

@@ -22,7 +22,7 @@ from pydantic import (
 
 from dail.serve.settings import ModelName
 from dail.synth.core.config import Frozen, canonical
-from dail.synth.core.errors import InputError, plainly, pointer
+from dail.synth.core.errors import InputError, InputFault, plainly, pointer
 from dail.synth.schema.items import ExpertSolution, Short, check_items
 from dail.synth.schema.synthesis import Synthesis
 
@@ -128,8 +128,8 @@ class BatchIn(Frozen):
     def parse(cls, value: Any) -> BatchIn:
         """Raises InputError with a pointer to every fault, in the items and around them."""
         if not isinstance(value, dict):
-            raise InputError("the body is not a batch", [("", "object_type", "a JSON object is wanted")])
-        problems: list[tuple[str, str, str]] = []
+            raise InputError("the body is not a batch", [InputFault("", "object_type", "a JSON object is wanted")])
+        problems: list[InputFault] = []
         items = value.get("items", ())
         positions: tuple[int, ...] = ()
         skipped: tuple[Skipped, ...] = ()
@@ -153,22 +153,22 @@ class BatchIn(Frozen):
         return batch
 
 
-def _too_many_units(items: int, samples: int) -> list[tuple[str, str, str]]:
+def _too_many_units(items: int, samples: int) -> list[InputFault]:
     if items * samples <= MAX_UNITS:
         return []
     detail = (
         f"{items} items × {samples} samples are {items * samples} units; at most {MAX_UNITS} are taken in one batch"
     )
-    return [("/synthesis/samples_per_item", "too_many_units", f"{detail}; post several batches")]
+    return [InputFault("/synthesis/samples_per_item", "too_many_units", f"{detail}; post several batches")]
 
 
 def _items(values: Any, skip: bool) -> tuple[list[ExpertSolution], tuple[int, ...], tuple[Skipped, ...]]:
     """The items, where they stand in the list, and what was left out of it because it cannot be used."""
     if not isinstance(values, list):
-        raise InputError("items", [("/items", "list_type", "a list of expert solutions is wanted")])
+        raise InputError("items", [InputFault("/items", "list_type", "a list of expert solutions is wanted")])
     if len(values) > MAX_ITEMS:
         detail = f"{len(values)} items; at most {MAX_ITEMS} are taken in one batch"
-        raise InputError("items", [("/items", "too_many_items", detail)])
+        raise InputError("items", [InputFault("/items", "too_many_items", detail)])
     positions = tuple(range(len(values)))
     skipped: tuple[Skipped, ...] = ()
     while True:
@@ -187,22 +187,24 @@ def _items(values: Any, skip: bool) -> tuple[list[ExpertSolution], tuple[int, ..
 
 def _small_enough(items: list[ExpertSolution]) -> list[ExpertSolution]:
     """The items. Raises InputError: each goes to workers whole, once for every sample."""
-    problems = list[tuple[str, str, str]]()
+    problems = list[InputFault]()
     for number, item in enumerate(items):
         metadata = len(canonical(item.metadata))
         if metadata > METADATA_BYTES:
             detail = f"{metadata} bytes of JSON; at most {METADATA_BYTES} are taken"
-            problems.append((f"/items/{number}/metadata", "metadata_too_large", detail))
+            problems.append(InputFault(f"/items/{number}/metadata", "metadata_too_large", detail))
         elif (size := len(item.model_dump_json().encode())) > ITEM_BYTES:
-            problems.append((f"/items/{number}", "item_too_large", f"{size} bytes; at most {ITEM_BYTES} are taken"))
+            problems.append(
+                InputFault(f"/items/{number}", "item_too_large", f"{size} bytes; at most {ITEM_BYTES} are taken")
+            )
     if problems:
         raise InputError("items", problems)
     return items
 
 
-def _first_faults(error: InputError) -> dict[int, tuple[str, str, str]]:
+def _first_faults(error: InputError) -> dict[int, InputFault]:
     """The first fault of each item, by its number; none if something else is wrong too."""
-    first: dict[int, tuple[str, str, str]] = {}
+    first: dict[int, InputFault] = {}
     for fault in error.problems:
         match = _OF_ITEM.match(fault[0])
         if match is None:
@@ -212,7 +214,7 @@ def _first_faults(error: InputError) -> dict[int, tuple[str, str, str]]:
 
 
 def _skipped(
-    values: Sequence[Any], positions: Sequence[int], first: dict[int, tuple[str, str, str]], taken: set[Any]
+    values: Sequence[Any], positions: Sequence[int], first: dict[int, InputFault], taken: set[Any]
 ) -> Iterator[Skipped]:
     for number, (where, code, detail) in first.items():
         place, digest = positions[number], hashlib.sha256(canonical(values[number])).hexdigest()
@@ -223,7 +225,7 @@ def _skipped(
         yield Skipped(position=place, item_id=name, code=code, pointer=pointer_there, detail=detail, digest=digest)
 
 
-def lax_types(model: type[BaseModel], value: Any, at: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+def lax_types(model: type[BaseModel], value: Any, at: tuple[str, ...]) -> Iterator[InputFault]:
     """What pydantic would take though the OpenAPI page says another type: `true` or "1" for a number, 1 for a flag.
 
     pydantic's own strict mode would refuse a list for a tuple and 1.0 for an integer too, which JSON Schema takes.
@@ -237,12 +239,12 @@ def lax_types(model: type[BaseModel], value: Any, at: tuple[str, ...]) -> Iterat
         if nested is not None:
             yield from lax_types(nested, part, (*at, name))
         elif kinds <= {int, float} and isinstance(part, bool | str):
-            yield pointer((*at, name)), "number_type", "wanted a number"
+            yield InputFault(pointer((*at, name)), "number_type", "wanted a number")
         elif kinds == {bool} and isinstance(part, int | float | str) and not isinstance(part, bool):
-            yield pointer((*at, name)), "bool_type", "wanted true or false"
+            yield InputFault(pointer((*at, name)), "bool_type", "wanted true or false")
 
 
-def faults(error: ValidationError) -> list[tuple[str, str, str]]:
-    """(JSON pointer, code, detail) of each, without the refused values."""
+def faults(error: ValidationError) -> list[InputFault]:
+    """Each, without the refused values."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    return [(pointer(fault["loc"]) if fault["loc"] else "", fault["type"], plainly(fault)) for fault in found]
+    return [InputFault(pointer(fault["loc"]) if fault["loc"] else "", fault["type"], plainly(fault)) for fault in found]

@@ -23,6 +23,7 @@ from dail.serve.bodies import (
     Result,
     RetryIn,
     ShardPage,
+    TracePage,
 )
 from dail.serve.errors import RESPONSES
 from dail.serve.events import Watching, encoded
@@ -33,6 +34,7 @@ from dail.serve.rules.service import Service
 from dail.serve.tracing import known_traceparent
 from dail.synth.core.logs import tell
 from dail.synth.schema.manifest import Manifest
+from dail.synth.view.traces import Filter, TraceView
 
 
 def service_of(request: Request) -> Service:
@@ -175,6 +177,27 @@ def list_items(
 @router.get("/{batch_id}/items/{item_id}")
 def get_item(batch_id: str, item_id: str, service: TheService) -> ItemOut:
     return service.items.get(batch_id, item_id)
+
+
+@router.get("/{batch_id}/traces")
+def list_traces(
+    batch_id: str,
+    service: TheService,
+    only: Annotated[
+        Filter | None,
+        Query(alias="filter", description="one kind; 200 units are looked at for one page, which may be short of it"),
+    ] = None,
+    after: str | None = None,
+    limit: Limit = 20,
+) -> TracePage:
+    """What each unit that has ended came to, as people read traces: who wrote how much, whether it is cut or cites."""
+    return service.traces.page(batch_id, only, after, limit)
+
+
+@router.get("/{batch_id}/traces/{unit_id}")
+def get_trace(batch_id: str, unit_id: str, service: TheService) -> TraceView:
+    """One trace, token by token, with problem and expert solution."""
+    return service.traces.get(batch_id, unit_id)
 
 
 @router.get("/{batch_id}/shards")

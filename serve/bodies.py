@@ -11,6 +11,7 @@ from dail.synth.schema.kinds import ItemKinds
 from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import Failure, ShardRef, UnitState
+from dail.synth.view.traces import TraceSummary
 
 BatchStatus = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
@@ -200,6 +201,16 @@ class ShardPage(Frozen):
     object: Literal["list"] = "list"
     data: tuple[ShardRef, ...]
     output_root: str
+
+
+class TracePage(Frozen):
+    """Traces and failures of units that have ended, in the order of drawing. The next page starts `after` this one's
+    `last_id`, which with a filter may be of a unit that is not in it."""
+
+    object: Literal["list"] = "list"
+    data: tuple[TraceSummary, ...]
+    last_id: str | None
+    has_more: bool
 
 
 class Result(Frozen):

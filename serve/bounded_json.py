@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any
 
 from dail.serve.errors import MAX_FAULTS, RequestError
-from dail.synth.core.errors import pointer
+from dail.synth.core.errors import InputFault, pointer
 from dail.synth.schema.items import strict_json
 
 MAX_VALUES = 500_000  # of a body; ten thousand items of fifty
@@ -35,7 +35,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-Faults = list[tuple[str, str, str]]
+Faults = list[InputFault]
 
 
 def read_json(body: bytes | bytearray) -> Any:
@@ -75,8 +75,12 @@ def _built(body: bytes | bytearray, where: str) -> Any:
 
 def _refused(code: str, detail: str, where: str = "", status: int = 400) -> RequestError:
     if status == 400:
-        return RequestError(400, "invalid_json", "the body is not JSON that is taken", [(where, code, detail)])
-    return RequestError(status, "invalid_input", "the batch was refused; nothing was stored", [(where, code, detail)])
+        return RequestError(
+            400, "invalid_json", "the body is not JSON that is taken", [InputFault(where, code, detail)]
+        )
+    return RequestError(
+        status, "invalid_input", "the batch was refused; nothing was stored", [InputFault(where, code, detail)]
+    )
 
 
 def _refuse(faults: Faults) -> None:
@@ -84,20 +88,20 @@ def _refuse(faults: Faults) -> None:
         raise RequestError(400, "invalid_json", "the body holds values that cannot be stored", faults)
 
 
-def _unfit(value: Any, at: tuple[str | int, ...]) -> Iterator[tuple[str, str, str]]:
-    """(pointer, code, detail) of what is JSON but breaks SQLite or Parquet."""
+def _unfit(value: Any, at: tuple[str | int, ...]) -> Iterator[InputFault]:
+    """What is JSON but breaks SQLite or Parquet."""
     waiting: list[tuple[tuple[str | int, ...], Any]] = [(at, value)]
     while waiting:
         where, value = waiting.pop()
         if isinstance(value, str) and (bad := _SURROGATE.search(value)):
-            yield pointer(where), "surrogate", f"character {bad.start()} is half of a surrogate pair"
+            yield InputFault(pointer(where), "surrogate", f"character {bad.start()} is half of a surrogate pair")
         elif isinstance(value, float) and not math.isfinite(value):
-            yield pointer(where), "number_too_large", "the number is beyond a 64-bit float"
+            yield InputFault(pointer(where), "number_too_large", "the number is beyond a 64-bit float")
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            yield pointer(where), "number_too_large", "the number is beyond a 64-bit integer"
+            yield InputFault(pointer(where), "number_too_large", "the number is beyond a 64-bit integer")
         elif isinstance(value, dict):
             if any(_SURROGATE.search(key) for key in value):
-                yield pointer(where), "surrogate", "a key holds half of a surrogate pair"
+                yield InputFault(pointer(where), "surrogate", "a key holds half of a surrogate pair")
             else:
                 waiting += (((*where, key), part) for key, part in value.items())
         elif isinstance(value, list):

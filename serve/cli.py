@@ -36,6 +36,7 @@ VERBS = {
     "orphans": ("dail.serve.orphan_commands:orphans", "What lies among an API's objects and nothing names."),
     "results": ("dail.serve.commands:results", "What came of a batch: counts, failures, files, the next command."),
     "synth": ("dail.synth.commands:synth", "Expert solutions to shards on this machine, without a server."),
+    "inspect": ("dail.synth.commands:inspect", "Read traces: a table, one by its writers, or a file for a browser."),
     "select": ("dail.synth.commands:select", "Choose which traces of a manifest are trained on."),
     "doctor": ("dail.synth.commands:doctor", "Look at machine, model and expert solutions, and forecast a run."),
     "waypoints": (

@@ -109,7 +109,7 @@ def serve(
             tell_people(f"reading {len(settings.models)} model folder(s)")
         app = create_app(settings)
         url = f"http://{_in_url(settings.host)}:{listener.getsockname()[1]}"
-        for_whom = "for who has a token" if app.state.tokens.are_wanted else f"its pages: {url}/docs"
+        for_whom = "for who has a token" if app.state.tokens.are_wanted else f"in a browser: {url}/"
         kept = f"store and shards in {settings.data_dir.resolve()}"
         if settings.store or settings.objects:
             kept = f"store {app.state.service.store.name}, shards in {app.state.service.objects.url}"

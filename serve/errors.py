@@ -23,6 +23,7 @@ from dail.synth.core.config import Frozen
 from dail.synth.core.errors import (
     DailError,
     InputError,
+    InputFault,
     ObjectExists,
     ObjectsAway,
     StorageError,
@@ -99,7 +100,7 @@ class RequestError(DailError):
     """A request that is refused before any rule looks at it."""
 
     def __init__(
-        self, status: int, code: str, message: str, problems: Sequence[tuple[str, str, str]] = (), **headers: str
+        self, status: int, code: str, message: str, problems: Sequence[InputFault] = (), **headers: str
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -117,16 +118,15 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def of_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [(pointer(fault["loc"]), fault["type"], plainly(fault)) for fault in error.errors()]
+        problems = [InputFault(pointer(fault["loc"]), fault["type"], plainly(fault)) for fault in error.errors()]
         return problem(422, "invalid_parameter", "a parameter was refused", problems)
 
     @app.exception_handler(HTTPException)
     def of_starlette(request: Request, error: HTTPException) -> JSONResponse:
-        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        headers = dict(error.headers or {})
-        if error.status_code == 405:
+        status, headers = error.status_code, dict(error.headers or {})
+        if status == 405:
             headers["Allow"] = allowed(app, request.scope)  # Starlette's own names one route's methods
-        return problem(error.status_code, code, _HINTS.get(error.status_code, "the request was refused"), (), headers)
+        return problem(status, _code_of(status), _HINTS.get(status, "the request was refused"), (), headers)
 
     @app.exception_handler(ClientDisconnect)
     def of_who_left(request: Request, error: ClientDisconnect) -> Response:
@@ -136,6 +136,15 @@ def answer_with_problems(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def of_mistakes(request: Request, error: Exception) -> JSONResponse:
         return problem(500, "internal", "a mistake of ours; the server's log tells more under this request_id")
+
+
+def _code_of(status: int) -> str:
+    """Of what the framework refuses by itself.
+
+    >>> _code_of(405)
+    'method_not_allowed'
+    """
+    return HTTPStatus(status).phrase.lower().replace(" ", "_")
 
 
 def answer(error: DailError) -> JSONResponse:
@@ -157,7 +166,7 @@ def problem(
     status: int,
     code: str,
     detail: str,
-    problems: Sequence[tuple[str, str, str]] = (),
+    problems: Sequence[InputFault] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     request_id = told_as(code)

@@ -8,8 +8,8 @@ from the header Authorization alone, never from a URL, which proxies and browser
     curl -H 'Host: evil.example' http://127.0.0.1:8765/v1/batches  403 foreign_host
 
 Nothing of a request's body is read before it is let in. /livez and /readyz answer anybody, since probes have no token:
-whether it is ready, and to those who may read also why not. A token of people has a pace, `requests_per_s`; workers
-have none, since many share one.
+whether it is ready, and to those who may read also why not; so does the page (`page.py`), which holds no data. A token
+of people has a pace, `requests_per_s`; workers have none, since many share one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dail.serve.errors import NOT_SNIFFED, RequestError, answer
+from dail.serve.page import PREFIX
 from dail.serve.rules.tokens import Caller, Tokens
 from dail.serve.settings import Settings
 from dail.synth.core.errors import DailError
 from dail.synth.core.http import is_loopback
 
-_OPEN, _OF_WORKERS = ("/livez", "/readyz"), "/internal/"
+_OPEN, _OF_WORKERS = ("/livez", "/readyz", "/"), "/internal/"
 
 
 class Guard:
@@ -53,7 +54,7 @@ class Guard:
         try:
             if self._has_names or not self._tokens.are_wanted:
                 self._check_names(headers)
-            if scope["path"] not in _OPEN:
+            if scope["path"] not in _OPEN and not scope["path"].startswith(PREFIX):
                 caller = await caller_by(self._tokens, headers)
                 scope.setdefault("state", {})["caller"] = caller
                 if self._tokens.are_wanted and not scope["path"].startswith(_OF_WORKERS):

@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from dail.serve.errors import RequestError
 from dail.serve.parquet_rows import TOLD, TOO_MUCH, Bounds
+from dail.synth.core.errors import InputFault
 
 MEMORY_BYTES = 512 << 20
 TIME_S = 10  # of a processor; on the clock it may be four times that
@@ -45,7 +46,9 @@ def lines_of(body: bytes | bytearray, most_bytes: int, most_rows: int, most_valu
     if code > 0 and code != TOLD:  # Python's own, before the file was looked at
         raise _not_now()
     where, detail = json.loads(said) if code == TOLD else ("", "it cannot be read as Parquet")
-    raise RequestError(400, "bad_parquet", "the body is not Parquet that is taken", [(where, "bad_parquet", detail)])
+    raise RequestError(
+        400, "bad_parquet", "the body is not Parquet that is taken", [InputFault(where, "bad_parquet", detail)]
+    )
 
 
 def _unpacked(body: bytes | bytearray, bounds: Bounds) -> tuple[int, bytes]:
@@ -86,4 +89,5 @@ def _child(bounds: Bounds) -> subprocess.Popen[bytes]:
 
 
 def _not_now() -> RequestError:
-    return RequestError(503, "busy", "no process could be started to unpack the Parquet; try again, or send JSON lines")
+    detail = "no process could be started to unpack the Parquet; try again, or send JSON lines"
+    return RequestError(503, "busy", detail, Retry_After="5")

@@ -1,9 +1,10 @@
-"""The verbs of synthesis: `dail doctor`, `dail waypoints`, `dail prompts`, `dail synth`, `dail select` and `dail
-worker`. Rooms with Ray and transformers are imported on use.
+"""The verbs of synthesis: `dail doctor`, `dail waypoints`, `dail prompts`, `dail synth`, `dail inspect`, `dail select`
+and `dail worker`. Rooms with Ray and transformers are imported on use.
 
     dail doctor deploy/demo/expert_solutions.jsonl --model deploy/demo/model --config cpu-tiny
     dail waypoints deploy/demo/olympiad.jsonl --item nt-lcm-pairs --set extractor=rhs
     dail synth deploy/demo/expert_solutions.jsonl --out runs/shards --model deploy/demo/model --config cpu-tiny
+    dail inspect runs/shards --out traces.html
     dail select runs/shards --keep first_correct
     dail worker --api http://127.0.0.1:8765 --model deploy/demo/model --config cpu-tiny --idle-exit 60
 """
@@ -31,6 +32,10 @@ from dail.synth.data import options
 from dail.synth.data.reader import Reading
 from dail.synth.schema.selection import KEEPS, Keep, WithoutAnswer
 from dail.synth.schema.synthesis import Synthesis
+from dail.synth.view.traces import inked
+
+if TYPE_CHECKING:
+    from dail.synth.run.inspecting import Seen
 
 if TYPE_CHECKING:
     from dail.synth.method.verdicts import Judgement
@@ -169,6 +174,7 @@ def synth(
     if summary.manifest:
         config = f" --config {_named(chosen.file)}" if chosen.file else ""
         console.say(
+            f"read them: dail inspect {shlex.quote(str(summary.manifest))} --out traces.html\n"
             f"next: dail train --model {settings.engine.model} --manifest {summary.manifest} --out FOLDER{config}"
         )
     return summary.exit_code
@@ -253,6 +259,95 @@ def select(
         click.echo(result.manifest)
     console.say(result.selection.told())
     return EXIT_OK
+
+
+@click.command("inspect")
+@click.argument("source", metavar="MANIFEST|OUT|SHARD", type=options.ManifestPath())
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.html", help="Write one file for a browser.")
+@click.option("--force", is_flag=True, help="Replace FILE.html whatever it is.")
+@click.option("--item", metavar="ID", help="This item alone; its first trace is shown token by token.")
+@click.option("--sample", type=click.IntRange(0), metavar="N", help="This sample alone.")
+@click.option(
+    "--only",
+    type=click.Choice(("failed", "cut", "leaky", "wrong", "low-student")),
+    help="Those without a trace; cut at max_tokens; that cite what they were shown; with a wrong answer; of which the "
+    "student wrote less than half.",
+)
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="Show the first N.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of the model that drew the traces, for shards of older releases, which lack the texts of tokens.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Counts and a summary of each trace, as one JSON object.")
+def inspect(
+    source: Path,
+    out: Path | None,
+    force: bool,
+    item: str | None,
+    sample: int | None,
+    only: str | None,
+    limit: int,
+    model: Path | None,
+    as_json: bool,
+) -> int:
+    """Read the traces of MANIFEST (a path or URL), of the one batch in the folder OUT, or of SHARD.
+
+    With --out they are one HTML file that needs no network; else a table, and with --item the trace by writer. Answers
+    are judged by the batch's grader, where there is math-verify.
+    """
+    from dail.synth.run.inspecting import inspect as seen_in
+    from dail.synth.run.inspecting import write_page
+
+    decode = None
+    if model is not None:
+        from dail.synth.method.prompts import decoder
+
+        decode = decoder(model)
+    with console.all_on_stderr(), console.exit_on_sigterm():
+        seen = seen_in(source, item=item, sample=sample, only=only, limit=limit, decode=decode)
+        if out is not None:
+            write_page(seen, out, force)
+    summaries = [one.model_dump(mode="json") for one in seen.summaries[:limit]]
+    if as_json:
+        facts = {"traces": len(seen.all), "found": len(seen.summaries), "shown": len(summaries), "said": seen.said}
+        console.emit({**facts, "counts": seen.counts, "out": None if out is None else str(out), "data": summaries})
+    elif out is None:
+        _show_traces(seen, item is not None, limit)
+    if seen.not_judged:
+        console.say(seen.not_judged)
+    console.say(seen.said)
+    left = f"; {seen.num_left_out} more with a higher --limit" if seen.num_left_out > 0 else ""
+    if out is not None:
+        console.say(f"{len(seen.views)} traces in {out}{left}; open it in a browser")
+    elif not as_json and seen.views and item is None:
+        first = seen.views[0].summary
+        console.say(
+            f"{len(seen.summaries)} found{left}\nnext: dail inspect {source} --item {shlex.quote(first.item_id)}"
+        )
+    elif not as_json:
+        console.say(f"next: dail inspect {source} --out traces.html")
+    return EXIT_OK
+
+
+def _show_traces(seen: Seen, one_by_one: bool, limit: int) -> None:
+    """On standard output, without what steers a terminal."""
+    from rich.console import Console
+
+    from dail.synth.view.terminal import LEGEND, coloured, disagreements, table
+
+    is_tty = sys.stdout.isatty()
+    screen = Console(highlight=False, markup=False, soft_wrap=True, width=None if is_tty else 160)
+    screen.print(table(seen.summaries[:limit]))
+    if not one_by_one or not seen.views:
+        return
+    view = seen.views[0]
+    screen.print(f"\n── {inked(view.summary.item_id)}, sample {view.summary.sample}: {view.no_tokens or LEGEND}")
+    screen.print(coloured(view, is_tty))
+    if lines := disagreements(view):
+        screen.print(f"── the first of {view.summary.disagreements} disagreements: number, text, log-probabilities")
+        for line in lines:
+            screen.print(line)
 
 
 @verb("doctor")

@@ -57,6 +57,7 @@ WRONG = {
     "orphans": ["--data-dir", "nowhere"],
     "synth": ["nowhere.jsonl", "--out", "out", "--model", "nowhere"],
     "doctor": ["nowhere.jsonl", "--model", "nowhere"],
+    "inspect": ["nowhere"],
     "select": ["nowhere", "--keep", "first_correct"],
     "waypoints": ["nowhere.jsonl"],
     "prompts": ["import", "nowhere", "--out", "out"],

@@ -19,7 +19,7 @@ from dail.serve.rules.workers import waiting_for
 from dail.serve.store.batches import BatchRecord, NewBatch
 from dail.serve.store.transaction import Store, Transaction
 from dail.synth.core.config import canonical
-from dail.synth.core.errors import ExtensionError, InputError, UsageError
+from dail.synth.core.errors import ExtensionError, InputError, InputFault, UsageError
 from dail.synth.core.files import Objects
 from dail.synth.method.counts import count_kinds
 from dail.synth.method.dealing import dealt
@@ -82,7 +82,7 @@ class Batches:
             if known is not None and known.body_hash != body_hash:
                 raise InputError(
                     f"this Idempotency-Key was used for {known.id}, which has another body; use a new key",
-                    [("", "idempotency_key_reused", "the body differs from the first one under this key")],
+                    [InputFault("", "idempotency_key_reused", "the body differs from the first one under this key")],
                 )
             if known is None:
                 if tx.batches.num_open(self._tenant) >= self._open_batches:
@@ -210,13 +210,11 @@ def _check_retriable(tx: Transaction, batch_id: str, items: tuple[str, ...], the
     problems = []
     for number, item_id in enumerate(items):
         if item_id not in there:
-            is_known = tx.batches.item_status(batch_id, item_id) is not None
-            code, why = (
-                ("has_its_traces", "no sample of it can be tried again")
-                if is_known
-                else ("unknown_item", "no such item")
-            )
-            problems.append((f"/items/{number}", code, f"{why} in {batch_id}"))
+            fault = InputFault(f"/items/{number}", "unknown_item", f"no such item in {batch_id}")
+            if tx.batches.item_status(batch_id, item_id) is not None:
+                detail = f"no sample of it can be tried again in {batch_id}"
+                fault = InputFault(f"/items/{number}", "has_its_traces", detail)
+            problems.append(fault)
     if problems:
         raise InputError("nothing is tried again", problems)
 
@@ -248,7 +246,7 @@ def _rendered(synthesis: Synthesis, model: ModelIdentity) -> Synthesis:
     try:
         synthesis.check(model.template_reads)
     except UsageError as error:
-        raise InputError(str(error), [("/synthesis", "not_of_this_model", str(error))]) from None
+        raise InputError(str(error), [InputFault("/synthesis", "not_of_this_model", str(error))]) from None
     return synthesis.dated(model.template_reads, dt.datetime.now(dt.UTC).date())
 
 
@@ -257,13 +255,15 @@ def _pinned(body: BatchIn) -> BatchIn:
     try:
         return body.model_copy(update={"synthesis": body.synthesis.pinned()})
     except ExtensionError as error:
-        raise InputError(str(error), [("/synthesis", "unknown_extension", str(error))]) from None
+        raise InputError(str(error), [InputFault("/synthesis", "unknown_extension", str(error))]) from None
 
 
 def _refuse_what_nobody_can_judge(synthesis: Synthesis, kinds: ItemKinds) -> None:
     if synthesis.stops_by_verdict and not kinds.by_answer + kinds.by_box:
         detail = "no item has an answer that a trace could be correct by; set it to all or random"
-        raise InputError("the batch was refused; nothing was stored", [("/synthesis/enough", "no_answers", detail)])
+        raise InputError(
+            "the batch was refused; nothing was stored", [InputFault("/synthesis/enough", "no_answers", detail)]
+        )
 
 
 def _units(body: BatchIn, model: ModelIdentity) -> list[tuple[str, str, int, UnitState]]:
@@ -275,13 +275,13 @@ def _units(body: BatchIn, model: ModelIdentity) -> list[tuple[str, str, int, Uni
     units: list[list[tuple[str, str, int, UnitState]]] = []
     early, name = body.synthesis.enough != "all", unit_namer(body.synthesis, model)
     first: dict[str, int] = {}
-    problems: list[tuple[str, str, str]] = []
+    problems: list[InputFault] = []
     for number, item in enumerate(body.items):
         assert item.id is not None, "check_items gives every item an id"
         ids = [name(item, sample) for sample in range(body.synthesis.samples_per_item)]
         if ids[0] in first:
             detail = f"same problem and solution as item {first[ids[0]]}; raise samples_per_item for more traces of it"
-            problems.append((f"/items/{number}", "duplicate_item", detail))
+            problems.append(InputFault(f"/items/{number}", "duplicate_item", detail))
         first.setdefault(ids[0], number)
         order = draw_order(body.synthesis, ids)
         units.append(

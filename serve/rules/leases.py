@@ -14,7 +14,7 @@ from dail.serve.rules.workers import Workers
 from dail.serve.store.batches import BatchRecord
 from dail.serve.store.transaction import Store, Transaction
 from dail.serve.store.units import UnitRecord
-from dail.synth.core.errors import InputError, IntegrityError
+from dail.synth.core.errors import InputError, InputFault, IntegrityError
 from dail.synth.core.files import Objects, sha256
 from dail.synth.core.logs import tell
 from dail.synth.core.objects import mark
@@ -98,7 +98,7 @@ class Leases:
             raise InputError(
                 "this is not a shard's key, or its bytes are not those that the key and x-dail-sha256 name; nothing "
                 "was stored; send it again as it is",
-                [("", "wrong_object", "key, x-dail-sha256 and body do not belong together")],
+                [InputFault("", "wrong_object", "key, x-dail-sha256 and body do not belong together")],
             )
         with self._store.read() as tx:
             existing(tx, found[1])
@@ -149,18 +149,24 @@ class Leases:
         if (shard.unit_id, shard.item_id, shard.key) != (unit.unit_id, unit.item_id, key):
             raise InputError(
                 f"the shard is not this unit's; wanted unit {unit.unit_id}, item {unit.item_id}, key {key}",
-                [("/shard", "wrong_shard", "unit, item or key is another unit's")],
+                [InputFault("/shard", "wrong_shard", "unit, item or key is another unit's")],
             )
         if shard.size_bytes > SHARD_BYTES:
             detail = f"{shard.size_bytes} bytes; at most {SHARD_BYTES} are taken"
-            raise InputError(f"the shard is too large: {detail}", [("/shard/size_bytes", "shard_too_large", detail)])
+            raise InputError(
+                f"the shard is too large: {detail}", [InputFault("/shard/size_bytes", "shard_too_large", detail)]
+            )
         try:
             rows = self._reader.file(shard).rows(shard.row)
         except (IntegrityError, OSError) as error:
             raise InputError(
                 f"the API cannot use the shard {self._objects.name_of(key)}: {error}; put it there first, or PUT it to "
                 f"/internal/v1/objects/{key}",
-                [("/shard", "unreadable_shard", "missing, other bytes than are said, or no shard of this build")],
+                [
+                    InputFault(
+                        "/shard", "unreadable_shard", "missing, other bytes than are said, or no shard of this build"
+                    )
+                ],
             ) from None
         got = [_identity_of(row) for row in rows]
         wanted = _wanted_identity(batch, unit, shard)
@@ -169,7 +175,7 @@ class Leases:
             raise InputError(
                 f"row group {shard.row} of the shard {key} has {len(got)} rows, of another {', '.join(wrong)} than "
                 f"the unit; wanted one row of the unit's own; are the worker's model and build those of the batch?",
-                [("/shard", "wrong_shard", f"{name} is not the unit's") for name in wrong],
+                [InputFault("/shard", "wrong_shard", f"{name} is not the unit's") for name in wrong],
             )
 
 

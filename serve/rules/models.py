@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from dail.synth.core.config import canonical
-from dail.synth.core.errors import InputError
+from dail.synth.core.errors import InputError, InputFault
 from dail.synth.schema.models import ModelIdentity, differences
 
 
@@ -18,7 +18,7 @@ def choose_model(models: dict[str, ModelIdentity], name: str | None) -> ModelIde
     wrong = "no model is named" if name is None else "the model is not registered"
     raise InputError(
         f"{wrong}; this API has {_names(models)}",
-        [("/model", "unknown_model", f"give one of: {_names(models)}")],
+        [InputFault("/model", "unknown_model", f"give one of: {_names(models)}")],
     )
 
 
@@ -33,7 +33,7 @@ def check_registered(models: dict[str, ModelIdentity], model: ModelIdentity) -> 
     raise InputError(
         f"no batch here wants the model {model.name} at revision {model.revision}; this API has "
         f"{_names(models)}{which}; start the worker with the same files",
-        [("/model", "unknown_model", "other weights, tokenizer or templates than any registered model")],
+        [InputFault("/model", "unknown_model", "other weights, tokenizer or templates than any registered model")],
     )
 
 

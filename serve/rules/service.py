@@ -23,6 +23,7 @@ from dail.serve.rules.ending import Ending
 from dail.serve.rules.items import Items
 from dail.serve.rules.leases import Leases
 from dail.serve.rules.outputs import Outputs
+from dail.serve.rules.traces import Traces
 from dail.serve.rules.workers import Workers
 from dail.serve.store.transaction import Store
 from dail.synth.core.files import Objects
@@ -44,6 +45,7 @@ class Service:
         self.batches = Batches(store, objects, models, self.ending, open_batches)
         self.items = Items(store)
         self.outputs = Outputs(store, objects)
+        self.traces = Traces(store, objects)
         self.workers = Workers(store, objects, models, lease_s)
         self.leases = Leases(store, objects, models, lease_s, self.ending, self.workers)
 
@@ -54,7 +56,7 @@ class Service:
         view = copy(self)
         store = self.store if sees_all else self.store.seen_by(tenant)
         view.batches = Batches(store, self.objects, self.models, self.ending, self.open_batches, tenant)
-        view.items, view.outputs = Items(store), Outputs(store, self.objects)
+        view.items, view.outputs, view.traces = Items(store), Outputs(store, self.objects), Traces(store, self.objects)
         return view
 
     def start(self) -> None:

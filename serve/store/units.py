@@ -398,16 +398,25 @@ class Units:
         query = sa.select(UNITS).where(UNITS.c.batch_id == batch_id, UNITS.c.item_id.in_(item_ids))
         return [_unit_record(row) for row in self._sql.execute(query.order_by(UNITS.c.n))]
 
+    def of_unit(self, batch_id: str, unit_id: str) -> tuple[UnitRecord, ShardRef | None] | None:
+        """One unit of a batch, with its shard."""
+        query = self._with_shards().where(UNITS.c.batch_id == batch_id, UNITS.c.unit_id == unit_id)
+        row = self._sql.execute(query).one_or_none()
+        return (_unit_record(row), _shard_of(row)) if row else None
+
     def ended(self, batch_id: str, after: int, limit: int) -> list[tuple[UnitRecord, ShardRef | None]]:
         """Units that reached their last state, with their shards, in the order of drawing."""
         query = (
-            sa.select(UNITS, *(column.label(f"shard_{column.name}") for column in SHARD_COLUMNS))
-            .outerjoin(SHARDS, SHARDS.c.unit == UNITS.c.n)
+            self._with_shards()
             .where(UNITS.c.batch_id == batch_id, UNITS.c.n > after, UNITS.c.state.not_in(OPEN))
             .order_by(UNITS.c.n)
             .limit(limit)
         )
         return [(_unit_record(row), _shard_of(row)) for row in self._sql.execute(query)]
+
+    def _with_shards(self) -> sa.Select:
+        columns = (column.label(f"shard_{column.name}") for column in SHARD_COLUMNS)
+        return sa.select(UNITS, *columns).outerjoin(SHARDS, SHARDS.c.unit == UNITS.c.n)
 
     def _change_many(self, batch_id: str, statement: sa.Update) -> int:
         if moved := self._change(statement):

@@ -17,7 +17,7 @@ DailError                 exit 1   something of ours stopped; the message says w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -65,16 +65,21 @@ class ExtensionError(UsageError):
     retryable = True  # of a unit: another worker may have it
 
 
-class InputError(DailError):
-    """Refused expert solutions.
+class InputFault(NamedTuple):
+    """One thing that is wrong with what was given. `where`: a JSON pointer, or of a row the field's name."""
 
-    `problems` holds one (JSON pointer, code, detail) per fault, or the first of `num_problems`.
-    """
+    where: str
+    code: str
+    detail: str
+
+
+class InputError(DailError):
+    """Refused expert solutions. `problems` holds one for each fault, or the first of `num_problems`."""
 
     code = "invalid_input"
     exit_code = EXIT_USAGE
 
-    def __init__(self, message: str, problems: Sequence[tuple[str, str, str]] = (), num_problems: int = 0) -> None:
+    def __init__(self, message: str, problems: Sequence[InputFault] = (), num_problems: int = 0) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
         self.num_problems = max(num_problems, len(self.problems))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dail.synth.core.errors import InputError, UsageError
+from dail.synth.core.errors import InputError, InputFault, UsageError
 
 _SHOWN_GROUPS, _SHOWN_PLACES = 8, 5
 _VARIES = re.compile(r"'[^']*'|\d[\d,.]*")  # what differs between two faults of one sort
@@ -48,7 +48,7 @@ class RowsRefused(InputError):
         title = f"nothing was taken: {_count(len(faults), 'fault')} in {num_bad} of {_count(num_rows, 'row')}; {advice}"
         super().__init__(
             f"{title}\n{grouped(faults)}",
-            [(f"{fault.place}: {fault.column}".rstrip(": "), fault.code, fault.detail) for fault in faults],
+            [InputFault(f"{fault.place}: {fault.column}".rstrip(": "), fault.code, fault.detail) for fault in faults],
         )
         self.faults, self.num_rows, self.num_bad = tuple(faults), num_rows, num_bad
 

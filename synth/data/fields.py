@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from dail.synth.core.errors import InputFault
 from dail.synth.data.values import plain, text_of, valid_id
 
 _NEEDED = ("problem", "solution")  # a blank one is a fault, which their check tells
@@ -29,7 +30,7 @@ class Notes:
         ]
 
 
-def mended(values: dict[str, Any], noted: Notes) -> list[tuple[str, str, str]]:
+def mended(values: dict[str, Any], noted: Notes) -> list[InputFault]:
     """Changes the fields in place: numbers become text, a blank that may be missing is none, ids are made valid.
 
     Args:
@@ -37,7 +38,7 @@ def mended(values: dict[str, Any], noted: Notes) -> list[tuple[str, str, str]]:
         noted: gets what was changed.
 
     Returns:
-        (field, code, what is wrong) of what cannot be mended.
+        What cannot be mended, by the field's name.
     """
     faults = []
     for name, value in list(values.items()):
@@ -46,7 +47,9 @@ def mended(values: dict[str, Any], noted: Notes) -> list[tuple[str, str, str]]:
         if name == "answer" and isinstance(value, list):
             if len(value) != 1:
                 detail = f"it is a list of {len(value)}; wanted one text; name a part with --map answer=COLUMN.0"
-                faults.append((name, "several_answers", detail if value else "it is an empty list; wanted a text"))
+                faults.append(
+                    InputFault(name, "several_answers", detail if value else "it is an empty list; wanted a text")
+                )
                 continue
             value = value[0]
             noted.add("answer: lists of one")

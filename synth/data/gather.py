@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dail.synth.core.errors import InputFault
 from dail.synth.data.account import Account, Repeated, SourceAccount
 from dail.synth.data.columns import Column
 from dail.synth.data.faults import Fault, Place
@@ -18,7 +19,7 @@ from dail.synth.data.plan import Columns, ColumnsRefused, Plan, plan
 from dail.synth.data.table import Row, Table, Unreadable
 from dail.synth.data.values import valid_id
 
-Mend = Callable[[Place, dict[str, Any]], list[tuple[str, str, str]]]
+Mend = Callable[[Place, dict[str, Any]], list[InputFault]]
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from dail.synth.core.config import Frozen
-from dail.synth.core.errors import ExtensionError, InputError, ItemError
+from dail.synth.core.errors import ExtensionError, InputError, InputFault, ItemError
 from dail.synth.data.overlap import Problems, repeated
 from dail.synth.data.reader import Reading, Source, read_items
 from dail.synth.data.texts import item_notes
@@ -112,7 +112,7 @@ def problems_of(source: Source) -> dict[str, str]:
 
 def _asked_alone(values: list[dict[str, Any]]) -> list[_Asked]:
     found: list[_Asked] = []
-    faults: list[tuple[str, str, str]] = []
+    faults: list[InputFault] = []
     for number, value in enumerate(values):
         problem = value.get("problem")
         if isinstance(problem, list):
@@ -120,7 +120,7 @@ def _asked_alone(values: list[dict[str, Any]]) -> list[_Asked]:
         if isinstance(problem, str):
             found.append(_Asked(id=str(value.get("id", f"problem {number + 1}")), problem=problem))
         else:
-            faults.append((f"/items/{number}/problem", "no_text", "it has no text"))
+            faults.append(InputFault(f"/items/{number}/problem", "no_text", "it has no text"))
     if faults:
         raise InputError(f"{len(faults)} problems without a text", faults)
     return found

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from dail.synth.core.config import canonical
-from dail.synth.core.errors import InputError, few
+from dail.synth.core.errors import InputError, InputFault, few
 from dail.synth.data.overlap import normal
 from dail.synth.method.answers import compare
 from dail.synth.schema.items import ExpertSolution
@@ -27,7 +27,7 @@ from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.units import item_content
 
 _T = TypeVar("_T")
-Faults = list[tuple[str, str, str]]
+Faults = list[InputFault]
 _NUMBER, _LETTER = re.compile(r"[-+−]?[0-9][0-9,.]*+"), re.compile(r"\(?[A-Ja-j]\)?")
 _COMMAND = re.compile(r"\\(?:text|mathrm|mbox)\s?\{[^{}]*\}|\\[A-Za-z]+")
 _LONGEST = 512  # characters of `ExpertSolution.wrong_answer`
@@ -66,7 +66,7 @@ def shown_answer(item: ExpertSolution, synthesis: Synthesis) -> str | None:
 def _without_answer(items: Sequence[ExpertSolution], synthesis: Synthesis) -> Faults:
     shows = "shown=answer" if synthesis.shown == "answer" else "the context answer_only"
     return [
-        (f"/items/{number}", "no_answer", f"{shows} shows the answer, and {_why_none(item, synthesis)}")
+        InputFault(f"/items/{number}", "no_answer", f"{shows} shows the answer, and {_why_none(item, synthesis)}")
         for number, item in enumerate(items)
         if shown_answer(item, synthesis) is None
     ]
@@ -94,10 +94,12 @@ def _with_others(items: Sequence[ExpertSolution], seed: int) -> tuple[list[Exper
             other = order[(place[content] + shift) % len(order)]
             other = order[behind[problem[content]]] if problem[other] == problem[content] else other
         if item.dealt is not None and normal(item.dealt.problem_text) == problem[content]:
-            faults.append((f"/items/{number}", "same_problem", "what it brings as dealt is of the same problem"))
+            faults.append(
+                InputFault(f"/items/{number}", "same_problem", "what it brings as dealt is of the same problem")
+            )
         if item.dealt is None and other is None:
             why = "there is no other problem in the batch to deal from; add items, or bring dealt"
-            faults.append((f"/items/{number}", "no_other_problem", why))
+            faults.append(InputFault(f"/items/{number}", "no_other_problem", why))
         found.append(item if other is None else item.model_copy(update={"dealt": _bare(by_content[other])}))
     return found, faults
 
@@ -115,17 +117,17 @@ def _with_wrong_answers(items: Sequence[ExpertSolution], synthesis: Synthesis) -
         where = f"/items/{number}"
         if item.wrong_answer is not None:
             if right is not None and compare(item.wrong_answer, right) is True:
-                faults.append((where, "not_wrong", "what it brings as wrong_answer is its answer"))
+                faults.append(InputFault(where, "not_wrong", "what it brings as wrong_answer is its answer"))
             found.append(item)
             continue
         if right is None:
             why = f"wrong_hint is wrong about the answer, and {_why_none(item, synthesis)}, or bring wrong_answer"
-            faults.append((where, "no_answer", why))
+            faults.append(InputFault(where, "no_answer", why))
         elif right not in wrong:
             wrong[right] = _another(right, order, synthesis.seed)
         if right is not None and wrong[right] is None:
             why = "no other item's answer is another one for certain; add items, or bring wrong_answer"
-            faults.append((where, "no_wrong_answer", why))
+            faults.append(InputFault(where, "no_wrong_answer", why))
             if len(faults) >= _ENOUGH:
                 break
         found.append(item if right is None else item.model_copy(update={"wrong_answer": wrong[right]}))

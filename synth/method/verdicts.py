@@ -155,13 +155,14 @@ def judge(
     until, verdicts = time.monotonic() + within_s, list[Verdict]()
     with Grader(_GRADE_S, grader) as one:
         for row in rows:
-            verdicts.append(_verdict(row, one))
+            verdicts.append(verdict_of(row, one))
             if len(verdicts) >= MOST or time.monotonic() > until:
                 break
     return Judgement(traces=traces, student_share=student_share, verdicts=tuple(verdicts))
 
 
-def _verdict(row: Mapping[str, Any], grader: Grader) -> Verdict:
+def verdict_of(row: Mapping[str, Any], grader: Grader) -> Verdict:
+    """Of a row with the columns `COLUMNS`. Raises UsageError: the grader made a mistake."""
     completion, answer = row["completion"][0]["content"], row["answer"]
     outcome = outcome_of(Said(row["trace_text"], completion, answer, row["truncated"]), grader)
     return Verdict(

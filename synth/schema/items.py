@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from dail.synth.core.config import Frozen, storable
-from dail.synth.core.errors import InputError, plainly, pointer
+from dail.synth.core.errors import InputError, InputFault, plainly, pointer
 from dail.synth.schema.texts import fault, is_blank
 
 PROBLEM_BYTES = 64 * 1024
@@ -160,7 +160,7 @@ def check_items(values: list[Any]) -> list[ExpertSolution]:
         InputError: with a pointer like `/items/3/solution` for every fault found.
     """
     items: list[ExpertSolution] = []
-    problems: list[tuple[str, str, str]] = []
+    problems: list[InputFault] = []
     num_problems = 0
     seen: dict[str, int] = {}
     given = {value["id"] for value in values if isinstance(value, dict) and isinstance(value.get("id"), str)}
@@ -172,18 +172,18 @@ def check_items(values: list[Any]) -> list[ExpertSolution]:
             most = max(_TOLD - len(problems), 1)  # one of each item: who skips items tells why
             for fault in error.errors(include_url=False, include_input=False)[:most]:
                 where = pointer(["items", number, *user_path(fault["loc"])])
-                problems.append((where, fault["type"], plainly(fault)))
+                problems.append(InputFault(where, fault["type"], plainly(fault)))
             continue
         name = item.id or _free_id(number, given)
         if name in seen:
             problems.append(
-                (pointer(["items", number, "id"]), "duplicate_id", f"id {name!r} is also item {seen[name]}")
+                InputFault(pointer(["items", number, "id"]), "duplicate_id", f"id {name!r} is also item {seen[name]}")
             )
             num_problems += 1
         seen[name] = number
         items.append(item.model_copy(update={"id": name}))
     if not values:
-        problems.append(("/items", "empty_batch", "there is no expert solution in it"))
+        problems.append(InputFault("/items", "empty_batch", "there is no expert solution in it"))
     if problems:
         shown = "; ".join(f"{where}: {detail}" for where, _, detail in problems[:5])
         num_problems = max(num_problems, len(problems))

@@ -9,11 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
-from tests.conftest import ROOT
+from dail.synth.schema.manifest import read_rows
+from tests.conftest import DEMO_MODEL, ROOT
+from tests.flow.conftest import api, running, wait_for  # noqa: F401
 
 BIN = Path(sys.executable).parent
 FOLDER = ROOT / "deploy" / "slurm"
@@ -93,3 +99,42 @@ def test_a_job_that_ends_by_itself_ends_as_its_verb_does_and_is_not_queued_again
     run = Job(tmp_path, job, QUICK=str(code))
     assert run.process.wait(60) == code
     assert not any("scontrol" in line for line in run.lines())
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_an_array_whose_tasks_are_killed_and_stopped_ends_its_batch_when_they_are_queued_again(
+    api: httpx.Client,  # noqa: F811
+    tmp_path: Path,
+):
+    """The jobs as they are, with dail's own verb and a Ray of each, the engine alone being fake."""
+    (tmp_path / "scontrol").write_text('#!/bin/bash\necho "$*" >> "$TOLD"\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    told = tmp_path / "told"
+    env = os.environ | {"PATH": f"{tmp_path}:{BIN}:{os.environ['PATH']}", "TOLD": str(told), "SLURM_JOB_ID": "17"}
+    items = [{"id": f"i{n}", "problem": f"What is {n} + {n}?", "solution": f"It is {2 * n}."} for n in range(20)]
+    synthesis = {"samples_per_item": 4, "max_tokens": 1000, "thinking": False}
+    batch = api.post("/v1/batches", json={"model": "demo", "items": items, "synthesis": synthesis}).json()["id"]
+
+    def state() -> dict[str, Any]:
+        found: dict[str, Any] = api.get(f"/v1/batches/{batch}").json()
+        return found
+
+    def task() -> AbstractContextManager[subprocess.Popen[str]]:
+        flags = ("--api", api.base_url, "--model", DEMO_MODEL, "--actors", 1, "--set", "engine.kind=fake")
+        return running("bash", FOLDER / "synth.sh", *flags, "--idle-exit", 3, env=env, cwd=tmp_path)
+
+    with task() as first, task() as second:
+        wait_for(lambda: state()["units"]["committed"] >= 3, 600)
+        os.killpg(first.pid, signal.SIGKILL)  # its node is gone
+        os.kill(second.pid, signal.SIGTERM)  # its time is over
+        assert second.wait(300) == 0
+    assert told.read_text() == "requeue 17\n"
+    half = state()["units"]["committed"]
+    assert 3 <= half < 80, "it must come in the middle"
+    with task() as again:
+        ended = wait_for(lambda: (now := state())["status"] == "completed" and now, 600)
+        assert again.wait(300) == 0, "no more work"
+    assert ended["request_counts"]["completed"] == 20
+    rows = Counter((row.item_id, row.sample_index) for row in read_rows(Path(ended["manifest"]["path"])))
+    assert rows == Counter((f"i{n}", sample) for n in range(20) for sample in range(4))

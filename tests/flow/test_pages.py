@@ -66,6 +66,7 @@ LONG = (
     ("synth/run/before-a-run.md", (), ""),
     ("synth/data/expert-solutions.md", (0,), ""),
     ("synth/method/contexts.md", (), ""),
+    ("synth/view/reading-traces.md", (), ""),
     ("train/training.md", (), MANIFEST),
     ("train/evals/evaluating.md", (), ""),
     ("train/when-training-goes-wrong.md", (), MANIFEST),

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, field_validator
 
 from dail.synth.core.config import Frozen, fingerprint, storable
-from dail.synth.core.errors import InputError, UsageError, plainly, pointer
+from dail.synth.core.errors import InputError, InputFault, UsageError, plainly, pointer
 from dail.synth.data.account import SourceAccount
 from dail.synth.data.choices import CHOICES, LETTERS
 from dail.synth.data.faults import Place
@@ -223,7 +223,7 @@ class _Mend:
         self._rows = Counter[str]()
         self._regrouped = Counter[str]()
 
-    def __call__(self, place: Place, values: dict[str, Any]) -> list[tuple[str, str, str]]:
+    def __call__(self, place: Place, values: dict[str, Any]) -> list[InputFault]:
         source = self._named[place.file]
         if source.group is not None:
             self._group(place.file, source.group, values)
@@ -235,7 +235,7 @@ class _Mend:
             values["id"] = f"{source.benchmark.name}:{given}"
         answer = known_answer(values)
         why = source.benchmark.fault(answer) if answer is not None else None
-        return [("answer", "wrong_answer", why)] if why else []
+        return [InputFault("answer", "wrong_answer", why)] if why else []
 
     def _group(self, file: str, group: str, values: dict[str, Any]) -> None:
         metadata = values.get("metadata", {})
@@ -322,7 +322,7 @@ def check_for_math(problems: Iterable[EvalProblem]) -> None:
 
 def _checked(values: list[dict[str, Any]]) -> list[EvalProblem]:
     problems: list[EvalProblem] = []
-    faults: list[tuple[str, str, str]] = []
+    faults: list[InputFault] = []
     num_boxes = 0
     given = {value["id"] for value in values if isinstance(value.get("id"), str)}
     for number, value in enumerate(values):
@@ -337,7 +337,7 @@ def _checked(values: list[dict[str, Any]]) -> list[EvalProblem]:
             problems.append(EvalProblem.model_validate({"id": name, **of_problems}))
         except ValidationError as error:
             for fault in error.errors(include_url=False, include_input=False):
-                faults.append((pointer(["items", number, *fault["loc"]]), fault["type"], plainly(fault)))
+                faults.append(InputFault(pointer(["items", number, *fault["loc"]]), fault["type"], plainly(fault)))
     if faults:
         raise InputError(f"{len(faults)} faults in the problems", faults)
     if num_boxes:

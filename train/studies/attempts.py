@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dail.synth.core.config import fingerprint
-from dail.synth.core.errors import InputError, IntegrityError, UsageError, few
+from dail.synth.core.errors import InputError, InputFault, IntegrityError, UsageError, few
 from dail.synth.core.files import replace_text
 from dail.synth.method.grading import TIMEOUT
 from dail.synth.schema.models import ModelIdentity, identify
@@ -53,7 +53,7 @@ class Attempts:
 
 def asked(problems: Sequence[PoolProblem]) -> list[EvalProblem]:
     """The problems as an evaluation takes them. Raises InputError naming those that it does not."""
-    found, refused = list[EvalProblem](), list[tuple[str, str, str]]()
+    found, refused = list[EvalProblem](), list[InputFault]()
     for problem in problems:
         messages = problem.row.problem
         text = messages if isinstance(messages, str) else [one.model_dump() for one in messages]
@@ -61,7 +61,7 @@ def asked(problems: Sequence[PoolProblem]) -> list[EvalProblem]:
             found.append(EvalProblem.model_validate({"id": problem.id, "problem": text, "answer": problem.answer}))
         except ValidationError as error:
             for fault in error.errors(include_url=False, include_input=False):
-                refused.append((problem.id, fault["type"], fault["msg"].removeprefix("Value error, ")))
+                refused.append(InputFault(problem.id, fault["type"], fault["msg"].removeprefix("Value error, ")))
     if refused:
         shown = few([f"{name}: {why}" for name, _, why in refused])
         raise InputError(

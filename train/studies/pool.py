@@ -20,7 +20,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from dail.synth.core.config import Frozen, fingerprint, storable
-from dail.synth.core.errors import InputError, few, plainly, pointer
+from dail.synth.core.errors import InputError, InputFault, few, plainly, pointer
 from dail.synth.data.account import Account
 from dail.synth.data.faults import Place
 from dail.synth.data.gather import stem
@@ -173,13 +173,13 @@ def read_pool(source: Source, reading: Reading | None = None) -> Pool:
 
 def _checked(values: list[dict[str, Any]]) -> list[PoolRow]:
     rows: list[PoolRow] = []
-    faults: list[tuple[str, str, str]] = []
+    faults: list[InputFault] = []
     for number, value in enumerate(values):
         try:
             rows.append(PoolRow.model_validate(value))
         except ValidationError as error:
             for one in error.errors(include_url=False, include_input=False):
-                faults.append((pointer(["items", number, *user_path(one["loc"])]), one["type"], plainly(one)))
+                faults.append(InputFault(pointer(["items", number, *user_path(one["loc"])]), one["type"], plainly(one)))
     if faults:
         raise InputError(f"{len(faults)} faults in the rows of the pool", faults)
     return rows
