@@ -249,6 +249,11 @@ def test_traces_come_in_pages_and_by_kind(api, post, worker):
     for kind, number in (("leaky", 1), ("cut", 2), ("failed", 3)):
         assert [one["unit_id"] for one in api.get(f"{path}?filter={kind}").json()["data"]] == [units[number].unit_id]
     assert api.get(f"{path}?filter=wrong").json()["data"] == []
+    answered = post(3, items=items(3, answer="1"))["id"]
+    for unit, text in zip(leased(worker, answered, 3), ("no box", "\\boxed{1}", "no box"), strict=True):
+        commit(worker, unit, [text], answer="1")
+    verdicts = [one["verdict"] for one in api.get(f"/v1/batches/{answered}/traces").json()["data"]]
+    assert verdicts == ["wrong", None, "wrong"]  # what has a box is judged by a grader, which the API has not
     assert api.get(f"{path}?filter=odd").status_code == 422
     assert api.get(f"{path}?after=none").status_code == 404
     view = api.get(f"{path}/{units[1].unit_id}").json()
