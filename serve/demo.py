@@ -21,6 +21,8 @@ import click
 
 from dail.serve.children import Children
 from dail.serve.commands import follow
+from dail.serve.first_trace import FirstTrace
+from dail.serve.judged import judged
 from dail.synth.core.config import TOOL_VERSION, fingerprint
 from dail.synth.core.console import emit, say
 from dail.synth.core.errors import EXIT_OK, DailError, UsageError
@@ -56,7 +58,6 @@ ARMS = (
     Arm("SFT", "fine-tuning on the expert solutions", "expert", "train-sft", ("--set", "objective=nll")),
 )
 _MARKER = "demo.json"  # says that the folder is ours to resume or to clear, and from which inputs
-_SHOWN_SHARDS = 3
 _SAMPLES = 16  # of a problem; four models are judged
 
 
@@ -143,16 +144,23 @@ def _synthesise(children: Children, folder: Path) -> dict[str, Any]:
             children.start("worker", "worker", "--api", url, "--model", MODEL, "--config", CONFIG)
         else:
             say("3/5  all traces are there already")
+        first = FirstTrace(client, batches[synthesis.method]["id"])
+
+        def check() -> None:
+            children.check()
+            first.look()
+
         for method, batch in batches.items():
-            follow(client, batch["id"], check=children.check)
+            follow(client, batch["id"], check=check)
             batches[method] = client.get(f"/v1/batches/{batch['id']}")
             if not batches[method]["manifest"]:
                 raise DailError(f"no trace was written; {folder / 'logs' / 'worker.log'} says why")
         written = batches[synthesis.method]
-        shards = client.get(f"/v1/batches/{written['id']}/shards")
-    for shard in shards["data"][:_SHOWN_SHARDS]:
-        say(f"     {shard['key']}  {shard['tokens']} tokens, {shard['student_tokens']:.0f} by the student")
-    say(f"     … {written['shards']} shards; manifest {written['manifest']['path']}")
+        first.look()
+        found = judged(client, written)
+    for line in found.told()[-1:] if found else ():
+        say(f"     {line}")
+    say(f"     manifest {written['manifest']['path']}")
     children.stop()
     return batches
 

@@ -25,13 +25,14 @@ def judged(client: Client, batch: dict[str, Any]) -> Judgement | None:
         return None
     try:
         with console_wait(f"judging the first of {num_traces} traces"):
-            return judge(_rows(client, batch["id"]), num_traces, batch["tokens"]["student_share"], grader)
+            return judge(rows(client, batch["id"]), num_traces, batch["tokens"]["student_share"], grader)
     except (DailError, ModuleNotFoundError) as error:
         say(f"no verdicts: {error}")
         return None
 
 
-def _rows(client: Client, batch_id: str) -> Iterator[dict[str, Any]]:
+def rows(client: Client, batch_id: str) -> Iterator[dict[str, Any]]:
+    """Of its traces, as many as are read of the results before that is too much."""
     size, rest = 0, b""
     for block in client.download(f"/v1/batches/{batch_id}/results"):
         size += len(block)

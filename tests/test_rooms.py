@@ -91,6 +91,7 @@ VERBS_OWN = {
     "serve/cli.py",
     "serve/commands.py",
     "serve/demo.py",
+    "serve/first_trace.py",
     "serve/judged.py",
     "serve/loop.py",
     "serve/paper/commands.py",

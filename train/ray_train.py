@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -20,6 +22,18 @@ from dail.train.loop import Result, checked, result_of, run
 from dail.train.record import RUN_FILE, Given, RunRecord
 
 _RESTARTS = 3
+
+
+class _OwnRay(TorchTrainer):
+    """On a Ray that ends with this process, where nothing is left to be cleaned up behind it.
+
+    Ray Train's cleaner asks the dashboard's API whether the run lives. A Ray that is started here has no dashboard, so
+    the cleaner would say every second of the run that it cannot ask.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        ours: list[Any] = super()._create_default_callbacks()
+        return [one for one in ours if type(one).__name__ != "PlacementGroupCleanerCallback"]
 
 
 def run_on_ray(
@@ -48,8 +62,9 @@ def run_on_ray(
         with suppress(GateStopped), speaking(), joined() as ranks, silent_unless(ranks.is_first):
             run(model_folder, manifest, out, config, references, ranks, given=given)
 
+    make = TorchTrainer if ray.is_initialized() or os.environ.get("RAY_ADDRESS") else _OwnRay
     with ray_cluster(log_to_driver=True):
-        trainer = TorchTrainer(
+        trainer = make(
             rank,
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=ray.cluster_resources().get("GPU", 0) > 0),
             run_config=RunConfig(

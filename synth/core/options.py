@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
+from dail.synth.core.errors import UsageError
+from dail.synth.core.model_folders import no_model_folder
 from dail.synth.core.settings import TABLES, presets, read, settings_of, tables_of
 
 
@@ -21,6 +24,18 @@ class Numbers(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is no finite number.", param, ctx)
         return number
+
+
+class ModelFolder(click.Path):
+    """A folder that is there; the name of a hub's model is refused with the way to it."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not Path(value).exists():
+            raise UsageError(no_model_folder(Path(value)))
+        return super().convert(value, param, ctx)
 
 
 class Verb(click.Command):

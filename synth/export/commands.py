@@ -15,6 +15,7 @@ import click
 
 from dail.synth.core import console
 from dail.synth.core.errors import UsageError
+from dail.synth.core.options import ModelFolder
 from dail.synth.data.options import ManifestPath
 from dail.synth.export.forms import FORMS
 
@@ -25,7 +26,7 @@ from dail.synth.export.forms import FORMS
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder of data, card and export.json.")
 @click.option(
     "--model",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=ModelFolder(),
     help="Folder of the model that drew the traces, or its tokenizer alone: tries for each row whether the text gives "
     "the token ids that were drawn.",
 )

@@ -103,7 +103,7 @@ class Worker:
             self._verdicts.close()
 
     async def _lease(self) -> None:
-        limits = await self._ready()
+        limits = await self._pool.ready()
         pause_s, busy_at = _POLL_S, time.monotonic()
         while not self._source.finished():
             self._freed.clear()
@@ -127,17 +127,6 @@ class Worker:
                 async with asyncio.timeout(pause_s):
                     await self._freed.wait()
             pause_s = min(1.5 * pause_s, _LONGEST_POLL_S)
-
-    async def _ready(self) -> Limits:
-        """Waits for an engine, which takes minutes, and lets the source know meanwhile that somebody is there."""
-        ready = asyncio.ensure_future(self._pool.ready())
-        try:
-            while not ready.done():
-                await self._source.present()
-                await asyncio.wait([ready], timeout=_PRESENT_EVERY_S)
-            return ready.result()
-        finally:
-            ready.cancel()
 
     async def _take(self, units: Sequence[Unit], limits: Limits) -> None:
         for unit in units:
@@ -356,18 +345,32 @@ async def _run_worker(
             pool = rollout_pool(config)
             metrics.watch(pool)
             async with pool:
-                said = asyncio.ensure_future(pool.ready())  # what is waited for, from the beginning
+                starting = asyncio.create_task(wait_for_engine(pool, source))
                 try:
                     # beside the engine's start, since importing transformers takes seconds
                     prompts = await asyncio.to_thread(Prompts, config.engine.model)
                     await Worker(source, pool, prompts, idle_exit_s, metrics, uploads).run(asked)
                 finally:
-                    said.cancel()
-                    await asyncio.gather(said, return_exceptions=True)
+                    starting.cancel()
+                    await asyncio.gather(
+                        starting, return_exceptions=True
+                    )  # what keeps an engine is the worker's to raise
     finally:
         watch.cancel()
         tell("stopped")
     return asked.is_set()
+
+
+async def wait_for_engine(pool: RolloutPool, source: UnitSource) -> None:
+    """Says what is waited for, which takes minutes, and lets the source know meanwhile that somebody is there."""
+    ready = asyncio.ensure_future(pool.ready())
+    try:
+        while not ready.done():
+            await source.present()
+            await asyncio.wait([ready], timeout=_PRESENT_EVERY_S)
+    finally:
+        ready.cancel()
+        await asyncio.gather(ready, return_exceptions=True)
 
 
 async def _watch(stop: Stop, asked: asyncio.Event) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from dail.synth.core.config import Frozen, canonical
 from dail.synth.core.errors import UsageError
+from dail.synth.core.model_folders import no_model_folder
 from dail.synth.schema.adapters import ADAPTER_CONFIG, adapter_digest, check_fits
 from dail.synth.schema.chat_templates import FILES, NAMED, chat_template, names_read
 from dail.synth.schema.tensors import tensors_of
@@ -91,7 +92,7 @@ def identify(
 
 def _identify(folder: Path, name: str) -> ModelIdentity:
     if not (folder / "config.json").is_file():
-        raise UsageError(f"{folder} is no model folder: it has no config.json; give a folder as saved by transformers")
+        raise UsageError(no_model_folder(folder))
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UsageError(f"{folder} has no *.safetensors; only safetensors weights are read (no pickle)")

@@ -57,7 +57,7 @@ def main() -> None:
                 "first_paint_ms": round(watched.page.evaluate(_PAINT)),
             }
             found["load_task_ms"] = round(watched.page.evaluate("longest"))
-            if rendered:
+            if not rendered:
                 watched.page.keyboard.press("r")
             print(json.dumps(found | watched.page.evaluate(_SCROLL)), flush=True)
             watched.context.close()

@@ -84,6 +84,7 @@ ELSEWHERE = {
     ("deploy/clusters.md", 1): "tests/flow/test_ray_job.py has a cluster with a token",
     ("deploy/clusters.md", 2): "wants a model of the paper; the job is in tests/flow/test_ray_job.py",
     ("deploy/clusters.md", 3): "wants a model of the paper and four GPUs",
+    ("deploy/real-models.md", 0): "wants a hub, and a card for a model of the paper",
     ("deploy/reproducing.md", 0): "wants models of the paper; tests/serve/test_paper.py has the small one",
     ("deploy/reproducing.md", 1): "tests/train/test_grpo.py trains by rewards",
     ("deploy/where-it-runs.md", 0): "wants docker; tests/deploy/test_compose.py runs what it starts",

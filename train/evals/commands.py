@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 from dail.synth.config import load_engine
 from dail.synth.core.console import emit, say
 from dail.synth.core.errors import EXIT_GATE, EXIT_OK
-from dail.synth.core.options import verb
+from dail.synth.core.options import ModelFolder, verb
 from dail.synth.core.settings import Chosen
 from dail.synth.data import options
 from dail.synth.data.reader import Reading
@@ -32,7 +32,9 @@ class NamedFolder(click.ParamType):
     """`FOLDER`, or `NAME=FOLDER`: a pair, whose name is none where none was given."""
 
     name = "[NAME=]FOLDER"
-    _folder = click.Path(exists=True, file_okay=False, path_type=Path)
+
+    def __init__(self, folder: click.ParamType | None = None) -> None:
+        self._folder: Any = folder or click.Path(exists=True, file_okay=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Named:
         name, sep, folder = value.partition("=")
@@ -41,14 +43,15 @@ class NamedFolder(click.ParamType):
         return name, self._folder.convert(folder, param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return self._folder.shell_complete(ctx, param, incomplete)
+        completed: list[CompletionItem] = self._folder.shell_complete(ctx, param, incomplete)
+        return completed
 
 
 @verb("eval")
 @click.option(
     "--model",
     multiple=True,
-    type=NamedFolder(),
+    type=NamedFolder(ModelFolder()),
     help="Base model folder; engine.model. Repeatable: further ones are models held against the first.",
 )
 @click.option(

@@ -13,7 +13,7 @@ import click
 
 from dail.synth.core.console import emit, say
 from dail.synth.core.errors import EXIT_OK
-from dail.synth.core.options import verb
+from dail.synth.core.options import ModelFolder, verb
 from dail.synth.core.settings import Chosen
 from dail.synth.data import options
 from dail.synth.data.reader import Reading
@@ -22,14 +22,12 @@ if TYPE_CHECKING:
     from dail.train.evals.config import EvalConfig
     from dail.train.studies.curated import Curated
 
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-
 
 @verb("curate")
 @options.files()
 @options.reading("OUT/invalid.jsonl")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the set.")
-@click.option("--model", type=_FOLDER, help="Model folder, whose attempts are made; engine.model.")
+@click.option("--model", type=ModelFolder(), help="Model folder, whose attempts are made; engine.model.")
 @click.option(
     "--attempts", type=click.Path(exists=True, path_type=Path), help="An eval.json whose attempts are taken instead."
 )

@@ -13,7 +13,8 @@
   const ATTRIBUTES = new Set(("width height depth lspace voffset scriptlevel displaystyle fence separator stretchy " +
     "rowspacing columnalign columnspacing columnlines rowlines mathvariant accent accentunder notation linethickness " +
     "minsize maxsize symmetric rspace mathcolor").split(" "));
-  const FORMULAS = /\$\$[^]+?\$\$|\\\[[^]+?\\\]|\\\([^]+?\\\)|\$(?!\s)[^$\n]+?\$/g;
+  // bounded, since a text may open what it never closes; a box counts outside of formulas too
+  const FORMULAS = /\$\$[^]{1,2000}?\$\$|\\\[[^]{1,2000}?\\\]|\\\([^]{1,2000}?\\\)|\$(?!\s)[^$\n]{1,2000}?\$|\\boxed\{(?:[^{}\n]|\{(?:[^{}\n]|\{[^{}\n]{0,200}\}){0,200}\}){0,200}\}/g;
   // What steers a terminal, turns the order of letters or has no ink is named.
   const NO_INK = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
   const FILTERS = [
@@ -28,7 +29,7 @@
     ["n / p", "next or previous disagreement: a token that the student did not write, or that replaced a proposal"],
     ["← / →", "previous or next token, once one is chosen"],
     ["j / k", "next or previous trace"],
-    ["r", "formulas as they are written, or rendered"],
+    ["r", "formulas as they are written, or rendered (in a trace those that one has written)"],
     ["?", "this list"],
   ];
 
@@ -64,8 +65,8 @@
   }
 
   function rendered(written) {
-    const edge = written.startsWith("$") && !written.startsWith("$$") ? 1 : 2;
-    const inside = written.slice(edge, -edge);
+    const edge = written.startsWith("\\boxed") ? 0 : written.startsWith("$") && !written.startsWith("$$") ? 1 : 2;
+    const inside = written.slice(edge, written.length - edge);
     if (inside.length > FORMULA_CHARS) return null;
     const isBlock = written.startsWith("$$") || written.startsWith("\\[");
     try {
@@ -165,7 +166,7 @@
       else this.root.querySelector("[data-t]")?.setAttribute("tabindex", "0");
     }
 
-    grouped() { // formulas as stretches of whole tokens
+    grouped() { // formulas as stretches of whole tokens; one that two have written stays as its tokens, which say so
       const groups = [];
       let token = 0;
       for (const formula of formulasIn(this.text)) {
@@ -173,9 +174,16 @@
         let end = token;
         while (end < this.trace.texts.length && this.starts[end] < formula.end) end++;
         if (groups.length && token < groups[groups.length - 1].end) continue; // shares a token with the one before
+        if (!this.isOfOne(token, end)) continue;
         groups.push({ text: formula.text, start: formula.start, last: formula.end, token, end });
       }
       return groups;
+    }
+
+    isOfOne(start, end) {
+      const writer = (token) => (this.trace.student_prob[token] === null ? null : this.trace.student_prob[token] >= 0.5);
+      for (let token = start; token < end; token++) if (writer(token) !== writer(start) || token in this.trace.rejected) return false;
+      return true;
     }
 
     cut() {
@@ -333,7 +341,7 @@
       this.summaries = [];
       this.filters = new Set();
       this.unit = null;
-      this.isRendered = false;
+      this.isRendered = true;
       this.hasKeys = true;
       this.build();
     }
@@ -344,8 +352,7 @@
       this.select = make("select", { id: "dv-trace", onchange: () => this.open(this.select.value) });
       this.count = make("span", { class: "dv-count", "aria-live": "polite" });
       this.more = button("Load more", "Read further traces", () => this.load());
-      this.raw = button("Render formulas (r)", "Formulas as they are written, or rendered", () => this.toggle());
-      this.raw.setAttribute("aria-pressed", "false");
+      this.raw = button("Raw text (r)", "Formulas as they are written, or rendered", () => this.toggle());
       this.body = make("div", { class: "dv-body" });
       this.about = make("div", { class: "dv-about", role: "status", "aria-live": "polite", "aria-label": "The token that is chosen" });
       this.help = this.helped();
@@ -408,8 +415,9 @@
     list() {
       this.chips.replaceChildren(...FILTERS.map(([name, label, applies]) => {
         const count = this.summaries.filter(applies).length;
+        const open = name !== "wrong" ? 0 : this.summaries.filter((one) => one.kind === "verifiable" && !one.error && one.verdict === null).length;
         return make("button", { type: "button", class: "dv-chip", "data-filter": name, "aria-pressed": String(this.filters.has(name)), onclick: () => this.filter(name) },
-          `${label} `, make("b", {}, String(count)));
+          `${label} `, make("b", {}, String(count)), open ? ` (${open} not judged)` : null);
       }));
       const shown = this.shown();
       this.select.replaceChildren(...shown.map((one) => make("option", { value: one.unit_id, selected: one.unit_id === this.unit }, inked(titled(one)))));
@@ -502,7 +510,7 @@
 
     draw() {
       const { trace, isRendered } = this;
-      this.raw.setAttribute("aria-pressed", String(isRendered));
+      this.raw.setAttribute("aria-pressed", String(!isRendered));
       this.problem.replaceChildren(...textWith(trace.problem, [], isRendered));
       this.solution.replaceChildren(...textWith(trace.solution, trace.solution_marks, isRendered));
       if (this.tokens) this.tokens.show(isRendered);
@@ -512,7 +520,7 @@
     toggle() {
       this.isRendered = !this.isRendered;
       if (this.trace && this.written?.isConnected) this.draw();
-      this.raw.setAttribute("aria-pressed", String(this.isRendered));
+      this.raw.setAttribute("aria-pressed", String(!this.isRendered));
     }
 
     say(text, name = "dv-note") {

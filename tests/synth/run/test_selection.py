@@ -274,3 +274,12 @@ def test_the_verb_refuses_what_is_no_manifest(tmp_path: Path, arguments: list[st
     source = [str(tmp_path)] if arguments[0] == "--keep" else []
     done = invoke(*source, *arguments)
     assert isinstance(done.exception, DailError) and done.exception.exit_code == 2
+
+
+def test_a_run_is_judged_from_all_over_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    manifest = batch_of(tmp_path, {f"i{n}": [r"\boxed{7}" if n % 2 else r"\boxed{8}"] for n in range(20)})
+    found = judging.judged_run(manifest)
+    assert (found.traces, found.counts["correct"], found.counts["wrong"]) == (20, 10, 10)
+    monkeypatch.setattr(judging, "MOST", 4)
+    found = judging.judged_run(manifest)
+    assert len({one.item_id for one in found.verdicts}) == 4 and found.traces == 20

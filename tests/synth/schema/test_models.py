@@ -116,7 +116,7 @@ def test_an_older_chat_template_lies_in_the_tokenizer_config(folder: Path):
 @pytest.mark.parametrize(
     ("file", "content", "why"),
     [
-        ("config.json", None, "is no model folder: it has no config.json"),
+        ("config.json", None, "is no model folder: it has no config.json; give"),
         ("model-*", None, r"has no \*\.safetensors"),
         ("tokenizer.json", None, "has no tokenizer"),
         ("chat_template.jinja", None, "has no chat template; save one as chat_template.jinja"),

@@ -105,23 +105,33 @@ def test_the_pointer_tells_the_same(opened):
     assert "“^3”" in page.locator(".dv-about").inner_text()
 
 
-def test_one_key_renders_formulas_and_gives_the_raw_text_back(opened):
-    page = opened(three()).page
-    raw = page.locator(".dv-trace .dv-tokens").inner_text()
-    assert page.locator("math").count() == 0 and "$x^2$" in raw
+def test_formulas_are_rendered_and_one_key_gives_the_raw_text(opened):
+    whole = of_writers().model_copy(
+        update={"solution": r"It is $x^2 = 36$, so \boxed{\frac{a}{6}}.", "waypoints": ("x^2 = 36",)}
+    )
+    page = opened([viewed(whole)]).page
+    assert page.locator(".dv-solution math").count() == 2 and page.locator(".dv-solution menclose mfrac").count() == 1
+    assert "dv-way" in page.locator(".dv-solution .dv-formula").first.get_attribute("class")
+    assert "$x^2$" in page.locator(".dv-tokens").inner_text()  # two have written it: its tokens say who
     page.keyboard.press("r")
-    assert page.locator(".dv-tokens math msup").count() == 1 and page.locator(".dv-solution math").count() == 1
-    assert "$" not in page.locator(".dv-tokens").inner_text()
-    assert "dv-way" in page.locator(".dv-solution .dv-formula").get_attribute("class")
-    page.keyboard.press("n")
-    assert "“^2”" in page.locator(".dv-about").inner_text()  # a token inside of a formula is reached as well
+    assert page.locator("math").count() == 0 and r"\boxed{\frac{a}{6}}" in page.locator(".dv-solution").inner_text()
     page.keyboard.press("r")
-    assert page.locator(".dv-trace .dv-tokens").inner_text() == raw
+    assert page.locator(".dv-solution math").count() == 2
+
+
+def test_a_formula_of_one_writer_is_rendered_in_the_trace_and_its_tokens_are_reached(opened):
+    page = opened([viewed(a_row(["So ", "$", "x", "^2", "$", " is"]))]).page
+    assert page.locator(".dv-tokens math msup").count() == 1 and "$" not in page.locator(".dv-tokens").inner_text()
+    page.locator(".dv-tokens [data-t='0']").click()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert "“^2”" in page.locator(".dv-about").inner_text()
+    page.keyboard.press("r")
+    assert page.locator(".dv-tokens").inner_text() == "So $x^2$ is"
 
 
 def test_a_line_ends_behind_a_formula_and_a_box_has_its_frame(opened):
     page = opened([viewed(a_row(["So ", "$\\boxed{6}", "$.\n", "Then"]))]).page
-    page.keyboard.press("r")
     assert page.locator(".dv-tokens").inner_text().endswith(".\nThen")
     border = "getComputedStyle(document.querySelector('.dv-tokens menclose')).borderTopStyle"
     assert page.evaluate(border) == "solid"
@@ -160,7 +170,6 @@ def test_help_lists_the_keys_and_can_switch_them_off(opened):
 @pytest.mark.parametrize("width", [320, 1400])
 def test_axe_finds_nothing_and_no_line_is_wider_than_the_window(opened, scheme, width):
     watched = opened(three(), color_scheme=scheme, viewport={"width": width, "height": 800}, reduced_motion="reduce")
-    watched.page.keyboard.press("r")
     watched.page.keyboard.press("n")
     assert watched.axe() == []
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
@@ -179,13 +188,13 @@ def test_no_hostile_text_is_obeyed_and_each_is_shown_as_text(opened):
     watched = opened(views, said=HOSTILE[2])
     page = watched.page
     for number, text in enumerate(HOSTILE):
+        page.keyboard.press("r")  # as it is written
         shown = page.locator(".dv-problem .dv-text").text_content()
         assert page.evaluate("(text) => dailViewer.inked(text)", text) == shown, number
         page.keyboard.press("r")
         page.keyboard.press("n")
         page.locator(".dv-tokens [data-t]").first.dispatch_event("mouseover")
         assert page.evaluate(_FOREIGN) == 0
-        page.keyboard.press("r")
         page.keyboard.press("j")
     assert page.locator(".dv-error").text_content() == f"{HOSTILE[0]}: {HOSTILE[3]}"
     assert page.locator(".dv-title p").text_content().startswith(HOSTILE[2])
@@ -210,6 +219,7 @@ def test_twenty_thousand_tokens_are_laid_out_as_they_come_near(opened):
     page = opened([viewed(row)]).page
     nodes = "document.querySelectorAll('*').length"
     assert page.evaluate(nodes) < 5000
+    page.keyboard.press("r")
     assert page.locator(".dv-tokens").text_content() == row.trace_text
     page.keyboard.press("n")
     assert page.evaluate("document.activeElement.dataset.t") == "19990"
