@@ -109,8 +109,9 @@ class Ending:
                 tx.batches.note_ending(batch_id, str(error))
             return
         with self._store.write() as tx:
-            tx.batches.end(batch_id, batch.generation, reference)
-        tell("batch_ended", batch_id=batch_id)
+            has_ended = tx.batches.end(batch_id, batch.generation, reference)
+        if has_ended:  # else another request or server was there first
+            tell("batch_ended", batch_id=batch_id)
         self.card_is_due = True
 
     def _write_manifest(self, batch: BatchRecord, shards: list[ShardRef]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,21 @@ def test_an_end_that_the_disk_refused_is_made_up_for_by_the_next_sweep(tmp_path,
     manifests.unlink()
     service.ending.sweep()
     assert service.batches.get(batch.id).status == "completed"
+
+
+def test_two_that_end_a_batch_at_once_tell_it_once(tmp_path, model, caplog, monkeypatch):
+    service, batch = _finished(tmp_path, model)
+    write = service.ending._write_manifest
+
+    def after_the_other(record, shards):
+        monkeypatch.setattr(service.ending, "_write_manifest", write)
+        service.ending.finish(batch)
+        return write(record, shards)
+
+    monkeypatch.setattr(service.ending, "_write_manifest", after_the_other)
+    with caplog.at_level(logging.INFO):
+        service.ending.finish(batch)
+    assert [getattr(record, "event", "") for record in caplog.records].count("batch_ended") == 1
 
 
 def test_a_batch_killed_between_manifest_and_end_is_ended_by_the_next_start(tmp_path, model):
