@@ -93,7 +93,6 @@ def test_a_batch_is_followed_to_its_end_and_its_traces_are_read(look, live, http
     page = watched.page
     page.get_by_role("link", name="followed").click()
     page.wait_for_selector("text=0 / 3")
-    assert "no worker" in page.locator(".facts").inner_text() or "waits for" in page.locator(".facts").inner_text()
     first, second, third = leased(worker, batch, 3)
     commit(worker, first, ["It ", "is ", "1."], rejected_ids=(None, 7, None), rejected_texts=(None, "was ", None))
     page.wait_for_selector("text=1 / 3")  # no reload: the server's events
@@ -114,6 +113,28 @@ def test_a_batch_is_followed_to_its_end_and_its_traces_are_read(look, live, http
     page.reload()
     page.wait_for_selector(".dv-tokens")
     assert "i0, sample 0" in page.locator(".dv-trace").inner_text()
+
+
+def test_a_server_that_dies_and_comes_back_is_followed_further(look, tmp_path, model_folder, model):
+    first = start_api(tmp_path / "api", model_folder)
+    again = None
+    try:
+        with httpx.Client(base_url=first.url, timeout=30, trust_env=False) as http:
+            batch = posted(http, items(2))
+            page = look(f"{first.url}/#batch={batch}").page
+            page.wait_for_selector("text=0 / 2")
+            page.wait_for_selector("dt:text-is('waits for')")  # nobody has asked this server for work
+            first.kill()
+            page.wait_for_selector("#told.bad")
+            again = start_api(tmp_path / "api", model_folder, port=urlsplit(first.url).port or 0)
+            worker = FakeWorker(http, model)
+            for unit in leased(worker, batch, 2):
+                commit(worker, unit, ["so"])
+            page.wait_for_selector("text=2 / 2")
+            page.wait_for_selector("#told:not(.bad)", state="attached")
+    finally:
+        for one in filter(None, (first, again)):
+            one.kill()
 
 
 def test_a_batch_that_has_ended_is_retried_and_deleted_by_hand_if_it_is_confirmed(look, live, http, model):
