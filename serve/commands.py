@@ -6,6 +6,7 @@ import datetime as dt
 import errno
 import logging
 import os
+import shlex
 import socket
 import time
 from collections import Counter
@@ -343,7 +344,7 @@ def _watched(client: Client, batch_id: str, as_json: bool) -> int:
         batch = client.get(f"/v1/batches/{batch_id}")
         for line in _judged_lines(client, batch):
             say(line)
-        say(f"next: {_next_command(batch)}")
+        say(_next_commands(batch))
     return code
 
 
@@ -354,12 +355,15 @@ def _judged_lines(client: Client, batch: Any) -> list[str]:
     return found.told() if found else []
 
 
-def _next_command(batch: Any, manifest: Path | None = None) -> str:
+def _next_commands(batch: Any, manifest: Path | None = None) -> str:
     """What to type next. `manifest`: a copy of it that is here."""
     if batch["manifest"]:
-        path = manifest or batch["manifest"]["path"]
-        return f"dail train --model FOLDER --manifest {path} --out FOLDER"
-    return f"dail {'results' if batch['status'] in _ENDED else 'watch'} {batch['id']}"
+        path = shlex.quote(str(manifest or batch["manifest"]["path"]))
+        return (
+            f"read them: dail inspect {path} --out traces.html\n"
+            f"next: dail train --model FOLDER --manifest {path} --out FOLDER"
+        )
+    return f"next: dail {'results' if batch['status'] in _ENDED else 'watch'} {batch['id']}"
 
 
 def follow(client: Client, batch_id: str, as_json: bool = False, check: Callable[[], None] = _nothing) -> int:
@@ -503,7 +507,7 @@ def _print_results(
     for line in verdicts:
         click.echo(plain(line))
     if batch["manifest"] or batch["status"] not in _ENDED:
-        click.echo(f"next: {_next_command(batch, manifest)}")
+        click.echo(_next_commands(batch, manifest))
 
 
 def _save(client: Client, batch_id: str, out: Path) -> Path:

@@ -44,7 +44,8 @@ def described(trace: dict[str, Any], width: int) -> list[str]:
     problem = textwrap.shorten(plain(trace["problem"]), 3 * width, placeholder=" …")
     key = f"{click.style('the student', _STUDENT)}, {_by_privileged('‹the privileged student›')}"
     return [
-        f"the first trace ({plain(trace['item_id'])}), {100 * share:.0f} % by the student; colours: {key}",
+        f"the first trace ({plain(trace['item_id'])}), {100 * share:.0f} % by the student",
+        key,
         *(click.style(line, dim=True) for line in textwrap.wrap(problem, width)[:3]),
         *_coloured(list(_stretches(trace["token_texts"], trace["student_prob"])), width),
     ]

@@ -48,6 +48,7 @@ def test_submit_watch_and_results_follow_a_batch_to_its_end(dail, live, http, mo
         judged in found.stdout
         and f"next: dail train --model FOLDER --manifest {last['manifest']['path']}" in found.stdout
     )
+    assert f"read them: dail inspect {last['manifest']['path']}" in found.stdout
     assert judged in dail("watch", batch, "--api", live.url).stderr
     assert len(dail("results", batch, "--api", live.url, "--shards").stdout.splitlines()) == 4
     assert [json.loads(line)["status"] for line in out.read_text().splitlines()] == ["succeeded"] * 4

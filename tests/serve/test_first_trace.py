@@ -22,11 +22,12 @@ def test_the_tokens_of_both_are_told_apart_with_and_without_colours():
     found = trace(("It ", 1.0), ("is ", 1.0), ("two", 0.0), (".", None), ("<|im_end|>", None))
     lines = described(found, 80)
     assert [click.unstyle(line) for line in lines] == [
-        "the first trace (a), 67 % by the student; colours: the student, ‹the privileged student›",
+        "the first trace (a), 67 % by the student",
+        "the student, ‹the privileged student›",
         "What is 1 + 1?",
         "It is ‹two›.",
     ]
-    assert lines[2] == click.style("It is ", "cyan") + click.style("‹two›", "yellow", underline=True) + click.style(
+    assert lines[3] == click.style("It is ", "cyan") + click.style("‹two›", "yellow", underline=True) + click.style(
         ".", "cyan"
     )
 
@@ -34,7 +35,7 @@ def test_the_tokens_of_both_are_told_apart_with_and_without_colours():
 def test_a_long_trace_takes_few_lines_and_none_is_too_wide():
     found = trace(*((f"word{n} ", float(n % 3 > 0)) for n in range(5000)), problem="Long. " * 500)
     lines = [click.unstyle(line) for line in described(found, 60)]
-    assert len(lines) <= 20 and max(map(len, lines[1:])) <= 60 and lines[-1] == "…"
+    assert len(lines) <= 20 and max(map(len, lines)) <= 60 and lines[-1] == "…"
 
 
 def test_what_steers_a_terminal_does_not_reach_it():

@@ -45,7 +45,7 @@ def test_two_that_end_a_batch_at_once_tell_it_once(tmp_path, model, caplog, monk
     monkeypatch.setattr(service.ending, "_write_manifest", after_the_other)
     with caplog.at_level(logging.INFO):
         service.ending.finish(batch)
-    assert [getattr(record, "event", "") for record in caplog.records].count("batch_ended") == 1
+    assert [record.getMessage() for record in caplog.records].count("batch_ended") == 1
 
 
 def test_a_batch_killed_between_manifest_and_end_is_ended_by_the_next_start(tmp_path, model):
