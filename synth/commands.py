@@ -317,6 +317,8 @@ def inspect(
     if seen.not_judged:
         console.say(seen.not_judged)
     console.say(seen.said)
+    if not seen.summaries:
+        console.say(f"none of them is {only}" if only else "there is nothing to show")
     left = f"; {seen.num_left_out} more with a higher --limit" if seen.num_left_out > 0 else ""
     if out is not None:
         console.say(f"{len(seen.views)} traces in {out}{left}; open it in a browser")

@@ -122,9 +122,11 @@ def write_page(seen: Seen, out: Path, force: bool = False) -> None:
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}; make it, or choose another --out")
 
+    name = seen.source.parent.name if seen.source.suffix == ".json" else seen.source.resolve().name  # a batch's id
+
     def write(path: Path) -> None:
         with open(path, "w", encoding="utf-8") as file:
-            file.writelines(as_file(seen.views, f"Traces of {seen.source.name}", seen.said, seen.num_left_out))
+            file.writelines(as_file(seen.views, f"Traces of {name}", seen.said, seen.num_left_out))
 
     replace(out, write)
 
