@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
 from typing import Any
 
-import click
+from rich.console import Console
+from rich.text import Text
 
 from dail.serve.judged import rows
-from dail.synth.core.console import plain
 from dail.synth.core.http import Client
+from dail.synth.view.terminal import LEGEND, coloured
+from dail.synth.view.traces import inked
 
 _LINES = 12
-_END = re.compile(r"(<\|[^|<>]+\|>|</s>)$")  # the mark that ends a turn says nothing to a reader
-_STUDENT, _PRIVILEGED = "cyan", "yellow"
+_END = re.compile(r"<\|[^|<>]+\|>|</s>")  # the mark that ends a turn says nothing to a reader
 
 
 class FirstTrace:
@@ -32,55 +33,32 @@ class FirstTrace:
         if trace := next(rows(self._client, self._batch_id), None):
             self._is_shown = True
             width = max(20, min(100, shutil.get_terminal_size().columns - 7))
-            for line in described(trace, width):
-                # not click's echo, which writes past the bar that is drawn there
-                print(f"     {line if sys.stderr.isatty() else click.unstyle(line)}", file=sys.stderr, flush=True)
+            for line in described(trace, width, sys.stderr.isatty()):
+                # not a console's own print, which writes past the bar that is drawn there
+                print(f"     {line}", file=sys.stderr, flush=True)
 
 
-def described(trace: dict[str, Any], width: int) -> list[str]:
-    """The problem, and the trace in colours; without colours the privileged student's words are in ‹ ›."""
-    known = [one for one in trace["student_prob"] if one is not None]
+def described(trace: dict[str, Any], width: int, in_colour: bool) -> list[str]:
+    """Its problem, and the trace as `dail inspect` shows it, in lines of this width."""
+    texts, probs = list(trace["token_texts"]), list(trace["student_prob"])
+    if not texts:  # drawn by an older worker
+        texts, probs = [trace["trace_text"]], [None]
+    if _END.fullmatch(texts[-1]):
+        texts, probs = texts[:-1], probs[:-1]
+    known = [one for one in probs if one is not None]
     share = sum(known) / max(1, len(known))
-    problem = textwrap.shorten(plain(trace["problem"]), 3 * width, placeholder=" …")
-    key = f"{click.style('the student', _STUDENT)}, {_by_privileged('‹the privileged student›')}"
-    return [
-        f"the first trace ({plain(trace['item_id'])}), {100 * share:.0f} % by the student",
-        key,
-        *(click.style(line, dim=True) for line in textwrap.wrap(problem, width)[:3]),
-        *_coloured(list(_stretches(trace["token_texts"], trace["student_prob"])), width),
+    problem = textwrap.shorten(inked(trace["problem"]), 3 * width, placeholder=" …")
+    # a terminal of its own, since what is shown goes through the bar's
+    drawn = Console(file=io.StringIO(), width=width, color_system="standard" if in_colour else None)
+    written = coloured(texts, probs, in_colour).wrap(drawn, width)
+    shown = [
+        Text(f"the first trace ({inked(trace['item_id'])}), {100 * share:.0f} % by the student"),
+        *Text(LEGEND, "dim").wrap(drawn, width),
+        *Text(problem, "dim").wrap(drawn, width)[:3],
+        *written[:_LINES],
+        *([Text("…")] if len(written) > _LINES else []),
     ]
-
-
-def _stretches(texts: Sequence[str], probs: Sequence[float | None]) -> Iterator[tuple[str, bool]]:
-    """Text that one of them wrote; whether it was the student, who has the benefit of the doubt."""
-    text, is_student = "", True
-    for piece, prob in zip(texts, probs, strict=True):
-        by_student = prob is None or prob >= 0.5
-        if by_student != is_student and text:
-            yield text, is_student
-            text = ""
-        text, is_student = text + piece, by_student
-    if text := _END.sub("", text):
-        yield text, is_student
-
-
-def _coloured(stretches: Sequence[tuple[str, bool]], width: int) -> list[str]:
-    lines, room = [""], width
-    for text, is_student in stretches:
-        marked = plain(text) if is_student else f"‹{plain(text)}›"
-        for number, row in enumerate(marked.split("\n")):
-            if number:
-                lines.append("")
-                room = width
-            while row:
-                if not room:
-                    lines.append("")
-                    room = width
-                piece, row = row[:room], row[room:]
-                room -= len(piece)
-                lines[-1] += click.style(piece, _STUDENT) if is_student else _by_privileged(piece)
-    return [*lines[:_LINES], "…"] if len(lines) > _LINES else lines
-
-
-def _by_privileged(text: str) -> str:
-    return click.style(text, _PRIVILEGED, underline=True)
+    with drawn.capture() as captured:
+        for line in shown:
+            drawn.print(line, no_wrap=True, crop=True, highlight=False)
+    return [line.rstrip() for line in captured.get().splitlines()]

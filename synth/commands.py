@@ -345,7 +345,7 @@ def _show_traces(seen: Seen, one_by_one: bool, limit: int) -> None:
         return
     view = seen.views[0]
     screen.print(f"\n── {inked(view.summary.item_id)}, sample {view.summary.sample}: {view.no_tokens or LEGEND}")
-    screen.print(coloured(view, is_tty))
+    screen.print(coloured(view.texts or (view.text,), view.student_prob or (None,), is_tty))
     if lines := disagreements(view):
         screen.print(f"── the first of {view.summary.disagreements} disagreements: number, text, log-probabilities")
         for line in lines:

@@ -27,12 +27,10 @@ def table(summaries: Iterable[TraceSummary]) -> Table:
     return found
 
 
-def coloured(view: TraceView, in_colour: bool) -> Text:
-    """The trace; neighbours of one writer are one stretch."""
-    if not view.texts:
-        return Text(inked(view.text))
+def coloured(texts: Sequence[str], student_prob: Sequence[float | None], in_colour: bool) -> Text:
+    """The tokens of a trace by their writers; neighbours of one writer are one stretch."""
     text = Text()
-    for writer, stretch in _stretches(view.texts, view.student_prob):
+    for writer, stretch in _stretches(texts, student_prob):
         shown = inked(stretch)
         marked = writer == "privileged" and not in_colour
         text.append(shown.join(_MARKS) if marked else shown, _STYLES[writer] if in_colour else "")

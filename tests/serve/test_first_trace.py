@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
 import pytest
 
 from dail.serve import first_trace
@@ -20,28 +19,24 @@ def trace(*tokens: tuple[str, float | None], problem: str = "What is 1 + 1?") ->
 
 def test_the_tokens_of_both_are_told_apart_with_and_without_colours():
     found = trace(("It ", 1.0), ("is ", 1.0), ("two", 0.0), (".", None), ("<|im_end|>", None))
-    lines = described(found, 80)
-    assert [click.unstyle(line) for line in lines] == [
-        "the first trace (a), 67 % by the student",
-        "the student, ‹the privileged student›",
-        "What is 1 + 1?",
-        "It is ‹two›.",
-    ]
-    assert lines[3] == click.style("It is ", "cyan") + click.style("‹two›", "yellow", underline=True) + click.style(
-        ".", "cyan"
-    )
+    first, *legend, problem, written = described(found, 80, in_colour=False)
+    assert (first, problem, written) == ("the first trace (a), 67 % by the student", "What is 1 + 1?", "It is ⟦two⟧.")
+    assert "⟦…⟧" in " ".join(legend)
+    *_, written = described(found, 80, in_colour=True)
+    assert f"{ESCAPE}[1;30;43mtwo{ESCAPE}[0m" in written and "⟦" not in written
 
 
 def test_a_long_trace_takes_few_lines_and_none_is_too_wide():
     found = trace(*((f"word{n} ", float(n % 3 > 0)) for n in range(5000)), problem="Long. " * 500)
-    lines = [click.unstyle(line) for line in described(found, 60)]
+    lines = described(found, 60, in_colour=False)
     assert len(lines) <= 20 and max(map(len, lines)) <= 60 and lines[-1] == "…"
 
 
 def test_what_steers_a_terminal_does_not_reach_it():
     found = trace((f"a{ESCAPE}[2Jb\r\n", 0.0), ("c", 1.0), problem=f"{ESCAPE}]0;x")
-    assert all(ESCAPE not in click.unstyle(line) and "\r" not in line for line in described(found, 60))
-    assert "[2J" in click.unstyle("".join(described(found, 60)))
+    lines = described(found, 60, in_colour=False)
+    assert all(ESCAPE not in line and "\r" not in line for line in lines) and "[2J" in "".join(lines)
+    assert f"{ESCAPE}[2J" not in "".join(described(found, 60, in_colour=True))
 
 
 def test_it_is_shown_once_and_not_before_there_is_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
@@ -58,4 +53,4 @@ def test_it_is_shown_once_and_not_before_there_is_one(monkeypatch: pytest.Monkey
     shards.append({})
     first.look()
     first.look()
-    assert capsys.readouterr().err.count("It ‹is.›") == 1
+    assert capsys.readouterr().err.count("It ⟦is.⟧") == 1
