@@ -15,12 +15,12 @@ from tests.conftest import ROOT
 LINT = Path(sys.executable).parent / "lint-imports"
 ROOMS = "the rooms of synth"
 SIDES = "serve and train stand beside each other"
-SERVE = "serve sees data, schema and core alone"
+SERVE = "serve sees data, view, schema and core alone"
 RULES = "in serve the rules stand above the store"
 HTTP = "rules and store know no HTTP"
 SQL = "the rules know no SQL"
-TRAIN = "train sees data, schema and core alone"
-LIGHT = "the API, the data, the schema and the core start without"
+TRAIN = "train sees data, view, schema and core alone"
+LIGHT = "the API, the data, the view, the schema and the core start without"
 VLLM = "one file knows vLLM"
 RAY = "actor, pool and the trainer's cluster know Ray"
 PEFT = "only the trainer knows PEFT"
@@ -61,6 +61,8 @@ def test_the_walls_hold_as_it_is(copy: Path) -> None:
         ("synth/schema/new.py", "dail.synth.method.waypoints", ROOMS),
         ("synth/schema/new.py", "dail.synth.data.reader", ROOMS),
         ("synth/data/new.py", "dail.synth.method.prompts", ROOMS),
+        ("synth/view/new.py", "dail.synth.method.prompts", ROOMS),
+        ("synth/view/new.py", "transformers", LIGHT),
         ("synth/method/new.py", "dail.synth.engine.base", ROOMS),
         ("synth/method/new.py", "dail.synth.config", ROOMS),
         ("synth/engine/new.py", "dail.synth.rollout.base", ROOMS),

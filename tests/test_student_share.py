@@ -164,7 +164,7 @@ def test_in_the_api_and_the_words_of_dail_watch(
     found = service.batches.get(batch.id)
     assert found.tokens.student_share == share
     bar: Any = Bar()
-    _show(bar, found.model_dump(mode="json") | {"request_counts": dict.fromkeys(_STATES, 0) | {"total": 1}})
+    _show(bar, found.model_dump(mode="json") | {"request_counts": dict.fromkeys(_STATES, 0) | {"total": 1}}, None)
     assert bar.figures["student_share"] == share
     service.store.close()
 
