@@ -115,6 +115,24 @@ def test_a_batch_is_followed_to_its_end_and_its_traces_are_read(look, live, http
     assert "i0, sample 0" in page.locator(".dv-trace").inner_text()
 
 
+def test_workers_are_listed_with_what_each_holds(look, live, http, model):
+    batch = posted(http, items(1))
+    worker = FakeWorker(http, model)
+    (unit,) = leased(worker, batch, 1)
+    page = look(f"{live.url}/#workers").page
+    page.wait_for_selector(f"tr:has-text('{worker.name}') >> text={unit.item_id}")
+    worker.fail(unit)
+
+
+def test_a_batch_is_cancelled_by_hand_if_it_is_confirmed(look, live, http, model):
+    batch = posted(http, items(2))
+    page = look(f"{live.url}/#batch={batch}").page
+    page.evaluate("globalThis.confirm = () => true")
+    page.get_by_role("button", name="Cancel").click()
+    page.wait_for_selector("dd:text-is('cancelled')")
+    assert http.get(f"/v1/batches/{batch}").json()["status"] == "cancelled"
+
+
 def test_a_server_that_dies_and_comes_back_is_followed_further(look, tmp_path, model_folder, model):
     first = start_api(tmp_path / "api", model_folder)
     again = None
