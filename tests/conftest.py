@@ -9,12 +9,16 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.bucket import BUCKET, S3, Breaking
 from tests.bucket import s3_server as start_s3
+
+if TYPE_CHECKING:
+    from dail.synth.method.prompts import Prompts
+    from dail.synth.schema.models import ModelIdentity
 
 # Before any test imports vllm or transformers: in-process engine, never a download.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -27,6 +31,22 @@ ROOT = Path(__file__).parent.parent
 DEMO_MODEL = ROOT / "deploy" / "demo" / "model"
 EXPERT_SOLUTIONS = ROOT / "deploy" / "demo" / "expert_solutions.jsonl"
 OLYMPIAD = ROOT / "deploy" / "demo" / "olympiad.jsonl"
+
+
+@pytest.fixture(scope="session")
+def prompts() -> Prompts:
+    """Of the demo's model."""
+    from dail.synth.method.prompts import Prompts  # here, since it takes a while and most tests need none
+
+    return Prompts(DEMO_MODEL)
+
+
+@pytest.fixture(scope="session")
+def model() -> ModelIdentity:
+    """The demo's, unless a room has another."""
+    from dail.synth.schema.models import identify
+
+    return identify(DEMO_MODEL)
 
 
 @pytest.fixture(scope="session")

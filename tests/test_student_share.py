@@ -26,7 +26,7 @@ from dail.synth.run.unit_source import Standing
 from dail.synth.run.worker import Worker
 from dail.synth.schema.items import ExpertSolution
 from dail.synth.schema.manifest import build_manifest
-from dail.synth.schema.models import ModelIdentity, identify
+from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
@@ -39,16 +39,6 @@ SHARE = 2 / 3  # of all four tokens it would be 0.5
 NOTHING: list[Any] = [None] * 4
 TOKENS = Tokens([5, 6, 7, 8], [1.0, 1.0, 0.0, None], NOTHING, NOTHING, NOTHING)
 UNKNOWN = Tokens.of([5, 6, 7, 8])
-
-
-@pytest.fixture(scope="module")
-def prompts() -> Prompts:
-    return Prompts(DEMO_MODEL)
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelIdentity:
-    return identify(DEMO_MODEL)
 
 
 @pytest.fixture

@@ -43,11 +43,6 @@ def write(tmp_path: Path) -> WriteFile:
     return to
 
 
-@pytest.fixture(scope="module")
-def prompts() -> Prompts:
-    return Prompts(DEMO_MODEL)
-
-
 def test_without_anything_of_ones_own_names_are_what_they_were():
     """Units drawn before there were extensions are found again."""
     model = identify(DEMO_MODEL).model_copy(update={"revision": "r", "tokenizer_hash": "t", "template_hash": "p"})

@@ -21,7 +21,6 @@ from dail.synth.schema.shards import TraceRow, decode_shard, encode_shard
 from dail.synth.schema.synthesis import WORDED_BY, ContextName, Synthesis
 from dail.synth.schema.trace_tokens import Tokens
 from dail.synth.schema.units import unit_id
-from tests.conftest import DEMO_MODEL
 
 MODEL = ModelIdentity(name="m", revision="r", tokenizer_hash="t", template_hash="c")
 ALL = Synthesis(contexts=get_args(ContextName), max_tokens=8)
@@ -31,11 +30,6 @@ ITEMS = [
     ),
     ExpertSolution(id="product", problem="Find 6 times 7.", solution="6 times 7 is 21 doubled. So 42.", answer="42"),
 ]
-
-
-@pytest.fixture(scope="module")
-def prompts() -> Prompts:
-    return Prompts(DEMO_MODEL)
 
 
 def said(synthesis: Synthesis, item: ExpertSolution | None = None) -> dict[str, str]:

@@ -21,11 +21,6 @@ SOLUTION = "First 3 · 19 = 57,\n\nthen \\sqrt{16} = 4 and 57 + 4 = \\boxed{61}.
 TURN_END = "<|im_end|>"
 
 
-@pytest.fixture(scope="module")
-def prompts() -> Prompts:
-    return Prompts(DEMO_MODEL)
-
-
 def item(**fields: Any) -> ExpertSolution:
     return ExpertSolution(**{"problem": PROBLEM, "solution": SOLUTION, "answer": "61", **fields})
 

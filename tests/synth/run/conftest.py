@@ -6,10 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from dail.synth.method.prompts import Prompts
-from dail.synth.schema.models import ModelIdentity, identify
-from tests.conftest import DEMO_MODEL
-
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
@@ -23,13 +19,3 @@ def cluster() -> Iterator[None]:
         for module in (stub_pair, faulty_pair):
             ray.cloudpickle.register_pickle_by_value(module)  # actors have no tests on their path
         yield
-
-
-@pytest.fixture(scope="module")
-def prompts() -> Prompts:
-    return Prompts(DEMO_MODEL)
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelIdentity:
-    return identify(DEMO_MODEL)

@@ -15,7 +15,7 @@ from dail.synth.engine.base import Limits, Sampled, SequenceKey, TokenSequence
 from dail.synth.method.prompts import Prompts
 from dail.synth.run.trace_rows import shard_of
 from dail.synth.schema.manifest import build_manifest, encode_manifest, manifest_key
-from dail.synth.schema.models import ModelIdentity, identify
+from dail.synth.schema.models import ModelIdentity
 from dail.synth.schema.shards import TraceRow
 from dail.synth.schema.synthesis import Synthesis
 from dail.synth.schema.trace_tokens import Tokens
@@ -69,16 +69,6 @@ def arm_refs(*names: str, temperature: float = 0.6) -> tuple[ArmRef, ...]:
         ArmRef(name=name, subject=name, temperature=temperature, against=names[0] if place else None)
         for place, name in enumerate(names)
     )
-
-
-@pytest.fixture(scope="session")
-def model() -> ModelIdentity:
-    return identify(DEMO_MODEL)
-
-
-@pytest.fixture(scope="session")
-def prompts() -> Prompts:
-    return Prompts(DEMO_MODEL)
 
 
 def write_adapter(folder: Path, provenance: dict[str, Any] | None) -> Path:
