@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from dail.synth.schema.shards import TraceRow
+
 Decode = Callable[[list[int]], str]
 
 _BEFORE = 4  # tokens that a refused one is read behind: some tokenizers drop a leading space
+
+
+def with_texts(row: TraceRow, decode: Decode) -> TraceRow:
+    """The row as it is, or of a shard that does not know the texts of its tokens, with these."""
+    if row.token_texts:
+        return row
+    texts = {
+        "token_texts": tuple(token_texts(row.trace_ids, decode)),
+        "rejected_texts": tuple(rejected_texts(row.trace_ids, row.rejected_ids, decode)),
+    }
+    return row.model_copy(update=texts)
 
 
 def token_texts(ids: Sequence[int], decode: Decode) -> list[str]:

@@ -8,7 +8,7 @@ write_page(seen, Path("traces.html"))
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from dail.synth.core.files import replace
 from dail.synth.core.settings import did_you_mean
 from dail.synth.export.export import find_manifest
 from dail.synth.method.grading import Grader
-from dail.synth.method.token_texts import Decode, rejected_texts, token_texts
+from dail.synth.method.token_texts import Decode, with_texts
 from dail.synth.method.verdicts import COLUMNS, Judgement, Verdict, verdict_of
 from dail.synth.run.judging import GRADE_TIMEOUT_S
 from dail.synth.run.local import Entry
@@ -102,7 +102,7 @@ def inspect(
             verdict = judged.outcome if judged else None
             _take(seen, summary_of(row, verdict), item, sample, only)
             if seen.summaries and seen.summaries[-1] is seen.all[-1] and len(seen.views) < limit:
-                seen.views.append(viewed(_with_texts(row, decode), verdict))
+                seen.views.append(viewed(with_texts(row, decode) if decode else row, verdict))
     for one in failures:
         _take(seen, one, item, sample, only)
     if item is not None and not any(one.item_id == item for one in seen.all):
@@ -186,14 +186,3 @@ def _judge(name: str, children: ExitStack, seen: Seen) -> Callable[[TraceRow], V
         return seen.verdicts[-1]
 
     return judge
-
-
-def _with_texts(row: TraceRow, decode: Decode | None) -> TraceRow:
-    if row.token_texts or decode is None:
-        return row
-    ids: Sequence[int] = row.trace_ids
-    texts = {
-        "token_texts": tuple(token_texts(ids, decode)),
-        "rejected_texts": tuple(rejected_texts(ids, row.rejected_ids, decode)),
-    }
-    return row.model_copy(update=texts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from dail.synth.method.token_texts import Decode, rejected_texts, token_texts
+from dail.synth.method.token_texts import Decode, with_texts
 from dail.synth.schema.manifest import Manifest, read_manifest, read_rows
 from dail.synth.schema.shards import TraceRow
 
@@ -85,10 +85,10 @@ def some_traces(path: Path, decode: Decode) -> tuple[Manifest, list[Trace]]:
 
 
 def _trace(row: TraceRow, decode: Decode) -> Trace:
-    ids = list(row.trace_ids[:NUM_TOKENS])
-    texts = row.token_texts or token_texts(ids, decode)  # older shards have none
-    rejected = row.rejected_texts or rejected_texts(ids, row.rejected_ids[:NUM_TOKENS], decode)
-    columns = zip(texts, row.student_prob, row.student_logprob, row.privileged_logprob, rejected, strict=False)
+    row = with_texts(row, decode)
+    columns = zip(
+        row.token_texts, row.student_prob, row.student_logprob, row.privileged_logprob, row.rejected_texts, strict=False
+    )
     return Trace(row, [Token(*column) for column in islice(columns, NUM_TOKENS)])
 
 
